@@ -1,0 +1,151 @@
+"""The science of a campaign: one frozen model, read from a YAML file under ``launchpad/campaigns``.
+
+Owns which structures are generated, how they are screened and computed, and where each gate closes. Where things
+live (database, executables, directories) is the business of ``scdm_flows.settings``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from scdm_flows.errors import ConfigError
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ScdmGeneratorConfig(_Frozen):
+    """Candidates from the symmetry-constrained diffusion model."""
+
+    kind: Literal["scdm"] = "scdm"
+    n: int = Field(100, ge=1, description="number of samples")
+    seed: int = Field(0, ge=0, description="seed of the random generator; sample i depends on (seed, i) alone")
+    checkpoint: str | None = Field(None, description="checkpoint file; the packaged one when absent")
+    layer_group: int | None = Field(None, ge=1, le=80, description="layer group of every sample; drawn from the data when absent")
+    steps: int | None = Field(None, ge=1, description="denoising steps; the checkpoint's default when absent")
+    shard_size: int = Field(100, ge=1, description="samples a generation job makes")
+
+
+class FilesGeneratorConfig(_Frozen):
+    """Candidates from files (CIF, POSCAR, extxyz, JSON lines): bring your own structures."""
+
+    kind: Literal["files"] = "files"
+    paths: tuple[str, ...] = Field(min_length=1, description="files or folders")
+    shard_size: int = Field(100, ge=1, description="structures a generation job reads")
+
+
+GeneratorConfig = Annotated[ScdmGeneratorConfig | FilesGeneratorConfig, Field(discriminator="kind")]
+
+
+class ForceFieldEngineConfig(_Frozen):
+    """Relaxation, energies and phonons from a machine-learned force field. Its energies are surrogate energies."""
+
+    kind: Literal["forcefield"] = "forcefield"
+    force_field: Literal["CHGNet"] = Field("CHGNet", description="atomate2 force field whose reference table is packaged")
+    fmax_ev_per_angstrom: float = Field(0.02, gt=0, description="relaxation ends below this largest force, eV/angstrom")
+    max_relax_steps: int = Field(300, ge=1, description="relaxation steps before it counts as failed")
+    phonon_min_length_angstrom: float = Field(12.0, gt=0, description="shortest in-plane edge of the phonon supercell, angstrom")
+    phonon_displacement_angstrom: float = Field(0.01, gt=0, description="finite displacement, angstrom")
+
+
+class VaspEngineConfig(_Frozen):
+    """VASP through atomate2's makers with input sets for slabs."""
+
+    kind: Literal["vasp"] = "vasp"
+
+
+EngineConfig = Annotated[ForceFieldEngineConfig | VaspEngineConfig, Field(discriminator="kind")]
+
+
+class ScreenConfig(_Frozen):
+    """What a structure must be before anything is computed."""
+
+    min_distance_angstrom: float = Field(0.5, ge=0, description="shortest allowed distance between atoms, angstrom (the paper's 0.5)")
+    require_radii: bool = Field(True, description="also require the covalent-radii check")
+    require_one_layer: bool = Field(True, description="require one connected layer")
+    require_novel: bool = Field(True, description="drop what the training data already hold")
+    max_atoms: int = Field(40, ge=1, description="largest number of atoms in the cell (the paper's 40)")
+
+
+class GateConfig(_Frozen):
+    """Which relaxed candidates go on to phonons."""
+
+    max_e_above_hull: float = Field(0.6, ge=0, description="largest calibrated energy above hull, eV/atom (the paper's 0.6)")
+    phonon_max_e_above_hull: float = Field(0.2, ge=0, description="largest calibrated energy above hull for phonons, eV/atom")
+    phonon_max_atoms: int = Field(12, ge=1, description="largest primitive cell for phonons")
+
+
+class CampaignConfig(_Frozen):
+    """A discovery campaign."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$", description="letters, digits, - and _")]
+    description: str = Field("", description="free text")
+    generator: GeneratorConfig = Field(default_factory=ScdmGeneratorConfig)
+    screen: ScreenConfig = Field(default_factory=ScreenConfig)
+    engine: EngineConfig = Field(default_factory=ForceFieldEngineConfig)
+    gate: GateConfig = Field(default_factory=GateConfig)
+
+    @property
+    def config_hash(self) -> str:
+        """sha256 of the canonical JSON form, 64 hex digits."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _known_keys(model: Any, found: set[str]) -> set[str]:
+    for name, field in model.model_fields.items():
+        found.add(name)
+        stack = [field.annotation]
+        while stack:
+            annotation = stack.pop()
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                _known_keys(annotation, found)
+            stack.extend(getattr(annotation, "__args__", ()))
+    return found
+
+
+def parse_config(data: Any, origin: str = "campaign") -> CampaignConfig:
+    """The validated campaign of a mapping; every mistake is named with the key, the value and the rule.
+
+    Raises
+    ------
+    ConfigError
+        If anything is wrong; all mistakes are listed, and an unknown key gets the nearest known one.
+    """
+    if not isinstance(data, dict):
+        raise ConfigError(f"{origin}: a campaign is a mapping of keys to values, found {type(data).__name__}")
+    try:
+        return CampaignConfig.model_validate(data)
+    except ValidationError as error:
+        known = _known_keys(CampaignConfig, set())
+        lines = []
+        for item in error.errors():
+            path = ".".join(str(part) for part in item["loc"] if part not in ("scdm", "files", "forcefield", "vasp"))
+            if item["type"] == "extra_forbidden":
+                near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
+                lines.append(f"unknown key '{path}'" + (f"; did you mean '{near[0]}'?" if near else "; remove it"))
+            else:
+                lines.append(f"{path or 'campaign'} = {item['input']!r}: {item['msg']}")
+        raise ConfigError(f"{origin}: " + "; ".join(lines)) from None
+
+
+def load_config(path: str | Path) -> CampaignConfig:
+    """The campaign of a YAML file; ``ConfigError`` when it is missing, not YAML or wrong."""
+    path = Path(path)
+    try:
+        data = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"campaign file {path} does not exist; launchpad/campaigns holds examples") from None
+    except OSError as error:
+        raise ConfigError(f"campaign file {path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"campaign file {path} is not YAML: {error}") from None
+    return parse_config(data, origin=str(path))

@@ -1,0 +1,26 @@
+"""The data contract: one file for each collection. Every field declares its unit and meaning."""
+
+from __future__ import annotations
+
+from scdm_flows.documents.base import Provenance, ScdmDocument, utc_now
+from scdm_flows.documents.campaign import CampaignDoc, CampaignState, Funnel
+from scdm_flows.documents.candidate import CandidateDoc, CandidateState, StageName, StageRecord
+from scdm_flows.documents.stages import GateDoc, PhononDoc, ScreenedCandidate, ScreenOutput, StageFailure
+
+__all__ = [
+    "CampaignDoc",
+    "CampaignState",
+    "CandidateDoc",
+    "CandidateState",
+    "Funnel",
+    "GateDoc",
+    "PhononDoc",
+    "Provenance",
+    "ScdmDocument",
+    "ScreenOutput",
+    "ScreenedCandidate",
+    "StageFailure",
+    "StageName",
+    "StageRecord",
+    "utc_now",
+]

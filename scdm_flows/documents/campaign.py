@@ -1,0 +1,47 @@
+"""A campaign: its configuration and its funnel. Collection ``campaigns``, key ``name``."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from scdm_flows.documents.base import ScdmDocument
+
+
+class CampaignState(StrEnum):
+    """Where a campaign stands."""
+
+    SUBMITTED = "submitted"
+    RUNNING = "running"
+    COMPLETED = "completed"
+
+
+class Funnel(BaseModel):
+    """How many samples passed each step (the paper: 4000 -> 3378 -> 2140 -> 1145 -> 6)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    generated: int = Field(0, description="samples")
+    valid: int = Field(0, description="shortest distance and radii in order, one layer")
+    unique: int = Field(0, description="not a duplicate of an earlier sample")
+    novel: int = Field(0, description="not in the training data")
+    relaxed: int = Field(0, description="relaxation converged and energy known")
+    in_window: int = Field(0, description="e_above_hull within the campaign's window")
+    phonon_done: int = Field(0, description="phonons computed")
+    dynamically_stable: int = Field(0, description="no imaginary mode")
+    failed: int = Field(0, description="a stage failed")
+    pending: int = Field(0, description="not finished yet")
+
+
+class CampaignDoc(ScdmDocument):
+    """One campaign."""
+
+    name: str = Field(description="unique name")
+    description: str = Field("", description="free text")
+    state: CampaignState = Field(CampaignState.SUBMITTED, description="submitted, running or completed")
+    config: dict[str, Any] = Field(description="the campaign configuration")
+    config_hash: str = Field(description="sha256 of the configuration")
+    n_requested: int | None = Field(None, description="samples asked for")
+    funnel: Funnel = Field(default_factory=Funnel, description="counts at the last build")

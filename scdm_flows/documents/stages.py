@@ -1,0 +1,112 @@
+"""Outputs of the campaign's own jobs, as they lie in the job store; the candidate builder assembles them.
+
+Relaxation and static runs keep the documents that atomate2 writes; what the campaign needs of them is repeated in
+``GateDoc``. All jobs of a candidate carry the metadata keys ``campaign``, ``candidate_id`` and ``stage``.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from scdm_flows.documents.base import ScdmDocument, utc_now
+
+
+class _Output(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ScreenedCandidate(_Output):
+    """One sample and the verdict of the screen; field meanings as in ``CandidateDoc``."""
+
+    candidate_id: str
+    index: int
+    generator: str
+    model_id: str | None = None
+    seed: int | None = None
+    source_id: str | None = None
+    structure: dict[str, Any] | None = Field(description="pymatgen's dict; null where the item could not be read")
+    formula: str | None = None
+    layer_group_requested: int | None = None
+    layer_group_generated: int | None = None
+    space_group_generated: int | None = None
+    min_distance_angstrom: float | None = None
+    thickness_angstrom: float | None = None
+    valid_distance: bool | None = None
+    valid_radii: bool | None = None
+    one_layer: bool | None = None
+    duplicate_of: str | None = None
+    novel: bool | None = None
+    known_as: list[str] = Field(default_factory=list)
+    accepted: bool = Field(description="goes on to relaxation")
+    reason: str | None = Field(None, description="why it does not")
+
+
+class ScreenOutput(_Output):
+    """Output of a screening job: every sample of one shard, accepted or not."""
+
+    campaign: str
+    shard: int
+    candidates: list[ScreenedCandidate]
+
+
+class GateDoc(_Output):
+    """Output of the gate job: the relaxed candidate, its energies, and whether phonons follow."""
+
+    candidate_id: str
+    campaign: str
+    relaxed_structure: dict[str, Any]
+    relax_converged: bool
+    relax_steps: int | None = None
+    max_force_ev_per_angstrom: float | None = None
+    rmsd_to_relaxed_angstrom: float | None = None
+    one_layer: bool | None = Field(None, description="still one connected layer after relaxation")
+    layer_group: int | None = None
+    space_group: int | None = None
+    energy_per_atom: float = Field(description="static energy, eV/atom, of energy_scheme")
+    energy_scheme: str
+    surrogate: bool
+    formation_energy_per_atom: float | None = None
+    e_above_hull_raw: float | None = None
+    e_above_hull: float | None = Field(None, description="calibrated where surrogate, eV/atom")
+    e_above_hull_error: float | None = None
+    calibration_id: str | None = None
+    decomposition: dict[str, float] | None = None
+    reference_sha256: str | None = Field(None, description="sha256 of the frozen reference entries")
+    in_window: bool = Field(description="e_above_hull within the campaign's window")
+    phonon: bool = Field(description="phonons follow")
+    reason: str | None = Field(None, description="why no phonons, or why out of the window")
+
+
+class PhononDoc(ScdmDocument):
+    """Phonon bands of a candidate on its in-plane path. Collection ``phonons``, key ``candidate_id``."""
+
+    candidate_id: str
+    campaign: str
+    energy_scheme: str
+    surrogate: bool
+    supercell: list[list[int]] = Field(description="3x3 supercell matrix")
+    displacement_angstrom: float
+    n_displacements: int
+    q_points: list[list[float]] = Field(description="(n_q, 3) fractional coordinates of the path")
+    distances: list[float] = Field(description="(n_q,) distance along the path, 1/angstrom")
+    labels: list[tuple[float, str]] = Field(description="(distance, label) of the high-symmetry points")
+    frequencies_thz: list[list[float]] = Field(description="(n_q, n_modes); imaginary modes are negative, THz")
+    min_frequency_thz: float
+    threshold_thz: float = Field(description="a mode below minus this counts as imaginary, THz")
+    dynamically_stable: bool
+    reason: str | None = None
+
+
+class StageFailure(_Output):
+    """A stage that failed. Collection ``failures``, key ``(candidate_id, stage)``."""
+
+    candidate_id: str
+    campaign: str
+    stage: str
+    error_type: str
+    message: str
+    job_uuid: str | None = None
+    failed_at: datetime = Field(default_factory=utc_now)

@@ -83,32 +83,32 @@ def _skeletons(
     checkpoint: Checkpoint, groups: np.ndarray, counts: np.ndarray, rngs: list[np.random.Generator]
 ) -> CrystalBatch:
     """Letters, then elements, one site at a time by the masked chain. groups, counts: (B,)."""
-    net, tables = checkpoint.model.skeleton, wyckoff_tensors()
+    net = checkpoint.model.skeleton
     b, k = len(groups), int(counts.max())
     group = torch.from_numpy(groups)
     mask = torch.arange(k)[None, :] < torch.from_numpy(counts)[:, None]
     element = torch.full((b, k), MASKED_ELEMENT)
     letter = torch.full((b, k), net.masked_letter)
     for site in range(k):
-        rows = torch.flatnonzero(mask[:, site]) if hasattr(torch, "flatnonzero") else mask[:, site].nonzero().flatten()
+        rows = mask[:, site].nonzero().flatten()
         _, logits = net(group[rows], element[rows], letter[rows], mask[rows])
         row_logits = logits[:, site]
         known = mask[rows] & (letter[rows] != net.masked_letter)
         exhausted = exhausted_letters(letter[rows].clamp(max=net.masked_letter), known)
-        # room left: the crystal may hold at most MAX_ATOMS atoms in the primitive cell, the open sites at least 1 orbit each
         letter[rows, site] = _draw_rows(
             _affordable(row_logits.masked_fill(exhausted, -torch.inf), group[rows], letter[rows], known),
             np.array([rngs[i].random() for i in rows.tolist()]),
         )
+    unseen = torch.ones(MASKED_ELEMENT, dtype=torch.bool)
+    unseen[torch.tensor(checkpoint.card["elements"]) - 1] = False
     for site in range(k):
         rows = mask[:, site].nonzero().flatten()
         logits, _ = net(group[rows], element[rows], letter[rows], mask[rows])
         uniform = np.array([rngs[i].random() for i in rows.tolist()])
-        element[rows, site] = _draw_rows(logits[:, site], uniform)
+        element[rows, site] = _draw_rows(logits[:, site].masked_fill(unseen, -torch.inf), uniform)
     zeros = torch.zeros(b, k, 3)
     letter = torch.where(mask, letter, 0)
     element = torch.where(mask, element, 0)
-    del tables
     return CrystalBatch(group, letter, element, mask, zeros, torch.zeros(b, 3))
 
 

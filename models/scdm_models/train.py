@@ -32,10 +32,12 @@ class TrainConfig:
 
     Parameters
     ----------
-    minutes
+    skeleton_minutes, geometry_minutes
         Wall-clock budget of each of the two networks; the learning rate follows it down to 0.
-    max_epochs
+    max_epochs, skeleton_max_epochs
         Stop earlier after this many passes over the data.
+    max_sites
+        Crystals with more sites in the asymmetric unit are left out.
     batch_size
         Crystals in a step.
     learning_rate, weight_decay, warmup_steps
@@ -56,6 +58,7 @@ class TrainConfig:
     geometry_minutes: float = 40.0
     max_epochs: int = 2000
     skeleton_max_epochs: int = 150
+    max_sites: int = 24
     batch_size: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
@@ -143,6 +146,8 @@ def train(
     config = config or TrainConfig()
     if len(crystals) < 50:
         raise DatasetError(f"{len(crystals)} crystals are too few to train on; give at least 50")
+    few = [i for i, c in enumerate(crystals) if len(c.sites) <= config.max_sites]
+    crystals, ids = [crystals[i] for i in few], [ids[i] for i in few]
     torch.manual_seed(config.seed)
     torch.set_num_threads(config.threads)
     training, validation = _split(ids, config.validation_fraction)
@@ -168,6 +173,7 @@ def train(
         "parameters": sum(p.numel() for p in model.parameters()),
         "minutes": round((time.monotonic() - started) / 60, 1),
         "layer_groups": sorted({c.layer_group for c in crystals}),
+        "elements": sorted({site.element for c in crystals for site in c.sites}),
         "metrics": metrics,
         "data": card or {},
     }

@@ -1,0 +1,7 @@
+"""Data sets: readers of what exists (``readers``), the paper's curation (``curation``), novelty (``fingerprints``)."""
+
+from __future__ import annotations
+
+from scdm_models.datasets.records import CuratedLayer, Dropped, LayerRecord, read_curated, write_curated
+
+__all__ = ["CuratedLayer", "Dropped", "LayerRecord", "read_curated", "write_curated"]

@@ -55,7 +55,10 @@ def _energies(rows: list[dict[str, Any]]) -> list[tuple[str, str, float | None, 
     formulas = [s.composition.formula.replace(" ", "") for s in structures]
 
     def predict(chunk: list[Structure]) -> list[float]:
-        return [float(p["e"]) for p in _model.predict_structure(chunk, task="e", batch_size=32)]
+        predictions = _model.predict_structure(chunk, task="e", batch_size=32)
+        if isinstance(predictions, dict):  # CHGNet unwraps a list of one
+            predictions = [predictions]
+        return [float(p["e"]) for p in predictions]
 
     try:
         energies: list[float | None] = list(predict(structures))
@@ -104,6 +107,11 @@ def build_reference_table(
             results += part
             if progress is not None:
                 progress(len(results), len(rows))
+    return write_table(results, data, out)
+
+
+def write_table(results: list[tuple[str, str, float | None, str]], data: Path, out: Path) -> dict[str, Any]:
+    """Write (id, formula, energy per atom or None, kind) rows and the missing elements; returns the header."""
     skipped = sorted(i for i, _, e, _ in results if e is None)
     table = sorted(r for r in results if r[2] is not None)
     elements = {f.rstrip("0123456789") for _, f, _, kind in table if kind == "bulk" and _is_element(f)}

@@ -1,8 +1,14 @@
-"""Equality of layers: pymatgen's StructureMatcher made safe for slabs.
+"""Equality of layers: pymatgen's StructureMatcher made safe for slabs. Owns the comparison, no data set.
 
 With its defaults the matcher scales the vacuum into the comparison: at c >= 20 angstrom it calls 1H- and 1T-MoS2 the
-same, and the same layer at two values of c different. Here c is set to the thickness plus 3.4 angstrom first, the
-volume is not scaled, and only layers of one formula (and one layer group, where given) are compared at all.
+same, and the same layer at two values of c different. Here
+
+- c is the thickness plus 3.4 angstrom, the volume is not scaled, lattice tolerances are 10 % and 3 degrees;
+- cells are made primitive in the plane only (in three dimensions two layers 3.4 angstrom apart would become one);
+- heights must agree before anything else is tried, so a stack is never matched with another order of its sheets;
+- only layers of one formula (and, in ``group``, one layer group) are compared at all.
+
+A layer, its mirror images and its in-plane supercells are the same layer.
 """
 
 from __future__ import annotations
@@ -11,12 +17,111 @@ import itertools
 from collections.abc import Hashable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from pymatgen.analysis.structure_matcher import StructureMatcher
-from pymatgen.core import Structure
+from pymatgen.core import Lattice, Structure
 
+from scdm_models.errors import StructureError
 from scdm_models.lattice import orient_slab
 
+Array = NDArray[np.float64]
 INTERLAYER_ANGSTROM = 3.4
+TRANSLATION_TOLERANCE_ANGSTROM = 0.1
+ANGLE_TOLERANCE_DEGREES = 3.0
+_NEIGHBOURS = np.array([[i, j] for i in (-1, 0, 1) for j in (-1, 0, 1)], dtype=float)
+
+
+def _nearest(delta: Array) -> Array:
+    """In-plane fractional differences to [-1/2, 1/2]; heights untouched."""
+    out = delta.copy()
+    out[..., :2] -= np.round(out[..., :2])
+    return out
+
+
+def _reduced_plane(vectors: Array, area: float) -> Array:
+    """(2, 2) the two shortest of the (m, 2) lattice vectors that span a cell of this area, right-handed."""
+    vectors = vectors[np.argsort(np.round((vectors**2).sum(1), 6), kind="stable")]
+    first = next(v for v in vectors if v @ v > 1e-6)
+    for second in vectors:
+        cross = first[0] * second[1] - first[1] * second[0]
+        if abs(abs(cross) - area) < 1e-3 * area:
+            return np.array([first, second if cross > 0 else -second])
+    raise StructureError("the in-plane cell is too skewed to be reduced; give a reduced cell")
+
+
+def _gauss(plane: Array) -> Array:
+    """(2, 2) the shortest basis of the plane's lattice (Lagrange-Gauss reduction), right-handed."""
+    a, b = plane
+    for _ in range(200):
+        if b @ b < a @ a:
+            a, b = b, a
+        b = b - np.round((a @ b) / (a @ a)) * a
+        if b @ b >= a @ a - 1e-9:
+            break
+    return np.array([a, b if a[0] * b[1] - a[1] * b[0] > 0 else -b])
+
+
+def primitive_in_plane(structure: Structure, tolerance: float = TRANSLATION_TOLERANCE_ANGSTROM) -> Structure:
+    """The same layer in its smallest in-plane cell, with the shortest a and b; c stays.
+
+    Parameters
+    ----------
+    structure
+        Slab with c along z, as ``orient_slab`` gives it.
+    tolerance
+        Largest mismatch of an atom under an in-plane translation, angstrom.
+    """
+    plane, c = np.array(structure.lattice.matrix[:2, :2]), float(structure.lattice.matrix[2, 2])
+    numbers = np.array([site.specie.Z for site in structure])
+    frac = np.array(structure.frac_coords, dtype=float)
+    reduced = _gauss(plane)
+    xyz = np.column_stack([frac[:, :2] @ plane @ np.linalg.inv(reduced), frac[:, 2] * c])
+    plane = reduced
+    elements, counts = np.unique(numbers, return_counts=True)
+    rare = np.flatnonzero(numbers == elements[int(np.argmin(counts))])
+    same = numbers[:, None] == numbers[None, :]
+
+    def maps_onto_itself(shift: Array) -> bool:
+        delta = _nearest(xyz[:, None] + np.append(shift, 0.0) - xyz[None])
+        squared = ((delta[..., :2] @ plane) ** 2).sum(-1) + delta[..., 2] ** 2
+        return bool(np.where(same, squared, np.inf).min(1).max() < tolerance**2)
+
+    shifts = [(xyz[j] - xyz[rare[0]])[:2] for j in rare[1:] if abs(xyz[j, 2] - xyz[rare[0], 2]) < tolerance]
+    found = [shift for shift in shifts if maps_onto_itself(shift)] if np.gcd.reduce(counts) > 1 else []
+    order = len(found) + 1
+    if order > 1 and np.all(counts % order == 0):
+        # every translation of a group of this order is a multiple of 1 / order of the cell's vectors
+        exact = np.vstack([np.zeros(2), np.round(np.array(found) * order) / order])
+        vectors = (exact[:, None] + _NEIGHBOURS[None]).reshape(-1, 2) @ plane
+        smaller = _reduced_plane(vectors, abs(float(np.linalg.det(plane))) / order)
+        xyz[:, :2] = xyz[:, :2] @ plane @ np.linalg.inv(smaller)
+        delta = _nearest(xyz[:, None] - xyz[None])
+        squared = ((delta[..., :2] @ smaller) ** 2).sum(-1) + delta[..., 2] ** 2
+        near = same & (squared < (2 * tolerance) ** 2)
+        keep = np.array([not near[i, :i].any() for i in range(len(xyz))])
+        if keep.sum() * order == len(xyz):
+            plane, xyz, numbers = smaller, xyz[keep], numbers[keep]
+        else:  # translations that hold only roughly: compare the cell as it is
+            xyz[:, :2] = xyz[:, :2] @ smaller @ np.linalg.inv(plane)
+    lattice = np.zeros((3, 3))
+    lattice[:2, :2], lattice[2, 2] = plane, c
+    return Structure(
+        Lattice(lattice), numbers.tolist(), np.column_stack([xyz[:, :2] % 1.0, xyz[:, 2] / c])
+    )
+
+
+class _Prepared:
+    """A layer ready for comparison: primitive cell, and what rules out a match cheaply."""
+
+    def __init__(self, structure: Structure) -> None:
+        self.structure = primitive_in_plane(orient_slab(structure, vacuum=INTERLAYER_ANGSTROM))
+        self.area = float(abs(np.linalg.det(self.structure.lattice.matrix[:2, :2])))
+        self.c = float(self.structure.lattice.matrix[2, 2])
+        numbers = np.array([site.specie.Z for site in self.structure])
+        heights = np.array(self.structure.frac_coords)[:, 2] - 0.5
+        self.numbers = np.sort(numbers)
+        self.up = heights[np.lexsort((heights, numbers))]
+        self.down = -heights[np.lexsort((-heights, numbers))]
 
 
 class LayerMatcher:
@@ -25,55 +130,102 @@ class LayerMatcher:
     Parameters
     ----------
     stol
-        Largest root mean square distance of atoms, in units of (volume / atom)^(1/3).
+        Largest distance of an atom from its partner, in units of (volume / atom)^(1/3) with c = thickness + 3.4
+        angstrom (0.2 is about 0.5 angstrom).
     ltol
-        Relative tolerance of the lattice lengths.
+        Relative tolerance of the lattice lengths; the angle's is 3 degrees.
     """
 
     def __init__(self, stol: float = 0.2, ltol: float = 0.1) -> None:
+        if not (stol > 0 and ltol > 0):
+            raise StructureError(f"stol={stol:g} and ltol={ltol:g} must be > 0; 0.2 and 0.1 suit layers")
+        self.stol, self.ltol = stol, ltol
         self._matcher = StructureMatcher(
-            ltol=ltol, stol=stol, angle_tol=3, primitive_cell=True, scale=False, attempt_supercell=False
+            ltol=ltol,
+            stol=stol,
+            angle_tol=ANGLE_TOLERANCE_DEGREES,
+            primitive_cell=False,
+            scale=False,
+            attempt_supercell=False,
         )
 
     @staticmethod
     def prepare(structure: Structure) -> Structure:
-        """The layer with c = thickness + 3.4 angstrom, as it is compared."""
-        return orient_slab(structure, vacuum=INTERLAYER_ANGSTROM)
+        """The layer as it is compared: in-plane primitive cell, c = thickness + 3.4 angstrom."""
+        return _Prepared(structure).structure
 
     def fit(self, first: Structure, second: Structure) -> bool:
-        """Whether two layers are the same."""
+        """Whether two layers are the same.
+
+        Raises
+        ------
+        StructureError
+            If one of two structures of the same formula is no layer.
+        """
         if first.composition.reduced_formula != second.composition.reduced_formula:
             return False
-        return self._fit_prepared(self.prepare(first), self.prepare(second))
+        return self._fit(_Prepared(first), _Prepared(second))
 
     def rms(self, first: Structure, second: Structure) -> float | None:
         """Root mean square distance in units of (volume / atom)^(1/3); None where the layers differ."""
-        result = self._matcher.get_rms_dist(self.prepare(first), self.prepare(second))
+        if first.composition.reduced_formula != second.composition.reduced_formula:
+            return None
+        one, two = _Prepared(first), _Prepared(second)
+        if not self._fit(one, two):
+            return None
+        result = self._matcher.get_rms_dist(one.structure, two.structure)
         return None if result is None else float(result[0])
 
-    def _fit_prepared(self, first: Structure, second: Structure) -> bool:
-        # atoms per area differ by more than ltol allows: cannot match, and this is far cheaper than trying
-        density = [len(s) / float(np.linalg.norm(np.cross(*s.lattice.matrix[:2]))) for s in (first, second)]
-        if abs(np.log(density[0] / density[1])) > 0.25:
+    def _possible(self, first: _Prepared, second: _Prepared) -> bool:
+        """Whether sizes and heights allow a match; what this rejects no pairing of atoms can mend."""
+        if len(first.numbers) != len(second.numbers) or np.any(first.numbers != second.numbers):
             return False
-        return bool(self._matcher.fit(first, second))
+        if abs(np.log(first.c / second.c)) > 1.1 * self.ltol + 0.01:
+            return False
+        if abs(np.log(first.area / second.area)) > 2.2 * self.ltol + 0.04:  # both lengths, and the angle
+            return False
+        c, area = (first.c + second.c) / 2, (first.area + second.area) / 2
+        allowed = 1.1 * self.stol * (c * area / len(first.numbers)) ** (1 / 3)
+        # heights paired in order have the smallest largest difference; the origin along z is free
+        return any(float(np.ptp(first.up - other)) / 2 * c <= allowed for other in (second.up, second.down))
+
+    def _fit(self, first: _Prepared, second: _Prepared) -> bool:
+        if not self._possible(first, second):
+            return False
+        return bool(self._matcher.fit(first.structure, second.structure, skip_structure_reduction=True))
 
     def group(self, structures: Sequence[Structure], keys: Sequence[Hashable] | None = None) -> list[list[int]]:
         """Indices of equal layers, each group in input order and groups by their first member.
 
-        keys: only structures with the same reduced formula and the same key (such as the layer group) are compared.
+        Each structure is compared with the first member of the groups before it. One that is no layer equals
+        nothing and stays alone.
+
+        Parameters
+        ----------
+        structures
+            Layers.
+        keys
+            Only structures with the same reduced formula and the same key (such as the layer group) are compared.
         """
         labels = [
-            (s.composition.reduced_formula, None if keys is None else keys[i]) for i, s in enumerate(structures)
+            (s.composition.reduced_formula, "" if keys is None else repr(keys[i])) for i, s in enumerate(structures)
         ]
         groups: list[list[int]] = []
-        order = sorted(range(len(structures)), key=lambda i: (str(labels[i]), i))
-        for _, members in itertools.groupby(order, key=lambda i: str(labels[i])):
-            found: list[tuple[Structure, list[int]]] = []
+        order = sorted(range(len(structures)), key=lambda i: (labels[i], i))
+        for _, same in itertools.groupby(order, key=lambda i: labels[i]):
+            members = list(same)
+            if len(members) == 1:
+                groups.append(members)
+                continue
+            found: list[tuple[_Prepared, list[int]]] = []
             for i in members:
-                prepared = self.prepare(structures[i])
+                try:
+                    prepared = _Prepared(structures[i])
+                except StructureError:
+                    groups.append([i])
+                    continue
                 for representative, group in found:
-                    if self._fit_prepared(representative, prepared):
+                    if self._fit(representative, prepared):
                         group.append(i)
                         break
                 else:

@@ -101,8 +101,9 @@ class PhononDoc(ScdmDocument):
 
 
 class StageFailure(_Output):
-    """A stage that failed. Collection ``failures``, key ``(candidate_id, stage)``."""
+    """A stage that failed. Collection ``failures``, key ``failure_id`` (candidate id and stage)."""
 
+    failure_id: str = Field(description="<candidate_id>:<stage>")
     candidate_id: str
     campaign: str
     stage: str

@@ -1,0 +1,35 @@
+"""Which code made a result: package versions and the commit of a source tree."""
+
+from __future__ import annotations
+
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = ("scdm-flows", "torch", "pymatgen", "atomate2", "jobflow", "fireworks", "maggma", "chgnet", "phonopy", "moyopy", "spglib")
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Package name -> installed version, of the packages that shape results."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def git_commit() -> str | None:
+    """Commit of the source tree this package runs from; None outside one."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

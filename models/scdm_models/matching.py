@@ -26,7 +26,7 @@ from scdm_models.lattice import orient_slab
 
 Array = NDArray[np.float64]
 INTERLAYER_ANGSTROM = 3.4
-TRANSLATION_TOLERANCE_ANGSTROM = 0.1
+TRANSLATION_TOLERANCE_ANGSTROM = 0.25
 ANGLE_TOLERANCE_DEGREES = 3.0
 _NEIGHBOURS = np.array([[i, j] for i in (-1, 0, 1) for j in (-1, 0, 1)], dtype=float)
 

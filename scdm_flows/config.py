@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from scdm_flows.errors import ConfigError
 
@@ -40,6 +40,12 @@ class FilesGeneratorConfig(_Frozen):
     kind: Literal["files"] = "files"
     paths: tuple[str, ...] = Field(min_length=1, description="files or folders")
     shard_size: int = Field(100, ge=1, description="structures a generation job reads")
+
+    @field_validator("paths")
+    @classmethod
+    def _absolute(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
+        """Workers run elsewhere: a relative path is taken from the folder of the command that reads the file."""
+        return tuple(str(Path(p).absolute()) for p in paths)
 
 
 GeneratorConfig = Annotated[ScdmGeneratorConfig | FilesGeneratorConfig, Field(discriminator="kind")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from scdm_flows.documents import CampaignDoc, CandidateDoc
@@ -82,13 +83,22 @@ class Database:
     def upsert(self, store: Store, documents: list[dict[str, Any]]) -> None:
         """Insert or replace documents by the store's key."""
         if documents:
-            store.update(documents, key=store.key)
+            store.update([_plain_values(d) for d in documents], key=store.key)
 
     def close(self) -> None:
         """Close every store."""
         self.job_store.close()
         for store in self.stores():
             store.close()
+
+
+def _plain_values(value: Any) -> Any:
+    """Enumerations as their values, which is how they are read back (maggma would store the class)."""
+    if isinstance(value, dict):
+        return {k: _plain_values(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain_values(v) for v in value]
+    return value.value if isinstance(value, Enum) else value
 
 
 def strip(document: dict[str, Any]) -> dict[str, Any]:

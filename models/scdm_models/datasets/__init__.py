@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
-from scdm_models.datasets.records import CuratedLayer, Dropped, LayerRecord, read_curated, write_curated
+from scdm_models.datasets.records import (
+    CuratedLayer,
+    Dropped,
+    LayerRecord,
+    read_curated,
+    write_curated,
+    write_dropped,
+)
 
-__all__ = ["CuratedLayer", "Dropped", "LayerRecord", "read_curated", "write_curated"]
+__all__ = ["CuratedLayer", "Dropped", "LayerRecord", "read_curated", "write_curated", "write_dropped"]

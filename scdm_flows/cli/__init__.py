@@ -1,0 +1,64 @@
+"""The ``scdm`` command. Each command loads what it needs when it runs, so that ``scdm --help`` is immediate."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+from scdm_flows import __version__
+
+# command -> (module, attribute, one line for --help)
+COMMANDS = {
+    "doctor": ("doctor", "doctor", "What is there, what is missing, and how to get it."),
+    "quickstart": ("campaign", "quickstart", "100 samples to a ranked table and a report on this machine."),
+    "data": ("data", "data", "Curate data sets and look at them."),
+    "train": ("model", "train", "Train the diffusion model on a curated set."),
+    "generate": ("model", "generate", "Draw crystals from a trained model."),
+    "screen": ("model", "screen", "Check structures: validity, one layer, duplicates, novelty."),
+    "campaign": ("campaign", "campaign", "Run, submit and report discovery campaigns."),
+    "build": ("campaign", "build", "Rebuild candidates, hulls and ranking from job outputs."),
+    "candidates": ("candidates", "candidates", "List, show and export candidates."),
+    "refs": ("refs", "refs", "Reference phases and the calibration of surrogate energies."),
+    "db": ("db", "db", "Start, stop and look at the embedded database."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[name]
+        command: click.Command = getattr(importlib.import_module(f"scdm_flows.cli.{module}"), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[Any, Any, list[str]]:
+        import difflib
+
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            ctx.fail(f"no such command {args[0]!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="scdm")
+def cli() -> None:
+    """Discover two-dimensional materials: generate, screen, relax, rank."""
+
+
+def main() -> None:
+    """Entry point: runs the command and turns every error into one message and an exit code."""
+    from scdm_flows.cli.common import run
+
+    run(cli)

@@ -134,6 +134,12 @@ def n_atoms(wyckoff: Tensor, mask: Tensor) -> Tensor:
     return (multiplicity[wyckoff] * mask).sum(1)
 
 
+def reference_cell(group: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, 2, 2) rows of the unit-area reference cell: hexagonal for groups 65-80, square for all others."""
+    hexagonal = torch.tensor(HEX, dtype=dtype, device=group.device)
+    return torch.where((group >= 65)[:, None, None], hexagonal, torch.eye(2, dtype=dtype, device=group.device))
+
+
 def lattice_matrix(group: Tensor, lattice: Tensor, atoms: Tensor) -> Tensor:
     """(B, 2, 2) rows a, b in angstrom of the s-parameters ``lattice`` (B, 3), for ``atoms`` (B,) in the cell."""
     s1, s2 = lattice[:, 1], lattice[:, 2]
@@ -142,10 +148,7 @@ def lattice_matrix(group: Tensor, lattice: Tensor, atoms: Tensor) -> Tensor:
     shape = torch.stack(
         [torch.stack([cosh + sinhc * s1, sinhc * s2], -1), torch.stack([sinhc * s2, cosh - sinhc * s1], -1)], -2
     )
-    hexagonal = torch.tensor(HEX, dtype=lattice.dtype, device=lattice.device)
-    square = torch.eye(2, dtype=lattice.dtype, device=lattice.device)
-    is_hex, is_square = group >= 65, (group >= 49) & (group < 65)
-    shape = torch.where(is_hex[:, None, None], hexagonal, torch.where(is_square[:, None, None], square, shape))
+    shape = torch.where((group >= 49)[:, None, None], reference_cell(group, lattice.dtype), shape)
     side = torch.exp(lattice[:, 0]) * torch.sqrt(atoms.to(lattice.dtype))
     return side[:, None, None] * shape
 

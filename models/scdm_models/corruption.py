@@ -35,7 +35,7 @@ class Scales:
         s0 = batch.lattice[:, 0]
         shear = batch.lattice[:, 1][allowed[:, 1]]
         skew = batch.lattice[:, 2][allowed[:, 2]]
-        std = [float(x.std()) if len(x) > 1 else 0.1 for x in (s0, shear, skew)]
+        std = [max(float(x.std()), 0.02) if len(x) > 1 else 0.1 for x in (s0, shear, skew)]
         height = float(batch.params[..., 2][free].std()) if int(free.sum()) > 1 else 1.0
         return cls(height, (float(s0.mean()), 0.0, 0.0), (std[0], std[1], std[2]))
 

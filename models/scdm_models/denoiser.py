@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scdm_models.batch import MAX_Z, CrystalBatch, lattice_matrix, n_atoms, wyckoff_tensors
+from scdm_models.batch import MAX_Z, CrystalBatch, lattice_matrix, n_atoms, reference_cell, wyckoff_tensors
 from scdm_models.corruption import tangents
 from scdm_models.schedules import signal_noise
 
@@ -279,7 +279,8 @@ class GeometryNetwork(nn.Module):
         plane_w, height_w, trace_w, deviator_w = self.pair_head(pairs).chunk(4, -1)
         vector_plane = torch.einsum("bijr,bijrx->bix", plane_w, geometry.vector[..., :2])
         area = torch.linalg.det(matrix).abs()
-        reference = (vector_plane @ torch.linalg.inv(matrix)) * area.sqrt()[:, None, None]
+        to_reference = torch.linalg.inv(matrix) @ reference_cell(noisy.group, matrix.dtype)
+        reference = (vector_plane @ to_reference) * area.sqrt()[:, None, None]
         plane = self._project(reference, noisy)
         height = torch.einsum("bijr,bijr->bi", height_w, geometry.vector[..., 2])
         height = height + self.site_gate(h)[..., 0] * z.squeeze(-1)

@@ -27,9 +27,13 @@ class ScdmGeneratorConfig(_Frozen):
 
     kind: Literal["scdm"] = "scdm"
     n: int = Field(100, ge=1, description="number of samples")
-    seed: int = Field(0, ge=0, description="seed of the random generator; sample i depends on (seed, i) alone")
+    seed: int = Field(
+        0, ge=0, description="seed of the random generator; sample i depends on (seed, i) alone"
+    )
     checkpoint: str | None = Field(None, description="checkpoint file; the packaged one when absent")
-    layer_group: int | None = Field(None, ge=1, le=80, description="layer group of every sample; drawn from the data when absent")
+    layer_group: int | None = Field(
+        None, ge=1, le=80, description="layer group of every sample; drawn from the data when absent"
+    )
     steps: int | None = Field(None, ge=1, description="denoising steps; the checkpoint's default when absent")
     shard_size: int = Field(100, ge=1, description="samples a generation job makes")
 
@@ -55,10 +59,16 @@ class ForceFieldEngineConfig(_Frozen):
     """Relaxation, energies and phonons from a machine-learned force field. Its energies are surrogate energies."""
 
     kind: Literal["forcefield"] = "forcefield"
-    force_field: Literal["CHGNet"] = Field("CHGNet", description="atomate2 force field whose reference table is packaged")
-    fmax_ev_per_angstrom: float = Field(0.02, gt=0, description="relaxation ends below this largest force, eV/angstrom")
+    force_field: Literal["CHGNet"] = Field(
+        "CHGNet", description="atomate2 force field whose reference table is packaged"
+    )
+    fmax_ev_per_angstrom: float = Field(
+        0.02, gt=0, description="relaxation ends below this largest force, eV/angstrom"
+    )
     max_relax_steps: int = Field(300, ge=1, description="relaxation steps before it counts as failed")
-    phonon_min_length_angstrom: float = Field(12.0, gt=0, description="shortest in-plane edge of the phonon supercell, angstrom")
+    phonon_min_length_angstrom: float = Field(
+        12.0, gt=0, description="shortest in-plane edge of the phonon supercell, angstrom"
+    )
     phonon_displacement_angstrom: float = Field(0.01, gt=0, description="finite displacement, angstrom")
 
 
@@ -74,7 +84,9 @@ EngineConfig = Annotated[ForceFieldEngineConfig | VaspEngineConfig, Field(discri
 class ScreenConfig(_Frozen):
     """What a structure must be before anything is computed."""
 
-    min_distance_angstrom: float = Field(0.5, ge=0, description="shortest allowed distance between atoms, angstrom (the paper's 0.5)")
+    min_distance_angstrom: float = Field(
+        0.5, ge=0, description="shortest allowed distance between atoms, angstrom (the paper's 0.5)"
+    )
     require_radii: bool = Field(True, description="also require the covalent-radii check")
     require_one_layer: bool = Field(True, description="require one connected layer")
     require_novel: bool = Field(True, description="drop what the training data already hold")
@@ -84,15 +96,21 @@ class ScreenConfig(_Frozen):
 class GateConfig(_Frozen):
     """Which relaxed candidates go on to phonons."""
 
-    max_e_above_hull: float = Field(0.6, ge=0, description="largest calibrated energy above hull, eV/atom (the paper's 0.6)")
-    phonon_max_e_above_hull: float = Field(0.2, ge=0, description="largest calibrated energy above hull for phonons, eV/atom")
+    max_e_above_hull: float = Field(
+        0.6, ge=0, description="largest calibrated energy above hull, eV/atom (the paper's 0.6)"
+    )
+    phonon_max_e_above_hull: float = Field(
+        0.2, ge=0, description="largest calibrated energy above hull for phonons, eV/atom"
+    )
     phonon_max_atoms: int = Field(12, ge=1, description="largest primitive cell for phonons")
 
 
 class CampaignConfig(_Frozen):
     """A discovery campaign."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$", description="letters, digits, - and _")]
+    name: Annotated[
+        str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$", description="letters, digits, - and _")
+    ]
     description: str = Field("", description="free text")
     generator: GeneratorConfig = Field(default_factory=ScdmGeneratorConfig)
     screen: ScreenConfig = Field(default_factory=ScreenConfig)
@@ -134,10 +152,14 @@ def parse_config(data: Any, origin: str = "campaign") -> CampaignConfig:
         known = _known_keys(CampaignConfig, set())
         lines = []
         for item in error.errors():
-            path = ".".join(str(part) for part in item["loc"] if part not in ("scdm", "files", "forcefield", "vasp"))
+            path = ".".join(
+                str(part) for part in item["loc"] if part not in ("scdm", "files", "forcefield", "vasp")
+            )
             if item["type"] == "extra_forbidden":
                 near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
-                lines.append(f"unknown key '{path}'" + (f"; did you mean '{near[0]}'?" if near else "; remove it"))
+                lines.append(
+                    f"unknown key '{path}'" + (f"; did you mean '{near[0]}'?" if near else "; remove it")
+                )
             else:
                 lines.append(f"{path or 'campaign'} = {item['input']!r}: {item['msg']}")
         raise ConfigError(f"{origin}: " + "; ".join(lines)) from None
@@ -149,7 +171,9 @@ def load_config(path: str | Path) -> CampaignConfig:
     try:
         data = yaml.safe_load(path.read_text())
     except FileNotFoundError:
-        raise ConfigError(f"campaign file {path} does not exist; launchpad/campaigns holds examples") from None
+        raise ConfigError(
+            f"campaign file {path} does not exist; launchpad/campaigns holds examples"
+        ) from None
     except OSError as error:
         raise ConfigError(f"campaign file {path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -7,7 +7,19 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("scdm-flows", "torch", "pymatgen", "atomate2", "jobflow", "fireworks", "maggma", "chgnet", "phonopy", "moyopy", "spglib")
+PACKAGES = (
+    "scdm-flows",
+    "torch",
+    "pymatgen",
+    "atomate2",
+    "jobflow",
+    "fireworks",
+    "maggma",
+    "chgnet",
+    "phonopy",
+    "moyopy",
+    "spglib",
+)
 
 
 @cache
@@ -29,7 +41,8 @@ def git_commit() -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+        command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None

@@ -6,28 +6,27 @@ campaign goes on where it was: at most the jobs in flight are repeated, and repe
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import multiprocessing
-import signal
-import sys
-import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 from scdm_flows.config import CampaignConfig
-from scdm_flows.documents import CampaignDoc, CampaignState, Provenance, ScreenedCandidate, StageFailure
+from scdm_flows.documents import (
+    CampaignDoc,
+    CampaignState,
+    Provenance,
+    ScreenedCandidate,
+    StageFailure,
+    StageName,
+)
 from scdm_flows.errors import CampaignError, EngineError
+from scdm_flows.execution import execute, progress_hook
 from scdm_flows.provenance import git_commit, versions
 from scdm_flows.stores.database import Database, database_of
-
-if TYPE_CHECKING:
-    from jobflow import Flow, Job
+from scdm_flows.workers import WorkerDied, work_off
 
 logger = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]
@@ -95,7 +94,14 @@ def stored(database: Database, campaign: str, stage: str, fields: list[str]) -> 
     return {d["uuid"]: d for d in found}
 
 
-def run_campaign(config: CampaignConfig, database: Database, *, processes: int = 2, progress: Progress | None = None) -> RunResult:
+def run_campaign(
+    config: CampaignConfig,
+    database: Database,
+    *,
+    processes: int = 2,
+    retry_failed: bool = False,
+    progress: Progress | None = None,
+) -> RunResult:
     """Run or go on with a campaign until every candidate has an end state.
 
     Parameters
@@ -105,7 +111,9 @@ def run_campaign(config: CampaignConfig, database: Database, *, processes: int =
     database
         Connected; it must have a URI for more than one process.
     processes
-        Worker processes, each with one CPU thread.
+        Worker processes, each with one CPU thread; with 1 everything happens in this process.
+    retry_failed
+        Forget the campaign's failures first, so that they are tried again.
     progress
         Called with (stage, done, total).
 
@@ -113,28 +121,40 @@ def run_campaign(config: CampaignConfig, database: Database, *, processes: int =
     ------
     CampaignError, EngineError
         See ``register``; a candidate that fails is recorded and never raises.
+    StoreError, OutputError
+        If the database fails or the disk is full; the same call goes on when that is mended.
+    KeyboardInterrupt
+        On Ctrl-C, with how far it came; workers are ended first, and the same call goes on from there.
     """
     from scdm_flows.flows import shard_count
 
+    report: Progress = progress or (lambda stage, done, total: None)
     register(config, database)
+    if retry_failed:
+        database.failures.remove_docs({"campaign": config.name})
     shards, total = shard_count(config)
     accepted: list[ScreenedCandidate] = []
-    for shard in range(shards):
-        if progress is not None:
-            progress("generate and screen", shard * config.generator.shard_size, total)
-        accepted += [c for c in _screened(config, database, shard) if c.accepted]
-    if progress is not None:
-        progress("generate and screen", total, total)
-    todo, failed_before = _unfinished(config, database, accepted)
-    _set_state(config, database, CampaignState.RUNNING if todo else None)
-    failed = failed_before
     done = 0
-    for ok in _compute(config, database, todo, processes):
-        done += 1
-        failed += not ok
-        if progress is not None:
-            progress("relax, static, gate, phonon", len(accepted) - len(todo) + done, len(accepted))
-    return RunResult(len(accepted), len(todo), len(accepted) - len(todo), failed)
+    try:
+        for shard in range(shards):
+            first = shard * config.generator.shard_size
+            with progress_hook(lambda made, first=first: report("generate", first + made, total)):  # type: ignore[misc]
+                accepted += [c for c in _screened(config, database, shard) if c.accepted]
+        report("generate", total, total)
+        todo, failed = _unfinished(config, database, accepted)
+        _set_state(config, database, CampaignState.RUNNING if todo else None)
+        before = len(accepted) - len(todo)
+        report("relax, static, gate, phonon", before, len(accepted))
+        for ok in _compute(config, database, todo, processes):
+            done += 1
+            failed += not ok
+            report("relax, static, gate, phonon", before + done, len(accepted))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"campaign {config.name!r} was interrupted after {done} candidates; what is finished is stored, "
+            "the same command goes on from there"
+        ) from None
+    return RunResult(len(accepted), len(todo), before, failed)
 
 
 def _set_state(config: CampaignConfig, database: Database, state: CampaignState | None) -> None:
@@ -152,8 +172,7 @@ def _screened(config: CampaignConfig, database: Database, shard: int) -> list[Sc
     uuid = job_uuid(config, f"shard{shard}", "screen")
     found = database.job_store.docs_store.query_one({"uuid": uuid}, properties=["output"])
     if found is None:
-        flow = shard_flow(config, shard)
-        execute(flow, database, follow=False)
+        execute(shard_flow(config, shard), database.job_store, follow=False)
         found = database.job_store.docs_store.query_one({"uuid": uuid}, properties=["output"])
         if found is None:
             raise CampaignError(f"shard {shard} of campaign {config.name!r} left no output; run it again")
@@ -163,7 +182,11 @@ def _screened(config: CampaignConfig, database: Database, shard: int) -> list[Sc
 def _plain(output: Any) -> Any:
     """The output without monty's class marks."""
     if isinstance(output, dict):
-        marks = {"@module", "@class", "@version"} if str(output.get("@module", "")).startswith("scdm_flows") else set()
+        marks = (
+            {"@module", "@class", "@version"}
+            if str(output.get("@module", "")).startswith("scdm_flows")
+            else set()
+        )
         return {k: _plain(v) for k, v in output.items() if k not in marks}
     if isinstance(output, list):
         return [_plain(v) for v in output]
@@ -179,7 +202,10 @@ def _unfinished(
         for d in stored(database, config.name, "gate", ["output.phonon"]).values()
     }
     phonons = {d["metadata"]["candidate_id"] for d in stored(database, config.name, "phonon", []).values()}
-    failures = {d["candidate_id"] for d in database.failures.query({"campaign": config.name}, properties=["candidate_id"])}
+    failures = {
+        d["candidate_id"]
+        for d in database.failures.query({"campaign": config.name}, properties=["candidate_id"])
+    }
     todo = [
         c
         for c in accepted
@@ -192,42 +218,38 @@ def _unfinished(
 def _compute(
     config: CampaignConfig, database: Database, todo: list[ScreenedCandidate], processes: int
 ) -> Iterator[bool]:
-    if not todo:
-        return
+    """Run the candidates, in worker processes where it pays; yields for each whether all went well."""
     if database.uri is None or processes == 1 or len(todo) == 1:
         for candidate in todo:
-            yield _run_candidate(config, database, candidate)
+            yield run_candidate(config, database, candidate)
         return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(processes, len(todo)), context, initializer=_start_worker, initargs=(database.uri,))
-    try:
-        # a short queue: an interrupted run has little to throw away
-        waiting = iter(todo)
-        running: set[Future[bool]] = set()
-        for candidate in waiting:
-            running.add(pool.submit(_work, config.model_dump_json(), candidate.model_dump_json()))
-            if len(running) >= 2 * processes:
-                finished, running = wait(running, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in finished)
-        yield from (future.result() for future in running)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    items = [candidate.model_dump_json() for candidate in todo]
+    for item, outcome in work_off(
+        items, partial(_start_worker, config.model_dump_json(), database.uri), processes
+    ):
+        if isinstance(outcome, WorkerDied):
+            candidate = ScreenedCandidate.model_validate_json(item)
+            _record_failure(
+                config,
+                database,
+                candidate,
+                _open_stage(config, database, candidate),
+                "WorkerDied",
+                str(outcome),
+            )
+            yield False
+        else:
+            yield outcome
 
 
-_database: Database | None = None
-
-
-def _start_worker(uri: str) -> None:
-    """Make a worker quiet, single-threaded, deaf to Ctrl-C (the parent decides) and dead when its parent dies."""
-    global _database
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+def _start_worker(config: str, uri: str) -> Callable[[str], bool]:
+    """What a worker process does first: connect, and return the function that runs one candidate."""
     import torch
 
     torch.set_num_threads(1)
     quiet()
-    _database = database_of(uri).connect()
+    campaign, database = CampaignConfig.model_validate_json(config), database_of(uri).connect()
+    return lambda item: run_candidate(campaign, database, ScreenedCandidate.model_validate_json(item))
 
 
 def quiet() -> None:
@@ -237,75 +259,45 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _work(config: str, candidate: str) -> bool:
-    if _database is None:
-        raise CampaignError("worker process has no database; start it through run_campaign")
-    return _run_candidate(CampaignConfig.model_validate_json(config), _database, ScreenedCandidate.model_validate_json(candidate))
-
-
-def _run_candidate(config: CampaignConfig, database: Database, candidate: ScreenedCandidate) -> bool:
+def run_candidate(config: CampaignConfig, database: Database, candidate: ScreenedCandidate) -> bool:
     """Run what a candidate lacks; a failing stage becomes a ``StageFailure``. Returns whether all went well."""
     from scdm_flows.flows import candidate_flow
 
-    failure = execute(candidate_flow(config, candidate), database)
+    failure = execute(candidate_flow(config, candidate), database.job_store)
     if failure is None:
         return True
-    job, error = failure
-    stage = str(job.metadata.get("stage", job.name))
+    kind, message = type(failure.error).__name__, str(failure.error)
+    _record_failure(config, database, candidate, failure.stage, kind, message, failure.job.uuid)
+    return False
+
+
+def _open_stage(config: CampaignConfig, database: Database, candidate: ScreenedCandidate) -> str:
+    """The first stage of a candidate that has no output."""
+    criteria = {"metadata.campaign": config.name, "metadata.candidate_id": candidate.candidate_id}
+    done = {
+        d["metadata"]["stage"] for d in database.job_store.docs_store.query(criteria, properties=["metadata"])
+    }
+    stages = (StageName.RELAX, StageName.STATIC, StageName.GATE, StageName.PHONON)
+    return next((s.value for s in stages if s.value not in done), StageName.PHONON.value)
+
+
+def _record_failure(
+    config: CampaignConfig,
+    database: Database,
+    candidate: ScreenedCandidate,
+    stage: str,
+    error_type: str,
+    message: str,
+    job_uuid: str | None = None,
+) -> None:
     document = StageFailure(
         failure_id=f"{candidate.candidate_id}:{stage}",
         candidate_id=candidate.candidate_id,
         campaign=config.name,
         stage=stage,
-        error_type=type(error).__name__,
-        message=str(error)[:2000] or type(error).__name__,
-        job_uuid=job.uuid,
+        error_type=error_type,
+        message=message[:2000] or error_type,
+        job_uuid=job_uuid,
     )
     database.upsert(database.failures, [document.model_dump()])
-    logger.warning("%s failed in %s: %s", candidate.candidate_id, stage, error)
-    return False
-
-
-@contextmanager
-def _scratch() -> Iterator[None]:
-    """A temporary working folder (makers leave files there), and standard output kept clean."""
-    from contextlib import chdir, redirect_stdout
-    from io import StringIO
-
-    with tempfile.TemporaryDirectory(prefix="scdm-") as folder, chdir(folder), redirect_stdout(StringIO()):
-        yield
-
-
-# Dynamic jobs are cheap and deterministic: they run again, so that their children are known again.
-DYNAMIC_STAGES = frozenset({"gate"})
-
-
-def execute(flow: Flow | Job, database: Database, *, follow: bool = True) -> tuple[Job, Exception] | None:
-    """Run a flow's jobs in order, skipping those whose output is stored; returns the first failure, if any.
-
-    follow: also run what the jobs add. The screen's additions are left to the caller.
-    """
-    from jobflow.core.flow import get_flow
-
-    store = database.job_store
-    for job, _ in get_flow(flow).iterflow():
-        stage = job.metadata.get("stage")
-        is_stored = store.docs_store.query_one({"uuid": job.uuid, "index": job.index}, properties=["uuid"]) is not None
-        if is_stored and stage not in DYNAMIC_STAGES:
-            continue
-        try:
-            started = time.monotonic()
-            job.metadata["started"] = round(time.time(), 3)
-            with _scratch(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                response = job.run(store=store)
-            logger.info("%s took %.1f s", job.name, time.monotonic() - started)
-        except Exception as error:
-            if stage in ("generate", "screen"):
-                raise  # not one candidate's trouble
-            return job, error
-        if follow and response.addition is not None:
-            failure = execute(response.addition, database)
-            if failure is not None:
-                return failure
-    return None
+    logger.warning("%s failed in %s: %s", candidate.candidate_id, stage, message)

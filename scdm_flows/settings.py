@@ -1,27 +1,39 @@
-"""Where things live: database, executables, directories. Read when called, from ``SCDM_*`` environment variables."""
+"""Where things live: database, executables, directories. Read when called, never at import.
+
+In order of precedence: ``SCDM_*`` environment variables, the YAML file that ``SCDM_CONFIG_FILE`` names, the
+defaults. A ``.env`` file is not read. What is computed is the business of ``scdm_flows.config``.
+"""
 
 from __future__ import annotations
 
+import difflib
+import os
+import re
+from collections.abc import Iterable
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any
 
+import yaml
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from scdm_flows.errors import ConfigError
 
+PREFIX = "SCDM_"
+CONFIG_FILE_VARIABLE = "SCDM_CONFIG_FILE"
 DEFAULT_PORT = 27217  # of the embedded server; launchpad/my_launchpad.yaml names the same
+_FORBIDDEN_IN_DATABASE_NAMES = re.compile(r'[/\\. "$*<>:|?\x00]')
 
 
 class ScdmSettings(BaseSettings):
-    """Settings of this installation."""
+    """Settings of this installation. A password in ``mongo_uri`` does not show in ``repr``."""
 
-    model_config = SettingsConfigDict(env_prefix="SCDM_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True)
 
     mongo_uri: str | None = Field(None, description="MongoDB URI; the embedded server when absent")
-    database: str = Field("scdm", description="database name")
+    database: str = Field("scdm", min_length=1, max_length=63, description="database name")
     data_dir: Path = Field(Path("scdm-data"), description="folder of the embedded database and the reports")
-    port: int = Field(DEFAULT_PORT, ge=1, le=65535, description="port of the embedded server")
+    port: int = Field(DEFAULT_PORT, ge=1, le=65535, description="port of the embedded server, on 127.0.0.1")
     vasp_cmd: str | None = Field(None, description="command that runs VASP")
     processes: int = Field(2, ge=1, description="worker processes of `scdm campaign run`")
 
@@ -32,21 +44,103 @@ class ScdmSettings(BaseSettings):
             raise ValueError("must begin with mongodb:// or mongodb+srv://")
         return value
 
+    @field_validator("database")
+    @classmethod
+    def _database(cls, value: str) -> str:
+        if _FORBIDDEN_IN_DATABASE_NAMES.search(value):
+            raise ValueError(
+                'must not hold a space or any of / \\ . " $ * < > : | ?; letters, digits, - and _ are safe'
+            )
+        return value
+
+    @field_validator("data_dir")
+    @classmethod
+    def _data_dir(cls, value: Path) -> Path:
+        return value.expanduser()
+
+    @property
+    def explicit_port(self) -> int | None:
+        """The port that was asked for; None where it is only the default, and another may be taken."""
+        return self.port if "port" in self.model_fields_set else None
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, masked(value) if name == "mongo_uri" and value else value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then the file; nothing else is read."""
+        return init_settings, env_settings, InitSettingsSource(settings_cls, _file_values())
+
+
+def _file_values() -> dict[str, Any]:
+    """What the file named by ``SCDM_CONFIG_FILE`` says; empty where none is named."""
+    name = os.environ.get(CONFIG_FILE_VARIABLE)
+    if not name:
+        return {}
+    where = f"settings file {name} ({CONFIG_FILE_VARIABLE})"
+    try:
+        data = yaml.safe_load(Path(name).expanduser().read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{where} does not exist; create it or unset {CONFIG_FILE_VARIABLE}") from None
+    except OSError as error:
+        raise ConfigError(
+            f"{where} cannot be read: {error.strerror}; mend that or unset {CONFIG_FILE_VARIABLE}"
+        ) from None
+    except (
+        yaml.YAMLError,
+        UnicodeDecodeError,
+    ):  # their text would show the file's content, passwords included
+        raise ConfigError(f"{where} is not YAML; write one 'key: value' a line") from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where} must hold a mapping of keys to values, found {type(data).__name__}")
+    for key in data:
+        if key not in ScdmSettings.model_fields:
+            raise ConfigError(f"{where}: unknown key {key!r}{_hint(str(key), ScdmSettings.model_fields)}")
+    return data
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(names)}"
+
+
+def _refuse_misspelt_variables() -> None:
+    """A misspelt variable would send data to another database without a word."""
+    known = {PREFIX + name.upper() for name in ScdmSettings.model_fields} | {CONFIG_FILE_VARIABLE}
+    for name in os.environ:
+        if name.startswith(PREFIX) and name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+            if near:
+                raise ConfigError(
+                    f"unknown environment variable {name}; did you mean {near[0]}? Rename or unset it"
+                )
+
 
 def get_settings() -> ScdmSettings:
-    """The settings now; ``ConfigError`` names the variable that is wrong."""
+    """The settings now; ``ConfigError`` names the variable or key that is wrong."""
+    _refuse_misspelt_variables()
     try:
         return ScdmSettings()
     except ValidationError as error:
         lines = []
         for item in error.errors():
-            name = f"SCDM_{'_'.join(str(p) for p in item['loc']).upper()}"
-            shown = "(hidden)" if name == "SCDM_MONGO_URI" else repr(item["input"])
-            lines.append(f"{name}={shown}: {item['msg']}")
+            field = "_".join(str(p) for p in item["loc"])
+            shown = "(hidden)" if field == "mongo_uri" else repr(item["input"])
+            lines.append(f"{PREFIX}{field.upper()}={shown}: {item['msg'].removeprefix('Value error, ')}")
         raise ConfigError("; ".join(lines)) from None
 
 
 def masked(uri: str) -> str:
     """The URI without its password, for messages."""
-    password = urlsplit(uri).password
-    return uri.replace(f":{password}@", ":***@") if password else uri
+    return re.sub(r"(?<=://)([^:@/]*):(.*)@", r"\1:***@", uri)

@@ -20,7 +20,9 @@ def shared_data() -> Path:
     return folder
 
 
-def mx2(polytype: str, a: float = 3.18, half: float = 1.565, c: float = 20.0, shift: float = 0.5) -> Structure:
+def mx2(
+    polytype: str, a: float = 3.18, half: float = 1.565, c: float = 20.0, shift: float = 0.5
+) -> Structure:
     """1H- or 1T-MoS2, lengths in angstrom, its middle at fractional z = ``shift``."""
     second = (2 / 3, 1 / 3) if polytype == "1H" else (0.0, 0.0)
     frac = [[1 / 3, 2 / 3, shift], [2 / 3, 1 / 3, shift + half / c], [*second, shift - half / c]]

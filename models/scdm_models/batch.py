@@ -55,7 +55,16 @@ class WyckoffTensors:
 @cache
 def wyckoff_tensors() -> WyckoffTensors:
     """The stacked tables (float32, CPU)."""
-    rotations, translations, points, multiplicity, group, free, tangent, first = [], [], [], [], [], [], [], [0]
+    rotations, translations, points, multiplicity, group, free, tangent, first = (
+        [],
+        [],
+        [],
+        [],
+        [],
+        [],
+        [],
+        [0],
+    )
     for number in range(1, N_GROUPS + 1):
         tables = layer_group(number)
         reference = HEX if tables.family == "hexagonal" else np.eye(2)
@@ -137,7 +146,9 @@ def n_atoms(wyckoff: Tensor, mask: Tensor) -> Tensor:
 def reference_cell(group: Tensor, dtype: torch.dtype) -> Tensor:
     """(B, 2, 2) rows of the unit-area reference cell: hexagonal for groups 65-80, square for all others."""
     hexagonal = torch.tensor(HEX, dtype=dtype, device=group.device)
-    return torch.where((group >= 65)[:, None, None], hexagonal, torch.eye(2, dtype=dtype, device=group.device))
+    return torch.where(
+        (group >= 65)[:, None, None], hexagonal, torch.eye(2, dtype=dtype, device=group.device)
+    )
 
 
 def lattice_matrix(group: Tensor, lattice: Tensor, atoms: Tensor) -> Tensor:
@@ -146,7 +157,8 @@ def lattice_matrix(group: Tensor, lattice: Tensor, atoms: Tensor) -> Tensor:
     radius = torch.sqrt(s1**2 + s2**2 + 1e-12)
     cosh, sinhc = torch.cosh(radius), torch.sinh(radius) / radius
     shape = torch.stack(
-        [torch.stack([cosh + sinhc * s1, sinhc * s2], -1), torch.stack([sinhc * s2, cosh - sinhc * s1], -1)], -2
+        [torch.stack([cosh + sinhc * s1, sinhc * s2], -1), torch.stack([sinhc * s2, cosh - sinhc * s1], -1)],
+        -2,
     )
     shape = torch.where((group >= 49)[:, None, None], reference_cell(group, lattice.dtype), shape)
     side = torch.exp(lattice[:, 0]) * torch.sqrt(atoms.to(lattice.dtype))
@@ -224,12 +236,15 @@ def from_batch(batch: CrystalBatch) -> list[LayerCrystal]:
             p = batch.params[row, k].double().numpy()
             x, y, z = position.rotations[0] @ np.where([i in position.free for i in range(3)], p, 0.0)
             x, y = (np.array([x, y]) + position.translations[0][:2]) % 1.0
-            sites.append(Site(int(batch.element[row, k]) + 1, position.letter, (float(x), float(y), float(z))))
+            sites.append(
+                Site(int(batch.element[row, k]) + 1, position.letter, (float(x), float(y), float(z)))
+            )
         rows = matrices[row]
         a, b = (float(np.linalg.norm(r)) for r in rows)
-        gamma = {"oblique": float(np.rad2deg(np.arccos(rows[0] @ rows[1] / (a * b)))), "hexagonal": 120.0}.get(
-            group.family, 90.0
-        )
+        gamma = {
+            "oblique": float(np.rad2deg(np.arccos(rows[0] @ rows[1] / (a * b)))),
+            "hexagonal": 120.0,
+        }.get(group.family, 90.0)
         if group.family == "rectangular":
             a, b = float(rows[0, 0]), float(rows[1, 1])
         crystals.append(LayerCrystal(number, (a, b, gamma), tuple(sites)))

@@ -88,23 +88,33 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
     if path is None:
         resource = files("scdm_models").joinpath("data", PACKAGED)
         if not resource.is_file():
-            raise CheckpointError("this installation has no packaged checkpoint; train one with `scdm train` and pass --checkpoint")
+            raise CheckpointError(
+                "this installation has no packaged checkpoint; train one with `scdm train` and pass --checkpoint"
+            )
         with as_file(resource) as packaged:
             return load_checkpoint(packaged)
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} does not exist; leave --checkpoint out to use the packaged model")
+        raise CheckpointError(
+            f"checkpoint {path} does not exist; leave --checkpoint out to use the packaged model"
+        )
     try:
         with safe_open(str(path), framework="pt") as handle:
             header = handle.metadata() or {}
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a safetensors file ({error}); use a file that `scdm train` wrote") from error
+        raise CheckpointError(
+            f"{path} is not a safetensors file ({error}); use a file that `scdm train` wrote"
+        ) from error
     if header.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has format {header.get('format')!r}, expected {FORMAT!r}; retrain it with this version")
+        raise CheckpointError(
+            f"{path} has format {header.get('format')!r}, expected {FORMAT!r}; retrain it with this version"
+        )
     digest = _digest(tensors)
     if digest != header.get("sha256"):
-        raise CheckpointError(f"{path} does not match its checksum: it was changed or damaged; fetch it again")
+        raise CheckpointError(
+            f"{path} does not match its checksum: it was changed or damaged; fetch it again"
+        )
     height, mean, std = json.loads(header["scales"])
     model = Scdm(NetworkConfig(**json.loads(header["network"])), Scales(height, tuple(mean), tuple(std)))
     prior = tensors.pop("prior")

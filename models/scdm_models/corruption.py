@@ -89,7 +89,9 @@ def _make_scale() -> tuple[Tensor, Tensor]:
     rms = []
     for sigma in sigmas:
         delta = torch.stack([-noise * sigma, torch.zeros_like(noise)], -1)
-        moved = wrapped_displacement(delta, tangent.expand(len(noise), 2, 2), sigma.expand(len(noise)), one.expand(len(noise), 2))
+        moved = wrapped_displacement(
+            delta, tangent.expand(len(noise), 2, 2), sigma.expand(len(noise)), one.expand(len(noise), 2)
+        )
         rms.append(moved[:, 0].pow(2).mean().sqrt())
     return sigmas.log(), torch.stack(rms).clamp(min=1e-3)
 

@@ -154,7 +154,9 @@ def _wrap(delta: Array) -> Array:
     return out
 
 
-def _permutations(group: LayerGroup, matrix: Array, xyz: Array, numbers: NDArray[np.int64]) -> tuple[Any, Array, float]:
+def _permutations(
+    group: LayerGroup, matrix: Array, xyz: Array, numbers: NDArray[np.int64]
+) -> tuple[Any, Array, float]:
     """Which atom each operation takes atom i to, (n_ops, n); the images; and the largest mismatch in angstrom.
 
     xyz: (n, 3) in-plane fractions and heights in angstrom.
@@ -183,7 +185,8 @@ def _average(group: LayerGroup, xyz: Array, perm: NDArray[np.int64]) -> Array:
 @cache
 def _position_arrays(number: int) -> list[tuple[int, Array, Array, list[int]]]:
     return [
-        (p.multiplicity, p.rotations[0], p.translations[0], list(p.free)) for p in layer_group(number).positions
+        (p.multiplicity, p.rotations[0], p.translations[0], list(p.free))
+        for p in layer_group(number).positions
     ]
 
 
@@ -206,7 +209,9 @@ def _on_position(rotation: Array, translation: Array, free: list[int], points: A
     return parameters, residual[rows, best]
 
 
-def _assign(group: LayerGroup, xyz: Array, numbers: NDArray[np.int64], perm: NDArray[np.int64]) -> tuple[Site, ...]:
+def _assign(
+    group: LayerGroup, xyz: Array, numbers: NDArray[np.int64], perm: NDArray[np.int64]
+) -> tuple[Site, ...]:
     """The occupied orbits of symmetric positions; ``SymmetryError`` if an orbit fits no position."""
     sites, done = [], np.zeros(len(xyz), dtype=bool)
     for start in range(len(xyz)):

@@ -1,4 +1,4 @@
-"""The slab contract: c along z, a along x, one slab in the middle of its cell; and whether atoms form one layer.
+"""The slab contract (c along z, a along x, one slab in the middle), and whether atoms form one layer.
 
 Owns geometry of cells and bonded components. Knows no symmetry and no model.
 """
@@ -12,19 +12,22 @@ from pymatgen.core import Lattice, Structure
 from scdm_models.errors import NotALayerError, StructureError
 
 Array = NDArray[np.float64]
-# Widest empty gap below which a crystal counts as bulk. Measured: every layer of 2dMatPedia and C2DB has at least
-# 6.9 angstrom (but one entry, which is a bulk crystal), 99.6 % of 25,985 bulk phases of the Materials Project less
-# than 5 (the rest hold slabs and molecules); interlayer gaps of van der Waals crystals end near 4.
+# Widest empty gap below which a crystal counts as bulk. Measured: all but one of the 9,944 entries of
+# 2dMatPedia and C2DB have at least 7.0 angstrom (the one is a bulk crystal), 99.6 % of 25,985 bulk phases of
+# the Materials Project less than 5 (the rest hold slabs and molecules); van der Waals gaps end near 4.
 MIN_VACUUM_ANGSTROM = 5.0
 DEFAULT_VACUUM_ANGSTROM = 20.0
-# Bonded: closer than this times the sum of the covalent radii. Measured: at 1.3 99.3 % of C2DB's layers are one
-# component in two dimensions (95.7 % at 1.2, 100 % at 1.4, where van der Waals contacts of Te begin to count).
+# Bonded: closer than this times the sum of the covalent radii. Measured: at 1.3 99.7 % of C2DB's layers and
+# 90.5 % of 2dMatPedia's are one component in two dimensions (96.4 and 84.7 % at 1.2; 100 and 93.5 % at 1.4,
+# where van der Waals contacts of Te begin to count).
 BOND_FACTOR = 1.3
 _RADII: Array | None = None
 
 
 def covalent_radii(numbers: NDArray[np.int64]) -> Array:
-    """Covalent radii, angstrom (Cordero et al., Dalton Trans. 2832 (2008), doi:10.1039/b801115j, through ASE)."""
+    """Covalent radii, angstrom (Cordero et al., Dalton Trans. 2832 (2008), doi:10.1039/b801115j, through
+    ASE).
+    """
     global _RADII
     if _RADII is None:
         from ase.data import covalent_radii as table
@@ -35,7 +38,7 @@ def covalent_radii(numbers: NDArray[np.int64]) -> Array:
 
 
 def _largest_gap(frac: Array) -> tuple[float, float]:
-    """Largest empty interval of fractional coordinates on the circle: (length, coordinate where it begins)."""
+    """Largest empty interval of fractional coordinates on the circle: (length, where it begins)."""
     z = np.sort(frac % 1.0)
     gaps = np.diff(np.append(z, z[0] + 1.0))
     k = int(np.argmax(gaps))
@@ -49,23 +52,32 @@ def _heights(matrix: Array) -> Array:
 
 
 def slab_thickness(structure: Structure) -> float:
-    """Distance between the outermost atoms along the normal of a and b, angstrom; a slab across the boundary is joined."""
+    """Distance between the outermost atoms along the normal of a and b, angstrom; a slab across the boundary
+    is joined.
+    """
     gap, _ = _largest_gap(np.array(structure.frac_coords)[:, 2])
     return float((1.0 - gap) * _heights(structure.lattice.matrix)[2])
 
 
 def vacuum_thickness(structure: Structure) -> float:
     """Distance between the slab and its image along the normal of a and b, angstrom."""
-    return float(_largest_gap(np.array(structure.frac_coords)[:, 2])[0] * _heights(structure.lattice.matrix)[2])
+    return float(
+        _largest_gap(np.array(structure.frac_coords)[:, 2])[0] * _heights(structure.lattice.matrix)[2]
+    )
 
 
 def _checked_arrays(structure: Structure) -> tuple[Array, Array]:
     """Lattice rows and fractional coordinates; ``StructureError`` for what is no crystal."""
     if len(structure) == 0:
         raise StructureError("the structure has no atoms; a layer needs at least one")
-    frac, matrix = np.array(structure.frac_coords, dtype=float), np.array(structure.lattice.matrix, dtype=float)
+    frac, matrix = (
+        np.array(structure.frac_coords, dtype=float),
+        np.array(structure.lattice.matrix, dtype=float),
+    )
     if not (np.isfinite(frac).all() and np.isfinite(matrix).all()):
-        raise StructureError("coordinates or lattice hold a value that is not a finite number; repair the file")
+        raise StructureError(
+            "coordinates or lattice hold a value that is not a finite number; repair the file"
+        )
     volume = abs(float(np.linalg.det(matrix)))
     if volume < 1e-3:
         raise StructureError(f"the cell volume {volume:g} angstrom^3 must be > 0; repair the lattice")
@@ -75,9 +87,9 @@ def _checked_arrays(structure: Structure) -> tuple[Array, Array]:
 def orient_slab(structure: Structure, vacuum: float | None = DEFAULT_VACUUM_ANGSTROM) -> Structure:
     """The same layer with c along +z, perpendicular to a and b, a along x, centred at fractional z = 1/2.
 
-    The layer is what the two lattice vectors other than the vacuum's span, so a tilted c is replaced by the normal
-    and no distance within the layer changes. The rotation is proper. Sites keep their order; oxidation states and
-    site properties are not carried over.
+    The layer is what the two lattice vectors other than the vacuum's span, so a tilted c is replaced by the
+    normal and no distance within the layer changes. The rotation is proper. Sites keep their order; oxidation
+    states and site properties are not carried over.
 
     Parameters
     ----------
@@ -108,8 +120,8 @@ def orient_slab(structure: Structure, vacuum: float | None = DEFAULT_VACUUM_ANGS
     axis = 2 if gaps[2] > max(gaps[:2]) - 1e-6 else int(np.argmax(gaps))  # c where it is as good
     if gaps[axis] < MIN_VACUUM_ANGSTROM:
         raise NotALayerError(
-            f"the widest empty gap is {gaps[axis]:.1f} angstrom, a layer needs at least {MIN_VACUUM_ANGSTROM:g}: "
-            "this is a bulk crystal; give a slab with vacuum"
+            f"the widest empty gap is {gaps[axis]:.1f} angstrom, a layer needs at least "
+            f"{MIN_VACUUM_ANGSTROM:g}: this is a bulk crystal; give a slab with vacuum"
         )
     order = [(axis + 1) % 3, (axis + 2) % 3, axis]  # cyclic: keeps the handedness
     matrix, frac = matrix[order], frac[:, order]
@@ -120,7 +132,11 @@ def orient_slab(structure: Structure, vacuum: float | None = DEFAULT_VACUUM_ANGS
     normal /= np.sqrt(normal @ normal)
     x = matrix[0] / np.sqrt(matrix[0] @ matrix[0])
     y = np.array(
-        [normal[1] * x[2] - normal[2] * x[1], normal[2] * x[0] - normal[0] * x[2], normal[0] * x[1] - normal[1] * x[0]]
+        [
+            normal[1] * x[2] - normal[2] * x[1],
+            normal[2] * x[0] - normal[0] * x[2],
+            normal[0] * x[1] - normal[1] * x[0],
+        ]
     )
     frame = np.array([x, y, normal]).T  # columns are the new axes
     cart = frac @ matrix @ frame
@@ -139,9 +155,9 @@ def orient_slab(structure: Structure, vacuum: float | None = DEFAULT_VACUUM_ANGS
 def layer_dimensionality(structure: Structure) -> list[int]:
     """Dimensionality (0-3) of each bonded component, by the rank of the lattice translations it connects.
 
-    Atoms closer than ``BOND_FACTOR`` times the sum of their covalent radii are bonded; components as in Larsen et
-    al., Phys. Rev. Materials 3, 034003 (2019), doi:10.1103/PhysRevMaterials.3.034003. 1H-MoS2 gives ``[2]``, its
-    bilayer ``[2, 2]``, diamond ``[3]``, a molecule ``[0]``.
+    Atoms closer than ``BOND_FACTOR`` times the sum of their covalent radii are bonded; components as in
+    Larsen et al., Phys. Rev. Materials 3, 034003 (2019), doi:10.1103/PhysRevMaterials.3.034003. 1H-MoS2 gives
+    ``[2]``, its bilayer ``[2, 2]``, diamond ``[3]``, a molecule ``[0]``.
     """
     radii = covalent_radii(np.array([site.specie.Z for site in structure]))
     first, second, images, distances = structure.get_neighbor_list(float(2 * radii.max() * BOND_FACTOR))
@@ -151,7 +167,9 @@ def layer_dimensionality(structure: Structure) -> list[int]:
         first[bonded].tolist(), second[bonded].tolist(), images[bonded].astype(int).tolist(), strict=True
     ):
         edges.setdefault(i, []).append((j, (u, v, w)))
-    found: dict[int, tuple[int, int, int]] = {}  # lattice vector that carries an atom to its component's first copy
+    found: dict[
+        int, tuple[int, int, int]
+    ] = {}  # lattice vector that carries an atom to its component's first copy
     ranks = []
     for start in range(len(structure)):
         if start in found:

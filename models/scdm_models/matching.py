@@ -1,11 +1,13 @@
 """Equality of layers: pymatgen's StructureMatcher made safe for slabs. Owns the comparison, no data set.
 
-With its defaults the matcher scales the vacuum into the comparison: at c >= 20 angstrom it calls 1H- and 1T-MoS2 the
-same, and the same layer at two values of c different. Here
+With its defaults the matcher scales the vacuum into the comparison: at c >= 20 angstrom it calls 1H- and
+1T-MoS2 the same, and the same layer at two values of c different. Here
 
 - c is the thickness plus 3.4 angstrom, the volume is not scaled, lattice tolerances are 10 % and 3 degrees;
-- cells are made primitive in the plane only (in three dimensions two layers 3.4 angstrom apart would become one);
-- heights must agree before anything else is tried, so a stack is never matched with another order of its sheets;
+- cells are made primitive in the plane only: in three dimensions the double layer of AA graphene would become
+  the single layer;
+- heights must agree before anything else is tried: across a gap of 3.4 angstrom the sheets of a layer could
+  else be paired in another order (Se-Ga-Ga-Se with Ga-Se-Se-Ga, measured in twelve pairs of 2dMatPedia);
 - only layers of one formula (and, in ``group``, one layer group) are compared at all.
 
 A layer, its mirror images and its in-plane supercells are the same layer.
@@ -105,9 +107,7 @@ def primitive_in_plane(structure: Structure, tolerance: float = TRANSLATION_TOLE
             xyz[:, :2] = xyz[:, :2] @ smaller @ np.linalg.inv(plane)
     lattice = np.zeros((3, 3))
     lattice[:2, :2], lattice[2, 2] = plane, c
-    return Structure(
-        Lattice(lattice), numbers.tolist(), np.column_stack([xyz[:, :2] % 1.0, xyz[:, 2] / c])
-    )
+    return Structure(Lattice(lattice), numbers.tolist(), np.column_stack([xyz[:, :2] % 1.0, xyz[:, 2] / c]))
 
 
 class _Prepared:
@@ -130,8 +130,8 @@ class LayerMatcher:
     Parameters
     ----------
     stol
-        Largest distance of an atom from its partner, in units of (volume / atom)^(1/3) with c = thickness + 3.4
-        angstrom (0.2 is about 0.5 angstrom).
+        Largest distance of an atom from its partner, in units of (volume / atom)^(1/3) with c = thickness +
+        3.4 angstrom (0.2 is about 0.5 angstrom).
     ltol
         Relative tolerance of the lattice lengths; the angle's is 3 degrees.
     """
@@ -194,7 +194,9 @@ class LayerMatcher:
             return False
         return bool(self._matcher.fit(first.structure, second.structure, skip_structure_reduction=True))
 
-    def group(self, structures: Sequence[Structure], keys: Sequence[Hashable] | None = None) -> list[list[int]]:
+    def group(
+        self, structures: Sequence[Structure], keys: Sequence[Hashable] | None = None
+    ) -> list[list[int]]:
         """Indices of equal layers, each group in input order and groups by their first member.
 
         Each structure is compared with the first member of the groups before it. One that is no layer equals
@@ -205,10 +207,12 @@ class LayerMatcher:
         structures
             Layers.
         keys
-            Only structures with the same reduced formula and the same key (such as the layer group) are compared.
+            Only structures with the same reduced formula and the same key (such as the layer group) are
+            compared.
         """
         labels = [
-            (s.composition.reduced_formula, "" if keys is None else repr(keys[i])) for i, s in enumerate(structures)
+            (s.composition.reduced_formula, "" if keys is None else repr(keys[i]))
+            for i, s in enumerate(structures)
         ]
         groups: list[list[int]] = []
         order = sorted(range(len(structures)), key=lambda i: (labels[i], i))

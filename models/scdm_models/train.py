@@ -220,7 +220,9 @@ def _train_phase(
     log: list[list[Any]],
     progress: Callable[[Progress], None] | None,
 ) -> dict[str, float]:
-    net, mean = (model.skeleton, average.skeleton) if phase == "skeleton" else (model.geometry, average.geometry)
+    net, mean = (
+        (model.skeleton, average.skeleton) if phase == "skeleton" else (model.geometry, average.geometry)
+    )
     budget = 60 * (config.skeleton_minutes if phase == "skeleton" else config.geometry_minutes)
     epochs = config.skeleton_max_epochs if phase == "skeleton" else config.max_epochs
     optimizer = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -243,7 +245,9 @@ def _train_phase(
                 t = (torch.rand(1) + torch.arange(len(part)) / len(part)) % 1.0  # stratified
                 loss = sum(model.geometry_loss(part, t[torch.randperm(len(part))]), torch.zeros(()))
             if not torch.isfinite(loss):
-                raise ScdmError(f"the {phase} loss became {float(loss)} at step {step}; lower learning_rate={config.learning_rate}")
+                raise ScdmError(
+                    f"the {phase} loss became {float(loss)} at step {step}; lower learning_rate={config.learning_rate}"
+                )
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -257,7 +261,9 @@ def _train_phase(
         if epoch % 5 == 0 or used >= 1:
             scores = _validation(phase, average, held)
             score = sum(scores.values())
-            log.append([phase, epoch, round(time.monotonic() - started, 1), total / max(1, len(batches)), score])
+            log.append(
+                [phase, epoch, round(time.monotonic() - started, 1), total / max(1, len(batches)), score]
+            )
             if progress is not None:
                 progress(Progress(phase, epoch, min(1.0, used), total / max(1, len(batches)), score))
             if best is None or score < best[0]:
@@ -266,4 +272,7 @@ def _train_phase(
             break
     if best is not None:
         mean.load_state_dict(best[1])  # the average with the lowest validation loss
-    return {**{k: round(v, 4) for k, v in _validation(phase, average, held).items()}, f"{phase}_epochs": epoch + 1}
+    return {
+        **{k: round(v, 4) for k, v in _validation(phase, average, held).items()},
+        f"{phase}_epochs": epoch + 1,
+    }

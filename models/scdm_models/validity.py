@@ -1,4 +1,4 @@
-"""Whether atoms are too close: the paper's 0.5 angstrom and a covalent-radii check beside it. Judges distances only."""
+"""Whether atoms are too close: the paper's 0.5 angstrom and a covalent-radii check beside it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from scdm_models.errors import StructureError
 from scdm_models.lattice import covalent_radii
 
 PAPER_MIN_DISTANCE_ANGSTROM = 0.5
-# Radii: Cordero 2008 (see scdm_models.lattice.covalent_radii). Of the 9,943 layers of 2dMatPedia and C2DB 99.8 % have
-# no pair closer than 0.7 times the sum of the radii (100 % at 0.6, 98.6 % at 0.75); the smallest value is 0.634.
+# Radii: Cordero 2008 (see scdm_models.lattice.covalent_radii). Of the 9,943 layers of 2dMatPedia and C2DB
+# 99.8 % have no pair closer than 0.7 times the sum of the radii (100 % at 0.6, 98.6 % at 0.75); the smallest
+# value is 0.634.
 RADII_FACTOR = 0.7
 
 
@@ -20,8 +21,8 @@ RADII_FACTOR = 0.7
 class Distances:
     """Shortest distances of a structure.
 
-    min_distance: angstrom; min_ratio: smallest distance over the sum of the covalent radii of its pair. Periodic
-    images are included, so both are finite for every crystal.
+    min_distance: angstrom; min_ratio: smallest distance over the sum of the covalent radii of its pair.
+    Periodic images are included, so both are finite for every crystal.
     """
 
     min_distance: float
@@ -32,8 +33,8 @@ class Distances:
 class Validity:
     """The verdict of both checks with the numbers behind it.
 
-    min_distance_angstrom, min_ratio: as in ``Distances``; valid_distance, valid_radii: the two verdicts; reason: why
-    the structure fails (the paper's check first), None where it passes both.
+    min_distance_angstrom, min_ratio: as in ``Distances``; valid_distance, valid_radii: the two verdicts;
+    reason: why the structure fails (the paper's check first), None where it passes both.
     """
 
     min_distance_angstrom: float
@@ -49,9 +50,10 @@ def _not_negative(name: str, value: float, advice: str) -> None:
 
 
 def shortest_distances(structure: Structure) -> Distances:
-    """The shortest interatomic distance, in angstrom and relative to covalent radii, periodic images included.
+    """The shortest interatomic distance with periodic images, in angstrom and relative to covalent radii.
 
-    Exact for any cell, however skewed: the neighbour search grows until no pair beyond it could have a smaller ratio.
+    Exact for any cell, however skewed: the neighbour search grows until no pair beyond it could have a
+    smaller ratio.
 
     Raises
     ------
@@ -116,6 +118,7 @@ def check_distances(
         reason = f"atoms {shortest.min_distance:.3f} angstrom apart, at least {threshold:g} are required"
     elif not apart:
         reason = (
-            f"atoms at {shortest.min_ratio:.2f} of the sum of their covalent radii, at least {factor:g} is required"
+            f"atoms at {shortest.min_ratio:.2f} of the sum of their covalent radii, "
+            f"at least {factor:g} is required"
         )
     return Validity(shortest.min_distance, shortest.min_ratio, far, apart, reason)

@@ -42,7 +42,9 @@ class CalibratedHull:
     calibration_id: str
 
 
-def features(fractions: Mapping[str, float], e_above_hull: float, formation_energy: float) -> NDArray[np.float64]:
+def features(
+    fractions: Mapping[str, float], e_above_hull: float, formation_energy: float
+) -> NDArray[np.float64]:
     """(105,) element fractions by atomic number, surrogate E_hull and formation energy (eV/atom)."""
     row = np.zeros(N_ELEMENTS + 2)
     total = sum(fractions.values())
@@ -82,10 +84,14 @@ class Calibration:
             goes_left = row[self.feature[node]] <= self.threshold[node]
             node = np.where(inner, np.where(goes_left, self.left[node], self.right[node]), node)
 
-    def apply(self, fractions: Mapping[str, float], e_above_hull: float, formation_energy: float) -> CalibratedHull:
+    def apply(
+        self, fractions: Mapping[str, float], e_above_hull: float, formation_energy: float
+    ) -> CalibratedHull:
         """The calibrated value of surrogate E_hull and formation energy (eV/atom)."""
         if not (np.isfinite(e_above_hull) and np.isfinite(formation_energy)):
-            raise ReferenceDataError(f"E_hull {e_above_hull} and formation energy {formation_energy} must be numbers")
+            raise ReferenceDataError(
+                f"E_hull {e_above_hull} and formation energy {formation_energy} must be numbers"
+            )
         value = e_above_hull + self.correction(features(fractions, e_above_hull, formation_energy))
         k = int(np.clip(np.searchsorted(self.error_edges, value, side="right") - 1, 0, len(self.errors) - 1))
         in_domain = all(Element(e).Z in self.elements for e in fractions)
@@ -104,7 +110,9 @@ def load_calibration(path: str | None = None) -> Calibration:
     except FileNotFoundError:
         raise ReferenceDataError("the calibration file does not exist; fit it with `scdm refs fit`") from None
     except (OSError, ValueError, KeyError) as error:
-        raise ReferenceDataError(f"the calibration file is damaged ({error}); fit it again with `scdm refs fit`") from None
+        raise ReferenceDataError(
+            f"the calibration file is damaged ({error}); fit it again with `scdm refs fit`"
+        ) from None
     integers = {"feature", "left", "right", "roots", "elements"}
     typed = {k: v.astype(np.int64 if k in integers else float) for k, v in arrays.items()}
     return Calibration(**typed, header=header)

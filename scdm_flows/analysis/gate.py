@@ -2,23 +2,49 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
-from pymatgen.core import Structure
+from pymatgen.core.structure import Structure
 
 from scdm_flows.analysis.calibration import calibrate
-from scdm_flows.analysis.hull import Phase, energy_above_hull
-from scdm_flows.config import CampaignConfig
+from scdm_flows.analysis.hull import energy_above_hull
+from scdm_flows.config import CampaignConfig, GateConfig
 from scdm_flows.documents.stages import GateDoc, ScreenedCandidate
-from scdm_flows.errors import ReferenceDataError
-from scdm_models.errors import ScdmError
+from scdm_flows.errors import ReferenceDataError, ScdmError
+from scdm_flows.references.table import ReferenceTable
 from scdm_models.lattice import is_one_layer
 from scdm_models.symmetry.detect import detect_layer_group, detect_space_group
 
 RELAXED_SYMPREC = 0.05
 
 
+@dataclass(frozen=True)
+class Relaxation:
+    """A relaxed structure (atoms in the order of the sample) and how the relaxation went; max_force in eV/angstrom."""
+
+    structure: Structure
+    converged: bool
+    steps: int | None
+    max_force: float | None
+
+    @classmethod
+    def of_task(cls, task: Any) -> Relaxation:
+        """From the document of an atomate2 relaxation, whether of a force field or of VASP."""
+        output = task.output
+        forces = getattr(output, "forces", None)
+        largest = (
+            None if forces is None else float(np.linalg.norm(np.array(forces, dtype=float), axis=1).max())
+        )
+        converged = getattr(task, "is_force_converged", None)
+        if converged is None:  # VASP's document; atomate2 stops before this where a run did not converge
+            converged = str(getattr(task, "state", "")).rpartition(".")[2].lower() == "successful"
+        return cls(task.structure, bool(converged), getattr(output, "n_steps", None), largest)
+
+
 def rmsd(first: Structure, second: Structure) -> float:
-    """Root mean square distance of equally ordered atoms after removing the mean shift, angstrom (cell changes excluded)."""
+    """Root mean square distance of equally ordered atoms without the mean shift, angstrom; cell changes excluded."""
     delta = np.array(second.frac_coords) - np.array(first.frac_coords)
     delta -= np.round(delta)
     cart = delta @ np.array(second.lattice.matrix)
@@ -29,45 +55,40 @@ def rmsd(first: Structure, second: Structure) -> float:
 def gate(
     config: CampaignConfig,
     screened: ScreenedCandidate,
-    relaxed: Structure,
+    relaxation: Relaxation,
     energy_per_atom: float,
     *,
-    scheme: str,
     surrogate: bool,
-    converged: bool,
-    steps: int | None,
-    max_force: float | None,
-    phases: list[Phase],
-    reference_sha256: str,
+    references: ReferenceTable,
 ) -> GateDoc:
-    """The gate's document.
+    """The gate's document; the calibrated energy above hull decides where the energy is a surrogate.
 
     Parameters
     ----------
     config, screened
         Campaign and screened candidate.
-    relaxed
-        Relaxed structure, atoms in the order of the sample.
+    relaxation
+        Its relaxation.
     energy_per_atom
-        Static energy, eV/atom, of ``scheme``; ``surrogate`` says whether a force field made it.
-    converged, steps, max_force
-        Of the relaxation; force in eV/angstrom.
-    phases
-        Frozen reference phases of the chemical system, in the same scheme.
-    reference_sha256
-        Names the reference table.
+        Static energy, eV/atom, of the references' scheme.
+    surrogate
+        Whether a force field made it.
+    references
+        Frozen reference phases. A candidate with an element they lack gets no energy above hull, and the reason.
     """
+    relaxed = relaxation.structure
     doc = GateDoc(
         candidate_id=screened.candidate_id,
         campaign=config.name,
         relaxed_structure=relaxed.as_dict(),
-        relax_converged=converged,
-        relax_steps=steps,
-        max_force_ev_per_angstrom=max_force,
+        relax_converged=relaxation.converged,
+        relax_steps=relaxation.steps,
+        max_force_ev_per_angstrom=relaxation.max_force,
         energy_per_atom=energy_per_atom,
-        energy_scheme=scheme,
+        energy_scheme=references.scheme,
         surrogate=surrogate,
-        reference_sha256=reference_sha256,
+        reference_sha256=references.sha256,
+        one_layer=is_one_layer(relaxed),
         in_window=False,
         phonon=False,
     )
@@ -78,32 +99,46 @@ def gate(
         doc.space_group = detect_space_group(relaxed, RELAXED_SYMPREC)
     except ScdmError:
         pass  # a distorted layer may have no group at this tolerance; the energies still count
-    doc.one_layer = is_one_layer(relaxed)
-    fractions = {str(e): float(x) for e, x in relaxed.composition.fractional_composition.items()}
     try:
-        hull = energy_above_hull(fractions, energy_per_atom, phases)
+        _add_energies(doc, relaxed, references)
     except ReferenceDataError as error:
-        doc.reason = f"no hull: {error}"
+        doc.reason = f"no energy above hull: {error}"
         return doc
+    doc.reason = _judge(doc, config.gate, len(relaxed))
+    doc.phonon = doc.reason is None
+    return doc
+
+
+def _add_energies(doc: GateDoc, relaxed: Structure, references: ReferenceTable) -> None:
+    fractions = {str(e): float(x) for e, x in relaxed.composition.fractional_composition.items()}
+    hull = energy_above_hull(fractions, doc.energy_per_atom, references.entries(list(fractions)))
     doc.formation_energy_per_atom = hull.formation_energy_per_atom
     doc.e_above_hull_raw, doc.decomposition = hull.e_above_hull, hull.decomposition
     doc.e_above_hull = hull.e_above_hull
-    if surrogate:
+    if doc.surrogate:
         calibrated = calibrate(fractions, hull.e_above_hull, hull.formation_energy_per_atom)
         doc.e_above_hull, doc.e_above_hull_error = calibrated.e_above_hull, calibrated.error
         doc.calibration_id = calibrated.calibration_id
-    rules = config.gate
+
+
+def _judge(doc: GateDoc, rules: GateConfig, n_atoms: int) -> str | None:
+    """Sets ``in_window``; returns why no phonons follow, None where they do."""
+    if doc.e_above_hull is None:
+        return "no energy above hull"
     doc.in_window = doc.e_above_hull <= rules.max_e_above_hull
-    if not converged:
-        doc.reason = f"relaxation did not converge in {steps} steps (largest force {max_force} eV/angstrom)"
-    elif not doc.one_layer:
-        doc.reason = "fell apart: the relaxed structure is not one connected layer"
-    elif not doc.in_window:
-        doc.reason = f"E_hull {doc.e_above_hull:.3f} eV/atom is above the window of {rules.max_e_above_hull:g}"
-    elif doc.e_above_hull > rules.phonon_max_e_above_hull:
-        doc.reason = f"no phonons: E_hull {doc.e_above_hull:.3f} eV/atom is above {rules.phonon_max_e_above_hull:g}"
-    elif len(relaxed) > rules.phonon_max_atoms:
-        doc.reason = f"no phonons: {len(relaxed)} atoms, at most {rules.phonon_max_atoms} for phonons"
-    else:
-        doc.phonon = True
-    return doc
+    if not doc.relax_converged:
+        force = (
+            ""
+            if doc.max_force_ev_per_angstrom is None
+            else f", largest force {doc.max_force_ev_per_angstrom:.3f} eV/angstrom"
+        )
+        return f"the relaxation did not converge ({doc.relax_steps} steps{force}); raise max_relax_steps"
+    if not doc.one_layer:
+        return "fell apart: the relaxed structure is not one connected layer"
+    if not doc.in_window:
+        return f"E_hull {doc.e_above_hull:.3f} eV/atom is above the window of {rules.max_e_above_hull:g}"
+    if doc.e_above_hull > rules.phonon_max_e_above_hull:
+        return f"no phonons: E_hull {doc.e_above_hull:.3f} eV/atom is above {rules.phonon_max_e_above_hull:g}"
+    if n_atoms > rules.phonon_max_atoms:
+        return f"no phonons: {n_atoms} atoms, at most {rules.phonon_max_atoms} for phonons"
+    return None

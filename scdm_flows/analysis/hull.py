@@ -57,7 +57,9 @@ class HullResult:
     n_phases: int
 
 
-def energy_above_hull(fractions: Mapping[str, float], energy_per_atom: float, phases: Sequence[Phase]) -> HullResult:
+def energy_above_hull(
+    fractions: Mapping[str, float], energy_per_atom: float, phases: Sequence[Phase]
+) -> HullResult:
     """Energy of a composition above the hull of ``phases``.
 
     Parameters
@@ -78,9 +80,14 @@ def energy_above_hull(fractions: Mapping[str, float], energy_per_atom: float, ph
     amounts = {e: n / total for e, n in fractions.items() if n > 0}
     elements = sorted(amounts)
     inside = [p for p in phases if set(p.fractions) <= set(elements)]
-    for name, energy in [("the composition", energy_per_atom), *((p.name, p.energy_per_atom) for p in inside)]:
+    for name, energy in [
+        ("the composition", energy_per_atom),
+        *((p.name, p.energy_per_atom) for p in inside),
+    ]:
         if not math.isfinite(energy) or abs(energy) > LIMIT:
-            raise ReferenceDataError(f"energy {energy} eV/atom of {name} must be a number within +-{LIMIT:g}; check the run")
+            raise ReferenceDataError(
+                f"energy {energy} eV/atom of {name} must be a number within +-{LIMIT:g}; check the run"
+            )
     lowest: dict[str, float] = {}
     for phase in inside:
         if len(phase.fractions) == 1:
@@ -88,10 +95,14 @@ def energy_above_hull(fractions: Mapping[str, float], energy_per_atom: float, ph
             lowest[element] = min(lowest.get(element, math.inf), phase.energy_per_atom)
     missing = [e for e in elements if e not in lowest]
     if missing:
-        raise ReferenceDataError(f"no elemental reference phase for {', '.join(missing)}; add one to the phases")
+        raise ReferenceDataError(
+            f"no elemental reference phase for {', '.join(missing)}; add one to the phases"
+        )
     matrix = np.array([[p.fractions.get(e, 0.0) for p in inside] for e in elements])
     # energies relative to the elements keep the programme well scaled
-    relative = np.array([p.energy_per_atom - sum(x * lowest[e] for e, x in p.fractions.items()) for p in inside])
+    relative = np.array(
+        [p.energy_per_atom - sum(x * lowest[e] for e, x in p.fractions.items()) for p in inside]
+    )
     target = np.array([amounts[e] for e in elements])
     solution = linprog(relative, A_eq=matrix, b_eq=target, bounds=(0, None), method="highs")
     if not solution.success:

@@ -7,21 +7,25 @@ cannot even be looked at is rejected with the reason; it never stops the others.
 from __future__ import annotations
 
 import hashlib
+import logging
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from pymatgen.core import Structure
+from pymatgen.core.structure import Structure
 
-from scdm_flows.config import CampaignConfig
+from scdm_flows.config import CampaignConfig, ScreenConfig
 from scdm_flows.documents.stages import ScreenedCandidate
 from scdm_models.datasets.fingerprints import FingerprintIndex
-from scdm_models.errors import ScdmError
+from scdm_models.errors import ScdmError, SymmetryError
 from scdm_models.lattice import is_one_layer, orient_slab, slab_thickness
 from scdm_models.matching import LayerMatcher
 from scdm_models.symmetry.detect import detect_layer_group, detect_space_group
-from scdm_models.validity import RADII_FACTOR, shortest_distances
+from scdm_models.validity import check_distances
 
+logger = logging.getLogger(__name__)
 SYMPREC = 1e-3
+MOST_KNOWN = 5  # ids of equal training layers that are kept
 
 
 def candidate_id(config: CampaignConfig, index: int) -> str:
@@ -30,8 +34,10 @@ def candidate_id(config: CampaignConfig, index: int) -> str:
     return f"{config.name}-{digest}"
 
 
-def screen(config: CampaignConfig, records: Sequence[dict[str, Any]], known: FingerprintIndex) -> list[ScreenedCandidate]:
-    """A verdict for each record.
+def screen(
+    config: CampaignConfig, records: Sequence[dict[str, Any]], known: FingerprintIndex
+) -> list[ScreenedCandidate]:
+    """A verdict for each record, in order.
 
     Parameters
     ----------
@@ -42,31 +48,40 @@ def screen(config: CampaignConfig, records: Sequence[dict[str, Any]], known: Fin
     known
         Fingerprints of known layers.
     """
-    verdicts, structures = [], []
-    for record in records:
-        verdict, structure = _examine(config, record, known)
-        verdicts.append(verdict)
-        structures.append(structure)
-    alive = [i for i, v in enumerate(verdicts) if v.accepted]
-    slabs = [s for i in alive if (s := structures[i]) is not None]
-    groups = LayerMatcher().group(slabs, [verdicts[i].layer_group_generated for i in alive])
-    for group in groups:
-        first, *others = [alive[k] for k in group]
-        for i in others:
-            verdicts[i].duplicate_of = verdicts[first].candidate_id
-            verdicts[i].accepted = False
-            verdicts[i].reason = f"duplicate: the same layer as {verdicts[first].candidate_id}"
+    verdicts = [_examine(config, record, known) for record in records]
+    for first, others in _duplicates([v for v in verdicts if v.accepted]):
+        for verdict in others:
+            verdict.duplicate_of = first.candidate_id
+            verdict.accepted = False
+            verdict.reason = f"duplicate: the same layer as {first.candidate_id}"
     if config.screen.require_novel:
-        for i in alive:
-            if verdicts[i].accepted and verdicts[i].novel is False:
-                verdicts[i].accepted = False
-                verdicts[i].reason = f"known: equals {', '.join(verdicts[i].known_as[:3])} of the training data"
+        for verdict in verdicts:
+            if verdict.accepted and verdict.novel is False:
+                verdict.accepted = False
+                verdict.reason = f"known: equals {', '.join(verdict.known_as[:3])} of the training data"
     return verdicts
 
 
-def _examine(
-    config: CampaignConfig, record: dict[str, Any], known: FingerprintIndex
-) -> tuple[ScreenedCandidate, Structure | None]:
+def _duplicates(verdicts: list[ScreenedCandidate]) -> list[tuple[ScreenedCandidate, list[ScreenedCandidate]]]:
+    """Groups of equal layers of one formula and layer group: the first and the others."""
+    buckets: dict[tuple[str | None, int | None], list[ScreenedCandidate]] = defaultdict(list)
+    for verdict in verdicts:
+        buckets[verdict.formula, verdict.layer_group_generated].append(verdict)
+    groups = []
+    for bucket in buckets.values():
+        if len(bucket) < 2:
+            continue
+        try:
+            found = LayerMatcher().group([Structure.from_dict(v.structure or {}) for v in bucket])
+        except Exception as error:
+            logger.warning("duplicates of %s were not looked for: %s", bucket[0].formula, error)
+            continue
+        groups += [(bucket[g[0]], [bucket[i] for i in g[1:]]) for g in found if len(g) > 1]
+    return groups
+
+
+def _examine(config: CampaignConfig, record: dict[str, Any], known: FingerprintIndex) -> ScreenedCandidate:
+    """The verdict on one record by itself."""
     index = int(record["index"])
     verdict = ScreenedCandidate(
         candidate_id=candidate_id(config, index),
@@ -81,42 +96,40 @@ def _examine(
     )
     if verdict.structure is None:
         verdict.reason = f"unreadable: {record.get('error', 'no structure')}"
-        return verdict, None
+        return verdict
     try:
-        slab = orient_slab(Structure.from_dict(verdict.structure))
-        verdict.formula = slab.composition.reduced_formula
-        verdict.structure = slab.as_dict()
-        rules = config.screen
-        if len(slab) > rules.max_atoms:
-            verdict.reason = f"too large: {len(slab)} atoms, at most {rules.max_atoms} are allowed"
-            return verdict, slab
-        distances = shortest_distances(slab)
-        verdict.min_distance_angstrom = round(distances.min_distance, 4)
-        verdict.thickness_angstrom = round(slab_thickness(slab), 4)
-        verdict.valid_distance = distances.min_distance >= rules.min_distance_angstrom
-        verdict.valid_radii = distances.min_ratio >= RADII_FACTOR
-        verdict.layer_group_generated = detect_layer_group(slab, SYMPREC)
-        verdict.space_group_generated = detect_space_group(slab, SYMPREC)
-        verdict.one_layer = is_one_layer(slab)
-        matches = known.lookup(slab)
-        verdict.known_as, verdict.novel = [m.id for m in matches[:5]], not matches
+        verdict.reason = _look(verdict, Structure.from_dict(verdict.structure), config.screen, known)
+        verdict.accepted = verdict.reason is None
     except ScdmError as error:
         verdict.reason = f"not usable: {error}"
-        return verdict, None
-    except Exception as error:  # a structure can break a library in ways nobody lists; the batch goes on
+    except Exception as error:
         verdict.reason = f"not usable: {type(error).__name__}: {error}"
-        return verdict, None
-    if not verdict.valid_distance:
-        verdict.reason = (
-            f"atoms too close: {distances.min_distance:.3f} angstrom, at least {rules.min_distance_angstrom:g} is required"
-        )
-    elif rules.require_radii and not verdict.valid_radii:
-        verdict.reason = (
-            f"atoms too close for their radii: {distances.min_ratio:.2f} of the sum of covalent radii, "
-            f"at least {RADII_FACTOR:g} is required"
-        )
-    elif rules.require_one_layer and not verdict.one_layer:
-        verdict.reason = "not one connected layer"
-    else:
-        verdict.accepted = True
-    return verdict, slab
+    return verdict
+
+
+def _look(
+    verdict: ScreenedCandidate, given: Structure, rules: ScreenConfig, known: FingerprintIndex
+) -> str | None:
+    """Fills the verdict's fields; returns why the layer is not accepted, None where it is."""
+    verdict.formula = given.composition.reduced_formula
+    if len(given) > rules.max_atoms:
+        return f"too large: {len(given)} atoms, at most {rules.max_atoms} are allowed"
+    slab = orient_slab(given)
+    verdict.structure = slab.as_dict()
+    distances = check_distances(slab, threshold=rules.min_distance_angstrom)
+    verdict.min_distance_angstrom = round(distances.min_distance_angstrom, 4)
+    verdict.thickness_angstrom = round(slab_thickness(slab), 4)
+    verdict.valid_distance, verdict.valid_radii = distances.valid_distance, distances.valid_radii
+    try:
+        verdict.layer_group_generated = detect_layer_group(slab, SYMPREC)
+        verdict.space_group_generated = detect_space_group(slab, SYMPREC)
+    except SymmetryError:
+        pass  # overlapping atoms have none
+    if not verdict.valid_distance or (rules.require_radii and not verdict.valid_radii):
+        return f"atoms too close: {distances.reason}"
+    verdict.one_layer = is_one_layer(slab)
+    if rules.require_one_layer and not verdict.one_layer:
+        return "not one connected layer"
+    matches = known.lookup(slab)
+    verdict.known_as, verdict.novel = [match.id for match in matches[:MOST_KNOWN]], not matches
+    return None

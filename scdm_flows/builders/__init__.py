@@ -1,12 +1,12 @@
-"""maggma builders: job outputs -> candidates -> hulls -> ranking. Shells around ``analysis``; run them in this order.
+"""maggma builders: job outputs -> candidates -> hulls -> ranking, to be run in this order.
 
-Each is idempotent: what has not changed is not written.
+Shells around ``analysis``. Each is idempotent (what has not changed is not written), and one bad item never
+ends it.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
+from scdm_flows.builders.base import ScdmBuilder
 from scdm_flows.builders.candidates import CandidateBuilder
 from scdm_flows.builders.hulls import HullBuilder
 from scdm_flows.builders.ranking import RankingBuilder
@@ -16,15 +16,28 @@ __all__ = ["CandidateBuilder", "HullBuilder", "RankingBuilder", "build_all"]
 
 
 def build_all(database: Database, campaign: str | None = None) -> dict[str, int]:
-    """Run all builders; returns how many documents each wrote."""
-    written: dict[str, int] = {}
-    builders: list[Any] = [
+    """Run all builders; returns how many documents each wrote.
+
+    Parameters
+    ----------
+    database
+        Connected.
+    campaign
+        Whose candidates to gather and rank; of all campaigns when absent. Hulls are always those of all
+        candidates.
+
+    Raises
+    ------
+    CampaignError
+        If there is no such campaign.
+    StoreError
+        If the database fails.
+    """
+    builders: list[ScdmBuilder] = [
         CandidateBuilder(database, campaign),
         HullBuilder(database),
         RankingBuilder(database, campaign),
     ]
     for builder in builders:
-        for item in builder.get_items():
-            builder.update_targets([builder.process_item(item)])
-        written[type(builder).__name__] = builder.written
-    return written
+        builder.run()
+    return {type(builder).__name__: builder.written for builder in builders}

@@ -1,57 +1,122 @@
-"""What our builders share: the stores of one database, and writing only what changed."""
+"""What our builders share: one database, writing only what changed, and going on after a bad item."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
 from maggma.core import Builder, Store
 
 from scdm_flows.documents.base import utc_now
+from scdm_flows.errors import ScdmError
 from scdm_flows.stores.database import Database, strip
+from scdm_flows.stores.trouble import store_errors
 
+logger = logging.getLogger(__name__)
+
+# a new time or another version of the code alone is no change
 _VOLATILE = ("_id", "last_updated", "provenance")
 
 
 class ScdmBuilder(Builder):
-    """A builder over a ``Database``; ``written`` counts the documents it changed.
+    """A builder over a ``Database``.
 
-    ``finalize`` leaves the stores open: they belong to the caller's database.
+    ``written`` counts the documents it changed, ``errors`` says what it could not use (key -> reason). It
+    neither opens nor closes the stores, which belong to the caller's database, and leaves the root logger
+    alone.
     """
 
     def __init__(self, database: Database, sources: list[Store], targets: list[Store], **kwargs: Any) -> None:
         super().__init__(sources=sources, targets=targets, **kwargs)
         self.database, self.written = database, 0
+        self.errors: dict[str, str] = {}
 
     def connect(self) -> None:
-        """The database is connected already."""
+        """Nothing to do: the database is connected."""
 
     def finalize(self) -> None:
-        """Keep the stores open."""
+        """Nothing to do: the stores stay open."""
+
+    def run(self, log_level: int | None = None) -> None:
+        """Build everything. log_level: as maggma's builders take it, not used."""
+        with store_errors(self.database.uri):
+            for item in self.get_items():
+                done = self.process_item(item)
+                if done is not None:
+                    self.update_targets([done])
+
+    def skip(self, key: str, error: Exception) -> None:
+        """Note an item that cannot be used, and go on."""
+        reason = str(error) if isinstance(error, ScdmError) else f"{type(error).__name__}: {error}"
+        self.errors[key] = " ".join(reason.split())[:500]
+        logger.warning("%s left out %s: %s", type(self).__name__, key, self.errors[key])
 
     def write_changed(self, store: Store, documents: list[dict[str, Any]]) -> None:
-        """Upsert the documents whose content differs from what is stored; times and provenance do not count."""
+        """Upsert the documents whose content differs from the stored; times and provenance do not count."""
         key = str(store.key)
         keys = [d[key] for d in documents]
         known = {d[key]: strip(d) for d in store.query({key: {"$in": keys}})}
         changed = []
         for document in documents:
             before = known.get(document[key])
-            if before is None or _content(before) != _content(document):
+            if before is None or content(before) != content(document):
                 changed.append({**document, "last_updated": utc_now()})
         self.database.upsert(store, changed)
         self.written += len(changed)
 
+    def update_fields(self, store: Store, fields: Mapping[str, Mapping[str, Any]]) -> None:
+        """Set fields of existing documents (key -> field -> value) where they differ; other fields stay."""
+        from pymongo import UpdateOne
 
-def _content(document: dict[str, Any]) -> dict[str, Any]:
-    return {k: _comparable(v) for k, v in document.items() if k not in _VOLATILE}
+        if not fields:
+            return
+        key = str(store.key)
+        names = sorted({name for values in fields.values() for name in values})
+        updates = []
+        for before in store.query({key: {"$in": list(fields)}}, properties=[key, *names]):
+            values = dict(fields[before[key]])
+            if any(comparable(before.get(name)) != comparable(value) for name, value in values.items()):
+                updates.append(UpdateOne({key: before[key]}, {"$set": {**values, "last_updated": utc_now()}}))
+        if updates:
+            store._collection.bulk_write(updates, ordered=False)
+        self.written += len(updates)
 
 
-def _comparable(value: Any) -> Any:
-    """Enumerations as their values, tuples as lists, times without zone: as a database gives them back."""
-    if isinstance(value, dict):
-        return {str(k): _comparable(v) for k, v in value.items()}
+def content(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What counts when two versions of a document are compared."""
+    return {k: comparable(v) for k, v in document.items() if k not in _VOLATILE}
+
+
+def comparable(value: Any) -> Any:
+    """Enumerations as values, tuples as lists, times in whole milliseconds: as a database returns them."""
+    if isinstance(value, Mapping):
+        return {str(k): comparable(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_comparable(v) for v in value]
-    if hasattr(value, "tzinfo"):
-        return value.replace(tzinfo=None)
+        return [comparable(v) for v in value]
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=None, microsecond=value.microsecond // 1000 * 1000)
     return str(value) if isinstance(value, str) else value
+
+
+def plain(output: Any) -> Any:
+    """A stored job output without our documents' class marks; pymatgen's dictionaries keep theirs."""
+    if isinstance(output, Mapping):
+        ours = str(output.get("@module", "")).startswith("scdm_flows")
+        return {k: plain(v) for k, v in output.items() if not (ours and k.startswith("@"))}
+    if isinstance(output, list):
+        return [plain(v) for v in output]
+    return output
+
+
+def batches(items: Iterable[Any], size: int) -> Iterable[list[Any]]:
+    """The items in lists of at most ``size``."""
+    batch: list[Any] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

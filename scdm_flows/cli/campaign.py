@@ -1,49 +1,38 @@
-"""``scdm campaign``, ``scdm build``, ``scdm quickstart``."""
+"""``scdm campaign`` and ``scdm build``."""
 
 from __future__ import annotations
 
-from importlib.resources import files
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from scdm_flows.cli.common import database, echo_json, output_file, progress_bar, table
-from scdm_flows.config import CampaignConfig, load_config, parse_config
-from scdm_flows.settings import get_settings
+from scdm_flows.cli.common import FORCE, JSON, database, echo_json, table
+from scdm_flows.cli.files import check_output, make_folder, output_file
+from scdm_flows.cli.launchpad import launchpad_dir
+from scdm_flows.cli.progress import progress_bar
+
+if TYPE_CHECKING:
+    from scdm_flows.config import CampaignConfig
+    from scdm_flows.documents import CampaignDoc
+    from scdm_flows.runner import RunResult
+    from scdm_flows.stores.database import Database
 
 FILE = click.argument("file", type=click.Path(path_type=Path))
-
-
-def quickstart_config() -> CampaignConfig:
-    """The campaign of launchpad/campaigns/quickstart.yaml, from the source tree or the wheel."""
-    packaged = files("scdm_flows").joinpath("_launchpad", "campaigns", "quickstart.yaml")
-    source = Path(__file__).resolve().parents[2] / "launchpad" / "campaigns" / "quickstart.yaml"
-    import yaml
-
-    text = packaged.read_text() if packaged.is_file() else source.read_text()
-    return parse_config(yaml.safe_load(text), origin="quickstart.yaml")
-
-
-def report_path(name: str) -> Path:
-    """Where the report of a campaign is written."""
-    return get_settings().data_dir / "reports" / f"{name}.html"
-
-
-def _run(config: CampaignConfig) -> None:
-    from scdm_flows.builders import build_all
-    from scdm_flows.runner import quiet, run_campaign
-
-    quiet()
-    with database() as connected:
-        with progress_bar() as report:
-            result = run_campaign(config, connected, processes=get_settings().processes, progress=report)
-        written = build_all(connected, config.name)
-        click.echo(
-            f"{result.accepted} candidates passed the screen: {result.computed} computed now, {result.already_done} were done, "
-            f"{result.failed} failed; {sum(written.values())} documents updated",
-            err=True,
-        )
+DRY = click.option("--dry-run", is_flag=True, help="Only say what would happen; nothing is written.")
+STEPS = {
+    "generated": "generated",
+    "valid": "valid",
+    "unique": "no duplicate",
+    "novel": "not in the training data",
+    "relaxed": "relaxed, energy known",
+    "in_window": "within the E_hull window",
+    "phonon_done": "phonons computed",
+    "dynamically_stable": "phonon-stable",
+    "failed": "failed",
+    "pending": "not finished",
+}
 
 
 @click.group()
@@ -53,130 +42,248 @@ def campaign() -> None:
 
 @campaign.command()
 @FILE
-@click.option("--dry-run", is_flag=True, help="only say what would run")
-def run(file: Path, dry_run: bool) -> None:
-    """Run a campaign FILE on this machine, or go on with it."""
+@click.option(
+    "--processes", type=click.IntRange(1), help="Worker processes; SCDM_PROCESSES or 2 when absent."
+)
+@click.option("--retry-failed", is_flag=True, help="Try candidates that failed once more.")
+@DRY
+@JSON
+def run(file: Path, processes: int | None, retry_failed: bool, dry_run: bool, as_json: bool) -> None:
+    """Run the campaign of FILE on this machine, or go on with it.
+
+    What is stored is not computed again: the same command after an interruption goes on from there.
+    """
+    from scdm_flows.config import load_config
+
     config = load_config(file)
     if dry_run:
-        _plan(config)
+        plan(config, as_json=as_json)
         return
-    _run(config)
-    _write_report(config.name, report_path(config.name), force=True)
+    with database() as connected:
+        result, document = run_and_build(config, connected, processes=processes, retry_failed=retry_failed)
+        path = write_report(connected, config.name, None, force=True)
+    if as_json:
+        echo_json({**document.model_dump(mode="json"), "report": str(path), "computed_now": result.computed})
+        return
+    show_funnel(document)
+    click.echo(f"report: {path}")
 
 
-def _plan(config: CampaignConfig) -> None:
+def run_and_build(
+    config: CampaignConfig, connected: Database, *, processes: int | None = None, retry_failed: bool = False
+) -> tuple[RunResult, CampaignDoc]:
+    """Run a campaign in this process, then the builders; the run's counts and the campaign's document."""
+    from scdm_flows.builders import build_all
+    from scdm_flows.query import CandidateDB
+    from scdm_flows.runner import quiet, run_campaign
+    from scdm_flows.settings import get_settings
+
+    quiet()
+    with progress_bar() as report:
+        result = run_campaign(
+            config,
+            connected,
+            processes=processes or get_settings().processes,
+            retry_failed=retry_failed,
+            progress=report,
+        )
+        report("hulls and ranking", 0, 1)
+        written = build_all(connected, config.name)
+        report("hulls and ranking", 1, 1)
+    click.echo(
+        f"{result.accepted} candidates passed the screen: {result.computed} computed now, "
+        f"{result.already_done} were done, {result.failed} failed; {sum(written.values())} documents updated",
+        err=True,
+    )
+    return result, CandidateDB(connected).campaign(config.name)
+
+
+def plan(config: CampaignConfig, *, as_json: bool) -> None:
+    """Say what a campaign would do."""
+    from scdm_flows.engines import engine_of
     from scdm_flows.flows import shard_count
 
     shards, total = shard_count(config)
+    missing = engine_of(config.engine).check()
+    facts: dict[str, Any] = {
+        "campaign": config.name,
+        "samples": total,
+        "workflows": shards,
+        "engine": config.engine.kind,
+        "config_hash": config.config_hash,
+        "missing": missing,
+    }
+    if as_json:
+        echo_json(facts)
+        return
     click.echo(
-        f"campaign {config.name}: {total} samples in {shards} workflows, engine {config.engine.kind}, "
+        f"campaign {config.name}: {total} samples in {shards} workflow{'s' * (shards != 1)}, engine "
+        f"{config.engine.kind}, "
         f"configuration {config.config_hash[:12]}; nothing was written"
     )
+    for line in missing:
+        click.echo(f"missing: {line}", err=True)
 
 
 @campaign.command()
 @FILE
-@click.option("--dry-run", is_flag=True, help="only say what would be submitted")
-def submit(file: Path, dry_run: bool) -> None:
-    """Put a campaign FILE on the FireWorks LaunchPad; workers: rlaunch -c launchpad rapidfire."""
+@DRY
+@JSON
+def submit(file: Path, dry_run: bool, as_json: bool) -> None:
+    """Put the campaign of FILE on the FireWorks LaunchPad; submitting it again adds nothing.
+
+    Workers do the work: rlaunch -c launchpad rapidfire (here), qlaunch -c launchpad rapidfire (through a
+    queue).
+    """
+    from scdm_flows.config import load_config
+
     config = load_config(file)
     if dry_run:
-        _plan(config)
+        plan(config, as_json=as_json)
         return
     from scdm_flows.launch import submit as put
 
     with database() as connected:
         new = put(config, connected)
-    click.echo(
-        f"{new} workflows submitted" if new else "already submitted, nothing added"
-    )
-    click.echo("work them off with: rlaunch -c launchpad rapidfire")
+        folder = worker_config(connected)
+    if as_json:
+        echo_json({"campaign": config.name, "workflows_added": new, "worker_config": str(folder)})
+        return
+    click.echo(f"{new} workflow{'s' * (new != 1)} submitted" if new else "already submitted, nothing added")
+    click.echo(f"start workers with: rlaunch -c {folder} rapidfire")
+
+
+def worker_config(connected: Database) -> Path:
+    """A FireWorks folder for this database: the packaged one where it fits, else one written to the data
+    folder.
+    """
+    import yaml
+
+    from scdm_flows.launch import write_worker_config
+    from scdm_flows.settings import get_settings
+
+    packaged = launchpad_dir()
+    if yaml.safe_load((packaged / "my_launchpad.yaml").read_text()).get("host") == connected.uri:
+        return packaged
+    folder = get_settings().data_dir.absolute() / "launchpad"
+    make_folder(folder)
+    for file in packaged.glob("*.yaml"):
+        if file.name != "my_launchpad.yaml" and not (folder / file.name).exists():
+            shutil.copyfile(file, folder / file.name)
+    write_worker_config(connected, folder)
+    return folder
 
 
 @campaign.command()
 @click.argument("name")
-@click.option("--json", "as_json", is_flag=True, help="JSON for programs")
+@JSON
 def status(name: str, as_json: bool) -> None:
-    """How far campaign NAME is (rebuilt from what is stored now)."""
+    """How far campaign NAME is, from what is stored now."""
     from scdm_flows.builders import build_all
     from scdm_flows.launch import collect_failures
+    from scdm_flows.launch import status as queue_status
     from scdm_flows.query import CandidateDB
 
-    with database() as connected:
+    with database(create=False) as connected:
         CandidateDB(connected).campaign(name)
         collect_failures(connected, name)
         build_all(connected, name)
         document = CandidateDB(connected).campaign(name)
+        queue = queue_status(connected, name)
     if as_json:
-        echo_json(document.model_dump(mode="json"))
-    else:
-        table(f"Campaign {name}: {document.state}", ["step", "samples"], [list(x) for x in document.funnel.model_dump().items()])
+        echo_json({**document.model_dump(mode="json"), "fireworks": queue})
+        return
+    show_funnel(document)
+    if queue:
+        states = sorted({state for counts in queue.values() for state in counts})
+        rows = [[stage, *(counts.get(state, 0) for state in states)] for stage, counts in queue.items()]
+        table("FireWorks", ["stage", *(s.lower() for s in states)], rows)
+
+
+def show_funnel(document: CampaignDoc) -> None:
+    """The funnel as a table."""
+    counts = document.funnel.model_dump()
+    rows = [[words, counts[step], _share(counts[step], counts["generated"])] for step, words in STEPS.items()]
+    table(f"Campaign {document.name}: {document.state}", ["step", "samples", "share"], rows)
+
+
+def _share(count: int, total: int) -> str | None:
+    return f"{100 * count / total:.1f} %" if total else None
 
 
 @campaign.command("list")
-@click.option("--json", "as_json", is_flag=True, help="JSON for programs")
+@JSON
 def list_(as_json: bool) -> None:
-    """All campaigns."""
+    """All campaigns of the database."""
     from scdm_flows.query import CandidateDB
 
-    with database() as connected:
+    with database(create=False) as connected:
         documents = CandidateDB(connected).campaigns()
     if as_json:
         echo_json([d.model_dump(mode="json") for d in documents])
-    else:
-        rows: list[list[Any]] = [[d.name, d.state, d.n_requested, d.funnel.in_window, d.funnel.dynamically_stable] for d in documents]
-        table("Campaigns", ["name", "state", "samples", "in window", "phonon-stable"], rows)
+        return
+    rows = [
+        [
+            d.name,
+            d.state,
+            d.n_requested,
+            d.funnel.in_window,
+            d.funnel.dynamically_stable,
+            d.last_updated.date(),
+        ]
+        for d in documents
+    ]
+    table("Campaigns", ["name", "state", "samples", "in window", "phonon-stable", "updated"], rows)
 
 
 @campaign.command()
 @click.argument("name")
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="HTML file; in the data folder when absent")
-@click.option("--force", is_flag=True, help="replace an existing file")
-def report(name: str, out: Path | None, force: bool) -> None:
-    """Write the report of campaign NAME: one HTML file."""
-    _write_report(name, out or report_path(name), force=force or out is None)
-
-
-def _write_report(name: str, path: Path, *, force: bool) -> None:
-    from scdm_flows.report import render
-
-    with database() as connected:
-        html = render(connected, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with output_file(path, force=force) as handle:
-        handle.write(html)
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), help="HTML file; in the data folder when absent."
+)
+@click.option(
+    "--top", default=12, show_default=True, type=click.IntRange(0), help="Candidates shown with pictures."
+)
+@FORCE
+def report(name: str, out: Path | None, top: int, force: bool) -> None:
+    """Write the report of campaign NAME: one self-contained HTML file."""
+    if out is not None:
+        check_output(out, force=force)
+    with database(create=False) as connected:
+        path = write_report(connected, name, out, force=force or out is None, top=top)
     click.echo(f"report: {path}")
 
 
+def write_report(connected: Database, name: str, out: Path | None, *, force: bool, top: int = 12) -> Path:
+    """Write a campaign's report, to the data folder where ``out`` is None; returns its path."""
+    from scdm_flows.report import render
+    from scdm_flows.settings import get_settings
+
+    path = out or get_settings().data_dir / "reports" / f"{name}.html"
+    if out is None:
+        make_folder(path.parent)
+    with progress_bar() as bar:
+        html = render(connected, name, top=top, progress=lambda done, total: bar("report", done, total))
+    with output_file(path, force=force) as handle:
+        handle.write(html)
+    return path
+
+
 @click.command()
-@click.option("--campaign", "name", help="only this campaign; all when absent")
-def build(name: str | None) -> None:
-    """Rebuild candidates, hulls and ranking from job outputs."""
+@click.option("--campaign", "name", help="Only this campaign; all when absent.")
+@JSON
+def build(name: str | None, as_json: bool) -> None:
+    """Rebuild candidates, hulls and ranking from job outputs; what has not changed is not written."""
     from scdm_flows.builders import build_all
     from scdm_flows.launch import collect_failures
     from scdm_flows.query import CandidateDB
 
-    with database() as connected:
-        if name:
+    with database(create=False) as connected:
+        if name is not None:
             CandidateDB(connected).campaign(name)
         collect_failures(connected, name)
         written = build_all(connected, name)
-    table("Documents updated", ["builder", "documents"], [list(x) for x in written.items()])
-
-
-@click.command()
-def quickstart() -> None:
-    """100 samples to a ranked table and a report on this machine (about 10 minutes on 2 cores)."""
-    from scdm_flows.query import CandidateDB
-
-    config = quickstart_config()
-    _run(config)
-    with database() as connected:
-        query = CandidateDB(connected)
-        records = query.flat_records(campaign=config.name, state="completed", limit=12)
-        funnel = query.campaign(config.name).funnel
-    columns = ["rank", "candidate_id", "formula", "layer_group", "e_above_hull", "e_above_hull_error", "dynamically_stable"]
-    heads = ["rank", "candidate", "formula", "layer group", "E_hull (eV/atom)", "± (eV/atom)", "phonon-stable"]
-    table("Best candidates (surrogate energies: CHGNet, calibrated)", heads, [[r[c] for c in columns] for r in records])
-    table("Funnel", ["step", "samples"], [list(x) for x in funnel.model_dump().items()])
-    _write_report(config.name, report_path(config.name), force=True)
+    if as_json:
+        echo_json(written)
+    else:
+        table("Documents updated", ["builder", "documents"], [list(x) for x in written.items()])

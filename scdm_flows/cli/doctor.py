@@ -2,33 +2,54 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import click
 
-from scdm_flows.cli.common import echo_json, table
-from scdm_flows.errors import ScdmError
-from scdm_flows.settings import get_settings, masked
+from scdm_flows.cli.common import JSON, USAGE, echo_json, table
+
+MIN_FREE_GB = 0.5  # a quickstart leaves about 0.1 GB
+
+
+class Missing(Exception):
+    """Something is not there: what was found, and how to get it."""
+
+    def __init__(self, detail: str, remedy: str) -> None:
+        super().__init__(detail)
+        self.detail, self.remedy = detail, remedy
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row: what was looked at, whether the quickstart needs it, whether it is in order, and what to do
+    if not.
+    """
+
+    what: str
+    needed: bool
+    ok: bool
+    detail: str
+    remedy: str | None = None
 
 
 def _python() -> str:
-    if sys.version_info < (3, 11):
-        raise ScdmError(f"Python {sys.version.split()[0]} is too old; install 3.11 or newer")
     return sys.version.split()[0]
 
 
-def _package(name: str, remedy: str) -> Callable[[], str]:
+def _package(module: str, distribution: str, install: str) -> Callable[[], str]:
     def check() -> str:
-        if importlib.util.find_spec(name) is None:
-            raise ScdmError(f"not installed; {remedy}")
-        return version({"secantus": "secantusdb"}.get(name, name))
+        try:
+            importlib.import_module(module)
+        except Exception as error:
+            raise Missing(f"cannot be imported: {error}", install) from None
+        return version(distribution)
 
     return check
 
@@ -37,7 +58,7 @@ def _checkpoint() -> str:
     from scdm_models.checkpoint import load_checkpoint
 
     loaded = load_checkpoint()
-    return f"{loaded.model_id}, trained on {loaded.card['n_training']} layers"
+    return f"{loaded.model_id}, trained on {loaded.card.get('n_training', '?')} layers"
 
 
 def _fingerprints() -> str:
@@ -47,87 +68,162 @@ def _fingerprints() -> str:
 
 
 def _references() -> str:
-    from scdm_flows.analysis.calibration import load_calibration
     from scdm_flows.references.table import ReferenceTable
 
     reference = ReferenceTable.load()
-    return f"{reference.scheme} (surrogate), {sum(reference.header['counts'].values())} phases; {load_calibration().header['id']}"
+    kind = " (surrogate)" if reference.surrogate else ""
+    return f"{reference.scheme}{kind}, {sum(reference.header['counts'].values())} phases of {len(reference.elements)} elements"
 
 
-def _database() -> str:
-    settings = get_settings()
-    if settings.mongo_uri is None:
-        from scdm_flows.stores.embedded import EmbeddedServer
+def _calibration() -> str:
+    from scdm_flows.analysis.calibration import load_calibration
+    from scdm_flows.references.table import ReferenceTable
 
-        status = EmbeddedServer(settings.data_dir, settings.port).status()
-        return f"embedded, {'running on port ' + str(status.port) if status.running else 'started when needed'}, {status.storage}"
-    from scdm_flows.stores.database import connect
+    header = load_calibration().header
+    if header["reference_sha256"] != ReferenceTable.load().sha256:
+        raise Missing(
+            f"{header['id']} was fitted with another reference table",
+            "fit it again with `scdm refs fit`, or reinstall",
+        )
+    return f"{header['id']}, mean error {header['calibrated_left_out']['mae']:.3f} eV/atom on left-out layers"
 
-    connect().close()
-    return f"{masked(settings.mongo_uri)} answers"
 
+def _data_folder() -> str:
+    from scdm_flows.settings import get_settings
 
-def _data_dir() -> str:
-    folder = get_settings().data_dir.resolve()
+    folder = get_settings().data_dir.absolute()
     existing = next(p for p in (folder, *folder.parents) if p.exists())
-    if not os.access(existing, os.W_OK):
-        raise ScdmError(f"{existing} cannot be written; set SCDM_DATA_DIR to a folder that can")
+    if not (existing.is_dir() and os.access(existing, os.W_OK)):
+        raise Missing(f"{existing} cannot be written", "set SCDM_DATA_DIR to a folder that can")
     free = shutil.disk_usage(existing).free / 1e9
-    if free < 1:
-        raise ScdmError(f"{free:.1f} GB free in {existing}, at least 1 GB is needed; free some space")
+    if free < MIN_FREE_GB:
+        raise Missing(
+            f"{folder}: {free:.2f} GB free, {MIN_FREE_GB:g} GB are needed",
+            "free some space, or set SCDM_DATA_DIR to a folder on another disk",
+        )
     return f"{folder}, {free:.0f} GB free"
 
 
-def _vasp() -> str:
-    from scdm_flows.config import VaspEngineConfig
-    from scdm_flows.engines import engine_of
+def _database() -> str:
+    from scdm_flows.settings import get_settings, masked
 
-    missing = engine_of(VaspEngineConfig()).check()
-    if missing:
-        raise ScdmError("; ".join(missing))
-    return str(get_settings().vasp_cmd)
+    settings = get_settings()
+    if settings.mongo_uri is not None:
+        from scdm_flows.stores.database import connect
+
+        connect(settings).close()
+        return f"{masked(settings.mongo_uri)} answers"
+    from scdm_flows.stores.embedded import EmbeddedServer
+
+    server = EmbeddedServer(settings.data_dir, settings.explicit_port)
+    status = server.status()
+    if status.running:
+        return f"embedded, running on port {status.port}"
+    from scdm_flows.stores.process import port_trouble
+
+    trouble = None if settings.explicit_port is None else port_trouble(settings.explicit_port)
+    if trouble is not None:
+        raise Missing(f"port {settings.explicit_port} {trouble}", "set SCDM_PORT to a free port, or unset it")
+    return "embedded, started when it is needed"
 
 
 def _launchpad() -> str:
-    if not Path("launchpad/my_launchpad.yaml").is_file():
-        raise ScdmError("no launchpad/ here; run workers from the project's root or pass its path with -c")
-    return "launchpad/my_launchpad.yaml"
+    from scdm_flows.cli.launchpad import launchpad_dir
+
+    return str(launchpad_dir())
 
 
-# name, needed by the quickstart, check
-CHECKS: list[tuple[str, bool, Callable[[], str]]] = [
-    ("Python", True, _python),
-    ("torch", True, _package("torch", "pip install torch==2.13.0")),
-    ("CHGNet", True, _package("chgnet", "pip install chgnet==0.4.2")),
-    ("atomate2", True, _package("atomate2", "pip install 'atomate2[phonons,ase]==0.1.5'")),
-    ("FireWorks", False, _package("fireworks", "pip install FireWorks==2.1.4")),
-    ("SecantusDB", True, _package("secantus", "pip install 'scdm-flows[embedded]', or set SCDM_MONGO_URI")),
-    ("checkpoint", True, _checkpoint),
-    ("fingerprints", True, _fingerprints),
-    ("references", True, _references),
-    ("data folder", True, _data_dir),
-    ("database", True, _database),
-    ("LaunchPad configuration", False, _launchpad),
-    ("VASP", False, _vasp),
-]
+def _vasp() -> str:
+    from scdm_flows.settings import get_settings
+
+    command = get_settings().vasp_cmd
+    if not command:
+        raise Missing(
+            "SCDM_VASP_CMD is not set", "set it to the command that runs VASP, such as 'srun vasp_std'"
+        )
+    if shutil.which(command.split()[0]) is None:
+        raise Missing(f"SCDM_VASP_CMD: {command.split()[0]} is not on the PATH", "give the full path")
+    return command
+
+
+def _potcars() -> str:
+    from pymatgen.core import SETTINGS
+
+    folder = SETTINGS.get("PMG_VASP_PSP_DIR")
+    if not folder:
+        raise Missing(
+            "PMG_VASP_PSP_DIR is not set",
+            "run `pmg config -p VASP_FOLDER OUT`, then `pmg config --add PMG_VASP_PSP_DIR OUT`",
+        )
+    if not Path(folder).expanduser().is_dir():
+        raise Missing(
+            f"PMG_VASP_PSP_DIR={folder} is not a folder", "set it to the folder with the POTCAR files"
+        )
+    return str(folder)
+
+
+def checks() -> list[tuple[str, bool, Callable[[], str]]]:
+    """(what, needed by the quickstart, check) of every row; a check returns what it found or raises."""
+    from scdm_flows.settings import get_settings
+
+    embedded = get_settings().mongo_uri is None
+    secantus = "pip install 'scdm-flows[embedded]', or set SCDM_MONGO_URI to a MongoDB server"
+    return [
+        ("Python", True, _python),
+        ("torch", True, _package("torch", "torch", "pip install torch==2.13.0")),
+        ("CHGNet", True, _package("chgnet", "chgnet", "pip install chgnet==0.4.2")),
+        ("atomate2", True, _package("atomate2", "atomate2", "pip install 'atomate2[ase,phonons]==0.1.5'")),
+        ("phonopy", True, _package("phonopy", "phonopy", "pip install 'phonopy<4'")),
+        ("checkpoint", True, _checkpoint),
+        ("known layers (novelty)", True, _fingerprints),
+        ("reference phases (hull)", True, _references),
+        ("calibration of E_hull", True, _calibration),
+        ("data folder", True, _data_folder),
+        ("SecantusDB (embedded database)", embedded, _package("secantus", "secantusdb", secantus)),
+        ("database", True, _database),
+        ("FireWorks", False, _package("fireworks", "fireworks", "pip install 'fireworks>=2.1.3,<3'")),
+        ("FireWorks configuration", False, _launchpad),
+        ("VASP", False, _vasp),
+        ("POTCAR files", False, _potcars),
+    ]
+
+
+def examine() -> list[Finding]:
+    """Every check's finding; a broken installation can fail in any way, and each failure is a row."""
+    findings = []
+    for what, needed, check in checks():
+        try:
+            findings.append(Finding(what, needed, True, check()))
+        except Missing as missing:
+            findings.append(Finding(what, needed, False, missing.detail, missing.remedy))
+        except Exception as error:
+            detail, _, remedy = (str(error) or type(error).__name__).partition("; ")
+            findings.append(Finding(what, needed, False, detail.splitlines()[0], remedy or None))
+    return findings
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="JSON for programs")
+@JSON
 def doctor(as_json: bool) -> None:
-    """What is there, what is missing, and how to get it. Exit code 2 if the quickstart cannot run."""
-    results: list[dict[str, Any]] = []
-    external = get_settings().mongo_uri is not None
-    for name, needed, check in CHECKS:
-        required = needed and not (name == "SecantusDB" and external)
-        try:
-            results.append({"what": name, "ok": True, "needed": required, "detail": check()})
-        except Exception as error:  # a broken installation can fail in any way; each is a row
-            results.append({"what": name, "ok": False, "needed": required, "detail": str(error) or type(error).__name__})
+    """What is there, what is missing, and how to get it.
+
+    Exit code 0 if `scdm quickstart` can run, 2 if it cannot.
+    """
+    findings = examine()
+    ready = all(f.ok for f in findings if f.needed)
     if as_json:
-        echo_json(results)
+        echo_json({"ready": ready, "checks": [asdict(f) for f in findings]})
     else:
-        rows = [[r["what"], "ok" if r["ok"] else ("MISSING" if r["needed"] else "optional"), r["detail"]] for r in results]
-        table("scdm doctor", ["what", "state", "detail"], rows)
-    if any(r["needed"] and not r["ok"] for r in results):
-        raise click.exceptions.Exit(2)
+        state = {
+            (True, True): "ok",
+            (True, False): "MISSING",
+            (False, True): "ok",
+            (False, False): "optional",
+        }
+        rows = [[f.what, state[f.needed, f.ok], f.detail, f.remedy or ""] for f in findings]
+        table("scdm doctor", ["what", "state", "found", "how to get it"], rows)
+        click.echo(
+            "the quickstart can run" if ready else "the quickstart cannot run yet: mend what is MISSING"
+        )
+    if not ready:
+        raise click.exceptions.Exit(USAGE)

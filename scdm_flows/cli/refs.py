@@ -1,14 +1,23 @@
-"""``scdm refs``: reference phases and calibration."""
+"""``scdm refs``: reference phases and the calibration of surrogate energies."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from scdm_flows.cli.common import echo_json, progress_bar, table
+from scdm_flows.cli.common import FORCE, JSON, echo_json, table
+from scdm_flows.cli.files import check_output, output_path
+from scdm_flows.cli.progress import progress_bar
 
-DATA = click.option("--data", "data_dir", required=True, type=click.Path(path_type=Path), help="folder with the compact JSON lines")
+DATA = click.option(
+    "--data",
+    "data_dir",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A folder with the compact JSON lines.",
+)
 
 
 @click.group()
@@ -18,33 +27,54 @@ def refs() -> None:
 
 @refs.command()
 @DATA
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="table to write (.csv.gz)")
-@click.option("--processes", default=2, type=click.IntRange(1), show_default=True, help="worker processes")
-def build(data_dir: Path, out: Path, processes: int) -> None:
-    """Compute CHGNet energies of known phases (about 10 minutes on 2 cores)."""
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Table to write (.csv.gz).")
+@click.option("--processes", default=2, type=click.IntRange(1), show_default=True, help="Worker processes.")
+@FORCE
+@JSON
+def build(data_dir: Path, out: Path, processes: int, force: bool, as_json: bool) -> None:
+    """Compute surrogate (CHGNet) energies of known phases: about 10 minutes on 2 cores."""
+    check_output(out, force=force)
     from scdm_flows.references.build import build_reference_table
     from scdm_flows.runner import quiet
 
     quiet()
-    with progress_bar() as report:
+    with progress_bar() as report, output_path(out, force=force) as temporary:
         header = build_reference_table(
-            data_dir, out, processes=processes, progress=lambda done, total: report("energies", done, total)
+            data_dir,
+            temporary,
+            processes=processes,
+            progress=lambda done, total: report("energies", done, total),
         )
-    click.echo(f"{out}: {header['counts']}, {len(header['skipped_isolated_atoms'])} skipped (isolated atoms)")
+    if as_json:
+        echo_json(header)
+        return
+    counts = ", ".join(f"{n} {kind}" for kind, n in header["counts"].items())
+    click.echo(f"wrote {out}: {counts}; {len(header['skipped_isolated_atoms'])} skipped (isolated atoms)")
 
 
 @refs.command()
 @DATA
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="calibration to write (.npz)")
-def fit(data_dir: Path, out: Path) -> None:
-    """Fit the calibration on C2DB, cross-validated by chemical system."""
+@click.option(
+    "-o", "--out", required=True, type=click.Path(path_type=Path), help="Calibration to write (.npz)."
+)
+@FORCE
+@JSON
+def fit(data_dir: Path, out: Path, force: bool, as_json: bool) -> None:
+    """Fit the calibration on C2DB, cross-validated by chemical system (needs scikit-learn, extra 'fit')."""
+    check_output(out, force=force)
     from scdm_flows.references.fit import fit_calibration
 
-    echo_json(fit_calibration(data_dir, out))
+    with output_path(out, force=force) as temporary:
+        header = fit_calibration(data_dir, temporary)
+    if as_json:
+        echo_json(header)
+    else:
+        _show_calibration(header)
+        click.echo(f"wrote {out}")
 
 
 @refs.command()
-@click.option("--json", "as_json", is_flag=True, help="JSON for programs")
+@JSON
 def show(as_json: bool) -> None:
     """What the packaged table and calibration are, and how good."""
     from scdm_flows.analysis.calibration import load_calibration
@@ -52,9 +82,20 @@ def show(as_json: bool) -> None:
 
     reference, calibration = ReferenceTable.load(), load_calibration()
     if as_json:
-        echo_json({"table": reference.header, "calibration": calibration.header})
+        header = {**reference.header, "sha256": reference.sha256, "elements": sorted(reference.elements)}
+        echo_json({"table": header, "calibration": calibration.header})
         return
-    table("Reference phases", ["what", "value"], [["scheme", f"{reference.scheme} (surrogate)"], *map(list, reference.header["counts"].items())])
-    header = calibration.header
-    rows = [[key, header["raw"][key], header["calibrated_left_out"][key]] for key in header["raw"]]
+    rows: list[list[Any]] = [
+        ["scheme", f"{reference.scheme}{' (surrogate)' if reference.surrogate else ''}"],
+        ["sha256", reference.sha256],
+        ["elements", len(reference.elements)],
+        *[[f"{kind} phases", n] for kind, n in reference.header["counts"].items()],
+    ]
+    table("Reference phases", ["what", "value"], rows)
+    _show_calibration(calibration.header)
+
+
+def _show_calibration(header: dict[str, Any]) -> None:
+    raw, left_out = header["raw"], header["calibrated_left_out"]
+    rows = [[key.replace("_", " "), raw[key], left_out[key]] for key in raw]
     table(f"E_hull against C2DB, {header['n']} layers, eV/atom", ["", "raw", "calibrated, left out"], rows)

@@ -1,43 +1,26 @@
 """Engines: what computes energies, forces and phonons. One file each; ``engine_of`` finds the one a config names.
 
-To add one: a config class in the union of ``scdm_flows.config``, a file here, a line in ``engine_of``.
+To add one: a config class in the union of ``scdm_flows.config``, a file here, a line in ``ENGINES``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from importlib import import_module
+from typing import Any
 
-if TYPE_CHECKING:
-    from jobflow import Maker
-    from pymatgen.core import Structure
+from scdm_flows.engines.base import Engine
 
-    from scdm_flows.documents.stages import PhononDoc
+__all__ = ["ENGINES", "Engine", "engine_of"]
 
-
-class Engine(Protocol):
-    """What a campaign asks of an engine."""
-
-    scheme: str
-    surrogate: bool
-
-    def check(self) -> list[str]:
-        """What is missing to run, in words with the remedy; empty when ready."""
-
-    def relax_maker(self) -> Maker:
-        """An atomate2 maker that relaxes atoms and the in-plane cell and keeps c."""
-
-    def static_maker(self) -> Maker:
-        """An atomate2 maker of a single-point energy."""
-
-    def phonons(self, candidate_id: str, campaign: str, structure: Structure) -> PhononDoc:
-        """Phonon bands of a relaxed layer on its in-plane path."""
+# kind in the config -> where the class is; imported when it is asked for, as engines load much
+ENGINES = {
+    "forcefield": "scdm_flows.engines.forcefield.ForceFieldEngine",
+    "vasp": "scdm_flows.engines.vasp.VaspEngine",
+}
 
 
 def engine_of(config: Any) -> Engine:
     """The engine of an engine configuration."""
-    from scdm_flows.engines.forcefield import ForceFieldEngine
-    from scdm_flows.engines.vasp import VaspEngine
-
-    engines: dict[str, type[Any]] = {"forcefield": ForceFieldEngine, "vasp": VaspEngine}
-    engine: Engine = engines[config.kind](config)
+    module, _, name = ENGINES[config.kind].rpartition(".")
+    engine: Engine = getattr(import_module(module), name)(config)
     return engine

@@ -1,38 +1,41 @@
 """Flows: one shard of a campaign (generate -> screen), one candidate (relax -> static -> gate), its phonons.
 
-A workflow holds one shard, so its size is bounded by the shard's; duplicates across shards are marked by the builder.
+A workflow holds one shard, so its size is bounded by the shard's; duplicates across shards are marked by the
+candidate builder.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pymatgen.core import Structure
+from jobflow.core.flow import Flow
+from jobflow.core.job import Job
+from pymatgen.core.structure import Structure
 
 from scdm_flows import jobs
 from scdm_flows.config import CampaignConfig
-from scdm_flows.documents.stages import ScreenedCandidate
+from scdm_flows.documents import ScreenedCandidate, StageName
 from scdm_flows.engines import engine_of
+from scdm_flows.errors import StructureError
 from scdm_flows.generators import GENERATORS
 
-if TYPE_CHECKING:
-    from jobflow import Flow, Job
-
-
-def _tagged(job: Job, config: CampaignConfig, stage: str, **extra: Any) -> Job:
-    """The job with its deterministic uuid, and with metadata and FireWorks spec keys to find it by."""
-    item = str(extra.get("candidate_id", f"shard{extra.get('shard')}"))
-    job.set_uuid(jobs.job_uuid(config, item, stage))
-    metadata = {"campaign": config.name, "stage": stage, **extra}
-    job.metadata.update(metadata)
-    job.config.manager_config = {**job.config.manager_config, "_category": stage_category(stage), **metadata}
-    job.name = f"{stage} {item}"
-    return job
+GENERATE_STAGES = (StageName.GENERATE, StageName.SCREEN)
 
 
 def stage_category(stage: str) -> str:
-    """The FireWorks category a worker asks for: ``generate`` for sampling and screening, ``compute`` for the engines."""
-    return "generate" if stage in ("generate", "screen") else "compute"
+    """FireWorks category of a stage: ``generate`` for sampling and screening, ``compute`` for the engines."""
+    return "generate" if stage in GENERATE_STAGES else "compute"
+
+
+def _tagged(job: Job, config: CampaignConfig, stage: StageName, **identity: Any) -> Job:
+    """The job with its deterministic uuid, and with metadata (FireWorks spec keys, too) to find it by."""
+    item = str(identity.get("candidate_id", f"shard{identity.get('shard')}"))
+    job.set_uuid(jobs.job_uuid(config, item, stage.value))
+    job.name = f"{stage.value} {item}"
+    job.metadata.update({"campaign": config.name, "stage": stage.value, **identity})
+    job.config.manager_config = {**job.config.manager_config, "_category": stage_category(stage.value)}
+    job.config.pass_manager_config = False  # jobflow would overwrite the children's with this one
+    return job
 
 
 def shard_count(config: CampaignConfig) -> tuple[int, int]:
@@ -43,29 +46,52 @@ def shard_count(config: CampaignConfig) -> tuple[int, int]:
 
 def shard_flow(config: CampaignConfig, shard: int) -> Flow:
     """generate -> screen of one shard; the screen adds the candidates' flows."""
-    from jobflow import Flow
-
     dump = config.model_dump(mode="json")
-    make = _tagged(jobs.generate(dump, shard), config, "generate", shard=shard)
-    judge = _tagged(jobs.screen(dump, shard, make.output["records"]), config, "screen", shard=shard)
-    return Flow([make, judge], name=f"{config.name} shard {shard}")
+    made = _tagged(jobs.generate(dump, shard), config, StageName.GENERATE, shard=shard)
+    screen = jobs.screen(dump, shard, made.output["records"])
+    return Flow(
+        [made, _tagged(screen, config, StageName.SCREEN, shard=shard)], name=f"{config.name} shard {shard}"
+    )
 
 
 def candidate_flow(config: CampaignConfig, screened: ScreenedCandidate) -> Flow:
-    """relax -> static -> gate of one candidate; the gate adds the phonon job where it opens."""
-    from jobflow import Flow
+    """relax -> static -> gate of one candidate; the gate adds the phonon jobs where it opens.
 
+    Raises
+    ------
+    StructureError
+        If the candidate has no structure.
+    """
+    if screened.structure is None:
+        raise StructureError(
+            f"candidate {screened.candidate_id} has no structure ({screened.reason}); screen it out"
+        )
     engine = engine_of(config.engine)
     structure = Structure.from_dict(screened.structure)
     identity = {"candidate_id": screened.candidate_id}
-    relax = _tagged(engine.relax_maker().make(structure), config, "relax", **identity)
-    static = _tagged(engine.static_maker().make(relax.output.structure), config, "static", **identity)
+    relax = _tagged(engine.relax_maker().make(structure), config, StageName.RELAX, **identity)
+    static = _tagged(engine.static_maker().make(relax.output.structure), config, StageName.STATIC, **identity)
     dump = screened.model_dump(mode="json", exclude={"structure"})
-    verdict = jobs.gate(config.model_dump(mode="json"), dump, structure, relax.output, static.output)
-    return Flow([relax, static, _tagged(verdict, config, "gate", **identity)], name=f"candidate {screened.candidate_id}")
+    gate = jobs.gate(config.model_dump(mode="json"), dump, structure, relax.output, static.output)
+    return Flow(
+        [relax, static, _tagged(gate, config, StageName.GATE, **identity)],
+        name=f"candidate {screened.candidate_id}",
+    )
 
 
-def phonon_job(config: CampaignConfig, candidate_id: str, structure: Structure) -> Job:
-    """The phonon job of a relaxed candidate."""
-    made = jobs.phonon(config.model_dump(mode="json"), candidate_id, structure)
-    return _tagged(made, config, "phonon", candidate_id=candidate_id)
+def phonon_flow(config: CampaignConfig, candidate_id: str, structure: Structure) -> Flow:
+    """The engine's phonon jobs of a relaxed candidate; the last one's output is its ``PhononDoc``.
+
+    Only that one is the stage ``phonon``, with its deterministic uuid: the stage is done when its output is there.
+    """
+    *inner, last = engine_of(config.engine).phonon_jobs(config, candidate_id, structure)
+    for job in inner:
+        job.metadata.update({"campaign": config.name, "candidate_id": candidate_id})
+        job.config.manager_config = {
+            **job.config.manager_config,
+            "_category": stage_category(StageName.PHONON),
+        }
+    return Flow(
+        [*inner, _tagged(last, config, StageName.PHONON, candidate_id=candidate_id)],
+        name=f"phonons {candidate_id}",
+    )

@@ -17,7 +17,9 @@ class Generator(Protocol):
     def count(self, config: Any) -> int:
         """How many records there will be."""
 
-    def generate(self, config: Any, start: int, stop: int, progress: Callable[[int], None] | None = None) -> list[dict[str, Any]]:
+    def generate(
+        self, config: Any, start: int, stop: int, progress: Callable[[int], None] | None = None
+    ) -> list[dict[str, Any]]:
         """Records ``start`` to ``stop - 1``; the same for the same configuration, whatever the shards."""
 
 

@@ -19,7 +19,11 @@ class FilesGenerator:
         return sum(1 for path in config.paths for _ in read_any(path))
 
     def generate(
-        self, config: FilesGeneratorConfig, start: int, stop: int, progress: Callable[[int], None] | None = None
+        self,
+        config: FilesGeneratorConfig,
+        start: int,
+        stop: int,
+        progress: Callable[[int], None] | None = None,
     ) -> list[dict[str, Any]]:
         """Entries ``start`` to ``stop - 1``; an unreadable one has ``structure`` None and its ``error``."""
         entries = (item for path in config.paths for item in read_any(path))
@@ -28,7 +32,9 @@ class FilesGenerator:
             if isinstance(item, LayerRecord):
                 records.append({"index": index, "source_id": item.id, "structure": item.structure.as_dict()})
             else:
-                records.append({"index": index, "source_id": item.id, "structure": None, "error": item.reason})
+                records.append(
+                    {"index": index, "source_id": item.id, "structure": None, "error": item.reason}
+                )
             if progress is not None:
                 progress(index - start + 1)
         return records

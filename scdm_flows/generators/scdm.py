@@ -16,7 +16,11 @@ class ScdmGenerator:
         return config.n
 
     def generate(
-        self, config: ScdmGeneratorConfig, start: int, stop: int, progress: Callable[[int], None] | None = None
+        self,
+        config: ScdmGeneratorConfig,
+        start: int,
+        stop: int,
+        progress: Callable[[int], None] | None = None,
     ) -> list[dict[str, Any]]:
         """Samples ``start`` to ``stop - 1`` of the seed."""
         from scdm_models.sampler import generate

@@ -6,10 +6,11 @@ import uuid
 from typing import Any
 
 from jobflow import Response, job
-from pymatgen.core import Structure
+from pymatgen.core.structure import Structure
 
 from scdm_flows.config import CampaignConfig
 from scdm_flows.documents.stages import GateDoc, PhononDoc, ScreenedCandidate, ScreenOutput
+from scdm_flows.errors import EngineError
 
 NAMESPACE = uuid.UUID("6f0cbb52-0a3c-5d39-8c5b-3d5e0b3f5c11")
 
@@ -22,13 +23,15 @@ def job_uuid(config: CampaignConfig, item: str, stage: str) -> str:
 @job(data="records")
 def generate(config: dict[str, Any], shard: int) -> dict[str, Any]:
     """Records of one shard; the large part goes to the blob store."""
+    from scdm_flows.execution import current_progress
     from scdm_flows.generators import GENERATORS
 
     campaign = CampaignConfig.model_validate(config)
     generator = GENERATORS[campaign.generator.kind]
     size = campaign.generator.shard_size
     stop = min((shard + 1) * size, generator.count(campaign.generator))
-    return {"shard": shard, "records": generator.generate(campaign.generator, shard * size, stop)}
+    records = generator.generate(campaign.generator, shard * size, stop, progress=current_progress())
+    return {"shard": shard, "records": records}
 
 
 @job(output_schema=ScreenOutput)
@@ -45,49 +48,81 @@ def screen(config: dict[str, Any], shard: int, records: list[dict[str, Any]]) ->
     verdicts = screening.screen(campaign, records, FingerprintIndex.load())
     flows = [candidate_flow(campaign, verdict) for verdict in verdicts if verdict.accepted]
     output = ScreenOutput(campaign=campaign.name, shard=shard, candidates=verdicts)
-    return Response(output=output, addition=flows or None)
+    return Response(output=output, addition=flows) if flows else Response(output=output)
 
 
 @job(output_schema=GateDoc)
 def gate(
     config: dict[str, Any], screened: dict[str, Any], sample: Structure, relaxed: Any, static: Any
 ) -> Response[GateDoc]:
-    """Energies against the references; adds the phonon job where the gate opens.
+    """Energies against the references; adds the phonon jobs where the gate opens.
 
     screened: the verdict without its structure, which is ``sample``; relaxed, static: atomate2's documents.
     """
+    from scdm_flows.analysis.gate import Relaxation
     from scdm_flows.analysis.gate import gate as decide
     from scdm_flows.engines import engine_of
-    from scdm_flows.flows import phonon_job
-    from scdm_flows.references.table import ReferenceTable
+    from scdm_flows.flows import phonon_flow
 
     campaign = CampaignConfig.model_validate(config)
     candidate = ScreenedCandidate.model_validate({**screened, "structure": sample.as_dict()})
     engine = engine_of(campaign.engine)
-    table = ReferenceTable.load()
-    structure: Structure = relaxed.structure
-    forces = relaxed.output.forces
     doc = decide(
         campaign,
         candidate,
-        structure,
+        Relaxation.of_task(relaxed),
         float(static.output.energy_per_atom),
-        scheme=engine.scheme,
         surrogate=engine.surrogate,
-        converged=bool(relaxed.is_force_converged),
-        steps=relaxed.output.n_steps,
-        max_force=None if forces is None else max(sum(x * x for x in f) ** 0.5 for f in forces),
-        phases=table.entries([str(e) for e in structure.composition]),
-        reference_sha256=table.sha256,
+        references=engine.references(),
     )
-    follow = phonon_job(campaign, candidate.candidate_id, structure) if doc.phonon else None
-    return Response(output=doc, addition=follow)
+    if not doc.phonon:
+        return Response(output=doc)
+    relaxed_layer = Structure.from_dict(doc.relaxed_structure)
+    return Response(output=doc, addition=phonon_flow(campaign, candidate.candidate_id, relaxed_layer))
 
 
 @job(output_schema=PhononDoc)
 def phonon(config: dict[str, Any], candidate_id: str, structure: Structure) -> PhononDoc:
-    """Phonon bands of a relaxed candidate."""
-    from scdm_flows.engines import engine_of
+    """Phonon bands of a relaxed candidate from a force field, all in one job."""
+    from scdm_flows.engines.forcefield import ForceFieldEngine
 
     campaign = CampaignConfig.model_validate(config)
-    return engine_of(campaign.engine).phonons(candidate_id, campaign.name, structure)
+    if campaign.engine.kind != "forcefield":
+        raise EngineError(
+            f"phonons in one job are the forcefield engine's, campaign {campaign.name} has another"
+        )
+    return ForceFieldEngine(campaign.engine).phonons(candidate_id, campaign.name, structure)
+
+
+@job(output_schema=PhononDoc)
+def phonon_summary(
+    config: dict[str, Any], candidate_id: str, structure: Structure, phonons: Any, displacement: float
+) -> PhononDoc:
+    """Phonon bands of a relaxed candidate from the force constants in atomate2's phonon document.
+
+    atomate2's own bands follow a three-dimensional path; the sum rules are applied here. displacement: angstrom.
+    """
+    import numpy as np
+    from phonopy import Phonopy
+    from pymatgen.io.phonopy import get_phonopy_structure
+
+    from scdm_flows.engines import engine_of
+    from scdm_flows.engines.base import phonon_document
+
+    campaign = CampaignConfig.model_validate(config)
+    engine = engine_of(campaign.engine)
+    calculation = Phonopy(
+        get_phonopy_structure(structure), phonons.supercell_matrix, primitive_matrix=np.eye(3)
+    )
+    calculation.force_constants = np.array(phonons.force_constants.force_constants)
+    calculation.symmetrize_force_constants(level=2)
+    return phonon_document(
+        calculation,
+        structure,
+        candidate_id=candidate_id,
+        campaign=campaign.name,
+        scheme=engine.scheme,
+        surrogate=engine.surrogate,
+        displacement=displacement,
+        n_displacements=len(phonons.jobdirs.displacements_job_dirs or []),
+    )

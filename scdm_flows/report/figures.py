@@ -1,110 +1,109 @@
-"""Figures of a report as SVG text. Pure: documents in, text out; no global matplotlib state."""
+"""Diagrams of a report as SVG text: E_hull histogram and phonon bands. Pure; no global matplotlib state
+changes.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import StringIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle
-from pymatgen.core import Structure
 
-from scdm_flows.documents import PhononDoc
-from scdm_models.lattice import BOND_FACTOR, covalent_radii
+from scdm_flows.report.content import BinRow
 
-BIN_EDGES = [0.0, 0.05, 0.1, 0.2, 0.6]
-BLUE, ORANGE, GREY = "#2a6f97", "#e07a1f", "#8a8f98"
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from scdm_flows.documents import PhononDoc
+
+INK, SOFT, LINE = "#1c2430", "#5b6472", "#d5dae1"
+CALIBRATED, RAW, IMAGINARY = "#1f6f8b", "#c3ccd6", "#c2412d"
+STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "scdm",  # the same documents give the same bytes
+    "svg.fonttype": "path",  # looks alike wherever it is opened
+    "font.family": "DejaVu Sans",
+    "font.size": 9.0,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": SOFT,
+    "axes.linewidth": 0.7,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+}
 
 
 def svg(figure: Figure) -> str:
-    """The figure as inline SVG, reproducible byte for byte."""
-    import matplotlib as mpl
-
+    """The figure as SVG text, the same bytes for the same figure."""
     buffer = StringIO()
-    with mpl.rc_context({"svg.hashsalt": "scdm", "svg.fonttype": "none", "font.family": "sans-serif"}):
-        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    with mpl.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]
 
 
-def hull_histogram(calibrated: list[float], raw: list[float], window: float) -> str:
-    """Energies above hull: calibrated bars, raw outline, the window's edge."""
-    figure = Figure(figsize=(6.4, 3.0))
+def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
-    values = [*calibrated, *raw]
-    low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    edges = np.linspace(min(low, 0.0) - 0.05, max(high, window) + 0.1, 31)
-    axes.hist(calibrated, bins=edges, color=BLUE, label="calibrated (comparable with DFT)")
-    axes.hist(raw, bins=edges, histtype="step", color=ORANGE, linewidth=1.4, label="raw surrogate")
-    axes.axvline(window, color="black", linewidth=0.9, linestyle="--")
-    axes.text(window, axes.get_ylim()[1] * 0.97, f" window {window:g}", va="top", fontsize=8)
-    axes.set_xlabel("energy above hull (eV/atom)")
-    axes.set_ylabel("candidates")
-    axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
-    return svg(figure)
+    return figure, axes
 
 
-def phonon_plot(document: PhononDoc) -> str:
-    """Phonon bands on the in-plane path; imaginary frequencies below zero."""
-    figure = Figure(figsize=(3.6, 2.7))
-    axes = figure.add_subplot()
-    x, bands = np.array(document.distances), np.array(document.frequencies_thz)
-    axes.plot(x, bands, color=BLUE, linewidth=0.9)
-    axes.axhline(0, color="black", linewidth=0.6)
-    ticks: dict[float, str] = {}
-    for place, name in document.labels:
-        key = round(place, 5)
-        ticks[key] = f"{ticks[key]}|{name}" if key in ticks and ticks[key] != name else name
-    for place in ticks:
-        axes.axvline(place, color=GREY, linewidth=0.5)
-    axes.set_xticks(list(ticks), list(ticks.values()))
-    axes.set_xlim(0, max(x.max(), *ticks))
-    axes.set_ylabel("frequency (THz)")
-    axes.spines[["top", "right"]].set_visible(False)
-    return svg(figure)
-
-
-def structure_plot(structure: Structure) -> str:
-    """Top and side view of the layer: atoms to scale by covalent radius, bonds, the cell."""
-    from ase.data.colors import jmol_colors
-
-    area = float(np.linalg.norm(np.cross(*np.array(structure.lattice.matrix)[:2])))
-    repeat = int(np.clip(np.ceil(8.0 / np.sqrt(area)), 1, 4))
-    supercell = structure.copy()
-    supercell.make_supercell([repeat, repeat, 1])
-    positions = np.array(supercell.cart_coords)
-    positions[:, 2] -= positions[:, 2].mean()
-    numbers = np.array([s.specie.Z for s in supercell])
-    radii = covalent_radii(numbers)
-    figure = Figure(figsize=(3.4, 3.6))
-    top, side = figure.subplots(2, 1, gridspec_kw={"height_ratios": [3, 1.4]})
-    distance = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
-    bonds = np.argwhere(np.triu(distance < BOND_FACTOR * (radii[:, None] + radii[None]), 1))
-    for axes, (i, j, depth) in ((top, (0, 1, 2)), (side, (0, 2, 1))):
-        for a, b in bonds:
-            axes.plot(positions[[a, b], i], positions[[a, b], j], color=GREY, linewidth=1.0, zorder=0)
-        for k in np.argsort(positions[:, depth] * (1 if depth == 2 else -1)):
-            color = jmol_colors[numbers[k]]
-            axes.add_patch(
-                Circle((positions[k, i], positions[k, j]), 0.45 * radii[k], facecolor=color, edgecolor="black", linewidth=0.4, zorder=1)
+def hull_histogram(bins: Sequence[BinRow], surrogate: bool) -> str:
+    """Bars of the E_hull bins; where energies are surrogate ones, calibrated with the raw ones beside."""
+    with mpl.rc_context(STYLE):
+        figure, axes = _axes(5.2, 2.9)
+        x = np.arange(len(bins))
+        width = 0.4 if surrogate else 0.7
+        main = [b.calibrated for b in bins]
+        series = [(x - width / 2 if surrogate else x, main, CALIBRATED, "calibrated, comparable with DFT")]
+        if surrogate:
+            series.append((x + width / 2, [b.raw for b in bins], RAW, "raw surrogate energies"))
+        for places, counts, colour, label in series:
+            bars = axes.bar(places, counts, width * 0.94, color=colour, label=label)
+            axes.bar_label(
+                bars, labels=[str(n) if n else "" for n in counts], padding=2, fontsize=8, color=INK
             )
-        axes.set_aspect("equal")
-        axes.autoscale_view()
-        axes.axis("off")
-    a, b = np.array(structure.lattice.matrix)[:2, :2]
-    corners = np.array([[0, 0], a, a + b, b, [0, 0]])
-    top.plot(corners[:, 0], corners[:, 1], color="black", linewidth=0.8, linestyle="--")
-    return svg(figure)
+        axes.set_xticks(x, [b.label for b in bins])
+        axes.set_xlabel("energy above hull (eV/atom)")
+        axes.set_ylabel("candidates")
+        axes.set_ylim(0, 1.15 * max(1, *main, *(b.raw for b in bins)))
+        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.tick_params(axis="x", length=0)
+        if surrogate:
+            axes.legend(frameon=False, fontsize=8)
+        return svg(figure)
 
 
-def element_legend(structure: Structure) -> list[dict[str, Any]]:
-    """Symbols with the colours that ``structure_plot`` gives them."""
-    from ase.data.colors import jmol_colors
+def phonon_bands(document: PhononDoc) -> str:
+    """Bands along the in-plane path; what lies below the threshold of stability is red."""
+    with mpl.rc_context(STYLE):
+        figure, axes = _axes(3.6, 2.5)
+        x, bands = np.array(document.distances), np.array(document.frequencies_thz)
+        axes.axhline(0, color=SOFT, linewidth=0.6)
+        ticks = path_ticks(document.labels)
+        for place in ticks:
+            axes.axvline(place, color=LINE, linewidth=0.7, zorder=0)
+        axes.plot(x, bands, color=CALIBRATED, linewidth=0.9)
+        imaginary = np.where(bands < -document.threshold_thz, bands, np.nan)
+        if np.isfinite(imaginary).any():
+            axes.plot(x, imaginary, color=IMAGINARY, linewidth=1.4, marker=".", markersize=2)
+        axes.set_xticks(list(ticks), list(ticks.values()))
+        axes.tick_params(axis="x", length=0)
+        axes.set_xlim(float(x.min()), float(x.max()))
+        axes.set_ylabel("frequency (THz)")
+        return svg(figure)
 
-    found = []
-    for element in structure.composition:
-        red, green, blue = (int(255 * x) for x in jmol_colors[element.Z])
-        found.append({"symbol": str(element), "color": f"rgb({red},{green},{blue})"})
-    return found
+
+def path_ticks(labels: Sequence[tuple[float, str]]) -> dict[float, str]:
+    """Place -> label; where two points of the path meet they share a tick, as ``K|M``."""
+    ticks: dict[float, str] = {}
+    for place, name in labels:
+        near = next((t for t in ticks if abs(t - place) < 1e-5), None)
+        if near is None:
+            ticks[float(place)] = name
+        elif name not in ticks[near].split("|"):
+            ticks[near] += f"|{name}"
+    return ticks

@@ -1,56 +1,45 @@
-"""The report's HTML page. Everything is inline: the file can be mailed."""
+"""The report's page: one HTML file with everything inside, so that it can be mailed and opened anywhere."""
 
 from __future__ import annotations
 
-from collections import Counter
-from html import escape
-from typing import Any
+import base64
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
+import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 from pymatgen.core import Structure
 
 from scdm_flows.analysis.calibration import load_calibration
-from scdm_flows.analysis.ranking import window_bin
-from scdm_flows.documents import CandidateDoc, Funnel, utc_now
-from scdm_flows.query import CandidateDB
-from scdm_flows.report import figures
-from scdm_flows.stores.database import Database
+from scdm_flows.analysis.ranking import WEIGHTS, WINDOW
+from scdm_flows.documents import CampaignDoc, CandidateDoc, CandidateState, PhononDoc, StageFailure, utc_now
+from scdm_flows.query import FLAT, CandidateDB
+from scdm_flows.report import content, crystals, figures
 
-BEST = 12
-# Xu et al., J. Phys. Chem. C, doi:10.1021/acs.jpcc.4c08681, Section 3.2 (SCDM and UnSCDM together)
-PAPER_FUNNEL = {"generated": 4000, "valid": 3378, "unique": 2140, "in_window": 1145, "dynamically_stable": 6}
-STEPS = {
-    "generated": "generated",
-    "valid": "valid (distances, radii, one layer)",
-    "unique": "unique",
-    "novel": "not in the training data",
-    "relaxed": "relaxed",
-    "in_window": "within the E_hull window",
-    "phonon_done": "phonons computed",
-    "dynamically_stable": "dynamically stable",
-}
+if TYPE_CHECKING:
+    from scdm_flows.stores.database import Database
+
+LISTED = 200  # rows of the ranking
+FAILURES = 50  # rows of the failures
+TEMPLATE = "campaign.html"
 
 
-def warnings_of(funnel: Funnel, candidates: list[CandidateDoc]) -> list[str]:
-    """What looks implausible, in words."""
-    found = []
-    if funnel.generated and funnel.valid == 0:
-        found.append("No sample is valid: the model or the screen is wrong.")
-    known = [c for c in candidates if c.e_above_hull is not None]
-    if len(known) >= 10 and all(c.e_above_hull is not None and c.e_above_hull <= 0 for c in known):
-        found.append("Every candidate lies on or below the hull: the references are probably incomplete.")
-    below = [c.formula for c in known if c.e_above_hull is not None and c.e_above_hull < -0.2]
-    if below:
-        found.append(f"E_hull below -0.2 eV/atom is implausible: {', '.join(sorted(set(below))[:8])}.")
-    if funnel.phonon_done >= 10 and funnel.dynamically_stable == funnel.phonon_done:
-        found.append("Every candidate with phonons is stable, which is rare; look at the bands.")
-    if funnel.pending:
-        found.append(f"{funnel.pending} candidates are not finished; the numbers below will change.")
-    return found
+def render(
+    database: Database, name: str, *, top: int = 12, progress: Callable[[int, int], None] | None = None
+) -> str:
+    """The HTML report of a campaign in a connected database.
 
-
-def render(database: Database, name: str) -> str:
-    """The HTML report of a campaign.
+    Parameters
+    ----------
+    database, name
+        The campaign's.
+    top
+        How many of the best candidates are shown with pictures.
+    progress
+        Called with (done, total) pictures.
 
     Raises
     ------
@@ -59,71 +48,122 @@ def render(database: Database, name: str) -> str:
     """
     query = CandidateDB(database)
     campaign = query.campaign(name)
-    candidates = query.find(campaign=name)
-    energies = [c for c in candidates if c.e_above_hull is not None and c.e_above_hull_raw is not None]
-    calibrated = [float(c.e_above_hull) for c in energies if c.e_above_hull is not None]
-    raw = [float(c.e_above_hull_raw) for c in energies if c.e_above_hull_raw is not None]
-    window = float(campaign.config["gate"]["max_e_above_hull"])
-    counts = Counter(window_bin(x) for x in calibrated)
-    raw_counts = Counter(window_bin(x) for x in raw)
-    labels = [f"<= {edge:g}" for edge in figures.BIN_EDGES] + ["> 0.6"]
-    funnel = campaign.funnel.model_dump()
-    base = max(1, funnel["generated"])
-    rows = []
-    for step, text in STEPS.items():
-        paper = PAPER_FUNNEL.get(step)
-        share = None if paper is None else 100 * paper / PAPER_FUNNEL["generated"]
-        rows.append({"text": text, "ours": funnel[step], "share": 100 * funnel[step] / base, "paper": paper, "paper_share": share})
-    best = []
-    for candidate in [c for c in candidates if c.rank is not None][:BEST]:
-        structure = Structure.from_dict(candidate.relaxed_structure or candidate.structure)
-        phonon = query.phonon(candidate.candidate_id)
-        best.append(
-            {
-                "doc": candidate,
-                "formula": _subscripts(candidate.formula),
-                "picture": figures.structure_plot(structure),
-                "legend": figures.element_legend(structure),
-                "phonon": None if phonon is None else figures.phonon_plot(phonon),
-                "phonon_reason": phonon.reason if phonon is not None else candidate.stages["phonon"].reason if "phonon" in candidate.stages else None,
-            }
-        )
-    reasons = Counter(_kind(c.reason) for c in candidates if c.state in ("rejected", "failed") and c.reason)
+    candidates = query.find(campaign=name, sort="rank")
+    best = [c for c in candidates if c.rank is not None][:top]
+    phonons = {c.candidate_id: p for c in best if (p := query.phonon(c.candidate_id)) is not None}
+    failures = [
+        StageFailure.model_validate({k: v for k, v in d.items() if k != "_id"})
+        for d in database.failures.query({"campaign": name}, sort={"failure_id": 1})
+    ]
+    return render_documents(campaign, candidates, phonons, failures, top=top, progress=progress)
+
+
+def render_documents(
+    campaign: CampaignDoc,
+    candidates: Sequence[CandidateDoc],
+    phonons: Mapping[str, PhononDoc],
+    failures: Sequence[StageFailure] = (),
+    *,
+    top: int = 12,
+    written: datetime | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> str:
+    """The HTML report of some documents. Pure but for the time of writing.
+
+    Parameters
+    ----------
+    campaign, candidates, failures
+        Of one campaign; candidates in rank order, those without a rank last.
+    phonons
+        candidate_id -> phonon document.
+    top, progress
+        As in ``render``.
+    written
+        Time that the page names; now when None.
+    """
+    ranked = [c for c in candidates if c.rank is not None]
     surrogate = any(c.surrogate for c in candidates)
-    environment = Environment(loader=PackageLoader("scdm_flows.report"), autoescape=True, undefined=StrictUndefined)
-    return environment.get_template("report.html").render(
+    cards = []
+    for done, candidate in enumerate(ranked[:top], 1):
+        cards.append(_card(candidate, phonons.get(candidate.candidate_id)))
+        if progress is not None:
+            progress(done, len(ranked[:top]))
+    bins = content.hull_bins(candidates)
+    schemes = sorted({c.energy_scheme for c in candidates if c.energy_scheme})
+    environment = Environment(
+        loader=PackageLoader("scdm_flows.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"formula": formula, "number": number, "image": image, "percent": percent}
+    return environment.get_template(TEMPLATE).render(
         campaign=campaign,
-        written=utc_now().strftime("%Y-%m-%d %H:%M UTC"),
+        written=(written or utc_now()).strftime("%Y-%m-%d %H:%M UTC"),
         surrogate=surrogate,
+        schemes=schemes,
+        models=sorted({c.model_id for c in candidates if c.model_id}),
         calibration=load_calibration().header if surrogate else None,
-        warnings=warnings_of(campaign.funnel, candidates),
-        rows=rows,
-        histogram=figures.hull_histogram(calibrated, raw, window) if calibrated else None,
-        bins=[(label, counts[label], raw_counts[label]) for label in labels],
-        best=best,
-        ranked=[c for c in candidates if c.rank is not None][:50],
-        n_ranked=sum(c.rank is not None for c in candidates),
-        reasons=reasons.most_common(),
-        failures=[c for c in candidates if c.state == "failed"][:50],
-        config=_flat(campaign.config),
-        provenance=campaign.provenance,
-        subscripts=_subscripts,
+        warnings=content.campaign_warnings(campaign, candidates),
+        funnel=content.funnel_rows(campaign),
+        window=campaign.config.get("gate", {}).get("max_e_above_hull"),
+        bins=bins,
+        n_computed=sum(b.calibrated for b in bins),
+        histogram=figures.hull_histogram(bins, surrogate),
+        cards=cards,
+        ranked=ranked[:LISTED],
+        n_ranked=len(ranked),
+        reasons=content.reason_counts(candidates, max(0, campaign.funnel.generated - len(candidates))),
+        failures=[*failures][:FAILURES],
+        n_failures=len(failures),
+        n_failed=sum(c.state is CandidateState.FAILED for c in candidates),
+        config=yaml.safe_dump(campaign.config, sort_keys=False, allow_unicode=True),
+        weights=WEIGHTS,
+        ranking_window=WINDOW,
+        data={
+            "campaign": campaign.model_dump(mode="json"),
+            "e_above_hull_bins": [vars(b) for b in bins],
+            "candidates": [
+                {k: c.model_dump(mode="json", include={k})[k] for k in FLAT} for c in ranked[:LISTED]
+            ],
+        },
     )
 
 
-def _kind(reason: str) -> str:
-    """The reason without its numbers: the part before the first colon, or the sentence's start."""
-    head = reason.partition(":")[0]
-    return " ".join(word for word in head.split() if not any(ch.isdigit() for ch in word))[:60]
+def _card(candidate: CandidateDoc, phonon: PhononDoc | None) -> dict[str, Any]:
+    """What a candidate's card shows."""
+    structure = Structure.from_dict(candidate.relaxed_structure or candidate.structure)
+    stage = candidate.stages.get("phonon")
+    return {
+        "doc": candidate,
+        "picture": crystals.layer_picture(structure),
+        "legend": crystals.legend(structure),
+        "lattice": [structure.lattice.a, structure.lattice.b, structure.lattice.gamma],
+        "bands": None if phonon is None else figures.phonon_bands(phonon),
+        "phonon": phonon,
+        "no_phonons": None if phonon is not None or stage is None else stage.reason,
+        "warnings": content.candidate_warnings(candidate, phonon),
+    }
 
 
-def _subscripts(formula: str) -> Any:
-    from markupsafe import Markup
+def formula(text: str) -> Markup:
+    """A chemical formula with its numbers as subscripts."""
+    return Markup(re.sub(r"(\d+(?:\.\d+)?)", r"<sub>\1</sub>", str(escape(text))))  # noqa: S704 (escaped)
 
-    return Markup("".join(f"<sub>{c}</sub>" if c.isdigit() else escape(c) for c in formula))  # noqa: S704 (escaped)
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with a real minus sign; a dash for None."""
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
 
 
-def _flat(data: Any, path: str = "") -> list[tuple[str, Any]]:
-    if isinstance(data, dict):
-        return [row for key, value in data.items() for row in _flat(value, f"{path}.{key}" if path else str(key))]
-    return [(path, data)]
+def percent(value: float | None) -> str:
+    """A share in percent, with as many digits as tell small ones apart."""
+    if value is None:
+        return "–"
+    return f"{value:.2f} %" if 0 < value < 1 else f"{value:.0f} %" if value in (0, 100) else f"{value:.1f} %"
+
+
+def image(svg_text: str) -> str:
+    """SVG text as the address of an image."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg_text.encode()).decode()

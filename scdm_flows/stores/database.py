@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from scdm_flows.documents import CampaignDoc, CandidateDoc
+from scdm_flows.documents.base import SCHEMA_VERSION
 from scdm_flows.errors import StoreError
 from scdm_flows.settings import ScdmSettings, get_settings, masked
+from scdm_flows.stores.trouble import check_uri, store_errors
 
 if TYPE_CHECKING:
     from jobflow import JobStore
     from maggma.stores import Store
 
 TIMEOUT_MS = 5000
+OUTPUTS, BLOBS = "outputs", "outputs_blobs"
 KEYS = {
     "candidates": "candidate_id",
     "campaigns": "name",
@@ -22,14 +26,36 @@ KEYS = {
     "hulls": "chemsys",
     "failures": "failure_id",
 }
+# (collection, fields, unique); jobflow makes no index but _id, and upserts without a unique one can duplicate
+INDEXES: list[tuple[str, tuple[str, ...], bool]] = [
+    (OUTPUTS, ("uuid", "index"), True),
+    (OUTPUTS, ("metadata.campaign", "metadata.stage"), False),
+    (OUTPUTS, ("metadata.candidate_id",), False),
+    (OUTPUTS, ("name",), False),
+    (OUTPUTS, ("completed_at",), False),
+    (f"{BLOBS}.files", ("metadata.blob_uuid",), False),
+    ("failures", ("campaign",), False),
+    ("candidates", ("campaign", "rank"), False),
+    *((collection, (key,), True) for collection, key in KEYS.items()),
+]
 
 
-@dataclass
+def indexes() -> list[tuple[str, tuple[str, ...], bool]]:
+    """All indexes: the fixed ones, and one for each field that ``CandidateDoc`` declares ``indexed``."""
+    declared = [
+        ("candidates", (name,), False)
+        for name, field in CandidateDoc.model_fields.items()
+        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("indexed")
+    ]
+    return INDEXES + [d for d in declared if d[:2] not in {i[:2] for i in INDEXES}]
+
+
+@dataclass(repr=False)
 class Database:
     """The stores of one database.
 
-    job_store: jobflow's store (documents in ``outputs``, large objects in ``outputs_blobs``); the others are the
-    collections of ``scdm_flows.documents``. uri: what to connect with, None in memory.
+    job_store: jobflow's store (documents in ``outputs``, large objects in ``outputs_blobs``); the others are
+    the collections of ``scdm_flows.documents``. uri: what to connect with, None in memory.
     """
 
     job_store: JobStore
@@ -40,50 +66,89 @@ class Database:
     failures: Store
     uri: str | None = None
 
+    def __repr__(self) -> str:
+        return f"Database({masked(self.uri) if self.uri else 'in memory'})"
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def mongo(self) -> Any:
+        """pymongo's database, of the connected stores."""
+        return self.candidates._collection.database
+
     def stores(self) -> list[Store]:
         """The plain collections."""
         return [self.candidates, self.campaigns, self.phonons, self.hulls, self.failures]
 
     def connect(self) -> Database:
-        """Open every store and create missing indexes; ``StoreError`` if the server cannot be reached."""
-        from pymongo.errors import PyMongoError
+        """Open every store and create missing indexes.
 
-        try:
+        Raises
+        ------
+        StoreError
+            If the server cannot be reached within 5 s, refuses the login, or holds documents of a later
+            version.
+        """
+        with store_errors(self.uri):
+            self._share_client()
             self.job_store.connect()
             for store in self.stores():
                 store.connect()
             self.ensure_indexes()
-        except PyMongoError as error:
-            reason = str(error).splitlines()[0][:200]
+            later = self.mongo["campaigns"].find_one(
+                {"schema_version": {"$gt": SCHEMA_VERSION}}, ["name", "schema_version"]
+            )
+        if later is not None:
             raise StoreError(
-                f"database {masked(self.uri or 'in memory')} cannot be used: {reason}; check that the server runs and that "
-                "SCDM_MONGO_URI, user and password are right"
-            ) from None
+                f"campaign {later['name']!r} has schema version {later['schema_version']}, "
+                f"this scdm-flows knows {SCHEMA_VERSION} at most; "
+                "upgrade scdm-flows, or use another database (SCDM_DATABASE)"
+            )
         return self
 
+    def _share_client(self) -> None:
+        """Give all collections one client: maggma makes one each, and each waits for its own timeout."""
+        stores: list[Any] = [self.job_store.docs_store, *self.stores()]
+        if self.uri is None or stores[0]._coll is not None:
+            return
+        from pymongo import MongoClient
+
+        client: MongoClient[dict[str, Any]] = MongoClient(self.uri, **_client_options())
+        for store in stores:
+            store._coll = client[_name_in(self.uri)][store.collection_name]
+
     def ensure_indexes(self) -> None:
-        """Create the indexes that queries and upserts rely on (jobflow makes none but ``_id``)."""
-        outputs = self.job_store.docs_store
-        for key in ("uuid", "metadata.campaign", "metadata.candidate_id", "metadata.stage", "completed_at"):
-            outputs.ensure_index(key)
-        if hasattr(outputs, "_collection") and self.uri is not None:
-            outputs._collection.create_index([("uuid", 1), ("index", 1)], unique=True)
-        for store in self.stores():
-            store.ensure_index(str(store.key), unique=True)
-        for name, field in CandidateDoc.model_fields.items():
-            extra = field.json_schema_extra
-            if isinstance(extra, dict) and extra.get("indexed"):
-                self.candidates.ensure_index(name)
+        """Create the missing indexes that queries and upserts need; a user who may only read goes without."""
+        from pymongo.errors import OperationFailure
+
+        known: dict[str, set[tuple[str, ...]]] = {}
+        for collection, fields, unique in indexes():
+            if collection not in known:
+                information = self.mongo[collection].index_information().values()
+                known[collection] = {tuple(name for name, _ in index["key"]) for index in information}
+            if fields in known[collection]:
+                continue
+            try:
+                self.mongo[collection].create_index([(name, 1) for name in fields], unique=unique)
+            except OperationFailure as error:
+                if error.code != 13:  # 13: not authorized to write
+                    raise
 
     def campaign(self, name: str) -> CampaignDoc | None:
         """The campaign's document, None where there is none."""
-        found = self.campaigns.query_one({"name": name}, properties=list(CampaignDoc.model_fields))
+        with store_errors(self.uri):
+            found = self.campaigns.query_one({"name": name}, properties=list(CampaignDoc.model_fields))
         return None if found is None else CampaignDoc.model_validate(strip(found))
 
     def upsert(self, store: Store, documents: list[dict[str, Any]]) -> None:
-        """Insert or replace documents by the store's key."""
+        """Insert or replace documents by the store's key; ``StoreError`` if the database refuses."""
         if documents:
-            store.update([_plain_values(d) for d in documents], key=store.key)
+            with store_errors(self.uri):
+                store.update([_plain_values(d) for d in documents], key=store.key)
 
     def close(self) -> None:
         """Close every store."""
@@ -107,19 +172,38 @@ def strip(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def database_uri(settings: ScdmSettings) -> str:
-    """The URI of the settings' database, with its name in the path; starts the embedded server where there is none."""
+    """The URI of the settings' database, with its name in the path; starts the embedded server if need be.
+
+    A database name in ``mongo_uri`` counts unless ``database`` is set too. Writes wait until they are on
+    disk.
+    """
     if settings.mongo_uri is None:
         from scdm_flows.stores.embedded import EmbeddedServer
 
-        return EmbeddedServer(settings.data_dir, settings.port).uri(settings.database)
+        return EmbeddedServer(settings.data_dir, settings.explicit_port).uri(settings.database)
     head, _, query = settings.mongo_uri.partition("?")
     scheme, _, rest = head.partition("://")
-    host, _, path = rest.partition("/")
+    host, _, path = rest.rpartition("@")[2].partition("/")
+    login = rest.rpartition("@")[0]
     options = [option for option in query.split("&") if option]
-    for option in ("w=majority", "journal=true"):
-        if not any(o.startswith(option.split("=")[0] + "=") for o in options):
-            options.append(option)
-    return f"{scheme}://{host}/{path or settings.database}?{'&'.join(options)}"
+    given = {option.partition("=")[0].lower() for option in options}
+    if login and not given & {"authsource", "authmechanism"}:
+        options.append(
+            f"authSource={path or 'admin'}"
+        )  # the path says where users live, until it is replaced below
+    options += [
+        f"{name}={value}" for name, value in (("w", "majority"), ("journal", "true")) if name not in given
+    ]
+    name = settings.database if "database" in settings.model_fields_set or not path else path
+    return f"{scheme}://{login}{'@' if login else ''}{host}/{name}?{'&'.join(options)}"
+
+
+def _name_in(uri: str) -> str:
+    return uri.partition("?")[0].rsplit("/", 1)[-1]
+
+
+def _client_options() -> dict[str, Any]:
+    return {"serverSelectionTimeoutMS": TIMEOUT_MS, "connectTimeoutMS": TIMEOUT_MS, "tz_aware": True}
 
 
 def job_store_of(uri: str) -> JobStore:
@@ -127,37 +211,64 @@ def job_store_of(uri: str) -> JobStore:
     from jobflow import JobStore
     from maggma.stores import GridFSStore, MongoStore
 
-    name = uri.partition("?")[0].rsplit("/", 1)[-1]
-    options = {"serverSelectionTimeoutMS": TIMEOUT_MS}
-    return JobStore(
-        MongoStore.from_uri(uri, "outputs", database=name, mongoclient_kwargs=options),
-        additional_stores={"data": GridFSStore.from_uri(uri, "outputs_blobs", database=name, mongoclient_kwargs=options)},
-    )
+    options = _client_options()
+    check_uri(uri)
+    with store_errors(uri):
+        return JobStore(
+            MongoStore.from_uri(uri, OUTPUTS, database=_name_in(uri), mongoclient_kwargs=options),
+            additional_stores={
+                "data": GridFSStore.from_uri(uri, BLOBS, database=_name_in(uri), mongoclient_kwargs=options)
+            },
+        )
 
 
 def database_of(uri: str) -> Database:
     """The stores of a URI, not connected yet."""
     from maggma.stores import MongoStore
 
-    name = uri.partition("?")[0].rsplit("/", 1)[-1]
-    options = {"serverSelectionTimeoutMS": TIMEOUT_MS, "tz_aware": True}
-    stores = {
-        collection: MongoStore.from_uri(uri, collection, database=name, key=key, mongoclient_kwargs=options)
-        for collection, key in KEYS.items()
-    }
-    return Database(job_store=job_store_of(uri), uri=uri, **stores)
+    options = _client_options()
+    make = partial(MongoStore.from_uri, uri, database=_name_in(uri), mongoclient_kwargs=options)
+    return Database(
+        job_store=job_store_of(uri), uri=uri, **{name: make(name, key=key) for name, key in KEYS.items()}
+    )
 
 
-def connect(settings: ScdmSettings | None = None) -> Database:
-    """The connected database of the settings; ``StoreError`` if it cannot be reached."""
-    return database_of(database_uri(settings or get_settings())).connect()
+def connect(settings: ScdmSettings | None = None, *, create: bool = True) -> Database:
+    """The connected database of the settings.
+
+    Parameters
+    ----------
+    settings
+        ``get_settings()`` when absent.
+    create
+        Whether an embedded database that does not exist yet may be made; commands that only read say no.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be reached, or does not exist and may not be made.
+    """
+    settings = settings or get_settings()
+    if settings.mongo_uri is None and not create and not (settings.data_dir / "db").is_dir():
+        raise StoreError(
+            f"there is no database in {settings.data_dir.absolute()}; run a campaign here first, "
+            "or set SCDM_DATA_DIR (or SCDM_MONGO_URI) to where one is"
+        )
+    return database_of(database_uri(settings)).connect()
 
 
 def memory_database() -> Database:
     """A connected database in this process's memory, for tests."""
+    import mongomock_ng
     from jobflow import JobStore
     from maggma.stores import MemoryStore
 
-    stores = {name: MemoryStore(name, key=key) for name, key in KEYS.items()}
-    job_store = JobStore(MemoryStore("outputs"), additional_stores={"data": MemoryStore("outputs_blobs")})
-    return Database(job_store=job_store, **stores).connect()
+    memory: Any = mongomock_ng.MongoClient(tz_aware=True)["scdm"]
+
+    def make(collection: str, key: str = "uuid") -> Any:
+        store: Any = MemoryStore(collection, key=key)
+        store._coll = memory[collection]  # one database for all, as on a server
+        return store
+
+    job_store = JobStore(make(OUTPUTS), additional_stores={"data": make(BLOBS)})
+    return Database(job_store=job_store, **{name: make(name, key) for name, key in KEYS.items()}).connect()

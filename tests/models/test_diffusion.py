@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from test_encoding import random_crystal
+
 from scdm_models.batch import CrystalBatch, from_batch, lattice_free, to_batch, wyckoff_tensors
 from scdm_models.corruption import Scales, corrupt, displacement_scale, wrapped_displacement
 from scdm_models.denoiser import NetworkConfig
 from scdm_models.diffusion import Scdm, exhausted_letters
 from scdm_models.encoding import decode, encode
 from scdm_models.schedules import plane_sigma, signal_noise
-from test_encoding import random_crystal
 
 CONFIG = NetworkConfig(width=32, skeleton_layers=1, geometry_layers=2, heads=2, radial=8)
 
@@ -39,7 +40,9 @@ def test_noise_keeps_every_group(batch: CrystalBatch, model: Scdm, t: float) -> 
 def test_reverse_steps_keep_every_group(batch: CrystalBatch, model: Scdm) -> None:
     b, k = batch.element.shape
     rng = torch.Generator().manual_seed(2)
-    state = model.geometry_prior(batch, torch.randn(b, k + 1, 3, generator=rng), torch.rand(b, k, 2, generator=rng))
+    state = model.geometry_prior(
+        batch, torch.randn(b, k + 1, 3, generator=rng), torch.rand(b, k, 2, generator=rng)
+    )
     with torch.no_grad():
         for t, s in ((1.0, 0.6), (0.6, 0.3), (0.3, 0.0)):
             state = model.geometry_step(state, t, s, torch.randn(b, k + 1, 3, generator=rng), 0.5)
@@ -93,7 +96,9 @@ def test_wrapped_displacement_against_direct_sum() -> None:
     # delta = x0 - x_t, so d/dx_t = -d/d delta
     expected = -(sigma**2) * (log_density(delta + h) - log_density(delta - h)) / (2 * h)
     tangent = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
-    got = wrapped_displacement(torch.tensor([delta, 0.0]), tangent, torch.tensor(sigma), torch.tensor([True, False]))
+    got = wrapped_displacement(
+        torch.tensor([delta, 0.0]), tangent, torch.tensor(sigma), torch.tensor([True, False])
+    )
     assert float(got[0]) == pytest.approx(expected, abs=1e-4)
     assert float(got[1]) == 0.0
 
@@ -140,7 +145,9 @@ def test_training_lowers_the_loss(batch: CrystalBatch) -> None:
 
     def loss() -> torch.Tensor:
         generator = torch.Generator().manual_seed(3)
-        return sum(model.geometry_loss(batch, t, generator), torch.zeros(())) + model.skeleton_loss(batch, generator)
+        return sum(model.geometry_loss(batch, t, generator), torch.zeros(())) + model.skeleton_loss(
+            batch, generator
+        )
 
     before = float(loss())
     for _ in range(30):

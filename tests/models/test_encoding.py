@@ -11,8 +11,17 @@ from conftest import mx2
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pymatgen.core import Structure
+
 from scdm_models.batch import from_batch, position_parameters, to_batch
-from scdm_models.encoding import LayerCrystal, Site, decode, encode, family_lattice, max_site_distance, symmetrize
+from scdm_models.encoding import (
+    LayerCrystal,
+    Site,
+    decode,
+    encode,
+    family_lattice,
+    max_site_distance,
+    symmetrize,
+)
 from scdm_models.errors import ScdmError, StructureError, SymmetryError
 from scdm_models.lattice import orient_slab
 from scdm_models.symmetry import layer_group
@@ -85,7 +94,10 @@ def test_parameters_invert_every_position() -> None:
 def test_mos2_has_two_sites(mos2: Structure) -> None:
     crystal = symmetrize(mos2, 0.01).crystal
     assert crystal.layer_group == 78
-    assert sorted((s.element, layer_group(78).positions[layer_group(78).index(s.letter)].multiplicity) for s in crystal.sites) == [
+    assert sorted(
+        (s.element, layer_group(78).positions[layer_group(78).index(s.letter)].multiplicity)
+        for s in crystal.sites
+    ) == [
         (16, 2),
         (42, 1),
     ]
@@ -122,7 +134,9 @@ def test_real_layers_round_trip(shared_data, name: str) -> None:
             except ScdmError:
                 continue
             result = symmetrize(slab, 0.1)
-            assert max_site_distance(decode(encode(result.structure, TOLERANCE)), result.structure) < TOLERANCE, row["id"]
+            assert (
+                max_site_distance(decode(encode(result.structure, TOLERANCE)), result.structure) < TOLERANCE
+            ), row["id"]
             assert detect_layer_group(result.structure, TOLERANCE) == result.layer_group
             checked += 1
     assert checked > 150

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from conftest import mx2
+
 from scdm_models.errors import SymmetryError
 from scdm_models.symmetry import layer_group
 from scdm_models.symmetry.detect import detect_layer_group, detect_layer_group_spglib, detect_space_group
@@ -16,7 +17,10 @@ ALL = range(1, 81)
 def test_operations_form_a_group(number: int) -> None:
     # closure: the product of two operations is again one of the list, up to lattice translations in the plane
     general = layer_group(number).general
-    known = {(*r.ravel().round(3), *(t.round(4) % 1.0)) for r, t in zip(general.rotations, general.translations, strict=True)}
+    known = {
+        (*r.ravel().round(3), *(t.round(4) % 1.0))
+        for r, t in zip(general.rotations, general.translations, strict=True)
+    }
     for r, t in zip(general.rotations, general.translations, strict=True):
         for r2, t2 in zip(general.rotations, general.translations, strict=True):
             product = (*(r @ r2 + 0.0).ravel().round(3), *((r @ t2 + t).round(4) % 1.0))
@@ -38,7 +42,9 @@ def test_orbits_are_closed_and_of_the_stated_size(number: int) -> None:
     u = np.array([0.137, 0.291, 0.083])
     for position in group.positions:
         points = position.orbit(u)
-        images = np.einsum("kij,nj->kni", group.general.rotations, points) + group.general.translations[:, None]
+        images = (
+            np.einsum("kij,nj->kni", group.general.rotations, points) + group.general.translations[:, None]
+        )
         delta = images.reshape(-1, 1, 3) - points[None]
         delta[..., :2] -= np.round(delta[..., :2])
         nearest = np.abs(delta).max(-1)
@@ -58,7 +64,9 @@ def test_tables_equal_pyxtals() -> None:
 
 
 # point-group orders of ITE volume E: the general position of a primitive group
-@pytest.mark.parametrize(("number", "order"), [(1, 1), (2, 2), (37, 8), (61, 16), (72, 12), (78, 12), (80, 24)])
+@pytest.mark.parametrize(
+    ("number", "order"), [(1, 1), (2, 2), (37, 8), (61, 16), (72, 12), (78, 12), (80, 24)]
+)
 def test_general_multiplicity(number: int, order: int) -> None:
     assert layer_group(number).general.multiplicity == order
 

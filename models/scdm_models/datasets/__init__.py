@@ -1,4 +1,6 @@
-"""Data sets: readers of what exists (``readers``), the paper's curation (``curation``), novelty (``fingerprints``)."""
+"""Data sets: readers of what exists (``readers``), the paper's curation (``curation``), novelty
+(``fingerprints``).
+"""
 
 from __future__ import annotations
 

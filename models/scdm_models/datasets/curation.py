@@ -1,12 +1,13 @@
 """The paper's curation: at most 40 atoms, one copy of each layer, every layer brought onto its symmetry.
 
-``curate`` takes what the readers yield and returns what was kept, what was dropped and why, and the rows of the
-paper's Table 1 beside ours. Nothing is dropped without a ``Dropped``, and no entry can stop the others.
+``curate`` takes what the readers yield and returns what was kept, what was dropped and why, and the rows of
+the paper's Table 1 beside ours. Nothing is dropped without a ``Dropped``, and no entry can stop the others.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -32,7 +33,15 @@ ROUND_TRIP_ANGSTROM = 1e-3
 FINE_SYMPREC_ANGSTROM = 0.01
 # Table 1 and Section 2.1 of Xu et al., arXiv 2412.18414: 2dMatPedia and C2DB together
 PAPER_TABLE_1 = {"entries": 10389, "kept": 5802}
-RULES = ("unreadable", "too many atoms", "not a layer", "overlapping atoms", "no symmetry", "failed", "duplicate")
+RULES = (
+    "unreadable",
+    "too many atoms",
+    "not a layer",
+    "overlapping atoms",
+    "no symmetry",
+    "failed",
+    "duplicate",
+)
 _CHUNK = 64
 _Progress = Callable[[str, int, int], None]
 _In = TypeVar("_In")
@@ -53,8 +62,8 @@ class TableRow:
 class CurationResult:
     """What became of the records.
 
-    kept: one layer of each kind, in input order; dropped: everything else with its reason; entries: source -> number
-    of entries read.
+    kept: one layer of each kind, in input order; dropped: everything else with its reason; entries: source ->
+    number of entries read.
     """
 
     kept: list[CuratedLayer]
@@ -83,11 +92,14 @@ class CurationResult:
 
     @property
     def exceptions(self) -> list[tuple[str, float]]:
-        """(id, distance in angstrom) of kept layers that ``decode(encode(s))`` misses by more than 1e-3 angstrom.
+        """(id, distance in angstrom) of kept layers that ``decode(encode(s))`` misses by more than 1e-3
+        angstrom.
 
         The distance is inf where the symmetrised layer could not be encoded.
         """
-        missed = [(layer.id, float("inf") if layer.round_trip is None else layer.round_trip) for layer in self.kept]
+        missed = [
+            (layer.id, float("inf") if layer.round_trip is None else layer.round_trip) for layer in self.kept
+        ]
         return [(identifier, distance) for identifier, distance in missed if distance > ROUND_TRIP_ANGSTROM]
 
     @property
@@ -108,7 +120,11 @@ def _or_none(find: Callable[[Structure, float], int], structure: Structure, symp
 
 
 def _space_group_spglib(structure: Structure, symprec: float) -> int:
-    cell = (structure.lattice.matrix, structure.frac_coords, [site.specie.Z for site in structure])
+    cell = (
+        structure.lattice.matrix.tolist(),
+        structure.frac_coords.tolist(),
+        [int(site.specie.Z) for site in structure],
+    )
     try:
         dataset = spglib.get_symmetry_dataset(cell, symprec=symprec)
     except Exception as error:
@@ -125,7 +141,9 @@ def _round_trip(structure: Structure) -> float | None:
         return None
 
 
-def curate_one(record: LayerRecord, symprec: float = 0.1, max_atoms: int = MAX_ATOMS) -> CuratedLayer | Dropped:
+def curate_one(
+    record: LayerRecord, symprec: float = 0.1, max_atoms: int = MAX_ATOMS
+) -> CuratedLayer | Dropped:
     """The symmetrised layer of a record, or why it is dropped; never raises for a bad structure.
 
     Parameters
@@ -144,7 +162,8 @@ def curate_one(record: LayerRecord, symprec: float = 0.1, max_atoms: int = MAX_A
     if len(record.structure) > max_atoms:
         return drop(
             "too many atoms",
-            f"{len(record.structure)} atoms in the cell, at most {max_atoms} are allowed; give a smaller cell",
+            f"{len(record.structure)} atoms in the cell, at most {max_atoms} are allowed; "
+            "give a smaller cell",
         )
     try:
         slab = orient_slab(record.structure)
@@ -152,8 +171,8 @@ def curate_one(record: LayerRecord, symprec: float = 0.1, max_atoms: int = MAX_A
         if shortest < PAPER_MIN_DISTANCE_ANGSTROM:
             return drop(
                 "overlapping atoms",
-                f"two atoms are {shortest:.3f} angstrom apart, at least {PAPER_MIN_DISTANCE_ANGSTROM} is required; "
-                "remove the copy",
+                f"two atoms are {shortest:.3f} angstrom apart, at least {PAPER_MIN_DISTANCE_ANGSTROM} is "
+                "required; remove the copy",
             )
         result = symmetrize(slab, symprec)
         return CuratedLayer(
@@ -177,7 +196,7 @@ def curate_one(record: LayerRecord, symprec: float = 0.1, max_atoms: int = MAX_A
         return drop("no symmetry", failure)
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
-    except BaseException as failure:  # a panic in the symmetry library is no Exception
+    except BaseException as failure:
         return drop("failed", f"{type(failure).__name__}: {failure}; look at the structure")
 
 
@@ -211,7 +230,8 @@ def curate(
     max_atoms
         Largest number of atoms in a cell, >= 1.
     processes
-        Worker processes, >= 1. They are spawned, so a script that calls this needs the usual ``__main__`` guard.
+        Worker processes, >= 1. They are spawned, so a script that calls this needs the usual ``__main__``
+        guard.
     progress
         Called with (stage, done, total); the stages are ``symmetrise`` and ``duplicates``.
 
@@ -223,7 +243,9 @@ def curate(
     if not symprec > 0:
         raise DatasetError(f"symprec={symprec:g} angstrom must be > 0; 0.1 suits relaxed layers of databases")
     if max_atoms < 1 or processes < 1:
-        raise DatasetError(f"max_atoms={max_atoms} and processes={processes} must be >= 1; 40 and 2 are usual")
+        raise DatasetError(
+            f"max_atoms={max_atoms} and processes={processes} must be >= 1; 40 and 2 are usual"
+        )
     everything = list(items)
     if not everything:
         raise DatasetError("0 entries to curate, at least 1 is needed; give a file or folder with structures")
@@ -257,18 +279,32 @@ def _unique_ids(records: list[LayerRecord]) -> list[LayerRecord]:
         out.append(record)
     repeated = sum(n - 1 for n in seen.values())
     if repeated:
-        logger.warning("%d entries repeat the id of an earlier one; #2, #3 ... was appended to theirs", repeated)
+        logger.warning(
+            "%d entries repeat the id of an earlier one; #2, #3 ... was appended to theirs", repeated
+        )
     return out
+
+
+def _reduced_counts(layer: CuratedLayer) -> tuple[tuple[int, int], ...]:
+    """(atomic number, atoms in the reduced formula), sorted: the formula without making the structure."""
+    counts = Counter[int]()
+    for site in layer.crystal.sites:
+        counts[site.element] += layer.crystal.group.positions[
+            layer.crystal.group.index(site.letter)
+        ].multiplicity
+    divisor = math.gcd(*counts.values())
+    return tuple(sorted((element, n // divisor) for element, n in counts.items()))
 
 
 def _merge(
     layers: list[CuratedLayer], dropped: list[Dropped], processes: int, progress: _Progress | None
 ) -> list[CuratedLayer]:
-    """The first of each set of equal layers; the others go to ``dropped``. Compared within formula and layer group."""
-    classes: dict[tuple[int, str], list[int]] = {}
+    """The first of each set of equal layers; the others go to ``dropped``. Compared within formula and layer
+    group.
+    """
+    classes: dict[tuple[int, tuple[tuple[int, int], ...]], list[int]] = {}
     for i, layer in enumerate(layers):
-        formula = layer.structure.composition.reduced_formula
-        classes.setdefault((layer.layer_group, formula), []).append(i)
+        classes.setdefault((layer.layer_group, _reduced_counts(layer)), []).append(i)
     several = [members for members in classes.values() if len(members) > 1]
     blocks = [several[i : i + _CHUNK] for i in range(0, len(several), _CHUNK)]
     merged: dict[int, tuple[str, ...]] = {}
@@ -291,8 +327,7 @@ def _merge(
 
 
 def _map(function: Callable[[_In], _Out], jobs: list[_In], processes: int) -> Iterator[_Out]:
-    """``map`` over worker processes in order; in this process when one is asked for, the work is small, or the
-    workers die."""
+    """``map`` in order over workers; in this process for one worker, for little work, or if they die."""
     done = 0
     if processes > 1 and len(jobs) >= 4:
         try:
@@ -301,6 +336,10 @@ def _map(function: Callable[[_In], _Out], jobs: list[_In], processes: int) -> It
                     done += 1
                     yield result
         except BrokenProcessPool:
-            logger.warning("worker processes ended early; %d of %d parts go on in this process", len(jobs) - done, len(jobs))
+            logger.warning(
+                "worker processes ended early; %d of %d parts go on in this process",
+                len(jobs) - done,
+                len(jobs),
+            )
     for job in jobs[done:]:
         yield function(job)

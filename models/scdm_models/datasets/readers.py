@@ -1,223 +1,306 @@
-"""Readers of 2D data sets: 2dMatPedia, C2DB, JARVIS, folders of structure files, compact JSON lines.
+"""Readers of 2D data sets: 2dMatPedia, C2DB, JARVIS, compact JSON lines, files and folders of structures.
 
-Each yields ``LayerRecord`` for what it can read and ``Dropped`` for what it cannot: one bad entry is never fatal. A
-file that is missing, empty or not what it says raises one ``DatasetError``.
+Each yields ``LayerRecord`` for what it can read and ``Dropped`` for what it cannot: one bad entry is never
+fatal. A file that is missing, empty or damaged as a whole raises one ``DatasetError``. ``read_any`` finds the
+kind by itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import io
 import json
-import warnings
+import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-import numpy as np
 from pymatgen.core import Structure
-from pymatgen.io.ase import AseAtomsAdaptor
 
-from scdm_models.datasets.records import Dropped, LayerRecord
+from scdm_models.datasets.records import Dropped
+from scdm_models.datasets.structure_files import (
+    UNREADABLE,
+    Item,
+    checked,
+    is_structure_file,
+    open_error,
+    read_structure_file,
+    structure_kind,
+    structure_of_atoms,
+)
 from scdm_models.errors import DatasetError
 
-Item = LayerRecord | Dropped
-STRUCTURE_SUFFIXES = {".cif", ".vasp", ".poscar", ".extxyz", ".xyz"}
-JSON_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
+JSON_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".json.zip")
+_SQLITE = b"SQLite format 3\x00"
+_NOT_PROPERTIES = frozenset(
+    (
+        "id",
+        "source",
+        "structure",
+        "lattice",
+        "species",
+        "frac_coords",
+        "atoms",
+        "formula",
+        "cell_formula",
+        "natoms",
+    )
+)
+_READ_ERRORS = (OSError, EOFError, UnicodeDecodeError, zlib.error, zipfile.BadZipFile)
 
 
-def _checked(identifier: str, source: str, make: Any, properties: dict[str, Any]) -> Item:
-    """The record of ``make()``, or why it cannot be one."""
+def _open(path: Path) -> TextIO:
+    """The text of a plain, gzip'ed or zip'ed file (the first member)."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            structure: Structure = make()
-        if len(structure) == 0:
-            raise ValueError("no atoms")
-        if not structure.is_ordered:
-            raise ValueError("partially occupied sites")
-        if not (np.isfinite(structure.frac_coords).all() and np.isfinite(structure.lattice.matrix).all()):
-            raise ValueError("coordinates or lattice are not finite")
-        if any(not hasattr(site.specie, "Z") or site.specie.symbol in ("X", "D0") for site in structure):
-            raise ValueError("an unknown element")
-        structure.remove_oxidation_states()
-        return LayerRecord(identifier, source, structure, properties)
-    except Exception as error:  # whatever a parser raises on a bad entry
-        text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        return Dropped(identifier, source, "unreadable", f"cannot be read: {text}")
-
-
-def _open_text(path: Path) -> str:
-    try:
-        if path.suffix == ".gz":
-            with gzip.open(path, "rt") as handle:
-                return handle.read()
-        return path.read_text()
-    except FileNotFoundError:
-        raise DatasetError(f"{path} does not exist; check the path") from None
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path} cannot be read ({error}); fetch it again") from None
+        with path.open("rb") as handle:
+            magic = handle.read(4)
+        if magic[:2] == b"\x1f\x8b":
+            return gzip.open(path, "rt", encoding="utf-8")
+        if magic == b"PK\x03\x04":
+            with zipfile.ZipFile(path) as archive:
+                return io.StringIO(
+                    "".join(archive.read(name).decode("utf-8") for name in archive.namelist()[:1])
+                )
+        return path.open(encoding="utf-8")
+    except _READ_ERRORS as error:
+        raise open_error(path, error) from None
 
 
 def read_json(path: str | Path) -> Iterator[Item]:
     """Entries of a JSON or JSON-lines file, each in one of the known forms.
 
-    Known forms of an entry: ``structure`` as pymatgen's dict (2dMatPedia's db.json, our own generated records);
-    ``lattice``, ``species``, ``frac_coords`` (compact JSON lines); ``atoms`` as jarvis-tools' dict; a bare pymatgen
-    structure. A file that is one JSON object with integer keys is read as an ASE database.
+    Known forms of an entry: ``structure`` as pymatgen's dict (2dMatPedia's db.json, generated records);
+    ``lattice``, ``species``, ``frac_coords`` (compact JSON lines, curated sets); ``atoms`` as jarvis-tools'
+    dict; a bare pymatgen structure. A file of several lines is read line by line. One JSON object with
+    ``ids`` is an ASE database.
+
+    Raises
+    ------
+    DatasetError
+        If the file is missing, empty, damaged or holds no JSON.
     """
     path = Path(path)
-    text = _open_text(path)
-    stripped = text.lstrip()
-    if not stripped:
-        raise DatasetError(f"{path} is empty; fetch it again")
     try:
-        whole = json.loads(stripped)
-    except json.JSONDecodeError:
-        lines = [line for line in text.splitlines() if line.strip()]
-        parsed: list[Any] = []
-        for number, line in enumerate(lines, 1):
+        with _open(path) as handle:
+            first = ""
+            for first in handle:
+                if first.strip():
+                    break
+            if not first.strip():
+                raise DatasetError(f"{path} is empty; fetch it again")
             try:
-                parsed.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                parsed.append(Dropped(f"{path.name}:{number}", path.name, "unreadable", f"line {number} is not JSON ({error.msg})"))
-        if all(isinstance(p, Dropped) for p in parsed):
-            raise DatasetError(f"{path} is not JSON or JSON lines; give a file of structures") from None
-        entries = parsed
+                entry = json.loads(first)
+            except json.JSONDecodeError:
+                yield from _whole(path, first + handle.read())
+                return
+            second = handle.readline()
+            while second and not second.strip():
+                second = handle.readline()
+            if not second:
+                yield from _entries(path, entry)
+                return
+            yield _entry(entry, f"{path.name}:1", path.name)
+            yield _line(path, second, 2)
+            for number, line in enumerate((line for line in handle if line.strip()), 3):
+                yield _line(path, line, number)
+    except _READ_ERRORS as error:
+        raise open_error(path, error) from None
+
+
+def _whole(path: Path, text: str) -> Iterator[Item]:
+    """Entries of a text whose first line is no JSON: one document, or lines of which some are damaged."""
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError:
+        items = [
+            _line(path, line, n) for n, line in enumerate((x for x in text.splitlines() if x.strip()), 1)
+        ]
+        if all(isinstance(item, Dropped) for item in items):
+            raise DatasetError(
+                f"{path} is neither JSON nor JSON lines, or damaged; give a file of structures"
+            ) from None
+        yield from items
     else:
-        if isinstance(whole, dict) and "ids" in whole and "nextid" in whole:
-            yield from read_ase_db(path)
-            return
-        entries = whole if isinstance(whole, list) else [whole]
-    for number, entry in enumerate(entries, 1):
-        yield entry if isinstance(entry, Dropped) else _json_entry(entry, f"{path.name}:{number}", path.name)
+        yield from _entries(path, document)
 
 
-def _json_entry(entry: Any, fallback: str, source: str) -> Item:
+def _entries(path: Path, document: Any) -> Iterator[Item]:
+    if isinstance(document, dict) and "ids" in document and "nextid" in document:
+        yield from read_ase_db(path)
+        return
+    for number, entry in enumerate(document if isinstance(document, list) else [document], 1):
+        yield _entry(entry, f"{path.name}:{number}", path.name)
+
+
+def _line(path: Path, line: str, number: int) -> Item:
+    name = f"{path.name}:{number}"
+    try:
+        return _entry(json.loads(line), name, path.name)
+    except json.JSONDecodeError as error:
+        return Dropped(
+            name, path.name, UNREADABLE, f"line {number} is not JSON ({error.msg}); correct or remove it"
+        )
+
+
+def _source(entry: dict[str, Any], fallback: str) -> str:
+    if "source" in entry:
+        return str(entry["source"])
+    if str(entry.get("material_id", "")).startswith("2dm-"):
+        return "2dMatPedia"
+    if "jid" in entry:
+        return "JARVIS"
+    return "C2DB" if "uid" in entry else fallback
+
+
+def _entry(entry: Any, fallback: str, source: str) -> Item:
     if not isinstance(entry, dict):
-        return Dropped(fallback, source, "unreadable", f"an entry must be an object, found {type(entry).__name__}")
-    identifier = str(entry.get("id") or entry.get("material_id") or entry.get("jid") or entry.get("uid") or fallback)
-    source = str(entry.get("source", "2dMatPedia" if "material_id" in entry else "JARVIS" if "jid" in entry else source))
-    skip = {"structure", "lattice", "species", "frac_coords", "atoms"}
-    properties = {k: v for k, v in entry.items() if k not in skip}
+        reason = f"an entry must be a JSON object, found {type(entry).__name__}; correct or remove it"
+        return Dropped(fallback, source, UNREADABLE, reason)
+    names = (entry.get(key) for key in ("id", "candidate_id", "material_id", "jid", "uid"))
+    identifier = next((str(name) for name in names if name not in (None, "")), fallback)
+    source = _source(entry, source)
+    properties = {key: value for key, value in entry.items() if key not in _NOT_PROPERTIES}
     if isinstance(entry.get("structure"), dict):
-        return _checked(identifier, source, lambda: Structure.from_dict(entry["structure"]), properties)
+        return checked(identifier, source, lambda: Structure.from_dict(entry["structure"]), properties)
     if {"lattice", "species", "frac_coords"} <= entry.keys():
-        return _checked(
-            identifier, source, lambda: Structure(entry["lattice"], entry["species"], entry["frac_coords"]), properties
+        return checked(
+            identifier,
+            source,
+            lambda: Structure(entry["lattice"], entry["species"], entry["frac_coords"]),
+            properties,
         )
     if isinstance(entry.get("atoms"), dict):
-        return _checked(identifier, source, lambda: _jarvis_structure(entry["atoms"]), properties)
+        return checked(identifier, source, lambda: _jarvis_structure(entry["atoms"]), properties)
     if {"lattice", "sites"} <= entry.keys():
-        return _checked(identifier, source, lambda: Structure.from_dict(entry), {})
-    return Dropped(identifier, source, "unreadable", "holds no structure (keys: " + ", ".join(list(entry)[:6]) + ")")
+        return checked(identifier, source, lambda: Structure.from_dict(entry), {})
+    keys = ", ".join(list(entry)[:6]) or "none"
+    forms = "'structure', 'atoms' or 'lattice', 'species', 'frac_coords'"
+    reason = f"it holds no structure (keys: {keys}); give {forms}"
+    return Dropped(identifier, source, UNREADABLE, reason)
 
 
 def _jarvis_structure(atoms: dict[str, Any]) -> Structure:
     return Structure(
-        atoms["lattice_mat"], atoms["elements"], atoms["coords"], coords_are_cartesian=bool(atoms.get("cartesian", False))
+        atoms["lattice_mat"],
+        [str(symbol).strip() for symbol in atoms["elements"]],
+        atoms["coords"],
+        coords_are_cartesian=bool(atoms.get("cartesian", False)),
     )
 
 
 def read_ase_db(path: str | Path) -> Iterator[Item]:
-    """Rows of an ASE database (C2DB's ``c2db.db`` or its JSON form); ``uid`` is the id where there is one."""
+    """Rows of an ASE database, SQLite or JSON (C2DB's ``c2db.db``); ``uid`` is the id where there is one.
+
+    Raises
+    ------
+    DatasetError
+        If the file is missing or no ASE database.
+    """
     from ase.db import connect
 
     path = Path(path)
     if not path.is_file():
         raise DatasetError(f"{path} does not exist; check the path")
-    try:
-        database = connect(str(path), type="db" if path.suffix == ".db" else "json")
-        rows = list(database.select())
-    except Exception as error:
-        raise DatasetError(f"{path} is not an ASE database ({error}); fetch it again") from None
-    for row in rows:
-        properties = dict(row.key_value_pairs)
-        identifier = str(properties.get("uid", f"{path.name}:{row.id}"))
-        source = "C2DB" if "uid" in properties else path.name
-        yield _checked(identifier, source, lambda row=row: AseAtomsAdaptor.get_structure(row.toatoms()), properties)
+    with contextlib.ExitStack() as stack:
+        kind, location = "db", str(path)
+        if path.read_bytes()[: len(_SQLITE)] != _SQLITE:
+            kind = "json"
+            if path.suffix != ".json":  # ase wants it unpacked and so named
+                folder = stack.enter_context(tempfile.TemporaryDirectory())
+                location = str(Path(folder) / "rows.json")
+                with _open(path) as handle:
+                    Path(location).write_text(handle.read())
+        try:
+            for row in connect(location, type=kind, use_lock_file=False).select():
+                columns = dict(row.key_value_pairs)
+                identifier = str(columns.get("uid", f"{path.name}:{row.id}"))
+                source = "C2DB" if "uid" in columns else path.name
+                yield checked(identifier, source, lambda row=row: structure_of_atoms(row.toatoms()), columns)  # type: ignore[misc]
+        except Exception as error:
+            raise DatasetError(f"{path} is no readable ASE database ({error}); fetch it again") from None
 
 
 def read_jarvis(name: str = "dft_2d") -> Iterator[Item]:
-    """JARVIS's 2D set through jarvis-tools' own loader (which downloads it once)."""
+    """JARVIS's 2D set through jarvis-tools' own loader (which downloads it once).
+
+    Raises
+    ------
+    DatasetError
+        If jarvis-tools is not installed or cannot load the set (no network).
+    """
     try:
         from jarvis.db.figshare import data
     except ImportError:
-        raise DatasetError('reading JARVIS needs jarvis-tools; install it with pip install "scdm-flows[jarvis]"') from None
+        raise DatasetError(
+            'reading JARVIS needs jarvis-tools, which is not installed; pip install "scdm-flows[jarvis]"'
+        ) from None
     try:
-        entries = data(name)
+        with contextlib.redirect_stdout(io.StringIO()):  # the loader prints
+            entries = data(name)
     except Exception as error:
-        raise DatasetError(f"jarvis-tools could not load {name!r} ({error}); download it and give the JSON file") from None
+        raise DatasetError(
+            f"jarvis-tools could not load {name!r} ({type(error).__name__}: no network?); "
+            "download its JSON file elsewhere and give that file"
+        ) from None
     for number, entry in enumerate(entries, 1):
-        yield _json_entry(entry, f"{name}:{number}", "JARVIS")
-
-
-def read_structure_file(path: str | Path) -> Iterator[Item]:
-    """Structures of a CIF, POSCAR or extxyz file."""
-    path = Path(path)
-    if not path.is_file():
-        raise DatasetError(f"{path} does not exist; check the path")
-    if path.suffix.lower() in (".extxyz", ".xyz"):
-        from ase.io import iread
-
-        frames = iread(str(path), index=":", format="extxyz")
-        number = 0
-        while True:
-            number += 1
-            try:
-                atoms = next(frames)
-            except StopIteration:
-                return
-            except Exception as error:
-                yield Dropped(f"{path.name}:{number}", "file", "unreadable", f"cannot be read: {error}")
-                return
-            yield _checked(
-                f"{path.name}:{number}", "file", lambda atoms=atoms: AseAtomsAdaptor.get_structure(atoms), {}
-            )
-    else:
-        yield _checked(path.name, "file", lambda: _from_text(path), {})
-
-
-def _from_text(path: Path) -> Structure:
-    text = path.read_text()
-    if path.suffix.lower() == ".cif":
-        from pymatgen.io.cif import CifParser
-
-        return CifParser.from_str(text).parse_structures(primitive=False)[0]
-    return Structure.from_str(text, fmt="poscar")
-
-
-def is_structure_file(path: Path) -> bool:
-    """Whether the name is one of a CIF, POSCAR/CONTCAR or extxyz file."""
-    return path.suffix.lower() in STRUCTURE_SUFFIXES or path.name.upper().startswith(("POSCAR", "CONTCAR"))
+        yield _entry(entry, f"{name}:{number}", "JARVIS")
 
 
 def read_any(path: str | Path) -> Iterator[Item]:
     """Entries of any file or folder that this project can read; ``jarvis`` reads JARVIS through its loader.
 
+    The kind is found by the name, and by the content where the name says nothing. In a folder (searched in
+    depth, in the order of the names) a file that cannot be read as a whole is a ``Dropped``; ids are paths
+    within the folder.
+
     Raises
     ------
     DatasetError
-        If the path does not exist, is empty, or is of an unknown kind.
+        If the path does not exist, is empty, damaged, or of an unknown kind.
     """
     if str(path) == "jarvis":
         yield from read_jarvis()
         return
     path = Path(path)
     if path.is_dir():
-        files = sorted(f for f in path.rglob("*") if f.is_file() and (is_structure_file(f) or f.name.endswith(JSON_SUFFIXES)))
-        if not files:
-            raise DatasetError(f"folder {path} holds no structure files (CIF, POSCAR, extxyz, JSON); check the path")
-        for file in files:
-            yield from read_any(file)
-    elif not path.exists():
-        raise DatasetError(f"{path} does not exist; check the path")
-    elif path.stat().st_size == 0:
+        yield from _folder(path)
+        return
+    try:
+        with path.open("rb") as handle:
+            head = handle.read(4096)
+    except OSError as error:
+        raise open_error(path, error) from None
+    if not head:
         raise DatasetError(f"{path} is empty; fetch it again")
-    elif path.suffix == ".db":
+    if head.startswith(_SQLITE) or path.suffix == ".db":
         yield from read_ase_db(path)
-    elif path.name.endswith(JSON_SUFFIXES):
-        yield from read_json(path)
     elif is_structure_file(path):
         yield from read_structure_file(path)
+    elif path.name.endswith(JSON_SUFFIXES) or head.lstrip()[:1] in (b"{", b"["):
+        yield from read_json(path)
+    elif structure_kind(path, head.decode("utf-8", "replace")) is not None:
+        yield from read_structure_file(path)
     else:
-        raise DatasetError(f"{path} is of unknown kind; known are CIF, POSCAR, extxyz, JSON, JSON lines and ASE databases")
+        raise DatasetError(
+            f"{path} is of unknown kind; known are CIF, POSCAR, extxyz, JSON, JSON lines and ASE databases"
+        )
+
+
+def _folder(folder: Path) -> Iterator[Item]:
+    known = (*JSON_SUFFIXES, ".db")
+    files = sorted(
+        f for f in folder.rglob("*") if f.is_file() and (is_structure_file(f) or f.name.endswith(known))
+    )
+    if not files:
+        raise DatasetError(
+            f"folder {folder} holds no CIF, POSCAR, extxyz, JSON or ASE database file; check the path"
+        )
+    for file in files:
+        name = str(file.relative_to(folder))
+        try:
+            yield from read_structure_file(file, name) if is_structure_file(file) else read_any(file)
+        except DatasetError as error:
+            yield Dropped(name, "file", UNREADABLE, str(error))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -94,10 +94,13 @@ class CuratedLayer:
     @property
     def tools_agree(self) -> bool:
         """Whether both tools find the same layer group and the same space group."""
-        return self.layer_group == self.layer_group_spglib and self.space_group in (self.space_group_spglib, None)
+        return self.layer_group == self.layer_group_spglib and self.space_group in (
+            self.space_group_spglib,
+            None,
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able dictionary; it also holds the structure, so that any reader of such lines can use it."""
+        """A JSON-able dictionary; it also holds the structure, for any reader of compact JSON lines."""
         structure = self.structure
         data: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         data["crystal"], data["merged"] = self.crystal.to_dict(), list(self.merged)
@@ -132,9 +135,10 @@ def _write_lines(path: str | Path, lines: Iterable[dict[str, Any]], remedy: str)
                     packed.writelines((json.dumps(line) + "\n").encode() for line in lines)
             else:
                 raw.writelines((json.dumps(line) + "\n").encode() for line in lines)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise DatasetError(f"{path} cannot be written ({error.strerror}); {remedy}") from None
 
 
@@ -157,9 +161,13 @@ def read_curated(path: str | Path) -> list[CuratedLayer]:
     except FileNotFoundError:
         raise DatasetError(f"curated set {path} does not exist; make it with `scdm data curate`") from None
     except KeyError as error:
-        raise DatasetError(f"{path} is not a curated set (no key {error}); make it with `scdm data curate`") from None
+        raise DatasetError(
+            f"{path} is not a curated set (no key {error}); make it with `scdm data curate`"
+        ) from None
     except (OSError, EOFError, ValueError, TypeError) as error:
-        raise DatasetError(f"{path} is not a curated set ({error}); make it with `scdm data curate`") from None
+        raise DatasetError(
+            f"{path} is not a curated set ({error}); make it with `scdm data curate`"
+        ) from None
     if not layers:
         raise DatasetError(f"curated set {path} is empty; curate at least one structure")
     return layers

@@ -1,0 +1,68 @@
+# make quickstart   an environment in .venv, then 100 samples to a ranked table and a report
+# make test         the tests (what .ci/run calls)
+# make lint         ruff and mypy
+# make clean        remove .venv and caches; results in scdm-data/ stay
+#
+# Variables: PYTHON (default: python3.11, else python3), VENV (.venv), TORCH_INDEX (where CPU builds of torch are; empty:
+# the usual index), PYTEST_ARGS.
+
+VENV ?= .venv
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+PYTEST_ARGS ?= -n 2
+
+TORCH := $(shell sed -n 's/^torch==//p' requirements.lock)
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --no-input
+INSTALL := $(PIP) install --quiet --constraint requirements.lock
+INPUTS := pyproject.toml requirements.lock
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart install dev test lint clean
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
+
+quickstart: install
+	@$(VENV)/bin/scdm quickstart
+
+install: $(VENV)/.installed
+dev: $(VENV)/.installed-dev
+
+$(VENV)/.created:
+	@test -n "$(PYTHON)" || { echo "no python3.11 or python3 on the PATH; install Python 3.11, or set PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$$($(PYTHON) --version) is too old; install Python 3.11, or set PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@echo "creating $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV) || { echo "cannot create $(VENV); on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
+	@touch $@
+
+# The CPU build where it can be had (200 MB); the plain one, which on Linux holds CUDA libraries of several GB, elsewhere.
+# What torch depends on comes with the next step, in the versions of the lock file.
+$(VENV)/.torch-$(TORCH): | $(VENV)/.created
+	@echo "installing torch $(TORCH)"
+	@{ test -n "$(TORCH_INDEX)" && $(PIP) --retries 0 --timeout 10 install --quiet --no-deps \
+	    --index-url "$(TORCH_INDEX)" torch==$(TORCH) 2>/dev/null; } \
+	  || $(INSTALL) --no-deps torch==$(TORCH)
+	@touch $@
+
+$(VENV)/.installed: $(INPUTS) $(VENV)/.torch-$(TORCH)
+	@echo "installing scdm-flows (a few minutes the first time)"
+	@$(INSTALL) --editable ".[embedded]"
+	@touch $@
+
+$(VENV)/.installed-dev: $(INPUTS) $(VENV)/.torch-$(TORCH)
+	@echo "installing scdm-flows and what its tests need (a few minutes the first time)"
+	@$(INSTALL) --editable ".[dev]"
+	@touch $@ $(VENV)/.installed
+
+# One thread each: the tests run in parallel.
+test: dev
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: dev
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+
+clean:
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build
+	@find scdm_flows models tests -name __pycache__ -type d -prune -exec rm -rf {} +

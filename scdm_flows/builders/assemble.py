@@ -1,0 +1,215 @@
+"""One candidate document out of what its stages left. Pure: outputs in, documents and counts out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from pymatgen.core import Structure
+
+from scdm_flows.documents import (
+    CandidateDoc,
+    CandidateState,
+    Funnel,
+    GateDoc,
+    PhononDoc,
+    ScreenedCandidate,
+    StageFailure,
+    StageName,
+    StageRecord,
+)
+
+FROM_SCREEN = set(ScreenedCandidate.model_fields) & set(CandidateDoc.model_fields) - {
+    "reason",
+    "structure",
+    "formula",
+}
+FROM_GATE = set(GateDoc.model_fields) & set(CandidateDoc.model_fields) - {
+    "candidate_id",
+    "campaign",
+    "reason",
+}
+# what the funnel needs of a stored candidate
+FUNNEL_FIELDS = [
+    "state",
+    "stages",
+    "duplicate_of",
+    "novel",
+    "valid_distance",
+    "valid_radii",
+    "one_layer",
+    "dynamically_stable",
+]
+
+
+@dataclass
+class Found:
+    """What is known of a candidate.
+
+    jobs: stage -> the job's document (uuid, metadata, completed_at) without its output.
+    """
+
+    verdict: ScreenedCandidate
+    gate: GateDoc | None = None
+    phonon: PhononDoc | None = None
+    failures: list[StageFailure] = field(default_factory=list)
+    jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def assemble(found: Found, campaign: str) -> CandidateDoc:
+    """The candidate document; an entry that could not be read has no atoms, no formula, and the reason."""
+    verdict = found.verdict
+    structure = _structure(verdict.structure)
+    elements = [] if structure is None else sorted({str(e) for e in structure.composition})
+    formula = verdict.formula or ("" if structure is None else structure.composition.reduced_formula)
+    document = CandidateDoc(
+        **{name: getattr(verdict, name) for name in FROM_SCREEN},
+        structure=verdict.structure or {},
+        formula=formula,
+        campaign=campaign,
+        chemsys="-".join(elements),
+        elements=elements,
+        nelements=len(elements),
+        nsites=0 if structure is None else len(structure),
+        layer_group=verdict.layer_group_generated,
+        space_group=verdict.space_group_generated,
+    )
+    stages = {
+        StageName.GENERATE.value: StageRecord(status="passed"),
+        StageName.SCREEN.value: StageRecord(
+            status="passed" if verdict.accepted else "rejected", reason=verdict.reason
+        ),
+    }
+    if not verdict.accepted:
+        document.state, document.reason = CandidateState.REJECTED, verdict.reason
+    if found.gate is not None:
+        _add_gate(document, found.gate, stages)
+    if found.phonon is not None:
+        document.dynamically_stable = found.phonon.dynamically_stable
+        document.min_frequency_thz = found.phonon.min_frequency_thz
+        stages[StageName.PHONON.value] = StageRecord(status="passed", reason=found.phonon.reason)
+        if document.state is CandidateState.PENDING:
+            document.state = CandidateState.COMPLETED
+    _add_failures(document, found, stages)
+    for stage, job in found.jobs.items():
+        record = stages.setdefault(stage, StageRecord(status="passed"))
+        record.job_uuid = job["uuid"]
+        record.completed_at, record.seconds = completed_at(job), (job.get("metadata") or {}).get("seconds")
+    document.stages = stages
+    return document
+
+
+def _structure(data: Mapping[str, Any] | None) -> Structure | None:
+    if not data:
+        return None
+    try:
+        return Structure.from_dict(dict(data))
+    except Exception:
+        return None
+
+
+def _add_gate(document: CandidateDoc, gate: GateDoc, stages: dict[str, StageRecord]) -> None:
+    for name in FROM_GATE:
+        value = getattr(gate, name)
+        if value is not None:
+            setattr(document, name, value)
+    if gate.decomposition is not None:
+        document.decomposition = without_dots(gate.decomposition)
+    document.e_above_hull_gate = gate.e_above_hull
+    stages[StageName.RELAX.value] = StageRecord(status="passed" if gate.relax_converged else "failed")
+    stages[StageName.STATIC.value] = StageRecord(status="passed")
+    passed = gate.relax_converged and gate.one_layer is not False and gate.in_window
+    stages[StageName.GATE.value] = StageRecord(status="passed" if passed else "rejected", reason=gate.reason)
+    if document.state is CandidateState.REJECTED:
+        return  # a duplicate in another shard, computed before that was known
+    if not gate.relax_converged:
+        stages[StageName.RELAX.value].reason = gate.reason
+        document.state, document.reason = CandidateState.FAILED, gate.reason
+    elif not passed:
+        document.state, document.reason = CandidateState.REJECTED, gate.reason
+    elif not gate.phonon:
+        document.state = CandidateState.COMPLETED
+        stages[StageName.PHONON.value] = StageRecord(status="skipped", reason=gate.reason)
+
+
+def _add_failures(document: CandidateDoc, found: Found, stages: dict[str, StageRecord]) -> None:
+    """Failures count unless the stage has an output by now: it was run again, with success."""
+    done = set(found.jobs)
+    if found.gate is not None:
+        done |= {StageName.RELAX, StageName.STATIC, StageName.GATE}
+    if found.phonon is not None:
+        done.add(StageName.PHONON)
+    for failure in found.failures:
+        if failure.stage in done:
+            continue
+        text = f"{failure.error_type}: {failure.message}"
+        stages[failure.stage] = StageRecord(status="failed", reason=text, job_uuid=failure.job_uuid)
+        if document.state in (CandidateState.PENDING, CandidateState.COMPLETED):
+            document.state, document.reason = CandidateState.FAILED, f"{failure.stage}: {text}"
+
+
+def completed_at(job: Mapping[str, Any]) -> datetime | None:
+    """When a job ended, UTC, in whole milliseconds.
+
+    Our runner notes it in the metadata; of a job run by a FireWorks worker only jobflow's own time is there,
+    which is local time without a zone and is taken for this machine's.
+    """
+    value = (job.get("metadata") or {}).get("completed_at") or job.get("completed_at")
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value).astimezone(UTC)
+        except ValueError:
+            return None
+    if not isinstance(value, datetime):
+        return None
+    value = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    return value.replace(microsecond=value.microsecond // 1000 * 1000)
+
+
+def without_dots(mapping: Mapping[str, float]) -> dict[str, float]:
+    """The mapping with keys that a database takes: dots become underscores."""
+    return {key.replace(".", "_"): value for key, value in mapping.items()}
+
+
+def funnel(candidates: Iterable[Mapping[str, Any]], *, radii: bool, one_layer: bool) -> Funnel:
+    """The counts of a campaign; each step counts what passed it and all before.
+
+    Parameters
+    ----------
+    candidates
+        Stored candidates with the fields ``FUNNEL_FIELDS``.
+    radii, one_layer
+        Whether the campaign's screen requires the radii check and one connected layer.
+    """
+    counts = Funnel()
+    for candidate in candidates:
+        stages = candidate.get("stages") or {}
+
+        def passed(stage: StageName, stages: Mapping[str, Any] = stages) -> bool:
+            return bool(stages.get(stage.value, {}).get("status") == "passed")
+
+        accepted, first = passed(StageName.SCREEN), candidate.get("duplicate_of") is None
+        counts.generated += 1
+        counts.failed += candidate["state"] == CandidateState.FAILED
+        counts.pending += candidate["state"] == CandidateState.PENDING
+        valid = (
+            accepted
+            or not first
+            or bool(
+                candidate.get("valid_distance")
+                and (candidate.get("valid_radii") or not radii)
+                and (candidate.get("one_layer") or not one_layer)
+            )
+        )
+        counts.valid += valid
+        counts.unique += valid and first
+        counts.novel += valid and first and candidate.get("novel") is True
+        if accepted and first:
+            relaxed = passed(StageName.RELAX) and passed(StageName.STATIC)
+            counts.relaxed += relaxed
+            counts.in_window += relaxed and passed(StageName.GATE)
+            counts.phonon_done += candidate.get("dynamically_stable") is not None
+            counts.dynamically_stable += candidate.get("dynamically_stable") is True
+    return counts

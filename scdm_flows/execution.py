@@ -1,0 +1,183 @@
+"""Runs one job, or the jobs of a flow one after the other, on a job store. Knows neither processes nor FireWorks.
+
+The rule that makes everything resumable: a job whose output is stored in full is not run again, and running it again
+would only replace its output, because uuids are deterministic.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import chdir, contextmanager, redirect_stdout
+from contextvars import ContextVar
+from dataclasses import dataclass
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+from pymongo.errors import PyMongoError
+
+from scdm_flows.documents import StageName, utc_now
+from scdm_flows.errors import OutputError, StoreError
+from scdm_flows.stores.trouble import explain
+
+if TYPE_CHECKING:
+    from jobflow import Flow, Job, JobStore, Response
+
+logger = logging.getLogger(__name__)
+_progress: ContextVar[Callable[[int], None] | None] = ContextVar("_progress", default=None)
+
+# Dynamic jobs are cheap and deterministic: they run again on resuming, so that their children are known again.
+DYNAMIC_STAGES = frozenset({StageName.SCREEN.value, StageName.GATE.value})
+# Stages of a shard; where one of these fails it is no single candidate's trouble.
+SHARD_STAGES = frozenset({StageName.GENERATE.value, StageName.SCREEN.value})
+
+
+@dataclass(frozen=True)
+class StageError:
+    """A job that failed, and how."""
+
+    job: Job
+    error: Exception
+
+    @property
+    def stage(self) -> str:
+        """Name of the stage."""
+        return str(self.job.metadata.get("stage", self.job.name))
+
+
+def _large_objects(store: JobStore, job: Job) -> dict[str, set[str]] | None:
+    """Additional store -> ids of the large objects that the job's document points to; None without a document."""
+    from jobflow.utils.find import find_key
+    from pydash import get
+
+    found = store.docs_store.query_one({"uuid": job.uuid, "index": job.index}, properties=["output"])
+    if found is None:
+        return None
+    wanted: dict[str, set[str]] = {}
+    for location in find_key(found, "blob_uuid"):
+        pointer = get(found, list(location))
+        wanted.setdefault(pointer["store"], set()).add(pointer["blob_uuid"])
+    return wanted
+
+
+def is_complete(store: JobStore, job: Job) -> bool:
+    """Whether the job's output is stored, its large objects included.
+
+    A job store writes the document before the large objects it points to: a kill in between leaves a document that
+    cannot be loaded, which must count as absent.
+    """
+    wanted = _large_objects(store, job)
+    return wanted is not None and all(
+        store.additional_stores[name].count({"blob_uuid": {"$in": sorted(ids)}}) >= len(ids)
+        for name, ids in wanted.items()
+    )
+
+
+def run_job(job: Job, store: JobStore) -> Response[Any]:
+    """Run the job and store its output; large objects of an earlier run of it are removed first.
+
+    The document gets ``metadata.seconds`` (wall time) and ``metadata.completed_at`` (UTC): jobflow's own
+    ``completed_at`` is naive local time.
+    """
+    for name, ids in (_large_objects(store, job) or {}).items():
+        store.additional_stores[name].remove_docs({"blob_uuid": {"$in": sorted(ids)}})
+    started = time.monotonic()
+    response = job.run(store=store)
+    seconds = round(time.monotonic() - started, 3)
+    store.docs_store._collection.update_one(
+        {"uuid": job.uuid, "index": job.index},
+        {"$set": {"metadata.seconds": seconds, "metadata.completed_at": utc_now()}},
+    )
+    logger.info("%s took %.1f s", job.name, seconds)
+    return response
+
+
+@contextmanager
+def progress_hook(hook: Callable[[int], None]) -> Iterator[None]:
+    """Long jobs run inside this context call ``hook`` with how many items they have made."""
+    token = _progress.set(hook)
+    try:
+        yield
+    finally:
+        _progress.reset(token)
+
+
+def current_progress() -> Callable[[int], None] | None:
+    """The hook of the surrounding ``progress_hook``; a job's arguments are stored data and cannot hold it."""
+    return _progress.get()
+
+
+@contextmanager
+def scratch() -> Iterator[None]:
+    """A temporary working folder, as makers leave files in theirs."""
+    with tempfile.TemporaryDirectory(prefix="scdm-") as folder, chdir(folder):
+        yield
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Standard output and warnings of chatty libraries kept away from the user."""
+    with redirect_stdout(StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def execute(flow: Flow | Job, store: JobStore, *, follow: bool = True) -> StageError | None:
+    """Run a flow's jobs in order, skipping what is stored; returns the first failure of a candidate's stage, if any.
+
+    Parameters
+    ----------
+    flow
+        Jobs with the metadata key ``stage``.
+    store
+        Connected job store.
+    follow
+        Also run what the jobs add; what replaces a job runs in any case.
+
+    Raises
+    ------
+    StoreError
+        If the database fails: no candidate's fault.
+    OutputError
+        If the disk is full.
+    Exception
+        Whatever a job of a whole shard (generate, screen) raises.
+    """
+    from jobflow.core.flow import get_flow
+
+    for job, _ in get_flow(flow).iterflow():
+        stage = job.metadata.get("stage")
+        try:
+            if stage not in DYNAMIC_STAGES and is_complete(store, job):
+                continue
+            with scratch(), hushed():
+                response = run_job(job, store)
+        except PyMongoError as error:
+            raise StoreError(
+                f"during {job.name} the database {explain(error)}; what is finished is stored, run the same command again"
+            ) from error
+        except StoreError:
+            raise
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise OutputError(
+                    f"the disk is full ({error.filename or tempfile.gettempdir()}); what is finished is stored, make room "
+                    "and run the same command again"
+                ) from error
+            return StageError(job, error)
+        except Exception as error:
+            if stage in SHARD_STAGES:
+                raise
+            return StageError(job, error)
+        added = [f for f in (response.replace, response.detour) if f is not None]
+        if follow and response.addition is not None:
+            added.append(response.addition)
+        for more in added:
+            failure = execute(get_flow(more, allow_external_references=True), store)
+            if failure is not None:
+                return failure
+    return None

@@ -1,0 +1,202 @@
+"""What a report says: the funnel beside the paper's, E_hull bins, warnings, reasons. Pure: documents in,
+values out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scdm_flows.analysis.ranking import BINS, window_bin
+from scdm_flows.documents import CampaignDoc, CampaignState, CandidateDoc, CandidateState, PhononDoc
+
+# Xu et al., J. Phys. Chem. C (2024), doi:10.1021/acs.jpcc.4c08681, Fig. 5 and 7: SCDM and UnSCDM together,
+# energies
+# from DFT; phonons were computed for six chosen candidates, all of them stable.
+PAPER_FUNNEL = {"generated": 4000, "valid": 3378, "unique": 2140, "in_window": 1145, "dynamically_stable": 6}
+STEPS = {
+    "generated": "generated",
+    "valid": "valid",
+    "unique": "no duplicates",
+    "novel": "not in the training data",
+    "relaxed": "relaxed",
+    "in_window": "within the E_hull window",
+    "phonon_done": "phonons computed",
+    "dynamically_stable": "phonon-stable",
+}
+# A value beyond these is more often an artefact than a discovery.
+BELOW_HULL_EV_PER_ATOM = -0.1
+UNCERTAIN_EV_PER_ATOM = 0.25
+CALIBRATION_SHIFT_EV_PER_ATOM = 0.8
+MOVED_ANGSTROM = 0.5
+HIGHEST_FREQUENCY_THZ = 50.0  # without hydrogen; the C=C and N=N stretches end near 50
+ACOUSTIC_AT_GAMMA_THZ = 0.5
+
+
+@dataclass(frozen=True)
+class FunnelRow:
+    """A step of the funnel: counts, and shares of what was generated in percent; None where the paper has
+    no number.
+    """
+
+    step: str
+    words: str
+    count: int
+    share: float
+    paper: int | None
+    paper_share: float | None
+
+
+@dataclass(frozen=True)
+class BinRow:
+    """How many candidates lie in an E_hull bin (eV/atom): by the calibrated value, by the raw one."""
+
+    label: str
+    calibrated: int
+    raw: int
+
+
+def funnel_rows(campaign: CampaignDoc) -> list[FunnelRow]:
+    """The steps of the campaign beside the paper's."""
+    counts = campaign.funnel.model_dump()
+    total = counts["generated"] or 1
+    rows = []
+    for step, words in STEPS.items():
+        paper = PAPER_FUNNEL.get(step)
+        share = None if paper is None else 100 * paper / PAPER_FUNNEL["generated"]
+        rows.append(FunnelRow(step, words, counts[step], 100 * counts[step] / total, paper, share))
+    return rows
+
+
+def computed(candidates: Sequence[CandidateDoc]) -> list[CandidateDoc]:
+    """Candidates that have both energies and are nobody's duplicate."""
+    return [
+        c
+        for c in candidates
+        if c.e_above_hull is not None and c.e_above_hull_raw is not None and c.duplicate_of is None
+    ]
+
+
+def hull_bins(candidates: Sequence[CandidateDoc]) -> list[BinRow]:
+    """Counts of the paper's bins and ours, from ``<= 0`` to beyond the window."""
+    found = computed(candidates)
+    calibrated = Counter(window_bin(float(c.e_above_hull or 0)) for c in found)
+    raw = Counter(window_bin(float(c.e_above_hull_raw or 0)) for c in found)
+    keys = [window_bin(edge) for edge in BINS] + [window_bin(BINS[-1] + 1)]
+    lower = [None, *BINS]
+    rows = []
+    for key, low, high in zip(keys, lower, [*BINS, None], strict=True):
+        if low is None:
+            label = f"≤ {high:g}"
+        elif high is None:
+            label = f"> {low:g}"
+        else:
+            label = f"{low:g}–{high:g}"
+        rows.append(BinRow(label, calibrated[key], raw[key]))
+    return rows
+
+
+def candidate_warnings(candidate: CandidateDoc, phonon: PhononDoc | None = None) -> list[str]:
+    """What about a candidate looks implausible or uncertain, in sentences."""
+    found = []
+    e_hull, raw, error = candidate.e_above_hull, candidate.e_above_hull_raw, candidate.e_above_hull_error
+    if e_hull is not None and e_hull < BELOW_HULL_EV_PER_ATOM:
+        found.append(
+            f"{-e_hull:.2f} eV/atom below the hull of all known phases: layers rarely are, so check it "
+            "with DFT first."
+        )
+    if e_hull is not None and raw is not None and abs(e_hull - raw) > CALIBRATION_SHIFT_EV_PER_ATOM:
+        found.append(
+            f"The calibration moved E_hull by {e_hull - raw:+.2f} eV/atom, further than it does for known "
+            "layers."
+        )
+    if error is not None and error > UNCERTAIN_EV_PER_ATOM:
+        found.append(
+            f"Expected error of E_hull {error:.2f} eV/atom: few layers of such elements are in the "
+            "calibration."
+        )
+    moved = candidate.rmsd_to_relaxed_angstrom
+    if moved is not None and moved > MOVED_ANGSTROM:
+        found.append(
+            f"Atoms moved by {moved:.2f} Å in relaxing: this is another structure than the model drew."
+        )
+    if phonon is not None:
+        found += _phonon_warnings(candidate, phonon)
+    return found
+
+
+def _phonon_warnings(candidate: CandidateDoc, phonon: PhononDoc) -> list[str]:
+    found = []
+    frequencies = np.array(phonon.frequencies_thz)
+    highest = float(frequencies.max())
+    if highest > HIGHEST_FREQUENCY_THZ and "H" not in candidate.elements:
+        found.append(f"A phonon of {highest:.0f} THz without hydrogen is implausibly stiff.")
+    q_points = np.array(phonon.q_points)
+    at_gamma = np.flatnonzero(np.abs(q_points - np.round(q_points)).max(axis=1) < 1e-6)
+    if len(at_gamma):
+        acoustic = np.sort(np.abs(frequencies[at_gamma[0]]))[:3]
+        if acoustic.max() > ACOUSTIC_AT_GAMMA_THZ:
+            found.append(
+                f"Acoustic modes reach {acoustic.max():.1f} THz at Γ instead of 0: the forces are "
+                "inconsistent."
+            )
+    return found
+
+
+def campaign_warnings(campaign: CampaignDoc, candidates: Sequence[CandidateDoc]) -> list[str]:
+    """What about the whole campaign looks implausible or unfinished, in sentences."""
+    funnel, found = campaign.funnel, []
+    if campaign.state is not CampaignState.COMPLETED or funnel.pending:
+        waiting = f" ({funnel.pending} candidates are pending)" if funnel.pending else ""
+        found.append(f"The campaign is not finished{waiting}: the numbers will change.")
+    if funnel.generated and not funnel.valid:
+        found.append("No sample is valid: the model, the checkpoint or the screen's rules are wrong.")
+    started = funnel.relaxed + funnel.failed
+    if started >= 5 and funnel.failed > started / 5:
+        found.append(
+            f"{funnel.failed} of {started} computed candidates failed, more than one in five; see the "
+            "reasons below."
+        )
+    known = [float(c.e_above_hull or 0) for c in computed(candidates)]
+    if len(known) >= 10 and max(known) <= 0:
+        found.append(
+            "Every candidate lies on or below the hull: the reference phases are probably incomplete."
+        )
+    below = sorted(
+        {c.formula for c in computed(candidates) if (c.e_above_hull or 0) < BELOW_HULL_EV_PER_ATOM}
+    )
+    if below:
+        names = ", ".join(below[:8]) + (", …" if len(below) > 8 else "")
+        found.append(
+            f"More than {-BELOW_HULL_EV_PER_ATOM:g} eV/atom below the hull, which layers rarely are: {names}."
+        )
+    if funnel.phonon_done >= 10 and funnel.dynamically_stable == funnel.phonon_done:
+        found.append("Every candidate with phonons is stable, which is rare; look at the bands.")
+    return found
+
+
+def reason_counts(candidates: Sequence[CandidateDoc], unreadable: int = 0) -> list[tuple[str, int]]:
+    """Why candidates stopped, numbers and names taken out, the most frequent first."""
+    stopped = (CandidateState.REJECTED, CandidateState.FAILED)
+    counts = Counter(
+        kind_of_reason(c.reason or "no reason recorded") for c in candidates if c.state in stopped
+    )
+    if unreadable:
+        counts["unreadable"] = unreadable
+    return counts.most_common()
+
+
+def kind_of_reason(reason: str) -> str:
+    """The reason without what is particular to one candidate.
+
+    >>> kind_of_reason("atoms too close: 0.312 angstrom, at least 0.5 is required")
+    'atoms too close'
+    >>> kind_of_reason("E_hull 0.713 eV/atom is above the window of 0.6")
+    'E_hull … eV/atom is above the window of …'
+    """
+    head = reason.splitlines()[0].partition(":")[0] if ":" in reason else reason
+    return re.sub(r"-?\d+(\.\d+)?(e-?\d+)?", "…", head).strip()[:80] or "no reason recorded"

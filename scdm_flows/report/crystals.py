@@ -1,0 +1,177 @@
+"""Pictures of layers: top and side view as SVG text. Atoms by covalent radius and element colour, bonds,
+the cell.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.collections import LineCollection, PatchCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
+from numpy.typing import NDArray
+from pymatgen.core import Element, Structure
+
+from scdm_flows.report.figures import INK, SOFT, STYLE, svg
+from scdm_models.lattice import BOND_FACTOR, covalent_radii
+
+Array = NDArray[np.float64]
+PATCH_ANGSTROM = 9.0  # the patch of layer that is drawn is about as wide
+MAX_ATOMS = 220  # and has no more atoms
+RADIUS_SHARE = 0.45  # drawn radius over covalent radius: bonds stay visible
+# A line is drawn to neighbours not much further than the nearest one: 1.25 keeps Mo-S and leaves Mo-Mo out
+# of 1H-MoS2.
+SHELL_FACTOR = 1.25
+LEVEL_ANGSTROM = 0.05  # atoms closer in depth are drawn together
+
+
+@dataclass(frozen=True)
+class _Patch:
+    """A finite piece of the layer.
+
+    positions: (n, 3) angstrom; numbers: (n,); row: (n,) copy along b that the atom is in; bonds: (m, 2)
+    indices.
+    """
+
+    positions: Array
+    numbers: NDArray[np.int64]
+    row: NDArray[np.int64]
+    bonds: NDArray[np.int64]
+
+
+@cache
+def colour(number: int) -> str:
+    """Hex colour of an element (Jmol's convention, through ASE)."""
+    from ase.data.colors import jmol_colors
+
+    red, green, blue = (round(255 * float(x)) for x in jmol_colors[number])
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def legend(structure: Structure) -> list[tuple[str, str]]:
+    """(symbol, hex colour) of the elements, as drawn."""
+    return [(str(e), colour(Element(str(e)).Z)) for e in sorted(structure.composition, key=str)]
+
+
+def _patch(structure: Structure, repeats: tuple[int, int]) -> _Patch:
+    matrix = np.array(structure.lattice.matrix)
+    x = matrix[0] / np.linalg.norm(matrix[0])
+    z = np.cross(matrix[0], matrix[1])
+    z /= np.linalg.norm(z)
+    frame = np.array([x, np.cross(z, x), z]).T  # columns: a along x, the normal along z
+    frac = np.array(structure.frac_coords)
+    frac[:, :2] %= 1.0
+    cells = np.array([[i, j, 0] for i in range(repeats[0]) for j in range(repeats[1])], dtype=float)
+    positions = ((frac[None] + cells[:, None]).reshape(-1, 3)) @ matrix @ frame
+    positions[:, 2] -= (positions[:, 2].max() + positions[:, 2].min()) / 2
+    numbers = np.tile([site.specie.Z for site in structure], len(cells))
+    radii = covalent_radii(numbers)
+    nearest = np.tile(_nearest(structure), len(cells))
+    distances = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
+    reach = np.minimum(
+        BOND_FACTOR * (radii[:, None] + radii[None]),
+        SHELL_FACTOR * np.maximum(nearest[:, None], nearest[None]),
+    )
+    bonded = np.triu(distances < reach, 1)
+    row = np.repeat(cells[:, 1].astype(int), len(structure))
+    return _Patch(positions, numbers, row, np.argwhere(bonded))
+
+
+def _nearest(structure: Structure) -> Array:
+    """(n_atoms,) distance of each atom to its nearest neighbour in the crystal, angstrom; infinite beyond
+    6.
+    """
+    first, _, _, distances = structure.get_neighbor_list(6.0)
+    nearest = np.full(len(structure), np.inf)
+    np.minimum.at(nearest, first, distances)
+    return nearest
+
+
+def _repeats(structure: Structure) -> tuple[int, int]:
+    """How often the cell is repeated along a and b for a patch of about ``PATCH_ANGSTROM``."""
+    a, b, gamma = structure.lattice.a, structure.lattice.b, np.deg2rad(structure.lattice.gamma)
+    n, m = (int(np.clip(np.ceil(PATCH_ANGSTROM / (s * np.sin(gamma))), 1, 5)) for s in (a, b))
+    while n * m * len(structure) > MAX_ATOMS and n * m > 1:
+        n, m = (n - 1, m) if n * a >= m * b else (n, m - 1)
+    return n, m
+
+
+def layer_picture(structure: Structure) -> str:
+    """Top view, with the cell, and below it the side view along b, to one scale."""
+    n, m = _repeats(structure)
+    # seen along b its copies coincide: one row of atoms is drawn, with its bonds to the rows before and
+    # behind
+    top, side = _patch(structure, (n, m)), _patch(structure, (n, 3))
+    a, b = (np.array(structure.lattice.matrix)[k] for k in (0, 1))
+    gamma = np.deg2rad(structure.lattice.gamma)
+    corner = float(np.linalg.norm(b)) * np.array([np.cos(gamma), np.sin(gamma)])
+    edge = np.array([float(np.linalg.norm(a)), 0.0])
+    # looking along b: the horizontal axis is the normal of b in the plane, so that the copies along b
+    # coincide
+    across = np.array([np.sin(gamma), -np.cos(gamma)])
+    views = [
+        (top.positions[:, :2], top.positions[:, 2], top),
+        (
+            np.column_stack([side.positions[:, :2] @ across, side.positions[:, 2]]),
+            -side.positions[:, 1],
+            side,
+        ),
+    ]
+    spans = [np.ptp(flat, axis=0) + 2.4 for flat, _, _ in views]
+    width = max(span[0] for span in spans)
+    heights = [max(span[1], 2.6) for span in spans]
+    inches = 3.4
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(inches, inches * sum(heights) / width + 0.15))
+        grid = figure.add_gridspec(2, 1, height_ratios=heights, hspace=0.06, left=0, right=1, bottom=0, top=1)
+        scale = 72 * inches / width  # points per angstrom
+        for row, (flat, depth, patch) in enumerate(views):
+            axes = figure.add_subplot(grid[row])
+            shown = np.ones(len(flat), dtype=bool) if row == 0 else patch.row == 1
+            _draw(axes, flat, depth, patch, shown, scale)
+            middle = (flat.max(axis=0) + flat.min(axis=0)) / 2
+            axes.set_xlim(middle[0] - width / 2, middle[0] + width / 2)
+            axes.set_ylim(middle[1] - heights[row] / 2, middle[1] + heights[row] / 2)
+            axes.set_aspect("equal")
+            axes.axis("off")
+            if row == 0:
+                outline = np.array([[0, 0], edge, edge + corner, corner, [0, 0]])
+                axes.plot(*outline.T, color=INK, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1e6)
+        return svg(figure)
+
+
+def _draw(
+    axes: mpl.axes.Axes, flat: Array, depth: Array, patch: _Patch, shown: NDArray[np.bool_], scale: float
+) -> None:
+    """Atoms and bonds from the back to the front.
+
+    flat: (n, 2) and depth: (n,) of the view, angstrom; shown: (n,) atoms to draw; scale: points per angstrom.
+    """
+    levels = np.round(depth / LEVEL_ANGSTROM).astype(int)
+    radii = covalent_radii(patch.numbers) * RADIUS_SHARE
+    bonds = patch.bonds[shown[patch.bonds].any(axis=1)]
+    behind = np.where(
+        shown[bonds].all(axis=1), levels[bonds].min(axis=1), levels[shown].min(initial=levels.max())
+    )
+    for order, level in enumerate(np.unique(levels[shown])):
+        segments = [flat[list(pair)] for pair in bonds[behind == level]]
+        if segments:
+            axes.add_collection(
+                LineCollection(
+                    segments, colors=SOFT, linewidths=0.22 * scale, capstyle="round", zorder=2 * order
+                )
+            )
+        atoms = np.flatnonzero(shown & (levels == level))
+        circles = [Circle((float(flat[k, 0]), float(flat[k, 1])), float(radii[k])) for k in atoms]
+        axes.add_collection(
+            PatchCollection(
+                circles,
+                facecolors=[colour(int(patch.numbers[k])) for k in atoms],
+                edgecolors=INK,
+                linewidths=0.5,
+                zorder=2 * order + 1,
+            )
+        )

@@ -1,0 +1,123 @@
+"""The packaged checkpoint and what is drawn from it; checkpoints that are not ours are refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from scdm_models.checkpoint import load_checkpoint, save_checkpoint
+from scdm_models.encoding import MAX_ATOMS
+from scdm_models.errors import CheckpointError, DatasetError, GenerationError
+from scdm_models.sampler import generate
+from scdm_models.symmetry import layer_group
+from scdm_models.symmetry.detect import detect_layer_group_spglib
+from scdm_models.train import TrainConfig, load_train_config, train
+from test_encoding import random_crystal
+
+
+@pytest.fixture(scope="module")
+def samples() -> list:
+    """Sixty samples of the packaged model."""
+    return list(generate(60, seed=3, steps=20))
+
+
+def test_every_sample_has_its_group_or_a_supergroup_by_two_tools(samples: list) -> None:
+    for sample in samples:
+        asked = layer_group(sample.layer_group_requested)
+        order = asked.general.multiplicity // (2 if asked.centred else 1)
+        for number in (sample.layer_group_detected, detect_layer_group_spglib(sample.structure, 1e-3)):
+            assert number is not None
+            found = layer_group(number)
+            # a supergroup's operations per lattice point include ours, and a smaller cell adds its translations
+            cells = len(sample.structure) / len(sample.structure.get_primitive_structure(tolerance=1e-3))
+            assert (found.general.multiplicity // (2 if found.centred else 1)) * cells % order == 0
+
+
+def test_samples_are_crystals_of_allowed_size(samples: list) -> None:
+    trained_on = set(load_checkpoint().card["elements"])
+    for sample in samples:
+        assert 1 <= len(sample.structure) <= MAX_ATOMS
+        assert {s.specie.Z for s in sample.structure} <= trained_on
+
+
+def test_same_seed_same_samples_whatever_the_batches(samples: list) -> None:
+    again = list(generate(60, seed=3, steps=20))
+    assert [s.to_dict() for s in again] == [s.to_dict() for s in samples]
+    # a later part of the same seed: the skeleton is the same; coordinates differ by rounding of other batches
+    part = list(generate(10, seed=3, steps=20, start=20, batch_size=4))
+    assert [p.structure.composition for p in part] == [s.structure.composition for s in samples[20:30]]
+    assert [p.index for p in part] == list(range(20, 30))
+
+
+def test_requested_group_and_record(samples: list) -> None:
+    (record,) = generate(1, seed=0, layer_group=72, steps=5)
+    data = json.loads(json.dumps(record.to_dict()))
+    assert data["layer_group_requested"] == 72
+    assert {"structure", "layer_group_detected", "space_group_detected", "seed", "model_id"} <= data.keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n": 0}, "n=0 must be >= 1"),
+        ({"n": 1, "seed": -1}, "seed=-1"),
+        ({"n": 1, "steps": 0}, "steps=0"),
+        ({"n": 1, "layer_group": 81}, "must be 1 to 80"),
+    ],
+)
+def test_bad_requests_are_refused(arguments: dict, message: str) -> None:
+    with pytest.raises(GenerationError, match=message):
+        generate(**arguments)
+
+
+def test_packaged_checkpoint_is_small_and_documented() -> None:
+    from importlib.resources import files
+
+    resource = files("scdm_models").joinpath("data", "scdm.safetensors")
+    assert len(resource.read_bytes()) <= 16 * 2**20
+    card = load_checkpoint().card
+    assert card["licence"] == "BSD-3-Clause"
+    assert card["n_training"] > 5000
+    assert {"skeleton_nats", "plane_mse", "height_mse", "lattice_mse"} <= card["metrics"].keys()
+
+
+def test_foreign_and_changed_checkpoints_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_checkpoint(tmp_path / "none.safetensors")
+    garbage = tmp_path / "garbage.safetensors"
+    garbage.write_bytes(b"\x80\x04pickle")
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
+        load_checkpoint(garbage)
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"x": torch.zeros(2)}, foreign)
+    with pytest.raises(CheckpointError, match="expected 'scdm-checkpoint/1'"):
+        load_checkpoint(foreign)
+    packaged = load_checkpoint()
+    changed = tmp_path / "changed.safetensors"
+    assert save_checkpoint(changed, packaged.model, packaged.prior, packaged.card) == packaged.model_id
+    raw = bytearray(changed.read_bytes())
+    raw[-5] ^= 1
+    changed.write_bytes(raw)
+    with pytest.raises(CheckpointError, match="does not match its checksum"):
+        load_checkpoint(changed)
+
+
+def test_training_from_the_start_to_a_sample(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "skeleton_max_epochs: 1\nmax_epochs: 1\nbatch_size: 40\nnetwork: {width: 32, skeleton_layers: 1, geometry_layers: 1, heads: 2}\n"
+    )
+    config = load_train_config(tmp_path / "c.yaml")
+    crystals = [random_crystal(1 + k % 80, seed=k) for k in range(80)]
+    out = tmp_path / "tiny.safetensors"
+    model_id = train(crystals, [f"c{k}" for k in range(80)], out, config)
+    assert (tmp_path / "tiny.safetensors.csv").read_text().startswith("phase,epoch,seconds,loss,validation")
+    (sample,) = generate(1, checkpoint=str(out), steps=3)
+    assert sample.model_id == model_id
+    with pytest.raises(DatasetError, match="at least 50"):
+        train(crystals[:3], ["a", "b", "c"], out, TrainConfig())
+    (tmp_path / "bad.yaml").write_text("learningrate: 1\n")
+    with pytest.raises(DatasetError, match="learningrate"):
+        load_train_config(tmp_path / "bad.yaml")

@@ -27,9 +27,7 @@ class ScdmGeneratorConfig(_Frozen):
 
     kind: Literal["scdm"] = "scdm"
     n: int = Field(100, ge=1, description="number of samples")
-    seed: int = Field(
-        0, ge=0, description="seed of the random generator; sample i depends on (seed, i) alone"
-    )
+    seed: int = Field(0, ge=0, description="seed of the random generator; sample i depends on (seed, i) alone")
     checkpoint: str | None = Field(None, description="checkpoint file; the packaged one when absent")
     layer_group: int | None = Field(
         None, ge=1, le=80, description="layer group of every sample; drawn from the data when absent"
@@ -62,9 +60,7 @@ class ForceFieldEngineConfig(_Frozen):
     force_field: Literal["CHGNet"] = Field(
         "CHGNet", description="atomate2 force field whose reference table is packaged"
     )
-    fmax_ev_per_angstrom: float = Field(
-        0.02, gt=0, description="relaxation ends below this largest force, eV/angstrom"
-    )
+    fmax_ev_per_angstrom: float = Field(0.02, gt=0, description="relaxation ends below this largest force, eV/angstrom")
     max_relax_steps: int = Field(300, ge=1, description="relaxation steps before it counts as failed")
     phonon_min_length_angstrom: float = Field(
         12.0, gt=0, description="shortest in-plane edge of the phonon supercell, angstrom"
@@ -108,9 +104,7 @@ class GateConfig(_Frozen):
 class CampaignConfig(_Frozen):
     """A discovery campaign."""
 
-    name: Annotated[
-        str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$", description="letters, digits, - and _")
-    ]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$", description="letters, digits, - and _")]
     description: str = Field("", description="free text")
     generator: GeneratorConfig = Field(default_factory=ScdmGeneratorConfig)
     screen: ScreenConfig = Field(default_factory=ScreenConfig)
@@ -152,14 +146,10 @@ def parse_config(data: Any, origin: str = "campaign") -> CampaignConfig:
         known = _known_keys(CampaignConfig, set())
         lines = []
         for item in error.errors():
-            path = ".".join(
-                str(part) for part in item["loc"] if part not in ("scdm", "files", "forcefield", "vasp")
-            )
+            path = ".".join(str(part) for part in item["loc"] if part not in ("scdm", "files", "forcefield", "vasp"))
             if item["type"] == "extra_forbidden":
                 near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
-                lines.append(
-                    f"unknown key '{path}'" + (f"; did you mean '{near[0]}'?" if near else "; remove it")
-                )
+                lines.append(f"unknown key '{path}'" + (f"; did you mean '{near[0]}'?" if near else "; remove it"))
             else:
                 lines.append(f"{path or 'campaign'} = {item['input']!r}: {item['msg']}")
         raise ConfigError(f"{origin}: " + "; ".join(lines)) from None
@@ -171,9 +161,7 @@ def load_config(path: str | Path) -> CampaignConfig:
     try:
         data = yaml.safe_load(path.read_text())
     except FileNotFoundError:
-        raise ConfigError(
-            f"campaign file {path} does not exist; launchpad/campaigns holds examples"
-        ) from None
+        raise ConfigError(f"campaign file {path} does not exist; launchpad/campaigns holds examples") from None
     except OSError as error:
         raise ConfigError(f"campaign file {path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -1,7 +1,7 @@
-"""Runs one job, or the jobs of a flow one after the other, on a job store. Knows neither processes nor FireWorks.
+"""Runs one job, or the jobs of a flow in turn, on a job store. Knows neither processes nor FireWorks.
 
-The rule that makes everything resumable: a job whose output is stored in full is not run again, and running it again
-would only replace its output, because uuids are deterministic.
+The rule that makes everything resumable: a job whose output is stored in full is not run again, and running
+it again would only replace its output, because uuids are deterministic.
 """
 
 from __future__ import annotations
@@ -25,12 +25,16 @@ from scdm_flows.errors import OutputError, StoreError
 from scdm_flows.stores.trouble import explain
 
 if TYPE_CHECKING:
-    from jobflow import Flow, Job, JobStore, Response
+    from jobflow.core.flow import Flow
+    from jobflow.core.job import Job, Response
+    from jobflow.core.store import JobStore
+    from maggma.core import Store
 
 logger = logging.getLogger(__name__)
 _progress: ContextVar[Callable[[int], None] | None] = ContextVar("_progress", default=None)
 
-# Dynamic jobs are cheap and deterministic: they run again on resuming, so that their children are known again.
+# Dynamic jobs are cheap and deterministic: they run again on resuming, so that their children are known
+# again.
 DYNAMIC_STAGES = frozenset({StageName.SCREEN.value, StageName.GATE.value})
 # Stages of a shard; where one of these fails it is no single candidate's trouble.
 SHARD_STAGES = frozenset({StageName.GENERATE.value, StageName.SCREEN.value})
@@ -50,7 +54,7 @@ class StageError:
 
 
 def _large_objects(store: JobStore, job: Job) -> dict[str, set[str]] | None:
-    """Additional store -> ids of the large objects that the job's document points to; None without a document."""
+    """Store name -> ids of the large objects that the job's document points to; None without a document."""
     from jobflow.utils.find import find_key
     from pydash import get
 
@@ -64,16 +68,20 @@ def _large_objects(store: JobStore, job: Job) -> dict[str, set[str]] | None:
     return wanted
 
 
+def _large_store(store: JobStore, name: str) -> Store:
+    found: Store = store.additional_stores[name]  # type: ignore[has-type]
+    return found
+
+
 def is_complete(store: JobStore, job: Job) -> bool:
     """Whether the job's output is stored, its large objects included.
 
-    A job store writes the document before the large objects it points to: a kill in between leaves a document that
-    cannot be loaded, which must count as absent.
+    A job store writes the document before the large objects it points to: a kill in between leaves a document
+    that cannot be loaded, which must count as absent.
     """
     wanted = _large_objects(store, job)
     return wanted is not None and all(
-        store.additional_stores[name].count({"blob_uuid": {"$in": sorted(ids)}}) >= len(ids)
-        for name, ids in wanted.items()
+        _large_store(store, name).count({"blob_uuid": {"$in": sorted(ids)}}) >= len(ids) for name, ids in wanted.items()
     )
 
 
@@ -84,7 +92,7 @@ def run_job(job: Job, store: JobStore) -> Response[Any]:
     ``completed_at`` is naive local time.
     """
     for name, ids in (_large_objects(store, job) or {}).items():
-        store.additional_stores[name].remove_docs({"blob_uuid": {"$in": sorted(ids)}})
+        _large_store(store, name).remove_docs({"blob_uuid": {"$in": sorted(ids)}})
     started = time.monotonic()
     response = job.run(store=store)
     seconds = round(time.monotonic() - started, 3)
@@ -127,7 +135,7 @@ def hushed() -> Iterator[None]:
 
 
 def execute(flow: Flow | Job, store: JobStore, *, follow: bool = True) -> StageError | None:
-    """Run a flow's jobs in order, skipping what is stored; returns the first failure of a candidate's stage, if any.
+    """Run a flow's jobs in order, skipping what is stored; returns the first failure of a stage, if any.
 
     Parameters
     ----------
@@ -158,22 +166,23 @@ def execute(flow: Flow | Job, store: JobStore, *, follow: bool = True) -> StageE
                 response = run_job(job, store)
         except PyMongoError as error:
             raise StoreError(
-                f"during {job.name} the database {explain(error)}; what is finished is stored, run the same command again"
+                f"during {job.name} the database {explain(error)}; what is finished is stored, "
+                "the same command goes on from there"
             ) from error
         except StoreError:
             raise
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise OutputError(
-                    f"the disk is full ({error.filename or tempfile.gettempdir()}); what is finished is stored, make room "
-                    "and run the same command again"
+                    f"the disk is full ({error.filename or tempfile.gettempdir()}); "
+                    "what is finished is stored, make room and run the same command again"
                 ) from error
             return StageError(job, error)
         except Exception as error:
             if stage in SHARD_STAGES:
                 raise
             return StageError(job, error)
-        added = [f for f in (response.replace, response.detour) if f is not None]
+        added: list[Any] = [f for f in (response.replace, response.detour) if f is not None]
         if follow and response.addition is not None:
             added.append(response.addition)
         for more in added:

@@ -1,9 +1,10 @@
-"""Puts a campaign's flows on a FireWorks LaunchPad and tells how they fare. The only file that imports fireworks.
+"""Puts a campaign on a FireWorks LaunchPad and tells how it fares. The only file that imports fireworks.
 
-The LaunchPad lives in the campaign's own database, beside the job store. ``ScdmJobFiretask`` takes its job store from
-the LaunchPad that handed it out, so stock ``rlaunch -c launchpad rapidfire`` needs one address (in
-``my_launchpad.yaml``), no environment variable, and no credentials are ever written into a firework. What a firework
-does is what the in-process runner does, with the same uuids: what is in the job store is not computed again.
+The LaunchPad lives in the campaign's own database, beside the job store. ``ScdmJobFiretask`` takes its job
+store from the LaunchPad that handed it out, so stock ``rlaunch -c launchpad rapidfire`` needs one address (in
+``my_launchpad.yaml``), no environment variable, and no credentials are ever written into a firework. What a
+firework does is what the in-process runner does, with the same uuids: what is in the job store is not
+computed again.
 """
 
 from __future__ import annotations
@@ -25,13 +26,15 @@ from scdm_flows.runner import register
 from scdm_flows.stores.database import TIMEOUT_MS, Database, job_store_of
 
 if TYPE_CHECKING:
-    from jobflow import Flow, Job, JobStore
+    from jobflow.core.job import Job
+    from jobflow.core.store import JobStore
 
 logger = logging.getLogger(__name__)
 INDEXED_SPEC = ["spec.campaign", "spec.candidate_id", "spec.job_uuid"]
 LOST = "WorkerLost"
 SHARDS_AT_ONCE = 200  # workflows built and inserted together
-# Later stages first: candidates are finished before new shards are begun, so results come early and a stop is cheap.
+# Later stages first: candidates are finished before new shards are begun, so results come early and a stop is
+# cheap.
 PRIORITY = {stage.value: 10 * k for k, stage in enumerate(StageName)}
 
 
@@ -48,10 +51,10 @@ class StageError(Exception):
 
 
 @explicit_serialize
-class ScdmJobFiretask(JobFiretask):  # type: ignore[misc]
-    """Runs one job of a campaign on the job store in the LaunchPad's database; running it twice changes nothing."""
+class ScdmJobFiretask(JobFiretask):
+    """Runs one job on the job store in the LaunchPad's database; running it twice changes nothing."""
 
-    required_params = ("job",)
+    required_params = ("job", "store")
 
     def run_task(self, fw_spec: dict[str, Any]) -> FWAction:
         """Run the job unless its output is stored; hand its additions to the workflow, each only once."""
@@ -71,9 +74,10 @@ class ScdmJobFiretask(JobFiretask):  # type: ignore[misc]
         detours = [workflow_of(flow) for flow in (response.replace, response.detour) if flow is not None]
         additions = []
         if response.addition is not None:
-            new = [j for j, _ in response.addition.iterflow() if not _is_queued(launchpad, j.uuid)]
+            flow: Any = response.addition  # jobflow has made it a flow
+            new = {child.uuid for child, _ in flow.iterflow() if not _is_queued(launchpad, child.uuid)}
             if new:
-                additions.append(workflow_of(response.addition, only={j.uuid for j in new}))
+                additions.append(workflow_of(flow, only=new))
         return FWAction(
             stored_data=response.stored_data,
             additions=additions,
@@ -88,10 +92,11 @@ def _is_queued(launchpad: LaunchPad, uuid: str) -> bool:
     return launchpad.fireworks.find_one({"spec.job_uuid": uuid}, {"fw_id": 1}) is not None
 
 
-def workflow_of(flow: Flow | Job, only: set[str] | None = None, **metadata: Any) -> Workflow:
-    """The flow as a workflow of ``ScdmJobFiretask`` fireworks; ``only`` keeps the jobs of these uuids."""
+def workflow_of(flow: Any, only: set[str] | None = None, **metadata: Any) -> Workflow:
+    """The flow (or job) as a workflow of our fireworks; ``only`` keeps the jobs of these uuids."""
+    flow = get_flow(flow)
     made: dict[str, Firework] = {}
-    for job, parents in get_flow(flow).iterflow():
+    for job, parents in flow.iterflow():
         if only is not None and job.uuid not in only:
             continue
         stage = str(job.metadata.get("stage", ""))
@@ -104,7 +109,7 @@ def workflow_of(flow: Flow | Job, only: set[str] | None = None, **metadata: Any)
         }
         before = [made[parent] for parent in parents if parent in made]
         made[job.uuid] = Firework(
-            [ScdmJobFiretask(job=job)], spec=spec, name=job.name, parents=before or None
+            [ScdmJobFiretask(job=job, store=None)], spec=spec, name=job.name, parents=before or None
         )
     return Workflow(list(made.values()), name=flow.name, metadata=metadata)
 
@@ -142,9 +147,7 @@ def launchpad_of(database: Database) -> LaunchPad:
         If the database is in memory, where no worker could reach it.
     """
     if database.uri is None:
-        raise StoreError(
-            "FireWorks needs a database server, this database is in memory; set SCDM_MONGO_URI or `scdm db start`"
-        )
+        raise StoreError("FireWorks needs a database server, this database is in memory; set SCDM_MONGO_URI")
     name = database.uri.partition("?")[0].rsplit("/", 1)[-1]
     launchpad = LaunchPad(
         host=database.uri,
@@ -164,9 +167,10 @@ def launchpad_of(database: Database) -> LaunchPad:
 
 
 def submit(config: CampaignConfig, database: Database, launchpad: LaunchPad | None = None) -> int:
-    """Put a campaign on the LaunchPad: its document first, then one workflow for each shard that is not there yet.
+    """Put a campaign on the LaunchPad: its document, then a workflow for each shard that is not there yet.
 
-    Returns how many workflows are new: submitting again adds none, and a submission that was cut short is completed.
+    Returns how many workflows are new: submitting again adds none, and a submission that was cut short is
+    completed.
 
     Raises
     ------
@@ -192,7 +196,7 @@ def submit(config: CampaignConfig, database: Database, launchpad: LaunchPad | No
 
 
 def _complete_shards(launchpad: LaunchPad, campaign: str) -> set[int]:
-    """Shards whose workflow and fireworks are all there; a workflow without them (a cut submission) is removed."""
+    """Shards that are there with all their fireworks; the rest of a cut submission is removed."""
     present = set()
     for workflow in launchpad.workflows.find({"metadata.campaign": campaign}, {"nodes": 1, "metadata": 1}):
         nodes = workflow["nodes"]
@@ -204,10 +208,8 @@ def _complete_shards(launchpad: LaunchPad, campaign: str) -> set[int]:
     return present
 
 
-def status(
-    database: Database, campaign: str, launchpad: LaunchPad | None = None
-) -> dict[str, dict[str, int]]:
-    """Stage -> firework state (``READY``, ``RUNNING``, ``COMPLETED``, ``FIZZLED``, ...) -> how many, in stage order."""
+def status(database: Database, campaign: str, launchpad: LaunchPad | None = None) -> dict[str, dict[str, int]]:
+    """Stage -> state of fireworks (``READY``, ``RUNNING``, ``FIZZLED``, ...) -> how many, in stage order."""
     launchpad = launchpad or launchpad_of(database)
     counts: dict[str, dict[str, int]] = {}
     for firework in launchpad.fireworks.find({"spec.campaign": campaign}, {"spec.stage": 1, "state": 1}):
@@ -217,9 +219,7 @@ def status(
     return {s: counts[s] for s in sorted(counts, key=lambda s: order.index(s) if s in order else len(order))}
 
 
-def collect_failures(
-    database: Database, campaign: str | None = None, launchpad: LaunchPad | None = None
-) -> int:
+def collect_failures(database: Database, campaign: str | None = None, launchpad: LaunchPad | None = None) -> int:
     """Write a ``StageFailure`` for every fizzled firework, and forget failures whose job has succeeded since.
 
     campaign: of all campaigns when None. Returns how many fireworks are fizzled; 0 where no LaunchPad can be.
@@ -237,11 +237,7 @@ def collect_failures(
         "spec.job_uuid": 1,
     }
     fizzled = list(launchpad.fireworks.find({**mine, "state": "FIZZLED"}, fields))
-    known = (
-        {d["failure_id"] for d in database.failures.query({}, properties=["failure_id"])}
-        if fizzled
-        else set()
-    )
+    known = {d["failure_id"] for d in database.failures.query({}, properties=["failure_id"])} if fizzled else set()
     documents = []
     for firework in fizzled:
         spec = firework["spec"]
@@ -273,9 +269,7 @@ def _forget_mended(database: Database, campaign: str | None) -> None:
         for d in database.failures.query(criteria, properties=["failure_id", "job_uuid"])
         if d.get("job_uuid")
     }
-    outputs = database.job_store.docs_store.query(
-        {"uuid": {"$in": list(uuid_of.values())}}, properties=["uuid"]
-    )
+    outputs = database.job_store.docs_store.query({"uuid": {"$in": list(uuid_of.values())}}, properties=["uuid"])
     stored = {d["uuid"] for d in outputs} if uuid_of else set()
     mended = [failure for failure, uuid in uuid_of.items() if uuid in stored]
     if mended:
@@ -300,9 +294,10 @@ def _reason(launchpad: LaunchPad, fw_id: int) -> tuple[str, str]:
 
 
 def write_worker_config(database: Database, folder: Path) -> Path:
-    """Write ``my_launchpad.yaml`` for this database into a folder, readable by its owner only; ``rlaunch -c FOLDER`` uses it.
+    """Write ``my_launchpad.yaml`` of this database into a folder, for ``rlaunch -c FOLDER``.
 
     For a database that ``launchpad/my_launchpad.yaml`` does not name: another port, a URI with a password.
+    Only its owner can read the file.
     """
     name = launchpad_of(database).name
     folder.mkdir(parents=True, exist_ok=True)

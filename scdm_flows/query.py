@@ -110,9 +110,7 @@ class CandidateDB:
                 raise CampaignError(f"no candidate has the id {candidate_id!r}; {hint}")
         return CandidateDoc.model_validate(strip(found))
 
-    def flat_records(
-        self, *, sort: str = "rank", limit: int | None = None, **filters: Any
-    ) -> list[dict[str, Any]]:
+    def flat_records(self, *, sort: str = "rank", limit: int | None = None, **filters: Any) -> list[dict[str, Any]]:
         """``find`` as flat dictionaries of the fields in ``FLAT``, unknown ones None; ready for JSON."""
         found = self._documents(list(FLAT), sort, limit, filters)
         return [{name: d.get(name) for name in FLAT} for d in found]

@@ -1,7 +1,8 @@
 """Runs a campaign's flows in this process and its worker processes: ``scdm campaign run``.
 
 The same jobs as under FireWorks, with the same uuids. What is in the job store is not run again, so a killed
-campaign goes on where it was: at most the jobs in flight are repeated, and repeating a job replaces its output.
+campaign goes on where it was: at most the jobs in flight are repeated, and repeating a job replaces its
+output.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def register(config: CampaignConfig, database: Database) -> bool:
         if known.config_hash != config.config_hash:
             changes = ", ".join(_differences(known.config, config.model_dump(mode="json")))
             raise CampaignError(
-                f"campaign {config.name!r} exists with another configuration ({changes}); give the changed file a new name"
+                f"campaign {config.name!r} exists with another configuration ({changes}); "
+                "give the changed file a new name"
             )
         return False
     missing = engine_of(config.engine).check()
@@ -182,11 +184,7 @@ def _screened(config: CampaignConfig, database: Database, shard: int) -> list[Sc
 def _plain(output: Any) -> Any:
     """The output without monty's class marks."""
     if isinstance(output, dict):
-        marks = (
-            {"@module", "@class", "@version"}
-            if str(output.get("@module", "")).startswith("scdm_flows")
-            else set()
-        )
+        marks = {"@module", "@class", "@version"} if str(output.get("@module", "")).startswith("scdm_flows") else set()
         return {k: _plain(v) for k, v in output.items() if k not in marks}
     if isinstance(output, list):
         return [_plain(v) for v in output]
@@ -203,8 +201,7 @@ def _unfinished(
     }
     phonons = {d["metadata"]["candidate_id"] for d in stored(database, config.name, "phonon", []).values()}
     failures = {
-        d["candidate_id"]
-        for d in database.failures.query({"campaign": config.name}, properties=["candidate_id"])
+        d["candidate_id"] for d in database.failures.query({"campaign": config.name}, properties=["candidate_id"])
     }
     todo = [
         c
@@ -224,9 +221,7 @@ def _compute(
             yield run_candidate(config, database, candidate)
         return
     items = [candidate.model_dump_json() for candidate in todo]
-    for item, outcome in work_off(
-        items, partial(_start_worker, config.model_dump_json(), database.uri), processes
-    ):
+    for item, outcome in work_off(items, partial(_start_worker, config.model_dump_json(), database.uri), processes):
         if isinstance(outcome, WorkerDied):
             candidate = ScreenedCandidate.model_validate_json(item)
             _record_failure(
@@ -260,7 +255,7 @@ def quiet() -> None:
 
 
 def run_candidate(config: CampaignConfig, database: Database, candidate: ScreenedCandidate) -> bool:
-    """Run what a candidate lacks; a failing stage becomes a ``StageFailure``. Returns whether all went well."""
+    """Run what a candidate lacks; returns whether all went well, else a ``StageFailure`` is stored."""
     from scdm_flows.flows import candidate_flow
 
     failure = execute(candidate_flow(config, candidate), database.job_store)
@@ -274,9 +269,7 @@ def run_candidate(config: CampaignConfig, database: Database, candidate: Screene
 def _open_stage(config: CampaignConfig, database: Database, candidate: ScreenedCandidate) -> str:
     """The first stage of a candidate that has no output."""
     criteria = {"metadata.campaign": config.name, "metadata.candidate_id": candidate.candidate_id}
-    done = {
-        d["metadata"]["stage"] for d in database.job_store.docs_store.query(criteria, properties=["metadata"])
-    }
+    done = {d["metadata"]["stage"] for d in database.job_store.docs_store.query(criteria, properties=["metadata"])}
     stages = (StageName.RELAX, StageName.STATIC, StageName.GATE, StageName.PHONON)
     return next((s.value for s in stages if s.value not in done), StageName.PHONON.value)
 

@@ -122,9 +122,7 @@ def _refuse_misspelt_variables() -> None:
         if name.startswith(PREFIX) and name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
             if near:
-                raise ConfigError(
-                    f"unknown environment variable {name}; did you mean {near[0]}? Rename or unset it"
-                )
+                raise ConfigError(f"unknown environment variable {name}; did you mean {near[0]}? Rename or unset it")
 
 
 def get_settings() -> ScdmSettings:

@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
+
+from scdm_flows.documents import (
+    CampaignDoc,
+    CampaignState,
+    CandidateDoc,
+    CandidateState,
+    Funnel,
+    PhononDoc,
+    Provenance,
+    StageFailure,
+)
+from scdm_flows.stores import Database
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -20,9 +35,7 @@ def shared_data() -> Path:
     return folder
 
 
-def mx2(
-    polytype: str, a: float = 3.18, half: float = 1.565, c: float = 20.0, shift: float = 0.5
-) -> Structure:
+def mx2(polytype: str, a: float = 3.18, half: float = 1.565, c: float = 20.0, shift: float = 0.5) -> Structure:
     """1H- or 1T-MoS2, lengths in angstrom, its middle at fractional z = ``shift``."""
     second = (2 / 3, 1 / 3) if polytype == "1H" else (0.0, 0.0)
     frac = [[1 / 3, 2 / 3, shift], [2 / 3, 1 / 3, shift + half / c], [*second, shift - half / c]]
@@ -39,3 +52,143 @@ def mos2() -> Structure:
 def graphene() -> Structure:
     """Graphene, a = 2.46 angstrom."""
     return Structure(Lattice.hexagonal(2.46, 20.0), ["C", "C"], [[1 / 3, 2 / 3, 0.5], [2 / 3, 1 / 3, 0.5]])
+
+
+@dataclass(frozen=True)
+class CampaignDocuments:
+    """A small finished campaign as the builders leave it; values are made up, structures are real layers."""
+
+    campaign: CampaignDoc
+    candidates: list[CandidateDoc]
+    phonons: dict[str, PhononDoc]
+    failures: list[StageFailure]
+
+    def store(self, database: Database) -> None:
+        """Write everything to a connected database."""
+        database.upsert(database.campaigns, [self.campaign.model_dump()])
+        database.upsert(database.candidates, [c.model_dump() for c in self.candidates])
+        database.upsert(database.phonons, [p.model_dump() for p in self.phonons.values()])
+        database.upsert(database.failures, [f.model_dump() for f in self.failures])
+
+
+def _candidate(index: int, structure: Structure, **fields: Any) -> CandidateDoc:
+    elements = sorted(str(e) for e in structure.composition)
+    return CandidateDoc(
+        candidate_id=f"demo-{index:012x}",
+        campaign="demo",
+        generator="scdm",
+        model_id="scdm-0123abcd",
+        seed=0,
+        index=index,
+        formula=structure.composition.reduced_formula,
+        chemsys="-".join(elements),
+        elements=elements,
+        nelements=len(elements),
+        nsites=len(structure),
+        layer_group_generated=78,
+        structure=structure.as_dict(),
+        **fields,
+    )
+
+
+def _energies(e_above_hull: float, **fields: Any) -> dict[str, Any]:
+    """What a relaxed candidate knows; the raw value lies 0.3 eV/atom lower, as CHGNet's does on C2DB."""
+    return {
+        "state": CandidateState.COMPLETED,
+        "energy_per_atom": -7.0,
+        "energy_scheme": "chgnet-0.3.0",
+        "surrogate": True,
+        "e_above_hull": e_above_hull,
+        "e_above_hull_raw": e_above_hull - 0.3,
+        "e_above_hull_error": 0.1,
+        "layer_group": 78,
+        "space_group": 187,
+        "novel": True,
+        "rmsd_to_relaxed_angstrom": 0.02,
+        **fields,
+    }
+
+
+def _bands(candidate_id: str, lowest: float) -> PhononDoc:
+    """Three branches on Γ-M-K-Γ, zero at Γ, the first one reaching down to ``lowest`` THz at M."""
+    distances = np.linspace(0, 1.2, 61)
+    wave = np.sin(np.pi * distances / 1.2)
+    frequencies = np.column_stack([lowest * wave, 4 * wave, 9 * wave])
+    return PhononDoc(
+        candidate_id=candidate_id,
+        campaign="demo",
+        energy_scheme="chgnet-0.3.0",
+        surrogate=True,
+        supercell=[[4, 0, 0], [0, 4, 0], [0, 0, 1]],
+        displacement_angstrom=0.01,
+        n_displacements=6,
+        q_points=[[float(x) / 1.2, 0.0, 0.0] for x in distances],
+        distances=distances.tolist(),
+        labels=[(0.0, "Γ"), (0.5, "M"), (0.5, "X"), (0.8, "K"), (1.2, "Γ")],
+        frequencies_thz=frequencies.tolist(),
+        min_frequency_thz=min(0.0, lowest),
+        threshold_thz=0.2,
+        dynamically_stable=lowest > -0.2,
+        reason=None if lowest > -0.2 else f"imaginary mode of {-lowest:.2f} THz at q = (0.500, 0.000, 0.000)",
+    )
+
+
+@pytest.fixture(scope="session")
+def campaign_documents() -> CampaignDocuments:
+    """Six candidates: stable, unstable, without phonons, rejected twice, failed."""
+    candidates = [
+        _candidate(0, mx2("1H"), **_energies(0.01, dynamically_stable=True, min_frequency_thz=0.0, rank=1, score=0.9)),
+        _candidate(
+            1,
+            mx2("1T"),
+            **_energies(0.08, dynamically_stable=False, min_frequency_thz=-1.5, rank=3, score=0.4),
+        ),
+        _candidate(2, mx2("1H", a=3.3), **_energies(0.15, rank=2, score=0.6)),
+        _candidate(
+            3,
+            mx2("1T", a=3.4),
+            **_energies(0.75, state=CandidateState.REJECTED, reason="E_hull 0.750 eV/atom is above the window of 0.6"),
+        ),
+        _candidate(
+            4,
+            mx2("1H", a=1.2),
+            state=CandidateState.REJECTED,
+            reason="atoms too close: 0.312 angstrom, at least 0.5 is required",
+        ),
+        _candidate(5, mx2("1T", a=3.0), state=CandidateState.FAILED, reason="relax: no neighbours"),
+    ]
+    ids = [c.candidate_id for c in candidates]
+    return CampaignDocuments(
+        CampaignDoc(
+            name="demo",
+            description="six layers",
+            state=CampaignState.COMPLETED,
+            config={"name": "demo", "generator": {"kind": "scdm", "n": 6}, "gate": {"max_e_above_hull": 0.6}},
+            config_hash="ab" * 32,
+            n_requested=6,
+            funnel=Funnel(
+                generated=6,
+                valid=5,
+                unique=5,
+                novel=5,
+                relaxed=4,
+                in_window=3,
+                phonon_done=2,
+                dynamically_stable=1,
+                failed=1,
+            ),
+            provenance=Provenance(versions={"torch": "2.13.0"}, git_commit="0123456789abcdef"),
+        ),
+        candidates,
+        {ids[0]: _bands(ids[0], 2.0), ids[1]: _bands(ids[1], -1.5)},
+        [
+            StageFailure(
+                failure_id=f"{ids[5]}:relax",
+                candidate_id=ids[5],
+                campaign="demo",
+                stage="relax",
+                error_type="RuntimeError",
+                message="no neighbours <within> 6 angstrom",
+            )
+        ],
+    )

@@ -1,83 +1,135 @@
-"""The README's examples: command lines parse with the real commands, campaign files validate, Python runs."""
+"""Examples of the README: commands exist with their options, files are valid, code runs."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import CampaignDocuments
+
 from scdm_flows.cli import cli
-from scdm_flows.config import parse_config
+from scdm_flows.cli.common import run
+from scdm_flows.config import CampaignConfig, parse_config
+from scdm_flows.settings import ScdmSettings
+from scdm_flows.stores import memory_database
 
+ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.M | re.S)
-SHELL = [
-    line.split("   #")[0].strip()
-    for kind, text in BLOCKS
-    if kind in ("bash", "sh")
-    for line in text.splitlines()
-    if line.strip() and not line.startswith("#")
-]
-SCDM = [line for line in SHELL if line.startswith("scdm ")]
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
-def test_there_are_examples() -> None:
-    assert len(SCDM) >= 12
-    assert {kind for kind, _ in BLOCKS} >= {"bash", "python", "yaml"}
+def _commands(program: str) -> list[list[str]]:
+    """Arguments of every line in a shell block that calls a program."""
+    lines = [line for kind, text in BLOCKS if kind in ("bash", "sh") for line in text.splitlines()]
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [w[1:] for w in words if w and w[0] == program]
 
 
-@pytest.mark.parametrize("line", SCDM)
-def test_command_lines_parse(line: str) -> None:
-    # make_context parses and checks arguments and options, and runs nothing
-    arguments = shlex.split(line, comments=True)[1:]
+def _parse(arguments: list[str]) -> None:
+    """Walk to the command and parse its arguments without running it."""
     command: click.Command = cli
-    context = click.Context(cli, info_name="scdm")
+    rest, context = list(arguments), click.Context(cli)
     while isinstance(command, click.Group):
-        name = arguments.pop(0)
+        name = rest.pop(0)
         found = command.get_command(context, name)
-        assert found is not None, f"{name} is no command"
+        assert found is not None, f"scdm {' '.join(arguments)}: no command {name}"
         command = found
-        context = click.Context(command, info_name=name, parent=context)
-    command.make_context(command.name, arguments, parent=context.parent)
+    command.make_context("scdm", rest)
 
 
-@pytest.mark.parametrize("line", [line for line in SHELL if line.startswith("make ")])
-def test_make_targets_exist(line: str) -> None:
-    target = line.split()[1]
-    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.M)
+def test_readme_has_examples_of_every_kind() -> None:
+    assert {"bash", "sh", "python", "yaml"} <= {kind for kind, _ in BLOCKS}
+    assert len(_commands("scdm")) >= 12
+
+
+@pytest.mark.parametrize("arguments", _commands("scdm"), ids=" ".join)
+def test_commands_exist_with_their_options(arguments: list[str]) -> None:
+    _parse(arguments)
+
+
+@pytest.mark.parametrize("arguments", [["generate", "--sed", "1"], ["campaign", "fly"]], ids=" ".join)
+def test_a_wrong_example_would_be_found(arguments: list[str]) -> None:
+    with pytest.raises((click.UsageError, AssertionError)):
+        _parse(arguments)
+
+
+@pytest.mark.parametrize("target", [t for words in _commands("make") for t in words])
+def test_make_targets_exist(target: str) -> None:
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("text", [text for kind, text in BLOCKS if kind == "yaml"])
-def test_campaign_files_validate(text: str) -> None:
-    parse_config(yaml.safe_load(text))
+def test_campaign_files_are_valid(text: str) -> None:
+    assert isinstance(parse_config(yaml.safe_load(text), origin="README"), CampaignConfig)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "launchpad" / "campaigns").glob("*.yaml")), ids=lambda p: p.name)
-def test_shipped_campaigns_validate(path: Path) -> None:
-    parse_config(yaml.safe_load(path.read_text()))
+def test_named_files_exist() -> None:
+    for name in re.findall(r"launchpad/[\w/]+\.yaml|models/configs/[\w/]+\.yaml", README):
+        assert (ROOT / name).is_file(), name
 
 
-@pytest.mark.parametrize("text", [text for kind, text in BLOCKS if kind == "python" and "generate" in text])
-def test_sampling_example_runs(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    exec(compile(text, "README.md", "exec"), {})  # noqa: S102
-    assert len(capsys.readouterr().out.splitlines()) == 2
+def test_table_of_variables_is_the_settings() -> None:
+    named = set(re.findall(r"^\| `SCDM_(\w+)`", README, re.MULTILINE))
+    assert named == {name.upper() for name in ScdmSettings.model_fields}
 
 
-def test_query_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from scdm_flows.settings import ScdmSettings
-    from scdm_flows.stores import EmbeddedServer, connect
-    from scdm_flows.stores.process import free_port
+def test_numbers_of_the_calibration_are_the_packaged_ones() -> None:
+    from scdm_flows.analysis.calibration import load_calibration
 
-    (text,) = [text for kind, text in BLOCKS if kind == "python" and "CandidateDB" in text]
-    port = free_port()
-    monkeypatch.setenv("SCDM_DATA_DIR", str(tmp_path))
-    monkeypatch.setenv("SCDM_PORT", str(port))
-    connect(ScdmSettings(data_dir=tmp_path, port=port)).close()
-    try:
-        exec(compile(text, "README.md", "exec"), {})  # noqa: S102
-    finally:
-        EmbeddedServer(tmp_path, port).stop()
+    header = load_calibration().header
+    assert f"{header['n']:,} layers of C2DB" in README
+    assert f"mean error is {header['calibrated_left_out']['mae']:.2f} eV/atom" in README
+    assert f"{-header['raw']['bias']:.1f} eV/atom too close" in README
+
+
+def test_sampler_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = [text for kind, text in BLOCKS if kind == "python" and "scdm_models.sampler" in text]
+    exec(compile(code, "README.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines] == ["72", "72"]  # p-3m1, as asked for
+
+
+def test_query_example_runs(
+    campaign_documents: CampaignDocuments, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database = memory_database()
+    campaign_documents.store(database)
+    monkeypatch.setattr("scdm_flows.stores.connect", lambda settings=None, create=True: database)
+    (code,) = [text for kind, text in BLOCKS if kind == "python" and "CandidateDB" in text]
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out.split() == ["1", "MoS2", "78", "0.01"]
+
+
+def test_first_campaign_begins_as_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    generate = next(c for c in _commands("scdm") if c[0] == "generate")
+    assert generate == ["generate", "-n", "100", "--seed", "0", "-o", "gen.jsonl"]
+    with pytest.raises(SystemExit) as stop:
+        run(cli, generate)
+    assert stop.value.code == 0
+    records: list[dict[str, Any]] = [json.loads(line) for line in (tmp_path / "gen.jsonl").read_text().splitlines()]
+    assert len(records) == 100
+    keys = {
+        "structure",
+        "layer_group_requested",
+        "layer_group_detected",
+        "space_group_detected",
+        "seed",
+        "model_id",
+    }
+    assert all(keys <= r.keys() for r in records)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        run(cli, [*next(c for c in _commands("scdm") if c[0] == "screen"), "--json"])
+    assert stop.value.code == 0
+    verdicts = json.loads(capsys.readouterr().out)
+    assert len(verdicts) == 100
+    assert sum(v["accepted"] for v in verdicts) >= 20

@@ -146,9 +146,7 @@ def n_atoms(wyckoff: Tensor, mask: Tensor) -> Tensor:
 def reference_cell(group: Tensor, dtype: torch.dtype) -> Tensor:
     """(B, 2, 2) rows of the unit-area reference cell: hexagonal for groups 65-80, square for all others."""
     hexagonal = torch.tensor(HEX, dtype=dtype, device=group.device)
-    return torch.where(
-        (group >= 65)[:, None, None], hexagonal, torch.eye(2, dtype=dtype, device=group.device)
-    )
+    return torch.where((group >= 65)[:, None, None], hexagonal, torch.eye(2, dtype=dtype, device=group.device))
 
 
 def lattice_matrix(group: Tensor, lattice: Tensor, atoms: Tensor) -> Tensor:
@@ -236,9 +234,7 @@ def from_batch(batch: CrystalBatch) -> list[LayerCrystal]:
             p = batch.params[row, k].double().numpy()
             x, y, z = position.rotations[0] @ np.where([i in position.free for i in range(3)], p, 0.0)
             x, y = (np.array([x, y]) + position.translations[0][:2]) % 1.0
-            sites.append(
-                Site(int(batch.element[row, k]) + 1, position.letter, (float(x), float(y), float(z)))
-            )
+            sites.append(Site(int(batch.element[row, k]) + 1, position.letter, (float(x), float(y), float(z))))
         rows = matrices[row]
         a, b = (float(np.linalg.norm(r)) for r in rows)
         gamma = {

@@ -95,9 +95,7 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
             return load_checkpoint(packaged)
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(
-            f"checkpoint {path} does not exist; leave --checkpoint out to use the packaged model"
-        )
+        raise CheckpointError(f"checkpoint {path} does not exist; leave --checkpoint out to use the packaged model")
     try:
         with safe_open(str(path), framework="pt") as handle:
             header = handle.metadata() or {}
@@ -112,9 +110,7 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
         )
     digest = _digest(tensors)
     if digest != header.get("sha256"):
-        raise CheckpointError(
-            f"{path} does not match its checksum: it was changed or damaged; fetch it again"
-        )
+        raise CheckpointError(f"{path} does not match its checksum: it was changed or damaged; fetch it again")
     height, mean, std = json.loads(header["scales"])
     model = Scdm(NetworkConfig(**json.loads(header["network"])), Scales(height, tuple(mean), tuple(std)))
     prior = tensors.pop("prior")

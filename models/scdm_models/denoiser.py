@@ -58,7 +58,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, h: Tensor, condition: Tensor, bias: Tensor, messages: Tensor | None = None) -> Tensor:
-        """h: (B, K, width); bias: (B, heads or 1, K, K), -inf at padded keys; messages: (B, K, width) added to attention."""
+        """h: (B, K, width); bias: (B, heads or 1, K, K), -inf at padded keys; messages: (B, K, width)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.condition(condition).unsqueeze(1).chunk(6, -1)
         x = self.norm1(h) * (1 + scale1) + shift1
         b, k, d = x.shape
@@ -91,9 +91,7 @@ class SkeletonNetwork(nn.Module):
         self.group = nn.Embedding(81, d)
         self.count = nn.Embedding(64, d)
         self.level = nn.Linear(4, d)
-        self.blocks = nn.ModuleList(
-            [Block(d, config.heads, config.dropout) for _ in range(config.skeleton_layers)]
-        )
+        self.blocks = nn.ModuleList([Block(d, config.heads, config.dropout) for _ in range(config.skeleton_layers)])
         self.norm = nn.LayerNorm(d)
         self.element_head = nn.Linear(d, MAX_Z)
         self.letter_head = nn.Linear(d, n_positions)
@@ -130,12 +128,7 @@ class SkeletonNetwork(nn.Module):
         )
         kind: Tensor = self.kind  # type: ignore[assignment]
         condition = self.group(group) + self.count(counts) + self.level(fraction)
-        h = (
-            self.element(element)
-            + self.letter(letter)
-            + self.letter_kind(kind[letter])
-            + self.group(group)[:, None]
-        )
+        h = self.element(element) + self.letter(letter) + self.letter_kind(kind[letter]) + self.group(group)[:, None]
         bias = _padding_bias(mask)
         for block in self.blocks:
             h = block(h, F.silu(condition), bias)
@@ -188,9 +181,7 @@ def pair_geometry(batch: CrystalBatch, matrix: Tensor, radial: int, cutoff: floa
     flat = (delta[..., :2] @ matrix[:, None]).unsqueeze(-2) + shifts[:, None, None]  # (B, K, N, 25, 2)
     dz = delta[..., 2].unsqueeze(-1)
     squared = (flat**2).sum(-1) + dz**2
-    itself = (owner[:, None, :] == torch.arange(k, device=device)[None, :, None]).unsqueeze(-1) & (
-        squared < 1e-6
-    )
+    itself = (owner[:, None, :] == torch.arange(k, device=device)[None, :, None]).unsqueeze(-1) & (squared < 1e-6)
     inside = (squared < cutoff**2) & ~itself & (present[:, None] & batch.mask[:, :, None]).unsqueeze(-1)
     row, site, atom, image = inside.nonzero(as_tuple=True)
     squared, flat = squared[row, site, atom, image], flat[row, site, atom, image]
@@ -256,9 +247,7 @@ class GeometryNetwork(nn.Module):
         frequencies = torch.exp(torch.linspace(0.0, 4.0, 16, device=t.device))
         phase = t[:, None] * frequencies
         cell = torch.cat([noisy.lattice, atoms.log()[:, None], torch.stack(signal_noise(t), -1)], -1)
-        condition = (
-            self.time(torch.cat([phase.sin(), phase.cos()], -1)) + self.group(noisy.group) + self.cell(cell)
-        )
+        condition = self.time(torch.cat([phase.sin(), phase.cos()], -1)) + self.group(noisy.group) + self.cell(cell)
         z = noisy.params[..., 2:3]
         multiplicity = tables.multiplicity.to(t.device)[noisy.wyckoff].to(t.dtype).unsqueeze(-1)
         heights = torch.cat([z.abs(), z**2 / 4, torch.exp(-(z**2)), multiplicity.log()], -1)

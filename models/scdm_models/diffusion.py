@@ -42,16 +42,14 @@ class Scdm(nn.Module):
         element = torch.where(hide_element, MASKED_ELEMENT, batch.element)
         letter = torch.where(hide_letter, self.skeleton.masked_letter, batch.wyckoff)
         element_logits, letter_logits = self.skeleton(batch.group, element, letter, batch.mask)
-        loss_element = F.cross_entropy(
-            element_logits[hide_element], batch.element[hide_element], reduction="sum"
-        )
+        loss_element = F.cross_entropy(element_logits[hide_element], batch.element[hide_element], reduction="sum")
         loss_letter = F.cross_entropy(letter_logits[hide_letter], batch.wyckoff[hide_letter], reduction="sum")
         return (loss_element + loss_letter) / (hide_element.sum() + hide_letter.sum()).clamp(min=1)
 
     def geometry_loss(
         self, batch: CrystalBatch, t: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean squared errors of the in-plane, height and lattice answers at times ``t`` (B,), each over what is free."""
+        """Mean squared errors of the in-plane, height and lattice answers at times ``t`` (B,)."""
         noisy, plane, height, lattice = corrupt(batch, t, self.scales, generator)
         plane_hat, height_hat, lattice_hat = self.geometry(noisy, t)
         _, _, free = tangents(batch)
@@ -61,9 +59,7 @@ class Scdm(nn.Module):
         loss_lattice = ((lattice_hat - lattice) ** 2)[lattice_free(batch.group)].mean()
         return loss_plane, loss_height, loss_lattice
 
-    def geometry_step(
-        self, noisy: CrystalBatch, t: float, s: float, noise: Tensor, churn: float
-    ) -> CrystalBatch:
+    def geometry_step(self, noisy: CrystalBatch, t: float, s: float, noise: Tensor, churn: float) -> CrystalBatch:
         """The crystal at time s < t (paper, Eqs. 3 and 4, with any step length).
 
         noise: (B, K + 1, 3) standard normal numbers (the last row is the lattice's); churn in [0, 1] is the share of
@@ -92,16 +88,10 @@ class Scdm(nn.Module):
         def advance(x: Tensor, answer: Tensor, eps: Tensor) -> Tensor:
             clean = alpha_t * x + noise_t * answer
             residual = noise_t * x - alpha_t * answer
-            return (
-                alpha_s * clean + torch.sqrt((noise_s**2 - spread**2).clamp(min=0)) * residual + spread * eps
-            )
+            return alpha_s * clean + torch.sqrt((noise_s**2 - spread**2).clamp(min=0)) * residual + spread * eps
 
-        height = centre_heights(
-            advance(noisy.params[..., 2] / self.scales.height, height_hat, noise[:, :k, 2]), noisy
-        )
-        mean, std = (
-            torch.tensor(x, device=device) for x in (self.scales.lattice_mean, self.scales.lattice_std)
-        )
+        height = centre_heights(advance(noisy.params[..., 2] / self.scales.height, height_hat, noise[:, :k, 2]), noisy)
+        mean, std = (torch.tensor(x, device=device) for x in (self.scales.lattice_mean, self.scales.lattice_std))
         allowed = lattice_free(noisy.group)
         lattice = advance((noisy.lattice - mean) / std, lattice_hat, noise[:, k])
         lattice = torch.where(allowed, lattice * std + mean, 0.0)
@@ -119,9 +109,7 @@ class Scdm(nn.Module):
         """Pure noise on a skeleton's Wyckoff sets: the state at t = 1. noise: (B, K + 1, 3); uniform: (B, K, 2)."""
         k = skeleton.element.shape[1]
         _, _, free = tangents(skeleton)
-        mean, std = (
-            torch.tensor(x, device=noise.device) for x in (self.scales.lattice_mean, self.scales.lattice_std)
-        )
+        mean, std = (torch.tensor(x, device=noise.device) for x in (self.scales.lattice_mean, self.scales.lattice_std))
         height = centre_heights(noise[:, :k, 2], skeleton) * self.scales.height
         plane = torch.where(free[..., :2], uniform, 0.0)
         lattice = torch.where(lattice_free(skeleton.group), noise[:, k] * std + mean, mean)

@@ -154,9 +154,7 @@ def _wrap(delta: Array) -> Array:
     return out
 
 
-def _permutations(
-    group: LayerGroup, matrix: Array, xyz: Array, numbers: NDArray[np.int64]
-) -> tuple[Any, Array, float]:
+def _permutations(group: LayerGroup, matrix: Array, xyz: Array, numbers: NDArray[np.int64]) -> tuple[Any, Array, float]:
     """Which atom each operation takes atom i to, (n_ops, n); the images; and the largest mismatch in angstrom.
 
     xyz: (n, 3) in-plane fractions and heights in angstrom.
@@ -184,17 +182,14 @@ def _average(group: LayerGroup, xyz: Array, perm: NDArray[np.int64]) -> Array:
 
 @cache
 def _position_arrays(number: int) -> list[tuple[int, Array, Array, list[int]]]:
-    return [
-        (p.multiplicity, p.rotations[0], p.translations[0], list(p.free))
-        for p in layer_group(number).positions
-    ]
+    return [(p.multiplicity, p.rotations[0], p.translations[0], list(p.free)) for p in layer_group(number).positions]
 
 
 _SHIFTS = np.array([[i, j, 0] for i in range(-2, 3) for j in range(-2, 3)], dtype=float)
 
 
 def _on_position(rotation: Array, translation: Array, free: list[int], points: Array) -> tuple[Array, Array]:
-    """For each of the (m, 3) points the parameters (m, 3) that put the position's first point nearest, and the residual."""
+    """Parameters (m, 3) that put the position's first point nearest each of the (m, 3) points; the residuals."""
     if not free:
         return np.zeros_like(points), np.linalg.norm(_wrap(points - translation), axis=-1)
     matrix = rotation[:, free]
@@ -209,9 +204,7 @@ def _on_position(rotation: Array, translation: Array, free: list[int], points: A
     return parameters, residual[rows, best]
 
 
-def _assign(
-    group: LayerGroup, xyz: Array, numbers: NDArray[np.int64], perm: NDArray[np.int64]
-) -> tuple[Site, ...]:
+def _assign(group: LayerGroup, xyz: Array, numbers: NDArray[np.int64], perm: NDArray[np.int64]) -> tuple[Site, ...]:
     """The occupied orbits of symmetric positions; ``SymmetryError`` if an orbit fits no position."""
     sites, done = [], np.zeros(len(xyz), dtype=bool)
     for start in range(len(xyz)):

@@ -61,9 +61,7 @@ def slab_thickness(structure: Structure) -> float:
 
 def vacuum_thickness(structure: Structure) -> float:
     """Distance between the slab and its image along the normal of a and b, angstrom."""
-    return float(
-        _largest_gap(np.array(structure.frac_coords)[:, 2])[0] * _heights(structure.lattice.matrix)[2]
-    )
+    return float(_largest_gap(np.array(structure.frac_coords)[:, 2])[0] * _heights(structure.lattice.matrix)[2])
 
 
 def _checked_arrays(structure: Structure) -> tuple[Array, Array]:
@@ -75,9 +73,7 @@ def _checked_arrays(structure: Structure) -> tuple[Array, Array]:
         np.array(structure.lattice.matrix, dtype=float),
     )
     if not (np.isfinite(frac).all() and np.isfinite(matrix).all()):
-        raise StructureError(
-            "coordinates or lattice hold a value that is not a finite number; repair the file"
-        )
+        raise StructureError("coordinates or lattice hold a value that is not a finite number; repair the file")
     volume = abs(float(np.linalg.det(matrix)))
     if volume < 1e-3:
         raise StructureError(f"the cell volume {volume:g} angstrom^3 must be > 0; repair the lattice")
@@ -167,9 +163,7 @@ def layer_dimensionality(structure: Structure) -> list[int]:
         first[bonded].tolist(), second[bonded].tolist(), images[bonded].astype(int).tolist(), strict=True
     ):
         edges.setdefault(i, []).append((j, (u, v, w)))
-    found: dict[
-        int, tuple[int, int, int]
-    ] = {}  # lattice vector that carries an atom to its component's first copy
+    found: dict[int, tuple[int, int, int]] = {}  # lattice vector that carries an atom to its component's first copy
     ranks = []
     for start in range(len(structure)):
         if start in found:

@@ -194,9 +194,7 @@ class LayerMatcher:
             return False
         return bool(self._matcher.fit(first.structure, second.structure, skip_structure_reduction=True))
 
-    def group(
-        self, structures: Sequence[Structure], keys: Sequence[Hashable] | None = None
-    ) -> list[list[int]]:
+    def group(self, structures: Sequence[Structure], keys: Sequence[Hashable] | None = None) -> list[list[int]]:
         """Indices of equal layers, each group in input order and groups by their first member.
 
         Each structure is compared with the first member of the groups before it. One that is no layer equals
@@ -211,8 +209,7 @@ class LayerMatcher:
             compared.
         """
         labels = [
-            (s.composition.reduced_formula, "" if keys is None else repr(keys[i]))
-            for i, s in enumerate(structures)
+            (s.composition.reduced_formula, "" if keys is None else repr(keys[i])) for i, s in enumerate(structures)
         ]
         groups: list[list[int]] = []
         order = sorted(range(len(structures)), key=lambda i: (labels[i], i))

@@ -69,9 +69,7 @@ class GeneratedRecord:
 
 def _draw(probabilities: np.ndarray, rng: np.random.Generator) -> int:
     cumulative = np.cumsum(probabilities)
-    return int(
-        min(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"), len(cumulative) - 1)
-    )
+    return int(min(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"), len(cumulative) - 1))
 
 
 def _draw_rows(logits: Tensor, uniform: np.ndarray) -> Tensor:

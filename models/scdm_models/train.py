@@ -1,4 +1,4 @@
-"""Trains the SCDM on a curated data set. Owns the loop, the split and the checkpoint; reads nothing but its arguments."""
+"""Trains the SCDM on a curated data set. Owns the loop, the split and the checkpoint."""
 
 from __future__ import annotations
 
@@ -220,9 +220,7 @@ def _train_phase(
     log: list[list[Any]],
     progress: Callable[[Progress], None] | None,
 ) -> dict[str, float]:
-    net, mean = (
-        (model.skeleton, average.skeleton) if phase == "skeleton" else (model.geometry, average.geometry)
-    )
+    net, mean = (model.skeleton, average.skeleton) if phase == "skeleton" else (model.geometry, average.geometry)
     budget = 60 * (config.skeleton_minutes if phase == "skeleton" else config.geometry_minutes)
     epochs = config.skeleton_max_epochs if phase == "skeleton" else config.max_epochs
     optimizer = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -261,9 +259,7 @@ def _train_phase(
         if epoch % 5 == 0 or used >= 1:
             scores = _validation(phase, average, held)
             score = sum(scores.values())
-            log.append(
-                [phase, epoch, round(time.monotonic() - started, 1), total / max(1, len(batches)), score]
-            )
+            log.append([phase, epoch, round(time.monotonic() - started, 1), total / max(1, len(batches)), score])
             if progress is not None:
                 progress(Progress(phase, epoch, min(1.0, used), total / max(1, len(batches)), score))
             if best is None or score < best[0]:

@@ -118,7 +118,6 @@ def check_distances(
         reason = f"atoms {shortest.min_distance:.3f} angstrom apart, at least {threshold:g} are required"
     elif not apart:
         reason = (
-            f"atoms at {shortest.min_ratio:.2f} of the sum of their covalent radii, "
-            f"at least {factor:g} is required"
+            f"atoms at {shortest.min_ratio:.2f} of the sum of their covalent radii, at least {factor:g} is required"
         )
     return Validity(shortest.min_distance, shortest.min_ratio, far, apart, reason)

@@ -42,9 +42,7 @@ class CalibratedHull:
     calibration_id: str
 
 
-def features(
-    fractions: Mapping[str, float], e_above_hull: float, formation_energy: float
-) -> NDArray[np.float64]:
+def features(fractions: Mapping[str, float], e_above_hull: float, formation_energy: float) -> NDArray[np.float64]:
     """(105,) element fractions by atomic number, surrogate E_hull and formation energy (eV/atom)."""
     row = np.zeros(N_ELEMENTS + 2)
     total = sum(fractions.values())
@@ -84,14 +82,10 @@ class Calibration:
             goes_left = row[self.feature[node]] <= self.threshold[node]
             node = np.where(inner, np.where(goes_left, self.left[node], self.right[node]), node)
 
-    def apply(
-        self, fractions: Mapping[str, float], e_above_hull: float, formation_energy: float
-    ) -> CalibratedHull:
+    def apply(self, fractions: Mapping[str, float], e_above_hull: float, formation_energy: float) -> CalibratedHull:
         """The calibrated value of surrogate E_hull and formation energy (eV/atom)."""
         if not (np.isfinite(e_above_hull) and np.isfinite(formation_energy)):
-            raise ReferenceDataError(
-                f"E_hull {e_above_hull} and formation energy {formation_energy} must be numbers"
-            )
+            raise ReferenceDataError(f"E_hull {e_above_hull} and formation energy {formation_energy} must be numbers")
         value = e_above_hull + self.correction(features(fractions, e_above_hull, formation_energy))
         k = int(np.clip(np.searchsorted(self.error_edges, value, side="right") - 1, 0, len(self.errors) - 1))
         in_domain = all(Element(e).Z in self.elements for e in fractions)
@@ -101,7 +95,7 @@ class Calibration:
 
 @cache
 def load_calibration(path: str | None = None) -> Calibration:
-    """The calibration of a file, the packaged one when no path is given; ``ReferenceDataError`` if missing or corrupt."""
+    """The calibration of a file (None: the packaged one); ``ReferenceDataError`` if missing or corrupt."""
     source = files("scdm_flows.references").joinpath("data", PACKAGED) if path is None else Path(path)
     try:
         with np.load(BytesIO(source.read_bytes()), allow_pickle=False) as data:

@@ -1,4 +1,4 @@
-"""The gate: energies of a relaxed candidate against the frozen references, and whether phonons follow. Pure."""
+"""The gate: a relaxed candidate against the frozen references, and whether phonons follow. Pure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RELAXED_SYMPREC = 0.05
 
 @dataclass(frozen=True)
 class Relaxation:
-    """A relaxed structure (atoms in the order of the sample) and how the relaxation went; max_force in eV/angstrom."""
+    """A relaxed structure (atoms as in the sample) and how the relaxation went; max_force in eV/angstrom."""
 
     structure: Structure
     converged: bool
@@ -34,9 +34,7 @@ class Relaxation:
         """From the document of an atomate2 relaxation, whether of a force field or of VASP."""
         output = task.output
         forces = getattr(output, "forces", None)
-        largest = (
-            None if forces is None else float(np.linalg.norm(np.array(forces, dtype=float), axis=1).max())
-        )
+        largest = None if forces is None else float(np.linalg.norm(np.array(forces, dtype=float), axis=1).max())
         converged = getattr(task, "is_force_converged", None)
         if converged is None:  # VASP's document; atomate2 stops before this where a run did not converge
             converged = str(getattr(task, "state", "")).rpartition(".")[2].lower() == "successful"
@@ -44,7 +42,7 @@ class Relaxation:
 
 
 def rmsd(first: Structure, second: Structure) -> float:
-    """Root mean square distance of equally ordered atoms without the mean shift, angstrom; cell changes excluded."""
+    """Root mean square distance of equally ordered atoms without the mean shift, angstrom; cells ignored."""
     delta = np.array(second.frac_coords) - np.array(first.frac_coords)
     delta -= np.round(delta)
     cart = delta @ np.array(second.lattice.matrix)
@@ -74,7 +72,8 @@ def gate(
     surrogate
         Whether a force field made it.
     references
-        Frozen reference phases. A candidate with an element they lack gets no energy above hull, and the reason.
+        Frozen reference phases. A candidate with an element they lack gets no energy above hull, and the
+        reason.
     """
     relaxed = relaxation.structure
     doc = GateDoc(

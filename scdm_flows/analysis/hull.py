@@ -57,9 +57,7 @@ class HullResult:
     n_phases: int
 
 
-def energy_above_hull(
-    fractions: Mapping[str, float], energy_per_atom: float, phases: Sequence[Phase]
-) -> HullResult:
+def energy_above_hull(fractions: Mapping[str, float], energy_per_atom: float, phases: Sequence[Phase]) -> HullResult:
     """Energy of a composition above the hull of ``phases``.
 
     Parameters
@@ -95,20 +93,14 @@ def energy_above_hull(
             lowest[element] = min(lowest.get(element, math.inf), phase.energy_per_atom)
     missing = [e for e in elements if e not in lowest]
     if missing:
-        raise ReferenceDataError(
-            f"no elemental reference phase for {', '.join(missing)}; add one to the phases"
-        )
+        raise ReferenceDataError(f"no elemental reference phase for {', '.join(missing)}; add one to the phases")
     matrix = np.array([[p.fractions.get(e, 0.0) for p in inside] for e in elements])
     # energies relative to the elements keep the programme well scaled
-    relative = np.array(
-        [p.energy_per_atom - sum(x * lowest[e] for e, x in p.fractions.items()) for p in inside]
-    )
+    relative = np.array([p.energy_per_atom - sum(x * lowest[e] for e, x in p.fractions.items()) for p in inside])
     target = np.array([amounts[e] for e in elements])
     solution = linprog(relative, A_eq=matrix, b_eq=target, bounds=(0, None), method="highs")
     if not solution.success:
         raise ReferenceDataError(f"the hull of {'-'.join(elements)} could not be solved ({solution.message})")
     formation = energy_per_atom - sum(x * lowest[e] for e, x in amounts.items())
-    products = {
-        f"{p.name} {p.formula}".strip(): float(w) for p, w in zip(inside, solution.x, strict=True) if w > 1e-6
-    }
+    products = {f"{p.name} {p.formula}".strip(): float(w) for p, w in zip(inside, solution.x, strict=True) if w > 1e-6}
     return HullResult(float(formation - solution.fun), float(formation), products, len(inside))

@@ -1,7 +1,7 @@
 """The screen: which generated structures are worth computing. Pure: records in, verdicts out.
 
-Order as in the paper: validity (shortest distance), then one connected layer, duplicates, novelty. A structure that
-cannot even be looked at is rejected with the reason; it never stops the others.
+Order as in the paper: validity (shortest distance), then one connected layer, duplicates, novelty. A
+structure that cannot even be looked at is rejected with the reason; it never stops the others.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def screen(
     config
         The campaign; its ``screen`` rules decide.
     records
-        Generated records (``index``, ``structure`` as pymatgen's dict or None with ``error``, and what made them).
+        Generated records (``index``, ``structure`` as pymatgen's dict or None with ``error``, and what made
+        them).
     known
         Fingerprints of known layers.
     """
@@ -73,7 +74,7 @@ def _duplicates(verdicts: list[ScreenedCandidate]) -> list[tuple[ScreenedCandida
             continue
         try:
             found = LayerMatcher().group([Structure.from_dict(v.structure or {}) for v in bucket])
-        except Exception as error:
+        except Exception as error:  # a structure can break the matcher in ways nobody lists
             logger.warning("duplicates of %s were not looked for: %s", bucket[0].formula, error)
             continue
         groups += [(bucket[g[0]], [bucket[i] for i in g[1:]]) for g in found if len(g) > 1]
@@ -102,14 +103,12 @@ def _examine(config: CampaignConfig, record: dict[str, Any], known: FingerprintI
         verdict.accepted = verdict.reason is None
     except ScdmError as error:
         verdict.reason = f"not usable: {error}"
-    except Exception as error:
+    except Exception as error:  # a structure can break a library in ways nobody lists
         verdict.reason = f"not usable: {type(error).__name__}: {error}"
     return verdict
 
 
-def _look(
-    verdict: ScreenedCandidate, given: Structure, rules: ScreenConfig, known: FingerprintIndex
-) -> str | None:
+def _look(verdict: ScreenedCandidate, given: Structure, rules: ScreenConfig, known: FingerprintIndex) -> str | None:
     """Fills the verdict's fields; returns why the layer is not accepted, None where it is."""
     verdict.formula = given.composition.reduced_formula
     if len(given) > rules.max_atoms:

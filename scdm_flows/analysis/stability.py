@@ -49,9 +49,7 @@ def in_plane_path(structure: Structure, points: int = 101) -> tuple[Array, Array
     """
     from ase.cell import Cell
 
-    path = Cell(np.array(structure.lattice.matrix)).bandpath(
-        npoints=points, pbc=[True, True, False], eps=1e-3
-    )
+    path = Cell(np.array(structure.lattice.matrix)).bandpath(npoints=points, pbc=[True, True, False], eps=1e-3)
     x, ticks, names = path.get_linear_kpoint_axis()
     labels = [(float(t), "Γ" if n == "G" else str(n)) for t, n in zip(ticks, names, strict=True)]
     return np.array(path.kpts, dtype=float), np.array(x, dtype=float), labels
@@ -86,7 +84,5 @@ def judge(bands: PhononBands) -> DynamicStability:
     reason = None
     if not stable:
         where = ", ".join(f"{x:.3f}" for x in bands.q_points[worst])
-        reason = (
-            f"imaginary mode of {-lowest[worst]:.2f} THz at q = ({where}), allowed {threshold[worst]:g} THz"
-        )
+        reason = f"imaginary mode of {-lowest[worst]:.2f} THz at q = ({where}), allowed {threshold[worst]:g} THz"
     return DynamicStability(stable, float(lowest[k]), (q[0], q[1], q[2]), THRESHOLD_THZ, reason)

@@ -78,9 +78,7 @@ def assemble(found: Found, campaign: str) -> CandidateDoc:
     )
     stages = {
         StageName.GENERATE.value: StageRecord(status="passed"),
-        StageName.SCREEN.value: StageRecord(
-            status="passed" if verdict.accepted else "rejected", reason=verdict.reason
-        ),
+        StageName.SCREEN.value: StageRecord(status="passed" if verdict.accepted else "rejected", reason=verdict.reason),
     }
     if not verdict.accepted:
         document.state, document.reason = CandidateState.REJECTED, verdict.reason

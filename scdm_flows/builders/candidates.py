@@ -210,9 +210,7 @@ class CandidateBuilder(ScdmBuilder):
             stored, radii=screen.get("require_radii", True), one_layer=screen.get("require_one_layer", True)
         )
         criteria = {"campaign": campaign.name, "stage": {"$in": list(_SHARD_STAGES)}}
-        failed = {
-            d["candidate_id"] for d in self.database.failures.query(criteria, properties=["candidate_id"])
-        }
+        failed = {d["candidate_id"] for d in self.database.failures.query(criteria, properties=["candidate_id"])}
         size = int(campaign.config.get("generator", {}).get("shard_size", 1))
         shards = -(-(campaign.n_requested or 0) // size)
         if screened and screened >= shards and campaign.funnel.pending == 0:

@@ -77,15 +77,11 @@ class HullBuilder(ScdmBuilder):
         known = list(self.database.candidates.query(criteria, properties=_NEEDED))
         others = set(self.database.candidates.distinct("energy_scheme")) - {self.table.scheme, None}
         if others:
-            logger.info(
-                "no hull for %s: the reference table is of %s", ", ".join(sorted(others)), self.table.scheme
-            )
+            logger.info("no hull for %s: the reference table is of %s", ", ".join(sorted(others)), self.table.scheme)
         rivals = [c for c in known if _competes(c)]
         before = {
             d["chemsys"]: d
-            for d in self.database.hulls.query(
-                {}, properties=["chemsys", "inputs_sha256", "candidates", "errors"]
-            )
+            for d in self.database.hulls.query({}, properties=["chemsys", "inputs_sha256", "candidates", "errors"])
         }
         for chemsys in sorted({c["chemsys"] for c in known}):
             elements = set(chemsys.split("-"))
@@ -161,8 +157,7 @@ def _is_current(item: dict[str, Any], before: dict[str, Any] | None) -> bool:
         return False
     values, errors = before.get("candidates") or {}, before.get("errors") or {}
     return all(
-        c["candidate_id"] in errors or c.get("e_above_hull") == values.get(c["candidate_id"])
-        for c in item["members"]
+        c["candidate_id"] in errors or c.get("e_above_hull") == values.get(c["candidate_id"]) for c in item["members"]
     )
 
 
@@ -203,9 +198,7 @@ def _fields(own: Placed, rivals: Sequence[Placed], references: Sequence[Phase]) 
     }
 
 
-def points(
-    elements: Sequence[str], references: Sequence[Phase], candidates: Sequence[Phase]
-) -> list[HullPoint]:
+def points(elements: Sequence[str], references: Sequence[Phase], candidates: Sequence[Phase]) -> list[HullPoint]:
     """The phases of a chemical system with their formation energies, those on the hull marked.
 
     Of more than ``MAX_POINTS`` phases, elements, candidates, those on the hull, and the lowest others are

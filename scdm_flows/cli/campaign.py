@@ -42,9 +42,7 @@ def campaign() -> None:
 
 @campaign.command()
 @FILE
-@click.option(
-    "--processes", type=click.IntRange(1), help="Worker processes; SCDM_PROCESSES or 2 when absent."
-)
+@click.option("--processes", type=click.IntRange(1), help="Worker processes; SCDM_PROCESSES or 2 when absent.")
 @click.option("--retry-failed", is_flag=True, help="Try candidates that failed once more.")
 @DRY
 @JSON
@@ -238,12 +236,8 @@ def list_(as_json: bool) -> None:
 
 @campaign.command()
 @click.argument("name")
-@click.option(
-    "-o", "--out", type=click.Path(path_type=Path), help="HTML file; in the data folder when absent."
-)
-@click.option(
-    "--top", default=12, show_default=True, type=click.IntRange(0), help="Candidates shown with pictures."
-)
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="HTML file; in the data folder when absent.")
+@click.option("--top", default=12, show_default=True, type=click.IntRange(0), help="Candidates shown with pictures.")
 @FORCE
 def report(name: str, out: Path | None, top: int, force: bool) -> None:
     """Write the report of campaign NAME: one self-contained HTML file."""

@@ -42,16 +42,10 @@ def candidates() -> None:
 @click.option("--layer-group", type=click.IntRange(1, 80), help="Layer group.")
 @click.option("--max-e-above-hull", type=float, help="Largest energy above hull, eV/atom.")
 @click.option("--stable/--unstable", "stable", default=None, help="Dynamically stable, or not.")
-@click.option(
-    "--state", type=click.Choice(["pending", "rejected", "failed", "completed"]), help="Where it stands."
-)
-@click.option(
-    "--where", multiple=True, metavar="FIELD=VALUE", help="Any field; min_FIELD and max_FIELD for ranges."
-)
+@click.option("--state", type=click.Choice(["pending", "rejected", "failed", "completed"]), help="Where it stands.")
+@click.option("--where", multiple=True, metavar="FIELD=VALUE", help="Any field; min_FIELD and max_FIELD for ranges.")
 @click.option("--sort", default="rank", show_default=True, help="Field to sort by.")
-@click.option(
-    "--limit", type=click.IntRange(1), help="Most rows; 20 in a table, all with --json, when absent."
-)
+@click.option("--limit", type=click.IntRange(1), help="Most rows; 20 in a table, all with --json, when absent.")
 @JSON
 def list_(
     campaign: str | None,
@@ -148,9 +142,7 @@ def show(candidate_id: str, as_json: bool) -> None:
     "-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder, or a file for one candidate."
 )
 @FORCE
-def export(
-    ids: tuple[str, ...], top: int | None, campaign: str | None, fmt: str, out: Path, force: bool
-) -> None:
+def export(ids: tuple[str, ...], top: int | None, campaign: str | None, fmt: str, out: Path, force: bool) -> None:
     """Write structures (relaxed where known) as CIF, POSCAR or JSON.
 
     OUT is a folder unless one candidate is written and OUT ends in .cif, .vasp, .poscar or .json.
@@ -168,13 +160,9 @@ def export(
         if ids:
             documents = [query.get(i) for i in dict.fromkeys(ids)]
         else:
-            documents = [
-                d for d in query.find(campaign=campaign, sort="rank", limit=top) if d.rank is not None
-            ]
+            documents = [d for d in query.find(campaign=campaign, sort="rank", limit=top) if d.rank is not None]
     if not documents:
-        raise click.UsageError(
-            "no candidate has a rank yet; run a campaign, or `scdm build` to rank what is there"
-        )
+        raise click.UsageError("no candidate has a rank yet; run a campaign, or `scdm build` to rank what is there")
     single = len(documents) == 1 and out.suffix.lower() in {*SUFFIX.values(), ".poscar"} and not out.is_dir()
     if not single:
         make_folder(out)

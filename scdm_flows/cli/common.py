@@ -42,6 +42,8 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(DONE)
+    except SystemExit:  # click's own way out of a broken pipe
+        sys.exit(DONE)
     except Exception as error:
         sys.exit(explain(error))
     except KeyboardInterrupt as stop:
@@ -88,7 +90,7 @@ def disk_full(error: BaseException | None) -> str | None:
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             where = f" ({error.filename})" if error.filename else ""
-            return f"the disk is full{where}; free some space and run the same command again, nothing stored was lost"
+            return f"the disk is full{where}; free some space and run the same command again, nothing is lost"
         error = error.__cause__ or error.__context__
     return None
 
@@ -130,9 +132,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     from rich.text import Text
 
     terminal = sys.stdout.isatty()
-    shown = Table(
-        title=Text(title), title_justify="left", title_style="bold", header_style="bold", box=box.SIMPLE_HEAD
-    )
+    shown = Table(title=Text(title), title_justify="left", title_style="bold", header_style="bold", box=box.SIMPLE_HEAD)
     for number, column in enumerate(columns):
         values = [row[number] for row in rows if row[number] is not None]
         numeric = bool(values) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
@@ -180,9 +180,7 @@ def number(low: float | None = None, *, above: float | None = None, advice: str 
             return value
         rule = f">= {low:g}" if low is not None else f"> {above:g}"
         if (low is not None and not value >= low) or (above is not None and not value > above):
-            raise click.UsageError(
-                f"{name} {value:g} must be {rule}" + (f"; {advice}" if advice else ""), ctx
-            )
+            raise click.UsageError(f"{name} {value:g} must be {rule}" + (f"; {advice}" if advice else ""), ctx)
         return value
 
     return check

@@ -22,9 +22,7 @@ def data() -> None:
 
 @data.command()
 @click.argument("sources", nargs=-1, required=True)
-@click.option(
-    "-o", "--out", required=True, type=click.Path(path_type=Path), help="Curated set to write (.jsonl.gz)."
-)
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Curated set to write (.jsonl.gz).")
 @click.option(
     "--symprec",
     default=0.1,
@@ -32,12 +30,8 @@ def data() -> None:
     callback=number(above=0, advice="0.1 angstrom suits the published data sets"),
     help="Tolerance of the symmetrisation, angstrom.",
 )
-@click.option(
-    "--max-atoms", default=40, show_default=True, type=click.IntRange(1), help="Largest cell (the paper's)."
-)
-@click.option(
-    "--fingerprints", type=click.Path(path_type=Path), help="Also write an index for novelty (.npz)."
-)
+@click.option("--max-atoms", default=40, show_default=True, type=click.IntRange(1), help="Largest cell (the paper's).")
+@click.option("--fingerprints", type=click.Path(path_type=Path), help="Also write an index for novelty (.npz).")
 @click.option("--processes", default=2, type=click.IntRange(1), show_default=True, help="Worker processes.")
 @FORCE
 @JSON
@@ -96,16 +90,13 @@ def curate(
         return
     rules = list(result.drop_counts())
     rows: list[list[Any]] = [
-        [row.source, row.entries, *(row.dropped.get(rule, 0) for rule in rules), row.kept]
-        for row in result.rows()
+        [row.source, row.entries, *(row.dropped.get(rule, 0) for rule in rules), row.kept] for row in result.rows()
     ]
     rows.append(["paper, Table 1", PAPER_TABLE_1["entries"], *(None for _ in rules), PAPER_TABLE_1["kept"]])
     table("Curation", ["source", "entries", *rules, "kept"], rows)
     exceptions = ", ".join(f"{name} ({distance:.1e} Å)" for name, distance in result.exceptions) or "none"
     click.echo(f"decode(encode(s)) further than 1e-3 Å from s: {exceptions}")
-    click.echo(
-        f"moyopy and spglib see different groups in {len(result.disagreements)} of {len(result.kept)} layers"
-    )
+    click.echo(f"moyopy and spglib see different groups in {len(result.disagreements)} of {len(result.kept)} layers")
     click.echo(f"wrote {', '.join(summary['files'])}")
 
 
@@ -138,12 +129,8 @@ def stats(curated: Path, as_json: bool) -> None:
         "median_sites": float(np.median([len(layer.crystal.sites) for layer in layers])),
         "median_displacement_angstrom": round(float(np.median(moved)), 4),
         "largest_displacement_angstrom": round(float(moved.max()), 4),
-        "layer_group_agrees_between_tools": sum(
-            x.layer_group_spglib == x.crystal.layer_group for x in layers
-        ),
-        "layer_group_differs_at_symprec_0.01": sum(
-            x.layer_group_fine != x.crystal.layer_group for x in layers
-        ),
+        "layer_group_agrees_between_tools": sum(x.layer_group_spglib == x.crystal.layer_group for x in layers),
+        "layer_group_differs_at_symprec_0.01": sum(x.layer_group_fine != x.crystal.layer_group for x in layers),
     }
     if as_json:
         echo_json({**summary, "by_layer_group": {str(k): v for k, v in sorted(groups.items())}})

@@ -20,8 +20,7 @@ def _server() -> EmbeddedServer:
     settings = get_settings()
     if settings.mongo_uri is not None:
         raise click.UsageError(
-            f"SCDM_MONGO_URI names {masked(settings.mongo_uri)}, so there is no embedded database; unset "
-            "it to use one"
+            f"SCDM_MONGO_URI names {masked(settings.mongo_uri)}, so there is no embedded database; unset it to use one"
         )
     return EmbeddedServer(settings.data_dir, settings.explicit_port)
 

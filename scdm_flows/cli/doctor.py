@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import shutil
 import sys
@@ -54,6 +55,13 @@ def _package(module: str, distribution: str, install: str) -> Callable[[], str]:
     return check
 
 
+def _secantus() -> str:
+    # looked for, never imported: it is GPL-2.0 and only ever a process of its own
+    if importlib.util.find_spec("secantus") is None:
+        raise Missing("not installed", "pip install 'scdm-flows[embedded]', or set SCDM_MONGO_URI to a MongoDB server")
+    return version("secantusdb")
+
+
 def _checkpoint() -> str:
     from scdm_models.checkpoint import load_checkpoint
 
@@ -72,7 +80,8 @@ def _references() -> str:
 
     reference = ReferenceTable.load()
     kind = " (surrogate)" if reference.surrogate else ""
-    return f"{reference.scheme}{kind}, {sum(reference.header['counts'].values())} phases of {len(reference.elements)} elements"
+    phases = sum(reference.header["counts"].values())
+    return f"{reference.scheme}{kind}, {phases} phases of {len(reference.elements)} elements"
 
 
 def _calibration() -> str:
@@ -138,9 +147,7 @@ def _vasp() -> str:
 
     command = get_settings().vasp_cmd
     if not command:
-        raise Missing(
-            "SCDM_VASP_CMD is not set", "set it to the command that runs VASP, such as 'srun vasp_std'"
-        )
+        raise Missing("SCDM_VASP_CMD is not set", "set it to the command that runs VASP, such as 'srun vasp_std'")
     if shutil.which(command.split()[0]) is None:
         raise Missing(f"SCDM_VASP_CMD: {command.split()[0]} is not on the PATH", "give the full path")
     return command
@@ -156,9 +163,7 @@ def _potcars() -> str:
             "run `pmg config -p VASP_FOLDER OUT`, then `pmg config --add PMG_VASP_PSP_DIR OUT`",
         )
     if not Path(folder).expanduser().is_dir():
-        raise Missing(
-            f"PMG_VASP_PSP_DIR={folder} is not a folder", "set it to the folder with the POTCAR files"
-        )
+        raise Missing(f"PMG_VASP_PSP_DIR={folder} is not a folder", "set it to the folder with the POTCAR files")
     return str(folder)
 
 
@@ -167,7 +172,6 @@ def checks() -> list[tuple[str, bool, Callable[[], str]]]:
     from scdm_flows.settings import get_settings
 
     embedded = get_settings().mongo_uri is None
-    secantus = "pip install 'scdm-flows[embedded]', or set SCDM_MONGO_URI to a MongoDB server"
     return [
         ("Python", True, _python),
         ("torch", True, _package("torch", "torch", "pip install torch==2.13.0")),
@@ -179,7 +183,7 @@ def checks() -> list[tuple[str, bool, Callable[[], str]]]:
         ("reference phases (hull)", True, _references),
         ("calibration of E_hull", True, _calibration),
         ("data folder", True, _data_folder),
-        ("SecantusDB (embedded database)", embedded, _package("secantus", "secantusdb", secantus)),
+        ("SecantusDB (embedded database)", embedded, _secantus),
         ("database", True, _database),
         ("FireWorks", False, _package("fireworks", "fireworks", "pip install 'fireworks>=2.1.3,<3'")),
         ("FireWorks configuration", False, _launchpad),
@@ -222,8 +226,6 @@ def doctor(as_json: bool) -> None:
         }
         rows = [[f.what, state[f.needed, f.ok], f.detail, f.remedy or ""] for f in findings]
         table("scdm doctor", ["what", "state", "found", "how to get it"], rows)
-        click.echo(
-            "the quickstart can run" if ready else "the quickstart cannot run yet: mend what is MISSING"
-        )
+        click.echo("the quickstart can run" if ready else "the quickstart cannot run yet: mend what is MISSING")
     if not ready:
         raise click.exceptions.Exit(USAGE)

@@ -21,12 +21,8 @@ from scdm_flows.cli.progress import progress_bar
     type=click.Path(path_type=Path),
     help="Curated set (scdm data curate).",
 )
-@click.option(
-    "--config", type=click.Path(path_type=Path), help="YAML file, see models/configs; defaults when absent."
-)
-@click.option(
-    "-o", "--out", required=True, type=click.Path(path_type=Path), help="Checkpoint to write (.safetensors)."
-)
+@click.option("--config", type=click.Path(path_type=Path), help="YAML file, see models/configs; defaults when absent.")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Checkpoint to write (.safetensors).")
 @FORCE
 @JSON
 def train(curated: Path, config: Path | None, out: Path, force: bool, as_json: bool) -> None:
@@ -64,17 +60,11 @@ def train(curated: Path, config: Path | None, out: Path, force: bool, as_json: b
 
 @click.command()
 @click.option("-n", "count", default=100, show_default=True, type=int, help="How many samples.")
-@click.option(
-    "--seed", default=0, show_default=True, type=int, help="Seed; sample i depends on (seed, i) alone."
-)
+@click.option("--seed", default=0, show_default=True, type=int, help="Seed; sample i depends on (seed, i) alone.")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="JSON lines to write.")
-@click.option(
-    "--layer-group", type=int, help="Layer group of every sample (1-80); drawn from the data when absent."
-)
+@click.option("--layer-group", type=int, help="Layer group of every sample (1-80); drawn from the data when absent.")
 @click.option("--steps", type=int, help="Denoising steps; the model's default when absent.")
-@click.option(
-    "--checkpoint", type=click.Path(path_type=Path), help="Checkpoint file; the packaged one when absent."
-)
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Checkpoint file; the packaged one when absent.")
 @FORCE
 @JSON
 def generate(
@@ -112,9 +102,7 @@ def generate(
                 exact += sample.layer_group_detected == sample.layer_group_requested
                 model_id = sample.model_id
     if as_json:
-        echo_json(
-            {"file": str(out), "n": count, "exact_layer_group": exact, "model_id": model_id, "seed": seed}
-        )
+        echo_json({"file": str(out), "n": count, "exact_layer_group": exact, "model_id": model_id, "seed": seed})
     else:
         click.echo(
             f"wrote {count} structures of {model_id} to {out}; {exact} have exactly the layer group asked "

@@ -44,7 +44,5 @@ def quickstart(as_json: bool) -> None:
         "dynamically_stable",
     )
     show_records("Best candidates", records[:SHOWN], {c: COLUMNS[c] for c in kept})
-    click.echo(
-        f"all {len(records)}: scdm candidates list --campaign {config.name} --limit {max(1, len(records))}"
-    )
+    click.echo(f"all {len(records)}: scdm candidates list --campaign {config.name} --limit {max(1, len(records))}")
     click.echo(f"report: {path}")

@@ -54,9 +54,7 @@ def build(data_dir: Path, out: Path, processes: int, force: bool, as_json: bool)
 
 @refs.command()
 @DATA
-@click.option(
-    "-o", "--out", required=True, type=click.Path(path_type=Path), help="Calibration to write (.npz)."
-)
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Calibration to write (.npz).")
 @FORCE
 @JSON
 def fit(data_dir: Path, out: Path, force: bool, as_json: bool) -> None:

@@ -36,9 +36,7 @@ NOT_WRONG = ("duplicate", "known")
 @click.option(
     "--radii/--no-radii", default=True, show_default=True, help="Also check distances against covalent radii."
 )
-@click.option(
-    "--novel/--any", "novel", default=False, show_default=True, help="Reject what the training data hold."
-)
+@click.option("--novel/--any", "novel", default=False, show_default=True, help="Reject what the training data hold.")
 @FORCE
 @JSON
 def screen(
@@ -130,9 +128,7 @@ def _records(files: tuple[str, ...], report: Report) -> Iterator[dict[str, Any]]
 
 
 def _row(record: dict[str, Any], verdict: ScreenedCandidate) -> dict[str, Any]:
-    keep = verdict.model_dump(
-        exclude={"structure", "candidate_id", "generator", "duplicate_of", "model_id", "seed"}
-    )
+    keep = verdict.model_dump(exclude={"structure", "candidate_id", "generator", "duplicate_of", "model_id", "seed"})
     return {**keep, "source_id": record["source_id"]}
 
 
@@ -153,8 +149,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
     why = Counter(str(row["reason"]).partition(":")[0] for row in rows if not row["accepted"])
     parts = [f"{n} {reason}" for reason, n in why.most_common()]
     click.echo(
-        f"{sum(row['accepted'] for row in rows)} of {len(rows)} accepted"
-        + ("; " + ", ".join(parts) if parts else "")
+        f"{sum(row['accepted'] for row in rows)} of {len(rows)} accepted" + ("; " + ", ".join(parts) if parts else "")
     )
 
 
@@ -164,9 +159,5 @@ def _refuse_if_none(rows: list[dict[str, Any]]) -> None:
         return
     shown = "; ".join(f"{row['source_id']}: {row['reason']}" for row in rows[:3])
     more = f"; and {len(rows) - 3} more" if len(rows) > 3 else ""
-    what = (
-        "the structure cannot be used"
-        if len(rows) == 1
-        else f"none of the {len(rows)} structures can be used"
-    )
+    what = "the structure cannot be used" if len(rows) == 1 else f"none of the {len(rows)} structures can be used"
     raise click.UsageError(f"{what}: {shown}{more}")

@@ -29,13 +29,9 @@ class Provenance(BaseModel):
 
     versions: dict[str, str] = Field(default_factory=dict, description="package name -> version")
     git_commit: str | None = Field(None, description="commit of the source tree, where there is one")
-    engine: str | None = Field(
-        None, description="engine and force field or VASP version; 'surrogate' for force fields"
-    )
+    engine: str | None = Field(None, description="engine and force field or VASP version; 'surrogate' for force fields")
     config_hash: str | None = Field(None, description="sha256 of the campaign configuration")
-    job_uuids: dict[str, str] = Field(
-        default_factory=dict, description="stage -> uuid of the job that computed it"
-    )
+    job_uuids: dict[str, str] = Field(default_factory=dict, description="stage -> uuid of the job that computed it")
 
 
 class ScdmDocument(BaseModel):

@@ -57,13 +57,9 @@ class CandidateDoc(ScdmDocument):
     model_id: str | None = Field(None, description="checkpoint that made it")
     seed: int | None = Field(None, description="seed of the generation")
     index: int = Field(0, description="position within the campaign's samples")
-    source_id: str | None = Field(
-        None, description="id in the source file, for structures brought by the user"
-    )
+    source_id: str | None = Field(None, description="id in the source file, for structures brought by the user")
 
-    state: CandidateState = queryable(
-        CandidateState.PENDING, "pending, rejected, failed or completed", indexed=True
-    )
+    state: CandidateState = queryable(CandidateState.PENDING, "pending, rejected, failed or completed", indexed=True)
     reason: str | None = Field(None, description="why it was rejected or failed")
     stages: dict[str, StageRecord] = Field(default_factory=dict, description="stage name -> what it did")
 
@@ -77,23 +73,15 @@ class CandidateDoc(ScdmDocument):
     layer_group: int | None = queryable(
         None, "layer group after relaxation (symprec 0.05 angstrom), else of the sample", indexed=True
     )
-    space_group: int | None = queryable(
-        None, "space group of the three-periodic cell, as layer_group", indexed=True
-    )
-    thickness_angstrom: float | None = queryable(
-        None, "distance between the outermost atoms along c, angstrom"
-    )
+    space_group: int | None = queryable(None, "space group of the three-periodic cell, as layer_group", indexed=True)
+    thickness_angstrom: float | None = queryable(None, "distance between the outermost atoms along c, angstrom")
     min_distance_angstrom: float | None = Field(
         None, description="shortest distance between atoms of the sample, angstrom"
     )
-    valid_distance: bool | None = queryable(
-        None, "shortest distance above the threshold (paper: 0.5 angstrom)"
-    )
+    valid_distance: bool | None = queryable(None, "shortest distance above the threshold (paper: 0.5 angstrom)")
     valid_radii: bool | None = queryable(None, "shortest distances compatible with covalent radii")
     one_layer: bool | None = queryable(None, "one connected layer")
-    duplicate_of: str | None = Field(
-        None, description="candidate_id of the first equal sample of the campaign"
-    )
+    duplicate_of: str | None = Field(None, description="candidate_id of the first equal sample of the campaign")
     novel: bool | None = queryable(None, "not among the training structures (fingerprint index)")
     known_as: list[str] = Field(default_factory=list, description="ids of equal training structures")
 
@@ -105,9 +93,7 @@ class CandidateDoc(ScdmDocument):
     energy_per_atom: float | None = Field(
         None, description="total energy from the static stage, eV/atom, of energy_scheme"
     )
-    energy_scheme: str | None = queryable(
-        None, "what energy_per_atom is: 'chgnet-0.3.0' (surrogate), 'vasp-pbe', ..."
-    )
+    energy_scheme: str | None = queryable(None, "what energy_per_atom is: 'chgnet-0.3.0' (surrogate), 'vasp-pbe', ...")
     surrogate: bool | None = queryable(None, "whether the energies come from a force field")
     formation_energy_per_atom: float | None = queryable(None, "eV/atom, raw, of energy_scheme")
     e_above_hull_raw: float | None = queryable(None, "energy above the hull of energy_scheme, eV/atom, raw")
@@ -128,6 +114,4 @@ class CandidateDoc(ScdmDocument):
 
     score: float | None = queryable(None, "ranking score, larger is better")
     score_terms: dict[str, float] = Field(default_factory=dict, description="term -> contribution to score")
-    rank: int | None = queryable(
-        None, "1 is best within the campaign; null where it cannot be ranked", indexed=True
-    )
+    rank: int | None = queryable(None, "1 is best within the campaign; null where it cannot be ranked", indexed=True)

@@ -15,9 +15,7 @@ class HullPoint(BaseModel):
     name: str = Field(description="id in its source, or candidate_id")
     formula: str = Field(description="its formula")
     candidate: bool = Field(description="one of ours; else a reference phase")
-    energy_per_atom: float = Field(
-        description="eV/atom of energy_scheme; of candidates calibrated where surrogate"
-    )
+    energy_per_atom: float = Field(description="eV/atom of energy_scheme; of candidates calibrated where surrogate")
     formation_energy_per_atom: float = Field(description="energy_per_atom relative to the elements, eV/atom")
     stable: bool | None = Field(None, description="on the hull; null where that was not worked out")
 

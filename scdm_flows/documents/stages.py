@@ -27,9 +27,7 @@ class ScreenedCandidate(_Output):
     model_id: str | None = None
     seed: int | None = None
     source_id: str | None = None
-    structure: dict[str, Any] | None = Field(
-        description="pymatgen's dict; null where the item could not be read"
-    )
+    structure: dict[str, Any] | None = Field(description="pymatgen's dict; null where the item could not be read")
     formula: str | None = None
     layer_group_requested: int | None = None
     layer_group_generated: int | None = None
@@ -95,9 +93,7 @@ class PhononDoc(ScdmDocument):
     q_points: list[list[float]] = Field(description="(n_q, 3) fractional coordinates of the path")
     distances: list[float] = Field(description="(n_q,) distance along the path, 1/angstrom")
     labels: list[tuple[float, str]] = Field(description="(distance, label) of the high-symmetry points")
-    frequencies_thz: list[list[float]] = Field(
-        description="(n_q, n_modes); imaginary modes are negative, THz"
-    )
+    frequencies_thz: list[list[float]] = Field(description="(n_q, n_modes); imaginary modes are negative, THz")
     min_frequency_thz: float
     threshold_thz: float = Field(description="a mode below minus this counts as imaginary, THz")
     dynamically_stable: bool

@@ -1,4 +1,4 @@
-"""Engines: what computes energies, forces and phonons. One file each; ``engine_of`` finds the one a config names.
+"""Engines: what computes energies, forces and phonons. One file each; ``engine_of`` finds a config's.
 
 To add one: a config class in the union of ``scdm_flows.config``, a file here, a line in ``ENGINES``.
 """

@@ -1,4 +1,4 @@
-"""What a campaign asks of an engine, and how force constants become a ``PhononDoc``. Knows no particular engine."""
+"""What a campaign asks of an engine, and how force constants become a ``PhononDoc``. Knows no engine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Engine(Protocol):
     """What computes energies, forces and phonons.
 
-    scheme: name of its energies, which must be the reference table's; surrogate: whether a force field makes them.
+    scheme: name of its energies, which must be the reference table's; surrogate: whether a force field makes
+    them.
     """
 
     scheme: str

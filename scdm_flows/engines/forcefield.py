@@ -1,11 +1,11 @@
 """The force-field engine: CHGNet through atomate2's makers. Everything it gives is a surrogate for DFT.
 
-Relaxation and static energy are atomate2's ``ForceFieldRelaxMaker`` and ``ForceFieldStaticMaker``; each loads the
-model anew, which takes 0.03 s. Phonons are one job of our own. Measured for 1H-MoS2 in a 5 x 5 x 1 supercell on one
-core, atomate2's ``PhononMaker`` takes 5.9 s in seven jobs with random uuids, three quarters of it for a
-three-dimensional band path that a layer has no use for; here all displaced supercells go through one model in
-batches and it takes 0.8 s, with the same frequencies. One job also means that a killed phonon stage has nothing
-half-done to find again.
+Relaxation and static energy are atomate2's ``ForceFieldRelaxMaker`` and ``ForceFieldStaticMaker``; each loads
+the model anew, which takes 0.03 s. Phonons are one job of our own. Measured for 1H-MoS2 in a 5 x 5 x 1
+supercell on one core, atomate2's ``PhononMaker`` takes 5.9 s in seven jobs with random uuids, three quarters
+of it for a three-dimensional band path that a layer has no use for; here all displaced supercells go through
+one model in batches and it takes 0.8 s, with the same frequencies. One job also means that a killed phonon
+stage has nothing half-done to find again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 IN_PLANE = [1, 1, 0, 0, 0, 1]
 SUPERCELL_BATCH_ATOMS = 400
 PHONON_SYMPREC_ANGSTROM = 1e-3
-# an atom without neighbours in the model's cut-off has no defined energy: such a structure fails, with the reason
+# an atom without neighbours in the model's cut-off has no defined energy: such a structure fails, with the
+# reason
 CALCULATOR = {"use_device": "cpu", "on_isolated_atoms": "error"}
 
 

@@ -1,8 +1,9 @@
 """The VASP engine: atomate2's VASP makers with settings for slabs. Runs need VASP 6.4 or newer.
 
-PBE (the paper's functional) with PAW, the cell relaxed in the plane only (``LATTICE_CONSTRAINTS``; c must lie along
-z, as our layers do), explicit Gamma-centred (n, m, 1) k-points, phonons in a diagonal (n, m, 1) supercell without
-Born charges (their three-dimensional correction is wrong for a slab). What it does not do is said by ``check``.
+PBE (the paper's functional) with PAW, the cell relaxed in the plane only (``LATTICE_CONSTRAINTS``; c must lie
+along z, as our layers do), explicit Gamma-centred (n, m, 1) k-points, phonons in a diagonal (n, m, 1)
+supercell without Born charges (their three-dimensional correction is wrong for a slab). What it does not do
+is said by ``check``.
 """
 
 from __future__ import annotations
@@ -45,8 +46,10 @@ PHONON_MIN_LENGTH_ANGSTROM = 12.0
 PHONON_DISPLACEMENT_ANGSTROM = 0.01
 
 
-def slab_kpoints(structure: Structure) -> Kpoints:
+def slab_kpoints(structure: Structure | None) -> Kpoints:
     """Gamma-centred (n, m, 1) k-points at most 0.2 1/angstrom apart in the plane."""
+    if structure is None:
+        raise EngineError("k-points of a layer depend on its structure; give the input set one")
     lengths = np.array(structure.lattice.reciprocal_lattice.abc[:2])
     n, m = (max(1, int(np.ceil(length / KPOINT_SPACING_PER_ANGSTROM))) for length in lengths)
     return Kpoints.gamma_automatic((n, m, 1))
@@ -57,7 +60,7 @@ class SlabRelaxSetGenerator(RelaxSetGenerator):
     """Relaxation of a layer with c held."""
 
     @property
-    def kpoints_updates(self) -> Kpoints:
+    def kpoints_updates(self) -> Any:
         """No k-points along c."""
         return slab_kpoints(self.structure)
 
@@ -67,7 +70,7 @@ class SlabStaticSetGenerator(StaticSetGenerator):
     """Single point of a layer."""
 
     @property
-    def kpoints_updates(self) -> Kpoints:
+    def kpoints_updates(self) -> Any:
         """No k-points along c."""
         return slab_kpoints(self.structure)
 
@@ -86,13 +89,9 @@ class VaspEngine:
         missing = []
         command = get_settings().vasp_cmd
         if not command:
-            missing.append(
-                "SCDM_VASP_CMD is not set; set it to the command that runs VASP, such as 'srun vasp_std'"
-            )
+            missing.append("SCDM_VASP_CMD is not set; set it to the command that runs VASP, such as 'srun vasp_std'")
         elif shutil.which(command.split()[0]) is None:
-            missing.append(
-                f"SCDM_VASP_CMD={command!r}: {command.split()[0]} is not on the PATH; give the full path"
-            )
+            missing.append(f"SCDM_VASP_CMD={command!r}: {command.split()[0]} is not on the PATH; give the full path")
         try:
             self.references()
         except EngineError as error:
@@ -104,7 +103,7 @@ class VaspEngine:
         table = ReferenceTable.load()
         if table.scheme != self.scheme:
             raise EngineError(
-                f"energies of scheme {self.scheme} need reference phases of the same scheme, the packaged table is "
+                f"energies of scheme {self.scheme} need reference phases of it, the packaged table is "
                 f"{table.scheme}; use the forcefield engine"
             )
         return table
@@ -151,8 +150,9 @@ class VaspEngine:
                 run_vasp_kwargs=self._vasp(),
             ),
         )
-        supercell = phonon_supercell(structure, PHONON_MIN_LENGTH_ANGSTROM)
+        supercell: Any = phonon_supercell(structure, PHONON_MIN_LENGTH_ANGSTROM)
         flow = maker.make(structure, supercell_matrix=supercell)
         dump = config.model_dump(mode="json")
         summary = phonon_summary(dump, candidate_id, structure, flow.output, PHONON_DISPLACEMENT_ANGSTROM)
-        return [*flow.jobs, summary]
+        jobs: list[Any] = [*flow.jobs, summary]
+        return jobs

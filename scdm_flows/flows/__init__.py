@@ -27,15 +27,16 @@ def stage_category(stage: str) -> str:
     return "generate" if stage in GENERATE_STAGES else "compute"
 
 
-def _tagged(job: Job, config: CampaignConfig, stage: StageName, **identity: Any) -> Job:
-    """The job with its deterministic uuid, and with metadata (FireWorks spec keys, too) to find it by."""
+def _tagged(job: Any, config: CampaignConfig, stage: StageName, **identity: Any) -> Job:
+    """The job with its deterministic uuid and the metadata to find it by."""
     item = str(identity.get("candidate_id", f"shard{identity.get('shard')}"))
     job.set_uuid(jobs.job_uuid(config, item, stage.value))
     job.name = f"{stage.value} {item}"
     job.metadata.update({"campaign": config.name, "stage": stage.value, **identity})
     job.config.manager_config = {**job.config.manager_config, "_category": stage_category(stage.value)}
     job.config.pass_manager_config = False  # jobflow would overwrite the children's with this one
-    return job
+    tagged: Job = job
+    return tagged
 
 
 def shard_count(config: CampaignConfig) -> tuple[int, int]:
@@ -49,9 +50,7 @@ def shard_flow(config: CampaignConfig, shard: int) -> Flow:
     dump = config.model_dump(mode="json")
     made = _tagged(jobs.generate(dump, shard), config, StageName.GENERATE, shard=shard)
     screen = jobs.screen(dump, shard, made.output["records"])
-    return Flow(
-        [made, _tagged(screen, config, StageName.SCREEN, shard=shard)], name=f"{config.name} shard {shard}"
-    )
+    return Flow([made, _tagged(screen, config, StageName.SCREEN, shard=shard)], name=f"{config.name} shard {shard}")
 
 
 def candidate_flow(config: CampaignConfig, screened: ScreenedCandidate) -> Flow:
@@ -63,9 +62,7 @@ def candidate_flow(config: CampaignConfig, screened: ScreenedCandidate) -> Flow:
         If the candidate has no structure.
     """
     if screened.structure is None:
-        raise StructureError(
-            f"candidate {screened.candidate_id} has no structure ({screened.reason}); screen it out"
-        )
+        raise StructureError(f"candidate {screened.candidate_id} has no structure ({screened.reason}); screen it out")
     engine = engine_of(config.engine)
     structure = Structure.from_dict(screened.structure)
     identity = {"candidate_id": screened.candidate_id}
@@ -82,7 +79,8 @@ def candidate_flow(config: CampaignConfig, screened: ScreenedCandidate) -> Flow:
 def phonon_flow(config: CampaignConfig, candidate_id: str, structure: Structure) -> Flow:
     """The engine's phonon jobs of a relaxed candidate; the last one's output is its ``PhononDoc``.
 
-    Only that one is the stage ``phonon``, with its deterministic uuid: the stage is done when its output is there.
+    Only that one is the stage ``phonon``, with its deterministic uuid: the stage is done when its output is
+    there.
     """
     *inner, last = engine_of(config.engine).phonon_jobs(config, candidate_id, structure)
     for job in inner:

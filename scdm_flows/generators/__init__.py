@@ -5,22 +5,10 @@ To add one: a config class in the union of ``scdm_flows.config``, a file here, a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from scdm_flows.generators.base import Generator
+from scdm_flows.generators.files import FilesGenerator
+from scdm_flows.generators.scdm import ScdmGenerator
 
-from scdm_flows.generators import files, scdm
+__all__ = ["GENERATORS", "Generator"]
 
-
-class Generator(Protocol):
-    """Makes records ``{"index", "structure" (pymatgen's dict or None with "error"), ...}``."""
-
-    def count(self, config: Any) -> int:
-        """How many records there will be."""
-
-    def generate(
-        self, config: Any, start: int, stop: int, progress: Callable[[int], None] | None = None
-    ) -> list[dict[str, Any]]:
-        """Records ``start`` to ``stop - 1``; the same for the same configuration, whatever the shards."""
-
-
-GENERATORS: dict[str, Generator] = {"scdm": scdm.ScdmGenerator(), "files": files.FilesGenerator()}
+GENERATORS: dict[str, Generator] = {"scdm": ScdmGenerator(), "files": FilesGenerator()}

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import islice
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from scdm_flows.config import FilesGeneratorConfig
 from scdm_models.datasets.readers import read_any
-from scdm_models.datasets.records import LayerRecord
+from scdm_models.datasets.records import Dropped, LayerRecord
 
 
 class FilesGenerator:
     """Structures of CIF, POSCAR, extxyz and JSON files and folders, in their order."""
 
     def count(self, config: FilesGeneratorConfig) -> int:
-        """Entries of all paths, readable or not."""
-        return sum(1 for path in config.paths for _ in read_any(path))
+        """Entries of all paths, readable or not; ``DatasetError`` if a path cannot be read at all."""
+        return len(_entries(config.paths, _stamps(config.paths)))
 
     def generate(
         self,
@@ -26,15 +27,28 @@ class FilesGenerator:
         progress: Callable[[int], None] | None = None,
     ) -> list[dict[str, Any]]:
         """Entries ``start`` to ``stop - 1``; an unreadable one has ``structure`` None and its ``error``."""
-        entries = (item for path in config.paths for item in read_any(path))
-        records = []
-        for index, item in enumerate(islice(entries, start, stop), start):
+        records: list[dict[str, Any]] = []
+        for index, item in enumerate(_entries(config.paths, _stamps(config.paths))[start:stop], start):
             if isinstance(item, LayerRecord):
                 records.append({"index": index, "source_id": item.id, "structure": item.structure.as_dict()})
             else:
-                records.append(
-                    {"index": index, "source_id": item.id, "structure": None, "error": item.reason}
-                )
+                records.append({"index": index, "source_id": item.id, "structure": None, "error": item.reason})
             if progress is not None:
-                progress(index - start + 1)
+                progress(len(records))
         return records
+
+
+def _stamps(paths: tuple[str, ...]) -> tuple[tuple[str, int, int], ...]:
+    """Name, size and time of change of every file, so that a changed file is read anew."""
+    found = []
+    for path in map(Path, paths):
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                stat = file.stat()
+                found.append((str(file), stat.st_size, stat.st_mtime_ns))
+    return tuple(found)
+
+
+@lru_cache(maxsize=1)  # every shard of a campaign asks for the same files
+def _entries(paths: tuple[str, ...], stamps: tuple[tuple[str, int, int], ...]) -> list[LayerRecord | Dropped]:
+    return [item for path in paths for item in read_any(path)]

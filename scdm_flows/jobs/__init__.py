@@ -88,9 +88,7 @@ def phonon(config: dict[str, Any], candidate_id: str, structure: Structure) -> P
 
     campaign = CampaignConfig.model_validate(config)
     if campaign.engine.kind != "forcefield":
-        raise EngineError(
-            f"phonons in one job are the forcefield engine's, campaign {campaign.name} has another"
-        )
+        raise EngineError(f"phonons in one job are the forcefield engine's, campaign {campaign.name} has another")
     return ForceFieldEngine(campaign.engine).phonons(candidate_id, campaign.name, structure)
 
 
@@ -100,7 +98,8 @@ def phonon_summary(
 ) -> PhononDoc:
     """Phonon bands of a relaxed candidate from the force constants in atomate2's phonon document.
 
-    atomate2's own bands follow a three-dimensional path; the sum rules are applied here. displacement: angstrom.
+    atomate2's own bands follow a three-dimensional path; the sum rules are applied here. displacement:
+    angstrom.
     """
     import numpy as np
     from phonopy import Phonopy
@@ -111,9 +110,7 @@ def phonon_summary(
 
     campaign = CampaignConfig.model_validate(config)
     engine = engine_of(campaign.engine)
-    calculation = Phonopy(
-        get_phonopy_structure(structure), phonons.supercell_matrix, primitive_matrix=np.eye(3)
-    )
+    calculation = Phonopy(get_phonopy_structure(structure), phonons.supercell_matrix, primitive_matrix=np.eye(3))
     calculation.force_constants = np.array(phonons.force_constants.force_constants)
     calculation.symmetrize_force_constants(level=2)
     return phonon_document(

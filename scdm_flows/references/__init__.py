@@ -1,1 +1,1 @@
-"""Reference phases: the packaged surrogate energies (``table``), how they were made (``build``) and fitted (``fit``)."""
+"""Reference phases: the packaged surrogate energies (``table``), how they are made (``build``) and fitted (``fit``)."""

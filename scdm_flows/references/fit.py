@@ -19,9 +19,7 @@ from scdm_flows.references.table import ReferenceTable
 TREES, MIN_LEAF, FOLDS = 100, 3, 10
 
 
-def _samples(
-    data_dir: Path, table: ReferenceTable
-) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str]]:
+def _samples(data_dir: Path, table: ReferenceTable) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str]]:
     """Feature rows, DFT energies above hull (eV/atom) and chemical systems of C2DB's layers."""
     layers = {p.name: p for phases in table.layers.values() for p in phases}
     rows, truth, systems = [], [], []
@@ -29,9 +27,7 @@ def _samples(
         phase: Phase | None = layers.get(record["id"])
         if phase is None or record.get("e_hull") is None:
             continue
-        result = energy_above_hull(
-            phase.fractions, phase.energy_per_atom, table.entries(list(phase.fractions))
-        )
+        result = energy_above_hull(phase.fractions, phase.energy_per_atom, table.entries(list(phase.fractions)))
         rows.append(features(phase.fractions, result.e_above_hull, result.formation_energy_per_atom))
         truth.append(record["e_hull"])
         systems.append("-".join(sorted(phase.fractions)))
@@ -55,9 +51,7 @@ def _scores(truth: NDArray[np.float64], value: NDArray[np.float64]) -> dict[str,
     }
 
 
-def fit_calibration(
-    data_dir: str | Path, out: str | Path, table: ReferenceTable | None = None
-) -> dict[str, Any]:
+def fit_calibration(data_dir: str | Path, out: str | Path, table: ReferenceTable | None = None) -> dict[str, Any]:
     """Fit, cross-validate and write the calibration; returns its header with the measured numbers.
 
     Needs scikit-learn (extra ``fit``). The forest predicts ``DFT - surrogate`` of the energy above hull.
@@ -70,9 +64,7 @@ def fit_calibration(
     raw = x[:, -2]
 
     def forest() -> Any:
-        return RandomForestRegressor(
-            TREES, min_samples_leaf=MIN_LEAF, max_features=0.5, random_state=0, n_jobs=2
-        )
+        return RandomForestRegressor(TREES, min_samples_leaf=MIN_LEAF, max_features=0.5, random_state=0, n_jobs=2)
 
     left_out = np.zeros(len(raw))
     for training, held in GroupKFold(FOLDS).split(x, groups=systems):

@@ -94,9 +94,7 @@ def _load(path: str | None) -> ReferenceTable:
             target.setdefault("-".join(sorted(phase.fractions)), []).append(phase)
         scheme, surrogate = str(header["scheme"]), bool(header["surrogate"])
     except FileNotFoundError:
-        raise ReferenceDataError(
-            f"reference table {name} does not exist; make one with `scdm refs build`"
-        ) from None
+        raise ReferenceDataError(f"reference table {name} does not exist; make one with `scdm refs build`") from None
     except (OSError, EOFError, ValueError, KeyError, IndexError) as error:
         raise ReferenceDataError(
             f"{name} is not a reference table ({error}); make it again with `scdm refs build`"

@@ -106,24 +106,19 @@ def candidate_warnings(candidate: CandidateDoc, phonon: PhononDoc | None = None)
     e_hull, raw, error = candidate.e_above_hull, candidate.e_above_hull_raw, candidate.e_above_hull_error
     if e_hull is not None and e_hull < BELOW_HULL_EV_PER_ATOM:
         found.append(
-            f"{-e_hull:.2f} eV/atom below the hull of all known phases: layers rarely are, so check it "
-            "with DFT first."
+            f"{-e_hull:.2f} eV/atom below the hull of all known phases: layers rarely are, so check it with DFT first."
         )
     if e_hull is not None and raw is not None and abs(e_hull - raw) > CALIBRATION_SHIFT_EV_PER_ATOM:
         found.append(
-            f"The calibration moved E_hull by {e_hull - raw:+.2f} eV/atom, further than it does for known "
-            "layers."
+            f"The calibration moved E_hull by {e_hull - raw:+.2f} eV/atom, further than it does for known layers."
         )
     if error is not None and error > UNCERTAIN_EV_PER_ATOM:
         found.append(
-            f"Expected error of E_hull {error:.2f} eV/atom: few layers of such elements are in the "
-            "calibration."
+            f"Expected error of E_hull {error:.2f} eV/atom: few layers of such elements are in the calibration."
         )
     moved = candidate.rmsd_to_relaxed_angstrom
     if moved is not None and moved > MOVED_ANGSTROM:
-        found.append(
-            f"Atoms moved by {moved:.2f} Å in relaxing: this is another structure than the model drew."
-        )
+        found.append(f"Atoms moved by {moved:.2f} Å in relaxing: this is another structure than the model drew.")
     if phonon is not None:
         found += _phonon_warnings(candidate, phonon)
     return found
@@ -141,8 +136,7 @@ def _phonon_warnings(candidate: CandidateDoc, phonon: PhononDoc) -> list[str]:
         acoustic = np.sort(np.abs(frequencies[at_gamma[0]]))[:3]
         if acoustic.max() > ACOUSTIC_AT_GAMMA_THZ:
             found.append(
-                f"Acoustic modes reach {acoustic.max():.1f} THz at Γ instead of 0: the forces are "
-                "inconsistent."
+                f"Acoustic modes reach {acoustic.max():.1f} THz at Γ instead of 0: the forces are inconsistent."
             )
     return found
 
@@ -158,22 +152,15 @@ def campaign_warnings(campaign: CampaignDoc, candidates: Sequence[CandidateDoc])
     started = funnel.relaxed + funnel.failed
     if started >= 5 and funnel.failed > started / 5:
         found.append(
-            f"{funnel.failed} of {started} computed candidates failed, more than one in five; see the "
-            "reasons below."
+            f"{funnel.failed} of {started} computed candidates failed, more than one in five; see the reasons below."
         )
     known = [float(c.e_above_hull or 0) for c in computed(candidates)]
     if len(known) >= 10 and max(known) <= 0:
-        found.append(
-            "Every candidate lies on or below the hull: the reference phases are probably incomplete."
-        )
-    below = sorted(
-        {c.formula for c in computed(candidates) if (c.e_above_hull or 0) < BELOW_HULL_EV_PER_ATOM}
-    )
+        found.append("Every candidate lies on or below the hull: the reference phases are probably incomplete.")
+    below = sorted({c.formula for c in computed(candidates) if (c.e_above_hull or 0) < BELOW_HULL_EV_PER_ATOM})
     if below:
         names = ", ".join(below[:8]) + (", …" if len(below) > 8 else "")
-        found.append(
-            f"More than {-BELOW_HULL_EV_PER_ATOM:g} eV/atom below the hull, which layers rarely are: {names}."
-        )
+        found.append(f"More than {-BELOW_HULL_EV_PER_ATOM:g} eV/atom below the hull, which layers rarely are: {names}.")
     if funnel.phonon_done >= 10 and funnel.dynamically_stable == funnel.phonon_done:
         found.append("Every candidate with phonons is stable, which is rare; look at the bands.")
     return found
@@ -182,9 +169,7 @@ def campaign_warnings(campaign: CampaignDoc, candidates: Sequence[CandidateDoc])
 def reason_counts(candidates: Sequence[CandidateDoc], unreadable: int = 0) -> list[tuple[str, int]]:
     """Why candidates stopped, numbers and names taken out, the most frequent first."""
     stopped = (CandidateState.REJECTED, CandidateState.FAILED)
-    counts = Counter(
-        kind_of_reason(c.reason or "no reason recorded") for c in candidates if c.state in stopped
-    )
+    counts = Counter(kind_of_reason(c.reason or "no reason recorded") for c in candidates if c.state in stopped)
     if unreadable:
         counts["unreadable"] = unreadable
     return counts.most_common()

@@ -63,10 +63,14 @@ def _patch(structure: Structure, repeats: tuple[int, int]) -> _Patch:
     z /= np.linalg.norm(z)
     frame = np.array([x, np.cross(z, x), z]).T  # columns: a along x, the normal along z
     frac = np.array(structure.frac_coords)
-    frac[:, :2] %= 1.0
+    frac %= 1.0
+    heights = np.sort(frac[:, 2])
+    gaps = np.diff(np.append(heights, heights[0] + 1.0))
+    frac[:, 2] = (frac[:, 2] - heights[(int(np.argmax(gaps)) + 1) % len(heights)] + 1e-9) % 1.0  # one piece
     cells = np.array([[i, j, 0] for i in range(repeats[0]) for j in range(repeats[1])], dtype=float)
     positions = ((frac[None] + cells[:, None]).reshape(-1, 3)) @ matrix @ frame
     positions[:, 2] -= (positions[:, 2].max() + positions[:, 2].min()) / 2
+    positions = positions.round(4)  # the same layer gives the same bytes, whatever its cell
     numbers = np.tile([site.specie.Z for site in structure], len(cells))
     radii = covalent_radii(numbers)
     nearest = np.tile(_nearest(structure), len(cells))
@@ -153,16 +157,12 @@ def _draw(
     levels = np.round(depth / LEVEL_ANGSTROM).astype(int)
     radii = covalent_radii(patch.numbers) * RADIUS_SHARE
     bonds = patch.bonds[shown[patch.bonds].any(axis=1)]
-    behind = np.where(
-        shown[bonds].all(axis=1), levels[bonds].min(axis=1), levels[shown].min(initial=levels.max())
-    )
+    behind = np.where(shown[bonds].all(axis=1), levels[bonds].min(axis=1), levels[shown].min(initial=levels.max()))
     for order, level in enumerate(np.unique(levels[shown])):
         segments = [flat[list(pair)] for pair in bonds[behind == level]]
         if segments:
             axes.add_collection(
-                LineCollection(
-                    segments, colors=SOFT, linewidths=0.22 * scale, capstyle="round", zorder=2 * order
-                )
+                LineCollection(segments, colors=SOFT, linewidths=0.22 * scale, capstyle="round", zorder=2 * order)
             )
         atoms = np.flatnonzero(shown & (levels == level))
         circles = [Circle((float(flat[k, 0]), float(flat[k, 1])), float(radii[k])) for k in atoms]

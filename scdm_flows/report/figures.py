@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from scdm_flows.report.content import BinRow
 
@@ -63,14 +64,12 @@ def hull_histogram(bins: Sequence[BinRow], surrogate: bool) -> str:
             series.append((x + width / 2, [b.raw for b in bins], RAW, "raw surrogate energies"))
         for places, counts, colour, label in series:
             bars = axes.bar(places, counts, width * 0.94, color=colour, label=label)
-            axes.bar_label(
-                bars, labels=[str(n) if n else "" for n in counts], padding=2, fontsize=8, color=INK
-            )
+            axes.bar_label(bars, labels=[str(n) if n else "" for n in counts], padding=2, fontsize=8, color=INK)
         axes.set_xticks(x, [b.label for b in bins])
         axes.set_xlabel("energy above hull (eV/atom)")
         axes.set_ylabel("candidates")
         axes.set_ylim(0, 1.15 * max(1, *main, *(b.raw for b in bins)))
-        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.tick_params(axis="x", length=0)
         if surrogate:
             axes.legend(frameon=False, fontsize=8)

@@ -27,9 +27,7 @@ FAILURES = 50  # rows of the failures
 TEMPLATE = "campaign.html"
 
 
-def render(
-    database: Database, name: str, *, top: int = 12, progress: Callable[[int, int], None] | None = None
-) -> str:
+def render(database: Database, name: str, *, top: int = 12, progress: Callable[[int, int], None] | None = None) -> str:
     """The HTML report of a campaign in a connected database.
 
     Parameters
@@ -73,7 +71,7 @@ def render_documents(
     Parameters
     ----------
     campaign, candidates, failures
-        Of one campaign; candidates in rank order, those without a rank last.
+        Of one campaign, in any order.
     phonons
         candidate_id -> phonon document.
     top, progress
@@ -81,7 +79,7 @@ def render_documents(
     written
         Time that the page names; now when None.
     """
-    ranked = [c for c in candidates if c.rank is not None]
+    ranked = sorted((c for c in candidates if c.rank is not None), key=lambda c: (c.rank, c.candidate_id))
     surrogate = any(c.surrogate for c in candidates)
     cards = []
     for done, candidate in enumerate(ranked[:top], 1):
@@ -124,9 +122,7 @@ def render_documents(
         data={
             "campaign": campaign.model_dump(mode="json"),
             "e_above_hull_bins": [vars(b) for b in bins],
-            "candidates": [
-                {k: c.model_dump(mode="json", include={k})[k] for k in FLAT} for c in ranked[:LISTED]
-            ],
+            "candidates": [{k: c.model_dump(mode="json", include={k})[k] for k in FLAT} for c in ranked[:LISTED]],
         },
     )
 

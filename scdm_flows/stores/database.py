@@ -188,12 +188,8 @@ def database_uri(settings: ScdmSettings) -> str:
     options = [option for option in query.split("&") if option]
     given = {option.partition("=")[0].lower() for option in options}
     if login and not given & {"authsource", "authmechanism"}:
-        options.append(
-            f"authSource={path or 'admin'}"
-        )  # the path says where users live, until it is replaced below
-    options += [
-        f"{name}={value}" for name, value in (("w", "majority"), ("journal", "true")) if name not in given
-    ]
+        options.append(f"authSource={path or 'admin'}")  # the path says where users live, until it is replaced below
+    options += [f"{name}={value}" for name, value in (("w", "majority"), ("journal", "true")) if name not in given]
     name = settings.database if "database" in settings.model_fields_set or not path else path
     return f"{scheme}://{login}{'@' if login else ''}{host}/{name}?{'&'.join(options)}"
 
@@ -228,9 +224,7 @@ def database_of(uri: str) -> Database:
 
     options = _client_options()
     make = partial(MongoStore.from_uri, uri, database=_name_in(uri), mongoclient_kwargs=options)
-    return Database(
-        job_store=job_store_of(uri), uri=uri, **{name: make(name, key=key) for name, key in KEYS.items()}
-    )
+    return Database(job_store=job_store_of(uri), uri=uri, **{name: make(name, key=key) for name, key in KEYS.items()})
 
 
 def connect(settings: ScdmSettings | None = None, *, create: bool = True) -> Database:

@@ -122,9 +122,7 @@ class EmbeddedServer:
                 trouble = ended
                 if _PORT_TAKEN not in trouble:
                     break
-            reason, remedy = next(
-                (c for text, c in _CAUSES.items() if text in trouble), (trouble, f"see {self.log}")
-            )
+            reason, remedy = next((c for text, c in _CAUSES.items() if text in trouble), (trouble, f"see {self.log}"))
             raise StoreError(f"the embedded database in {self.data_dir} did not start: {reason}; {remedy}")
 
     def stop(self) -> bool:

@@ -124,9 +124,7 @@ def test_in_plane_path_and_supercell(mos2: Structure) -> None:
     [(0.02, -0.3, True), (0.02, -0.6, False), (0.4, -0.1, True), (0.4, -0.3, False), (0.4, 1.0, True)],
 )
 def test_imaginary_modes_near_gamma_are_judged_apart(q: float, frequency: float, stable: bool) -> None:
-    bands = PhononBands(
-        np.array([[q, 0, 0]]), np.array([0.0]), [(0.0, "Γ")], np.array([[frequency, 2.0, 3.0]])
-    )
+    bands = PhononBands(np.array([[q, 0, 0]]), np.array([0.0]), [(0.0, "Γ")], np.array([[frequency, 2.0, 3.0]]))
     verdict = judge(bands)
     assert verdict.stable is stable
     assert (verdict.reason is None) == stable
@@ -139,9 +137,7 @@ def config(**screen_rules: object):
 
 def test_screen_verdicts_and_bad_items_among_good_ones() -> None:
     empty = FingerprintIndex([], [], np.zeros((0, 72)))
-    bulk = Structure(
-        Lattice.cubic(4.05), ["Al"] * 4, [[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
-    )
+    bulk = Structure(Lattice.cubic(4.05), ["Al"] * 4, [[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]])
     close = mx2("1H", half=0.1)
     apart = mx2("1H", a=9.0)
     structures = [mx2("1H"), mx2("1T"), mx2("1H", c=30.0), bulk, close, apart, None]

@@ -174,9 +174,7 @@ def campaign() -> Campaign:
 
 
 def test_a_candidate_is_put_together_from_its_stages(campaign: Campaign) -> None:
-    campaign.screen(
-        0, screened("a", 0), screened("b", 1, accepted=False, valid_distance=False, reason="atoms")
-    )
+    campaign.screen(0, screened("a", 0), screened("b", 1, accepted=False, valid_distance=False, reason="atoms"))
     campaign.gate("a", -0.5, layer(a=3.2), layer_group=77, rmsd_to_relaxed_angstrom=0.02)
     campaign.phonon("a")
     campaign.build()
@@ -336,9 +334,7 @@ def test_duplicates_across_shards_the_first_index_wins(monkeypatch: pytest.Monke
     echo = screened("echo", 5, accepted=False, duplicate_of="again", reason="duplicate: again")
     campaign.screen(2, screened("again", 4), echo)
     campaign.build()
-    marked = {
-        name: campaign.get(name).duplicate_of for name in ("first", "far", "late", "other", "again", "echo")
-    }
+    marked = {name: campaign.get(name).duplicate_of for name in ("first", "far", "late", "other", "again", "echo")}
     assert marked == {
         "first": None,
         "far": None,
@@ -351,9 +347,7 @@ def test_duplicates_across_shards_the_first_index_wins(monkeypatch: pytest.Monke
     assert (late.state, late.reason) == ("rejected", "duplicate: the same layer as first")
     assert campaign.document.funnel.unique == 3
     # what has been compared is not compared again, and stays as it is
-    monkeypatch.setattr(
-        "scdm_flows.builders.duplicates._compare", lambda verdicts: pytest.fail("compared again")
-    )
+    monkeypatch.setattr("scdm_flows.builders.duplicates._compare", lambda verdicts: pytest.fail("compared again"))
     assert campaign.build()["CandidateBuilder"] == 0
 
 
@@ -485,9 +479,7 @@ def test_a_changed_energy_replaces_the_old_hull_values(campaign: Campaign) -> No
     assert list(HullBuilder(campaign.database, TABLE).get_items()) == []  # nothing to compute again
     campaign.gate("a", -0.4)  # the static run was repeated
     CandidateBuilder(campaign.database).run()
-    assert (
-        campaign.get("a").e_above_hull == 0.1
-    )  # the gate's, until the hull is built; not that of the old energy
+    assert campaign.get("a").e_above_hull == 0.1  # the gate's, until the hull is built; not that of the old energy
     assert campaign.build() == {"CandidateBuilder": 0, "HullBuilder": 2, "RankingBuilder": 1}
     assert campaign.get("a").e_above_hull == pytest.approx(2 / 3 - 0.4)
     campaign.database.candidates.remove_docs({})  # whoever deletes candidates gets them back as they were

@@ -105,9 +105,7 @@ def test_run_twice_adds_nothing(config: CampaignConfig) -> None:
         run_campaign(changed, database, processes=1)
 
 
-def test_sigkill_and_resume_reach_the_same_end(
-    config: CampaignConfig, settings: ScdmSettings, tmp_path: Path
-) -> None:
+def test_sigkill_and_resume_reach_the_same_end(config: CampaignConfig, settings: ScdmSettings, tmp_path: Path) -> None:
     reference = memory_database()
     run_campaign(config, reference, processes=1)
     build_all(reference)
@@ -143,9 +141,7 @@ def test_sigkill_and_resume_reach_the_same_end(
     database.close()
 
 
-def test_fireworks_workers_reach_the_same_end(
-    config: CampaignConfig, settings: ScdmSettings, tmp_path: Path
-) -> None:
+def test_fireworks_workers_reach_the_same_end(config: CampaignConfig, settings: ScdmSettings, tmp_path: Path) -> None:
     from scdm_flows.launch import submit
 
     reference = memory_database()
@@ -174,9 +170,7 @@ def test_fireworks_workers_reach_the_same_end(
     build_all(database)
     assert end_state(database) == end_state(reference)
     # no firework carries a store or an address
-    raw = json.dumps(
-        list(database.candidates._collection.database["fireworks"].find({}, {"_id": 0})), default=str
-    )
+    raw = json.dumps(list(database.candidates._collection.database["fireworks"].find({}, {"_id": 0})), default=str)
     assert "mongodb://" not in raw
     database.close()
 

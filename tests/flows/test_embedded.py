@@ -67,9 +67,7 @@ def test_killed_server_keeps_what_it_acknowledged(server: EmbeddedServer) -> Non
         assert not server.status().running
     with connect(_settings(server)) as database:  # starts it again, on the same port
         assert server.status().pid not in (None, pid)
-        assert sorted(d["failure_id"] for d in database.failures.query()) == sorted(
-            f"a{i}" for i in range(20)
-        )
+        assert sorted(d["failure_id"] for d in database.failures.query()) == sorted(f"a{i}" for i in range(20))
 
 
 WRITER = """
@@ -122,9 +120,7 @@ def test_two_starts_at_once_give_one_server(server: EmbeddedServer) -> None:
     )
     command = [sys.executable, "-c", code, str(server.data_dir), str(server.port)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    starters = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(3)
-    ]
+    starters = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(3)]
     pids = {starter.communicate(timeout=60)[0].strip() for starter in starters}
     assert pids == {str(server.status().pid)}
 
@@ -133,17 +129,13 @@ def test_port_in_use(server: EmbeddedServer) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", server.port or 0))
         other.listen()
-        with pytest.raises(
-            StoreError, match=f"port {server.port} .* in use by another program; set SCDM_PORT"
-        ):
+        with pytest.raises(StoreError, match=f"port {server.port} .* in use by another program; set SCDM_PORT"):
             server.start()
     assert not server.record.exists()
     assert server.start().running  # as soon as the port is free
 
 
-def test_without_a_wish_another_port_is_taken(
-    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_wish_another_port_is_taken(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -172,9 +164,7 @@ def test_stale_records(server: EmbeddedServer) -> None:
     assert server.start().pid != os.getpid()
 
 
-def test_hung_server_is_neither_doubled_nor_forgotten(
-    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hung_server_is_neither_doubled_nor_forgotten(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     pid = server.start().pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
@@ -191,9 +181,7 @@ def test_hung_server_is_neither_doubled_nor_forgotten(
 
 def test_settings_files_that_lie_about_do_not_change_the_server(server: EmbeddedServer) -> None:
     server.data_dir.mkdir()
-    (server.data_dir / "secantusd.toml").write_text(
-        "[server]\nauth = true\n"
-    )  # what it would pick up by itself
+    (server.data_dir / "secantusd.toml").write_text("[server]\nauth = true\n")  # what it would pick up by itself
     (server.data_dir / "secantus.py").write_text("raise SystemExit('shadowed')\n")
     assert server.start().running
 
@@ -206,9 +194,7 @@ def test_not_installed(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) 
 
 def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(
-        StoreError, match=r"file/data cannot be written \(Not a directory\); set SCDM_DATA_DIR"
-    ):
+    with pytest.raises(StoreError, match=r"file/data cannot be written \(Not a directory\); set SCDM_DATA_DIR"):
         EmbeddedServer(tmp_path / "file" / "data").start()
 
 

@@ -69,9 +69,7 @@ def test_another_phase_never_lowers_e_above_hull(seed: int, energy: float) -> No
     # the hull is a minimum: a further competitor can only lower it
     phases = random_phases(seed)
     before = energy_above_hull({"Li": 1, "Fe": 1, "O": 1}, -0.5, phases).e_above_hull
-    after = energy_above_hull(
-        {"Li": 1, "Fe": 1, "O": 1}, -0.5, [*phases, Phase.from_formula("x", "Fe1O1", energy)]
-    )
+    after = energy_above_hull({"Li": 1, "Fe": 1, "O": 1}, -0.5, [*phases, Phase.from_formula("x", "Fe1O1", energy)])
     assert after.e_above_hull >= before - 1e-9
 
 
@@ -80,9 +78,7 @@ def test_absurd_energies_are_refused(energy: float) -> None:
     with pytest.raises(ReferenceDataError, match="must be a number"):
         energy_above_hull({"Li": 1, "O": 1}, energy, random_phases(0))
     with pytest.raises(ReferenceDataError, match="of bad must be a number"):
-        energy_above_hull(
-            {"Li": 1, "O": 1}, 0.0, [*random_phases(0), Phase.from_formula("bad", "Li1O1", energy)]
-        )
+        energy_above_hull({"Li": 1, "O": 1}, 0.0, [*random_phases(0), Phase.from_formula("bad", "Li1O1", energy)])
 
 
 def test_missing_element_is_named() -> None:

@@ -37,9 +37,7 @@ CANDIDATES = [
         layer_group=78,
         state="completed",
     ),
-    _candidate(
-        "c-3", "Mo2SSe", ["Mo", "S", "Se"], rank=3, e_above_hull=0.3, dynamically_stable=False, layer_group=1
-    ),
+    _candidate("c-3", "Mo2SSe", ["Mo", "S", "Se"], rank=3, e_above_hull=0.3, dynamically_stable=False, layer_group=1),
     _candidate("c-4", "S", ["S"], state="rejected", reason="atoms too close"),
     _candidate("d-1", "MoS2", ["Mo", "S"], rank=1, e_above_hull=0.2, layer_group=72, campaign="d", nsites=6),
 ]

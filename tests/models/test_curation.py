@@ -195,9 +195,7 @@ def test_files_round_trip(tmp_path: Path) -> None:
         assert read_curated(path) == result.kept
     first = (tmp_path / "new" / "set.jsonl.gz").read_bytes()
     write_curated(tmp_path / "new" / "set.jsonl.gz", result.kept)
-    assert (
-        tmp_path / "new" / "set.jsonl.gz"
-    ).read_bytes() == first  # its hash names the data, so bytes must not vary
+    assert (tmp_path / "new" / "set.jsonl.gz").read_bytes() == first  # its hash names the data, so bytes must not vary
     # a curated set is itself a set of compact JSON lines
     items = list(read_any(path))
     assert [item.id for item in items] == ["h", "t"]
@@ -253,9 +251,7 @@ def test_worker_processes_give_the_same(shared_data: Path) -> None:
 
 
 def test_real_layers(shared_data: Path) -> None:
-    items = [
-        i for name in ("2dmatpedia", "c2db") for i in list(read_any(shared_data / f"{name}.jsonl.gz"))[::60]
-    ]
+    items = [i for name in ("2dmatpedia", "c2db") for i in list(read_any(shared_data / f"{name}.jsonl.gz"))[::60]]
     result = curate(items, processes=1)
     assert len(result.kept) + len(result.dropped) == len(items)
     assert result.exceptions == []  # decode(encode(s)) = s within 1e-3 angstrom for every curated structure

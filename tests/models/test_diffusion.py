@@ -40,9 +40,7 @@ def test_noise_keeps_every_group(batch: CrystalBatch, model: Scdm, t: float) -> 
 def test_reverse_steps_keep_every_group(batch: CrystalBatch, model: Scdm) -> None:
     b, k = batch.element.shape
     rng = torch.Generator().manual_seed(2)
-    state = model.geometry_prior(
-        batch, torch.randn(b, k + 1, 3, generator=rng), torch.rand(b, k, 2, generator=rng)
-    )
+    state = model.geometry_prior(batch, torch.randn(b, k + 1, 3, generator=rng), torch.rand(b, k, 2, generator=rng))
     with torch.no_grad():
         for t, s in ((1.0, 0.6), (0.6, 0.3), (0.3, 0.0)):
             state = model.geometry_step(state, t, s, torch.randn(b, k + 1, 3, generator=rng), 0.5)
@@ -96,9 +94,7 @@ def test_wrapped_displacement_against_direct_sum() -> None:
     # delta = x0 - x_t, so d/dx_t = -d/d delta
     expected = -(sigma**2) * (log_density(delta + h) - log_density(delta - h)) / (2 * h)
     tangent = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
-    got = wrapped_displacement(
-        torch.tensor([delta, 0.0]), tangent, torch.tensor(sigma), torch.tensor([True, False])
-    )
+    got = wrapped_displacement(torch.tensor([delta, 0.0]), tangent, torch.tensor(sigma), torch.tensor([True, False]))
     assert float(got[0]) == pytest.approx(expected, abs=1e-4)
     assert float(got[1]) == 0.0
 
@@ -145,9 +141,7 @@ def test_training_lowers_the_loss(batch: CrystalBatch) -> None:
 
     def loss() -> torch.Tensor:
         generator = torch.Generator().manual_seed(3)
-        return sum(model.geometry_loss(batch, t, generator), torch.zeros(())) + model.skeleton_loss(
-            batch, generator
-        )
+        return sum(model.geometry_loss(batch, t, generator), torch.zeros(())) + model.skeleton_loss(batch, generator)
 
     before = float(loss())
     for _ in range(30):

@@ -95,8 +95,7 @@ def test_mos2_has_two_sites(mos2: Structure) -> None:
     crystal = symmetrize(mos2, 0.01).crystal
     assert crystal.layer_group == 78
     assert sorted(
-        (s.element, layer_group(78).positions[layer_group(78).index(s.letter)].multiplicity)
-        for s in crystal.sites
+        (s.element, layer_group(78).positions[layer_group(78).index(s.letter)].multiplicity) for s in crystal.sites
     ) == [
         (16, 2),
         (42, 1),
@@ -134,9 +133,9 @@ def test_real_layers_round_trip(shared_data, name: str) -> None:
             except ScdmError:
                 continue
             result = symmetrize(slab, 0.1)
-            assert (
-                max_site_distance(decode(encode(result.structure, TOLERANCE)), result.structure) < TOLERANCE
-            ), row["id"]
+            assert max_site_distance(decode(encode(result.structure, TOLERANCE)), result.structure) < TOLERANCE, row[
+                "id"
+            ]
             assert detect_layer_group(result.structure, TOLERANCE) == result.layer_group
             checked += 1
     assert checked > 150

@@ -66,9 +66,7 @@ def test_what_does_not_change_a_layer(base: Structure) -> None:
     large = base.copy()
     large.make_supercell([[2, 1, 0], [-1, 3, 0], [0, 0, 1]])
     mirrored = Structure(base.lattice, base.species, base.frac_coords * [1, 1, -1])
-    thick = Structure(
-        Lattice.hexagonal(base.lattice.a, 31), base.species, base.cart_coords, coords_are_cartesian=True
-    )
+    thick = Structure(Lattice.hexagonal(base.lattice.a, 31), base.species, base.cart_coords, coords_are_cartesian=True)
     skew = Structure(base.lattice.matrix + [[0] * 3, 3 * base.lattice.matrix[0], [0] * 3], base.species, base.cart_coords, coords_are_cartesian=True)  # fmt: skip
     for same in (moved, large, mirrored, thick, skew):
         assert distance(values, fingerprint(same)) < 1e-9

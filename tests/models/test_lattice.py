@@ -65,9 +65,7 @@ def test_a_tilted_c_is_replaced_without_changing_the_layer(mos2: Structure) -> N
 def test_a_left_handed_cell_keeps_its_heights() -> None:
     # Janus MoSSe with c pointing down: S lies below Mo in space whatever the sign of c
     cell = Lattice([[3.25, 0, 0], [-1.625, 2.8146, 0], [0, 0, -20.0]])
-    janus = Structure(
-        cell, ["Mo", "S", "Se"], [[1 / 3, 2 / 3, 0.5], [2 / 3, 1 / 3, 0.577], [2 / 3, 1 / 3, 0.415]]
-    )
+    janus = Structure(cell, ["Mo", "S", "Se"], [[1 / 3, 2 / 3, 0.5], [2 / 3, 1 / 3, 0.577], [2 / 3, 1 / 3, 0.415]])
     slab = orient_slab(janus)
     assert_contract(slab, 20.0)
     assert slab.cart_coords[1, 2] < slab.cart_coords[0, 2] < slab.cart_coords[2, 2]
@@ -121,9 +119,7 @@ def test_dimensionality_of_chains_molecules_and_bulk() -> None:
     assert layer_dimensionality(chain) == [1]
     molecule = Structure(Lattice.orthorhombic(10, 10, 20), ["H", "H"], [[0, 0, 0.5], [0.074, 0, 0.5]])
     assert layer_dimensionality(molecule) == [0]
-    assert layer_dimensionality(
-        Structure.from_spacegroup("Fd-3m", Lattice.cubic(3.567), ["C"], [[0, 0, 0]])
-    ) == [3]
+    assert layer_dimensionality(Structure.from_spacegroup("Fd-3m", Lattice.cubic(3.567), ["C"], [[0, 0, 0]])) == [3]
     atoms = Structure(Lattice.cubic(10), ["He", "Ne"], [[0, 0, 0], [0.5, 0.5, 0.5]])
     assert layer_dimensionality(atoms) == [0, 0]
 

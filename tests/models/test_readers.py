@@ -90,9 +90,7 @@ def test_json_forms(tmp_path: Path, mos2: Structure, packing: str) -> None:
 
 def test_json_lines_lists_and_bare_structures(tmp_path: Path, mos2: Structure) -> None:
     lines = tmp_path / "db.json"  # 2dMatPedia's db.json is a file of lines whatever its name says
-    lines.write_text(
-        "\n".join(json.dumps({"material_id": f"2dm-{i}", "structure": mos2.as_dict()}) for i in (1, 2, 3))
-    )
+    lines.write_text("\n".join(json.dumps({"material_id": f"2dm-{i}", "structure": mos2.as_dict()}) for i in (1, 2, 3)))
     assert [r.id for r in read_any(lines)] == ["2dm-1", "2dm-2", "2dm-3"]
     listed = tmp_path / "jdft_2d.json"
     listed.write_text(json.dumps([jarvis_entry(mos2, "JVASP-1"), jarvis_entry(mos2, "JVASP-2")]))

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from test_encoding import random_crystal
+
 from scdm_models.checkpoint import load_checkpoint, save_checkpoint
 from scdm_models.encoding import MAX_ATOMS
 from scdm_models.errors import CheckpointError, DatasetError, GenerationError
@@ -15,7 +17,6 @@ from scdm_models.sampler import generate
 from scdm_models.symmetry import layer_group
 from scdm_models.symmetry.detect import detect_layer_group_spglib
 from scdm_models.train import TrainConfig, load_train_config, train
-from test_encoding import random_crystal
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,7 @@ def test_operations_form_a_group(number: int) -> None:
     # closure: the product of two operations is again one of the list, up to lattice translations in the plane
     general = layer_group(number).general
     known = {
-        (*r.ravel().round(3), *(t.round(4) % 1.0))
-        for r, t in zip(general.rotations, general.translations, strict=True)
+        (*r.ravel().round(3), *(t.round(4) % 1.0)) for r, t in zip(general.rotations, general.translations, strict=True)
     }
     for r, t in zip(general.rotations, general.translations, strict=True):
         for r2, t2 in zip(general.rotations, general.translations, strict=True):
@@ -42,9 +41,7 @@ def test_orbits_are_closed_and_of_the_stated_size(number: int) -> None:
     u = np.array([0.137, 0.291, 0.083])
     for position in group.positions:
         points = position.orbit(u)
-        images = (
-            np.einsum("kij,nj->kni", group.general.rotations, points) + group.general.translations[:, None]
-        )
+        images = np.einsum("kij,nj->kni", group.general.rotations, points) + group.general.translations[:, None]
         delta = images.reshape(-1, 1, 3) - points[None]
         delta[..., :2] -= np.round(delta[..., :2])
         nearest = np.abs(delta).max(-1)
@@ -64,9 +61,7 @@ def test_tables_equal_pyxtals() -> None:
 
 
 # point-group orders of ITE volume E: the general position of a primitive group
-@pytest.mark.parametrize(
-    ("number", "order"), [(1, 1), (2, 2), (37, 8), (61, 16), (72, 12), (78, 12), (80, 24)]
-)
+@pytest.mark.parametrize(("number", "order"), [(1, 1), (2, 2), (37, 8), (61, 16), (72, 12), (78, 12), (80, 24)])
 def test_general_multiplicity(number: int, order: int) -> None:
     assert layer_group(number).general.multiplicity == order
 

@@ -60,9 +60,7 @@ def test_the_smallest_ratio_may_belong_to_a_longer_pair() -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_skewed_cells_agree_with_brute_force(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    matrix = np.array(
-        [[3.0, 0, 0], [rng.uniform(-9, 9), 2.5, 0], [rng.uniform(-6, 6), rng.uniform(-6, 6), 9.0]]
-    )
+    matrix = np.array([[3.0, 0, 0], [rng.uniform(-9, 9), 2.5, 0], [rng.uniform(-6, 6), rng.uniform(-6, 6), 9.0]])
     s = Structure(matrix, ["Na", "Cl", "O"], rng.random((3, 3)))
     found = shortest_distances(s)
     assert (found.min_distance, found.min_ratio) == pytest.approx(brute_force(s))
@@ -70,13 +68,9 @@ def test_skewed_cells_agree_with_brute_force(seed: int) -> None:
 
 def test_single_atoms_and_coinciding_atoms() -> None:
     # alone in its cell an atom's nearest neighbour is its own image
-    assert min_distance_angstrom(
-        Structure(Lattice.orthorhombic(0.4, 5, 20), ["Fe"], [[0, 0, 0]])
-    ) == pytest.approx(0.4)
+    assert min_distance_angstrom(Structure(Lattice.orthorhombic(0.4, 5, 20), ["Fe"], [[0, 0, 0]])) == pytest.approx(0.4)
     assert min_distance_angstrom(Structure(Lattice.cubic(40), ["Fe"], [[0, 0, 0]])) == pytest.approx(40)
-    assert min_distance_angstrom(
-        Structure(Lattice.cubic(5), ["Fe", "Fe"], [[0, 0, 0], [0, 0, 1]])
-    ) == pytest.approx(0)
+    assert min_distance_angstrom(Structure(Lattice.cubic(5), ["Fe", "Fe"], [[0, 0, 0], [0, 0, 1]])) == pytest.approx(0)
 
 
 def test_verdicts_and_reasons(mos2: Structure) -> None:
@@ -84,9 +78,7 @@ def test_verdicts_and_reasons(mos2: Structure) -> None:
     assert (good.valid_distance, good.valid_radii, good.reason) == (True, True, None)
     # half-size MoS2: 1.2 angstrom passes the paper's 0.5 and fails the radii (0.93 / 2)
     small = Structure(Lattice(mos2.lattice.matrix * [[0.5], [0.5], [1]]), mos2.species, mos2.frac_coords)
-    close = check_distances(
-        Structure(small.lattice, small.species, (small.frac_coords - 0.5) * [1, 1, 0.5] + 0.5)
-    )
+    close = check_distances(Structure(small.lattice, small.species, (small.frac_coords - 0.5) * [1, 1, 0.5] + 0.5))
     assert (close.valid_distance, close.valid_radii) == (True, False)
     assert close.reason is not None
     assert "at least 0.7 is required" in close.reason
@@ -111,11 +103,7 @@ def test_wrong_numbers_are_refused(mos2: Structure) -> None:
 def test_nearly_all_known_layers_pass_and_it_is_fast(shared_data: Path) -> None:
     from scdm_models.datasets.readers import read_any
 
-    layers = [
-        item.structure
-        for name in ("2dmatpedia", "c2db")
-        for item in read_any(shared_data / f"{name}.jsonl.gz")
-    ]
+    layers = [item.structure for name in ("2dmatpedia", "c2db") for item in read_any(shared_data / f"{name}.jsonl.gz")]
     layers = layers[::10]
     start = time.perf_counter()
     verdicts = [check_distances(s) for s in layers]

@@ -97,9 +97,7 @@ class CurationResult:
 
         The distance is inf where the symmetrised layer could not be encoded.
         """
-        missed = [
-            (layer.id, float("inf") if layer.round_trip is None else layer.round_trip) for layer in self.kept
-        ]
+        missed = [(layer.id, float("inf") if layer.round_trip is None else layer.round_trip) for layer in self.kept]
         return [(identifier, distance) for identifier, distance in missed if distance > ROUND_TRIP_ANGSTROM]
 
     @property
@@ -141,9 +139,7 @@ def _round_trip(structure: Structure) -> float | None:
         return None
 
 
-def curate_one(
-    record: LayerRecord, symprec: float = 0.1, max_atoms: int = MAX_ATOMS
-) -> CuratedLayer | Dropped:
+def curate_one(record: LayerRecord, symprec: float = 0.1, max_atoms: int = MAX_ATOMS) -> CuratedLayer | Dropped:
     """The symmetrised layer of a record, or why it is dropped; never raises for a bad structure.
 
     Parameters
@@ -162,8 +158,7 @@ def curate_one(
     if len(record.structure) > max_atoms:
         return drop(
             "too many atoms",
-            f"{len(record.structure)} atoms in the cell, at most {max_atoms} are allowed; "
-            "give a smaller cell",
+            f"{len(record.structure)} atoms in the cell, at most {max_atoms} are allowed; give a smaller cell",
         )
     try:
         slab = orient_slab(record.structure)
@@ -243,9 +238,7 @@ def curate(
     if not symprec > 0:
         raise DatasetError(f"symprec={symprec:g} angstrom must be > 0; 0.1 suits relaxed layers of databases")
     if max_atoms < 1 or processes < 1:
-        raise DatasetError(
-            f"max_atoms={max_atoms} and processes={processes} must be >= 1; 40 and 2 are usual"
-        )
+        raise DatasetError(f"max_atoms={max_atoms} and processes={processes} must be >= 1; 40 and 2 are usual")
     everything = list(items)
     if not everything:
         raise DatasetError("0 entries to curate, at least 1 is needed; give a file or folder with structures")
@@ -279,9 +272,7 @@ def _unique_ids(records: list[LayerRecord]) -> list[LayerRecord]:
         out.append(record)
     repeated = sum(n - 1 for n in seen.values())
     if repeated:
-        logger.warning(
-            "%d entries repeat the id of an earlier one; #2, #3 ... was appended to theirs", repeated
-        )
+        logger.warning("%d entries repeat the id of an earlier one; #2, #3 ... was appended to theirs", repeated)
     return out
 
 
@@ -289,9 +280,7 @@ def _reduced_counts(layer: CuratedLayer) -> tuple[tuple[int, int], ...]:
     """(atomic number, atoms in the reduced formula), sorted: the formula without making the structure."""
     counts = Counter[int]()
     for site in layer.crystal.sites:
-        counts[site.element] += layer.crystal.group.positions[
-            layer.crystal.group.index(site.letter)
-        ].multiplicity
+        counts[site.element] += layer.crystal.group.positions[layer.crystal.group.index(site.letter)].multiplicity
     divisor = math.gcd(*counts.values())
     return tuple(sorted((element, n // divisor) for element, n in counts.items()))
 

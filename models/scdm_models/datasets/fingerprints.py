@@ -56,13 +56,9 @@ def _neighbour_means(xyz: Array, plane: Array, numbers: NDArray[np.int64], eleme
     heights = 1.0 / np.linalg.norm(np.linalg.inv(plane), axis=0)
     in_plane = xyz[:, None, :2] - xyz[None, :, :2]
     vertical = (xyz[:, None, 2] - xyz[None, :, 2]) ** 2
-    radius = float(
-        np.hypot(np.sqrt((NEIGHBOURS + 2) * area / rarest / np.pi) + 0.7 * np.sqrt(area), np.ptp(xyz[:, 2]))
-    )
+    radius = float(np.hypot(np.sqrt((NEIGHBOURS + 2) * area / rarest / np.pi) + 0.7 * np.sqrt(area), np.ptp(xyz[:, 2])))
     while True:
-        reach = (
-            np.ceil(radius / heights).astype(int) + 1
-        )  # then every neighbour within radius is among the images
+        reach = np.ceil(radius / heights).astype(int) + 1  # then every neighbour within radius is among the images
         cells = np.array(list(itertools.product(*(range(-r, r + 1) for r in reach)))) @ plane
         squared = ((in_plane[:, :, None] + cells) ** 2).sum(-1) + vertical[:, :, None]
         rows, farthest = [], 0.0
@@ -228,8 +224,7 @@ class FingerprintIndex:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise DatasetError(
-                f"fingerprint index {path} cannot be written ({error.strerror}); "
-                "free space or choose another path"
+                f"fingerprint index {path} cannot be written ({error.strerror}); free space or choose another path"
             ) from None
 
     @classmethod
@@ -266,9 +261,7 @@ class FingerprintIndex:
                 f"fingerprint index {path} does not exist; make one with `scdm data curate --fingerprints`"
             ) from None
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise DatasetError(
-                f"{path} is not a fingerprint index of this version ({error}); make it again"
-            ) from None
+            raise DatasetError(f"{path} is not a fingerprint index of this version ({error}); make it again") from None
 
     def lookup(self, structure: Structure) -> list[Match]:
         """Known layers equal to the structure, nearest first.
@@ -285,9 +278,7 @@ class FingerprintIndex:
         near = [Match(self.ids[i], distance(own, self.values[i]), self.layer_groups[i]) for i in members]
         near = [m for m in near if m.distance <= THRESHOLD]
         group = _group_or_zero(structure) if any(m.distance > THRESHOLD_OTHER_GROUP for m in near) else 0
-        found = [
-            m for m in near if m.distance <= THRESHOLD_OTHER_GROUP or (m.layer_group == group and group > 0)
-        ]
+        found = [m for m in near if m.distance <= THRESHOLD_OTHER_GROUP or (m.layer_group == group and group > 0)]
         return sorted(found, key=lambda m: (m.distance, m.id))
 
     def is_novel(self, structure: Structure) -> bool:

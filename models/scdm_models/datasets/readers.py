@@ -61,9 +61,7 @@ def _open(path: Path) -> TextIO:
             return gzip.open(path, "rt", encoding="utf-8")
         if magic == b"PK\x03\x04":
             with zipfile.ZipFile(path) as archive:
-                return io.StringIO(
-                    "".join(archive.read(name).decode("utf-8") for name in archive.namelist()[:1])
-                )
+                return io.StringIO("".join(archive.read(name).decode("utf-8") for name in archive.namelist()[:1]))
         return path.open(encoding="utf-8")
     except _READ_ERRORS as error:
         raise open_error(path, error) from None
@@ -115,9 +113,7 @@ def _whole(path: Path, text: str) -> Iterator[Item]:
     try:
         document = json.loads(text)
     except json.JSONDecodeError:
-        items = [
-            _line(path, line, n) for n, line in enumerate((x for x in text.splitlines() if x.strip()), 1)
-        ]
+        items = [_line(path, line, n) for n, line in enumerate((x for x in text.splitlines() if x.strip()), 1)]
         if all(isinstance(item, Dropped) for item in items):
             raise DatasetError(
                 f"{path} is neither JSON nor JSON lines, or damaged; give a file of structures"
@@ -140,9 +136,7 @@ def _line(path: Path, line: str, number: int) -> Item:
     try:
         return _entry(json.loads(line), name, path.name)
     except json.JSONDecodeError as error:
-        return Dropped(
-            name, path.name, UNREADABLE, f"line {number} is not JSON ({error.msg}); correct or remove it"
-        )
+        return Dropped(name, path.name, UNREADABLE, f"line {number} is not JSON ({error.msg}); correct or remove it")
 
 
 def _source(entry: dict[str, Any], fallback: str) -> str:
@@ -291,13 +285,9 @@ def read_any(path: str | Path) -> Iterator[Item]:
 
 def _folder(folder: Path) -> Iterator[Item]:
     known = (*JSON_SUFFIXES, ".db")
-    files = sorted(
-        f for f in folder.rglob("*") if f.is_file() and (is_structure_file(f) or f.name.endswith(known))
-    )
+    files = sorted(f for f in folder.rglob("*") if f.is_file() and (is_structure_file(f) or f.name.endswith(known)))
     if not files:
-        raise DatasetError(
-            f"folder {folder} holds no CIF, POSCAR, extxyz, JSON or ASE database file; check the path"
-        )
+        raise DatasetError(f"folder {folder} holds no CIF, POSCAR, extxyz, JSON or ASE database file; check the path")
     for file in files:
         name = str(file.relative_to(folder))
         try:

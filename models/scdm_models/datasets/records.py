@@ -161,13 +161,9 @@ def read_curated(path: str | Path) -> list[CuratedLayer]:
     except FileNotFoundError:
         raise DatasetError(f"curated set {path} does not exist; make it with `scdm data curate`") from None
     except KeyError as error:
-        raise DatasetError(
-            f"{path} is not a curated set (no key {error}); make it with `scdm data curate`"
-        ) from None
+        raise DatasetError(f"{path} is not a curated set (no key {error}); make it with `scdm data curate`") from None
     except (OSError, EOFError, ValueError, TypeError) as error:
-        raise DatasetError(
-            f"{path} is not a curated set ({error}); make it with `scdm data curate`"
-        ) from None
+        raise DatasetError(f"{path} is not a curated set ({error}); make it with `scdm data curate`") from None
     if not layers:
         raise DatasetError(f"curated set {path} is empty; curate at least one structure")
     return layers

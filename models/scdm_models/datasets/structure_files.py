@@ -64,9 +64,7 @@ def checked(identifier: str, source: str, make: Callable[[], Structure], propert
         text = str(error).strip().splitlines()
         reason = text[0][:200] if text else type(error).__name__
         return Dropped(identifier, source, UNREADABLE, f"{reason}; correct the entry or leave it out")
-    return LayerRecord(
-        identifier, source, structure, {key: _plain(value) for key, value in properties.items()}
-    )
+    return LayerRecord(identifier, source, structure, {key: _plain(value) for key, value in properties.items()})
 
 
 def _refuse(structure: Structure) -> None:
@@ -75,9 +73,7 @@ def _refuse(structure: Structure) -> None:
         raise ValueError("it has 0 atoms, at least 1 is needed")
     for site in structure:
         if not site.is_ordered:
-            raise ValueError(
-                f"the site {site.species_string} is partially occupied, only full ones are allowed"
-            )
+            raise ValueError(f"the site {site.species_string} is partially occupied, only full ones are allowed")
         if isinstance(site.specie, DummySpecies):
             raise ValueError(f"{site.specie.symbol!r} is no chemical element")
     if not (np.isfinite(structure.frac_coords).all() and np.isfinite(structure.lattice.matrix).all()):
@@ -180,9 +176,7 @@ def _cif(text: str, name: str) -> Iterator[Item]:
             structures = CifParser.from_str(text).parse_structures(primitive=False, on_error="raise")
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        yield Dropped(
-            name, "file", UNREADABLE, f"no structure can be made of it ({reason}); correct the file"
-        )
+        yield Dropped(name, "file", UNREADABLE, f"no structure can be made of it ({reason}); correct the file")
         return
     for number, structure in enumerate(structures, 1):
         yield checked(_numbered(name, number), "file", lambda structure=structure: structure, {})  # type: ignore[misc]

@@ -21,9 +21,7 @@ def build() -> dict[str, Any]:
     groups = []
     for number in range(1, 81):
         group = Group(number, dim=2)
-        positions = [
-            {"letter": wp.letter, "points": [op.as_xyz_str().replace(" ", "") for op in wp]} for wp in group
-        ]
+        positions = [{"letter": wp.letter, "points": [op.as_xyz_str().replace(" ", "") for op in wp]} for wp in group]
         groups.append({"number": number, "symbol": group.symbol, "positions": positions[::-1]})
     return {"source": "PyXtal Group(n, dim=2)", "groups": groups}
 

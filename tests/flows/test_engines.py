@@ -1,0 +1,181 @@
+"""Every engine keeps the contract; the force field relaxes in the plane only and its phonons are right."""
+
+from __future__ import annotations
+
+import json
+import typing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import mx2
+from pymatgen.core import Lattice, Structure
+
+from scdm_flows import config as configs
+from scdm_flows.documents import PhononDoc
+from scdm_flows.engines import ENGINES, engine_of
+from scdm_flows.engines.forcefield import ForceFieldEngine
+from scdm_flows.errors import EngineError
+from scdm_flows.execution import hushed
+from scdm_flows.stores import memory_database
+
+CAMPAIGN = configs.parse_config({"name": "t"})
+
+
+def engine_configs() -> dict[str, Any]:
+    """The default configuration of every kind that a campaign file may name."""
+    union = typing.get_args(typing.get_args(configs.EngineConfig)[0])
+    return {model.model_fields["kind"].default: model() for model in union}
+
+
+def test_every_kind_of_the_configuration_has_an_engine() -> None:
+    assert set(ENGINES) == set(engine_configs())
+
+
+@pytest.mark.parametrize("kind", sorted(ENGINES))
+def test_contract(kind: str) -> None:
+    from jobflow import Job, Maker
+    from monty.json import MontyDecoder, MontyEncoder
+
+    engine = engine_of(engine_configs()[kind])
+    assert engine.scheme
+    assert isinstance(engine.surrogate, bool)
+    assert all(isinstance(text, str) and ";" in text for text in engine.check())  # what is missing; the remedy
+    for maker in (engine.relax_maker(), engine.static_maker()):
+        assert isinstance(maker, Maker)
+        job = maker.make(mx2("1H"))
+        assert isinstance(job, Job)
+        again = MontyDecoder().decode(json.dumps(job, cls=MontyEncoder))  # as it is queued
+        assert again.maker == maker
+    jobs = engine.phonon_jobs(CAMPAIGN, "t-1", mx2("1H"))
+    assert jobs[-1].output_schema is PhononDoc
+    # energies are never judged by references of another scheme
+    try:
+        assert engine.references().scheme == engine.scheme
+    except EngineError as error:
+        assert engine.scheme in str(error)
+
+
+def relaxed(structure: Structure, **settings: Any) -> Any:
+    engine = ForceFieldEngine(configs.ForceFieldEngineConfig(**settings))
+    store = memory_database().job_store
+    with hushed():
+        return engine.relax_maker().make(structure).run(store).output
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makers leave files in the working folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("here")
+def test_relaxation_ends_in_the_same_plane_cell_and_keeps_c() -> None:
+    found = [relaxed(mx2("1H", a=a, c=23.0)) for a in (3.05, 3.30)]
+    for task in found:
+        assert task.is_force_converged
+        # the vacuum direction is masked out of the cell filter: exactly the c that was given
+        assert np.allclose(task.structure.lattice.matrix[2], [0, 0, 23.0], atol=1e-10)
+    a, b = (task.structure.lattice.a for task in found)
+    assert a == pytest.approx(b, abs=0.01)
+    assert a == pytest.approx(3.16, rel=0.02)  # experiment: 3.16 angstrom (bulk 2H-MoS2, Wyckoff 1963)
+
+
+@pytest.mark.usefixtures("here")
+def test_an_atom_without_neighbours_fails_with_the_reason() -> None:
+    # CHGNet sees 6 angstrom far: a lattice of 9 angstrom has no neighbour in reach
+    lonely = Structure(Lattice.hexagonal(9.0, 20.0), ["C"], [[0, 0, 0.5]])
+    with pytest.raises(ValueError, match="isolated atom"):
+        relaxed(lonely)
+
+
+@pytest.fixture(scope="module")
+def layer() -> Structure:
+    """1H-MoS2 at CHGNet's own minimum."""
+    return mx2("1H", a=3.1947, half=1.5645, c=23.0)
+
+
+def phonons(structure: Structure, **settings: Any) -> PhononDoc:
+    with hushed():
+        return ForceFieldEngine(configs.ForceFieldEngineConfig(**settings)).phonons("t-1", "t", structure)
+
+
+def test_phonons_of_mos2(layer: Structure) -> None:
+    doc = phonons(layer)
+    assert doc.supercell == [
+        [5, 0, 0],
+        [0, 5, 0],
+        [0, 0, 1],
+    ]  # 5 * 3.19 * sin(60 degrees) > 12 angstrom, 1 along c
+    bands = np.array(doc.frequencies_thz)
+    assert bands.shape[1] == 9  # three modes for each atom
+    assert np.array(doc.q_points)[:, 2] == pytest.approx(0)  # never along the vacuum
+    assert [label for _, label in doc.labels] == ["Γ", "M", "K", "Γ"]
+    # the translational sum rule: three modes of zero frequency at Gamma
+    assert np.sort(np.abs(bands[0]))[:3] == pytest.approx(0, abs=0.01)
+    assert doc.dynamically_stable
+    # highest mode at Gamma, A2'': 14.1 THz by DFT (Molina-Sanchez and Wirtz, Phys. Rev. B 84, 155413 (2011));
+    # CHGNet is known to be soft, by about a tenth
+    assert bands[0].max() == pytest.approx(14.1, rel=0.2)
+    assert doc.surrogate
+    assert doc.energy_scheme == "chgnet-0.3.0"
+
+
+def test_a_compressed_sheet_buckles(graphene: Structure) -> None:
+    # theory: a membrane under compression has an unstable flexural branch (Euler buckling)
+    squeezed = Structure(Lattice.hexagonal(2.46 * 0.92, 20), graphene.species, graphene.frac_coords)
+    doc = phonons(squeezed)
+    assert not doc.dynamically_stable
+    assert "imaginary mode" in (doc.reason or "")
+    assert doc.min_frequency_thz < -doc.threshold_thz
+
+
+def test_phonons_agree_with_atomate2s_flow(layer: Structure, tmp_path: Path) -> None:
+    """The same force constants as ``PhononMaker``'s, which computes each displacement in a job of its own."""
+    from atomate2.forcefields.flows.phonons import PhononMaker
+    from jobflow import run_locally
+
+    from scdm_flows.jobs import phonon_summary
+
+    engine = ForceFieldEngine(configs.ForceFieldEngineConfig(phonon_min_length_angstrom=8.0))
+    own = phonons(layer, phonon_min_length_angstrom=8.0)
+    maker = PhononMaker(
+        bulk_relax_maker=None,
+        static_energy_maker=None,
+        born_maker=None,
+        phonon_displacement_maker=engine.static_maker(),
+        generate_frequencies_eigenvectors_kwargs={"npoints_band": 3},
+    )
+    flow = maker.make(layer, supercell_matrix=own.supercell)
+    summary = phonon_summary(CAMPAIGN.model_dump(mode="json"), "t-1", layer, flow.output, maker.displacement)
+    store = memory_database().job_store
+    with hushed():
+        done = run_locally([flow, summary], store=store, root_dir=tmp_path, log=False, raise_immediately=True)
+    theirs = done[summary.uuid][1].output
+    assert theirs.n_displacements == own.n_displacements
+    # away from Gamma's zeros; ours also takes the residual forces off
+    assert np.array(theirs.frequencies_thz) == pytest.approx(np.array(own.frequencies_thz), abs=0.05)
+
+
+def test_vasp_input_is_for_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engine_of(configs.VaspEngineConfig())
+    layer = mx2("1H")
+    inputs = {
+        name: maker.input_set_generator.get_input_set(layer, potcar_spec=True)
+        for name, maker in (("relax", engine.relax_maker()), ("static", engine.static_maker()))
+    }
+    for made in inputs.values():
+        assert made.incar["GGA"].upper() == "PE"  # the paper's functional, not the makers' PBEsol
+        kpoints = made.kpoints
+        assert kpoints.style.name == "Gamma"
+        (n, m, k) = kpoints.kpts[0]
+        assert (k, n) == (1, m)
+        # spacing 2 pi / (a sin 60) / n at most 0.2 1/angstrom
+        assert n == int(np.ceil(2 * np.pi / (3.18 * np.sin(np.pi / 3)) / 0.2))
+    incar = inputs["relax"].incar
+    assert (incar["ISIF"], incar["IBRION"]) == (3, 2)
+    assert str(incar["LATTICE_CONSTRAINTS"]).upper().split() == [".TRUE.", ".TRUE.", ".FALSE."]
+    monkeypatch.delenv("SCDM_VASP_CMD", raising=False)
+    assert any("SCDM_VASP_CMD is not set" in text for text in engine.check())
+    assert any("reference phases" in text for text in engine.check())  # and so a campaign with it is refused

@@ -1,0 +1,92 @@
+"""Flows: deterministic uuids, metadata to find jobs by, categories, bounded size."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import mx2
+
+from scdm_flows import flows
+from scdm_flows.analysis.screening import screen
+from scdm_flows.config import CampaignConfig, parse_config
+from scdm_flows.documents import ScreenedCandidate
+from scdm_flows.errors import StructureError
+from scdm_models.datasets.fingerprints import FingerprintIndex
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> CampaignConfig:
+    """Three structures in shards of two."""
+    for name, structure in {"a": mx2("1H"), "b": mx2("1T"), "c": mx2("1H", a=3.6)}.items():
+        structure.to(str(tmp_path / f"{name}.cif"))
+    return parse_config({"name": "t", "generator": {"kind": "files", "paths": [str(tmp_path)], "shard_size": 2}})
+
+
+@pytest.fixture
+def candidate(config: CampaignConfig) -> ScreenedCandidate:
+    records = [{"index": 0, "structure": mx2("1H").as_dict()}]
+    return screen(config, records, FingerprintIndex.build([], []))[0]
+
+
+def described(flow: Any) -> list[tuple[str, str]]:
+    return [(job.uuid, job.metadata["stage"]) for job, _ in flow.iterflow()]
+
+
+def test_shards_cover_the_samples(config: CampaignConfig) -> None:
+    assert flows.shard_count(config) == (2, 3)
+
+
+def test_the_same_campaign_has_the_same_uuids_and_another_has_others(
+    config: CampaignConfig, candidate: ScreenedCandidate
+) -> None:
+    first = described(flows.candidate_flow(config, candidate))
+    assert first == described(flows.candidate_flow(config, candidate))
+    assert [stage for _, stage in first] == ["relax", "static", "gate"]
+    changed = config.model_copy(update={"description": "changed"})
+    other = described(flows.candidate_flow(changed, candidate))
+    shard = described(flows.shard_flow(config, 0))
+    assert [stage for _, stage in shard] == ["generate", "screen"]
+    every = [u for u, _ in [*first, *other, *shard, *described(flows.shard_flow(config, 1))]]
+    assert len(set(every)) == len(every)
+    assert all(uuid.UUID(u).version == 5 for u in every)
+
+
+def test_jobs_can_be_found_and_keep_their_category(config: CampaignConfig, candidate: ScreenedCandidate) -> None:
+    for job, _ in flows.candidate_flow(config, candidate).iterflow():
+        assert job.metadata["campaign"] == "t"
+        assert job.metadata["candidate_id"] == candidate.candidate_id
+        assert job.config.manager_config["_category"] == "compute"
+        # jobflow would else overwrite the children's category with the parent's
+        assert not job.config.pass_manager_config
+    for job, _ in flows.shard_flow(config, 1).iterflow():
+        assert job.metadata["shard"] == 1
+        assert job.config.manager_config["_category"] == "generate"
+
+
+def test_flows_survive_json(config: CampaignConfig, candidate: ScreenedCandidate) -> None:
+    from jobflow import Flow
+    from monty.json import MontyDecoder, MontyEncoder
+
+    flow = flows.candidate_flow(config, candidate)
+    again = MontyDecoder().decode(json.dumps(flow, cls=MontyEncoder))
+    assert isinstance(again, Flow)
+    assert described(again) == described(flow)
+
+
+def test_phonons_end_in_one_job_with_the_stages_uuid(config: CampaignConfig) -> None:
+    from scdm_flows.jobs import job_uuid
+
+    last = described(flows.phonon_flow(config, "t-1", mx2("1H")))[-1]
+    assert last == (job_uuid(config, "t-1", "phonon"), "phonon")
+
+
+def test_a_candidate_without_structure_is_refused(config: CampaignConfig) -> None:
+    empty = ScreenedCandidate(
+        candidate_id="t-1", index=0, generator="files", structure=None, accepted=False, reason="unreadable"
+    )
+    with pytest.raises(StructureError, match=r"t-1 has no structure \(unreadable\)"):
+        flows.candidate_flow(config, empty)

@@ -49,13 +49,14 @@ MAY_USE = {
     "stores": {"documents"},
     "query": {"stores", "documents"},
     "generators": {"documents"},
-    "engines": {"analysis", "documents"},
+    "engines": {"analysis", "documents", "jobs"},  # jobs: an engine makes its phonon job, when it is asked to
     "jobs": {
         "generators",
         "engines",
         "analysis",
         "documents",
         "flows",
+        "execution",
     },  # flows: jobs that add flows, when they run
     "flows": {"jobs", "generators", "engines", "documents"},
     "report": {"query", "analysis", "documents", "stores"},

@@ -136,7 +136,7 @@ def config(**screen_rules: object):
 
 
 def test_screen_verdicts_and_bad_items_among_good_ones() -> None:
-    empty = FingerprintIndex([], [], np.zeros((0, 72)))
+    empty = FingerprintIndex.build([], [])
     bulk = Structure(Lattice.cubic(4.05), ["Al"] * 4, [[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]])
     close = mx2("1H", half=0.1)
     apart = mx2("1H", a=9.0)

@@ -47,14 +47,15 @@ def test_contract(kind: str) -> None:
         job = maker.make(mx2("1H"))
         assert isinstance(job, Job)
         again = MontyDecoder().decode(json.dumps(job, cls=MontyEncoder))  # as it is queued
-        assert again.maker == maker
+        # JSON has no tuples, so the two are compared as they are written
+        assert json.dumps(again.maker, cls=MontyEncoder) == json.dumps(maker, cls=MontyEncoder)
     jobs = engine.phonon_jobs(CAMPAIGN, "t-1", mx2("1H"))
     assert jobs[-1].output_schema is PhononDoc
     # energies are never judged by references of another scheme
     try:
         assert engine.references().scheme == engine.scheme
     except EngineError as error:
-        assert engine.scheme in str(error)
+        assert engine.scheme in str(error)  # noqa: PT017
 
 
 def relaxed(structure: Structure, **settings: Any) -> Any:
@@ -175,7 +176,8 @@ def test_vasp_input_is_for_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
         assert n == int(np.ceil(2 * np.pi / (3.18 * np.sin(np.pi / 3)) / 0.2))
     incar = inputs["relax"].incar
     assert (incar["ISIF"], incar["IBRION"]) == (3, 2)
-    assert str(incar["LATTICE_CONSTRAINTS"]).upper().split() == [".TRUE.", ".TRUE.", ".FALSE."]
+    # VASP reads a logical by its first letter
+    assert "LATTICE_CONSTRAINTS = True True False" in str(incar)
     monkeypatch.delenv("SCDM_VASP_CMD", raising=False)
     assert any("SCDM_VASP_CMD is not set" in text for text in engine.check())
     assert any("reference phases" in text for text in engine.check())  # and so a campaign with it is refused

@@ -279,7 +279,7 @@ def test_jarvis_through_its_loader(
     monkeypatch: pytest.MonkeyPatch, mos2: Structure, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fake(name: str) -> list[dict[str, Any]]:
-        print("Obtaining 2D dataset")  # noqa: T201 - the real loader prints
+        print("Obtaining 2D dataset")
         return [jarvis_entry(mos2, f"JVASP-{name}")]
 
     module = types.ModuleType("jarvis.db.figshare")

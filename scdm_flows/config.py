@@ -27,13 +27,21 @@ class ScdmGeneratorConfig(_Frozen):
 
     kind: Literal["scdm"] = "scdm"
     n: int = Field(100, ge=1, description="number of samples")
-    seed: int = Field(0, ge=0, description="seed of the random generator; sample i depends on (seed, i) alone")
+    seed: int = Field(
+        0, ge=0, description="seed of the random generator; sample i depends on (seed, i), up to rounding"
+    )
     checkpoint: str | None = Field(None, description="checkpoint file; the packaged one when absent")
     layer_group: int | None = Field(
         None, ge=1, le=80, description="layer group of every sample; drawn from the data when absent"
     )
     steps: int | None = Field(None, ge=1, description="denoising steps; the checkpoint's default when absent")
     shard_size: int = Field(100, ge=1, description="samples a generation job makes")
+
+    @field_validator("checkpoint")
+    @classmethod
+    def _absolute(cls, path: str | None) -> str | None:
+        """Workers run elsewhere: a relative path is taken from the folder of the command that reads the file."""
+        return None if path is None else str(Path(path).absolute())
 
 
 class FilesGeneratorConfig(_Frozen):

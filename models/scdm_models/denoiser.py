@@ -69,7 +69,8 @@ class Block(nn.Module):
             x = x + messages
         h = h + (1 + gate1) * self.dropout(self.out(x))
         x = self.norm2(h) * (1 + scale2) + shift2
-        return h + (1 + gate2) * self.dropout(self.mlp(x))
+        out: Tensor = h + (1 + gate2) * self.dropout(self.mlp(x))
+        return out
 
 
 def _padding_bias(mask: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Draws crystals from a trained model: layer group, skeleton, then lattice and coordinates by the reverse chain.
 
-Sample i of a seed depends on (seed, i): each sample has a random stream of its own. Nothing is filtered: what the
+Sample i of a seed depends on (seed, i), up to the rounding of its batch: each has a random stream of its own. Nothing is filtered: what the
 model draws is what is returned, with the group found in it beside the one asked for.
 """
 

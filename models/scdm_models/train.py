@@ -247,7 +247,7 @@ def _train_phase(
                     f"the {phase} loss became {float(loss)} at step {step}; lower learning_rate={config.learning_rate}"
                 )
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
             optimizer.step()
             decay = min(config.ema, (1 + step) / (10 + step))

@@ -18,7 +18,7 @@ def utc_now() -> datetime:
 
 def queryable(default: Any, description: str, *, indexed: bool = False, **constraints: Any) -> Any:
     """A field that the command line, pages and OPTIMADE may filter and sort by."""
-    extra = {"queryable": True, "indexed": indexed}
+    extra: dict[str, Any] = {"queryable": True, "indexed": indexed}
     return Field(default, description=description, json_schema_extra=extra, **constraints)
 
 

@@ -7,13 +7,12 @@ from typing import Any
 import moyopy
 import numpy as np
 import spglib
-from numpy.typing import NDArray
 from pymatgen.core import Structure
 
 from scdm_models.errors import SymmetryError
 
 
-def _centred(structure: Structure) -> tuple[NDArray[np.float64], NDArray[np.float64], list[int]]:
+def _centred(structure: Structure) -> tuple[Any, Any, list[int]]:
     """Lattice, fractional coordinates with the slab's middle at z = 1/2, atomic numbers.
 
     spglib's layer-group search is wrong for a slab across the boundary (measured: 1H-MoS2 at z = 0 gives 69

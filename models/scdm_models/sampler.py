@@ -1,7 +1,7 @@
 """Draws crystals from a trained model: layer group, skeleton, then lattice and coordinates by the reverse chain.
 
-Sample i of a seed depends on (seed, i), up to the rounding of its batch: each has a random stream of its own. Nothing is filtered: what the
-model draws is what is returned, with the group found in it beside the one asked for.
+Sample i of a seed depends on (seed, i), up to the rounding of its batch: each has a random stream of its own. Nothing
+is filtered: what the model draws is what is returned, with the group found in it beside the one asked for.
 """
 
 from __future__ import annotations

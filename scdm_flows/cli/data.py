@@ -45,11 +45,9 @@ def curate(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Curate SOURCES as in the paper; writes OUT and, in OUT.dropped.jsonl, why each other entry was left "
-    "out.
+    """Curate SOURCES as in the paper; writes OUT and, in OUT.dropped.jsonl, why each other entry was left out.
 
-    SOURCES are files or folders (2dMatPedia's db.json, C2DB's database, CIF, POSCAR, extxyz, JSON lines),
-    or the word
+    SOURCES are files or folders (2dMatPedia's db.json, C2DB's database, CIF, POSCAR, extxyz, JSON lines), or the word
     jarvis for the JARVIS 2D set.
     """
     dropped = Path(f"{out}.dropped.jsonl")

@@ -66,8 +66,8 @@ def output_file(path: Path, *, force: bool) -> Iterator[Any]:
 
 @contextmanager
 def output_path(path: Path, *, force: bool) -> Iterator[Path]:
-    """A path of the same name in a temporary folder beside, for library functions that write files "
-    "themselves.
+    """A path of the same name in a temporary folder beside, for library functions that write files
+    themselves.
 
     When all went well the file is renamed to ``path``; whatever happens, the temporary folder goes.
     """

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scdm_models.elements import MAX_Z as MAX_Z
 from scdm_models.encoding import LayerCrystal, Site, in_plane_matrix
 from scdm_models.symmetry.tables import N_GROUPS, layer_group
 
-MAX_Z = 103  # atomic numbers 1..103; class index = Z - 1
 MAX_POINTS = 24  # largest multiplicity (general position of p6/mmm)
 HEX = in_plane_matrix(1.0, 1.0, 120.0) / np.sqrt(np.sqrt(3) / 2)  # unit area
 FAMILY_DOF = {"oblique": 3, "rectangular": 2, "square": 1, "hexagonal": 1}

@@ -7,13 +7,16 @@ directions of each position; a site without freedom gets none. In the plane the 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from scdm_models.batch import CrystalBatch, lattice_free, wyckoff_tensors
+from scdm_models.batch import HEX, CrystalBatch, lattice_free, wyckoff_tensors
 from scdm_models.schedules import plane_sigma, signal_noise
+from scdm_models.symmetry.tables import layer_group
 
 
 @dataclass(frozen=True)
@@ -50,17 +53,10 @@ def centre_heights(values: Tensor, batch: CrystalBatch) -> Tensor:
     return torch.where(free, values - torch.where(polar[:, None], mean, 0.0), 0.0)
 
 
-_POLAR: Tensor | None = None
-
-
+@cache
 def polar_groups() -> Tensor:
     """(81,) bool: layer groups without an operation that reverses z."""
-    global _POLAR
-    if _POLAR is None:
-        from scdm_models.symmetry.tables import layer_group
-
-        _POLAR = torch.tensor([False] + [not layer_group(n).reverses_z for n in range(1, 81)])
-    return _POLAR
+    return torch.tensor([False] + [not layer_group(n).reverses_z for n in range(1, 81)])
 
 
 def wrapped_displacement(delta: Tensor, tangent: Tensor, sigma: Tensor, free: Tensor) -> Tensor:
@@ -80,35 +76,54 @@ def wrapped_displacement(delta: Tensor, tangent: Tensor, sigma: Tensor, free: Te
     return (weights.unsqueeze(-1) * vectors).sum(-2)
 
 
-def _make_scale() -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    sigmas = torch.exp(torch.linspace(-6.5, 0.7, 60))
-    noise = torch.randn(20000, generator=generator)
-    one = torch.tensor([True, False])
-    tangent = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
-    rms = []
-    for sigma in sigmas:
-        delta = torch.stack([-noise * sigma, torch.zeros_like(noise)], -1)
-        moved = wrapped_displacement(
-            delta, tangent.expand(len(noise), 2, 2), sigma.expand(len(noise)), one.expand(len(noise), 2)
-        )
-        rms.append(moved[:, 0].pow(2).mean().sqrt())
-    return sigmas.log(), torch.stack(rms).clamp(min=1e-3)
+@cache
+def _scales() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Tables of ``displacement_scale``: log sigma grid (S,), rms (2, S) on the unit circle and on the unit-area
+    hexagonal torus, and for each position its period (W,) and which of the two tables it uses (W,)."""
+    sigmas = torch.exp(torch.linspace(-5.0, 0.0, 64))
+    circle, hexagon = torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.tensor(HEX, dtype=torch.float32)
+    line = torch.linspace(-0.5, 0.5, 129)[:-1]
+    plane = torch.linspace(-0.5, 0.5, 49)[:-1]
+    tables = []
+    for cell, points, free in (
+        (circle, torch.stack([line, torch.zeros_like(line)], -1), torch.tensor([True, False])),
+        (hexagon, torch.cartesian_prod(plane, plane), torch.tensor([True, True])),
+    ):
+        n = len(points)
+        rms = []
+        for sigma in sigmas:
+            if sigma < 0.06:  # the torus is not felt
+                rms.append(sigma)
+                continue
+            moved = wrapped_displacement(points, cell.expand(n, 2, 2), sigma.expand(n), free.expand(n, 2))
+            # the density of the wrapped normal on the grid: its images, summed
+            reach = torch.arange(-3.0, 4.0)
+            shifts = torch.cartesian_prod(reach, reach) if free.all() else torch.stack([reach, 0 * reach], -1)
+            squared = (((points[:, None] + shifts) @ cell) ** 2).sum(-1)
+            density = torch.exp(-squared / (2 * sigma**2)).sum(1)
+            rms.append(torch.sqrt((density * moved.pow(2).sum(-1)).sum() / density.sum() / free.sum()))
+        tables.append(torch.stack(rms))
+    positions = wyckoff_tensors()
+    both = positions.free[:, :2].all(1)
+    period = torch.where(both, 1.0, positions.tangent.norm(dim=-1).amax(-1).clamp(min=1e-3))
+    kind = (both & (positions.group >= 65)).long()
+    return sigmas.log(), torch.stack(tables).clamp(min=1e-4), period, kind
 
 
-_SCALE: tuple[Tensor, Tensor] | None = None
+def displacement_scale(sigma: Tensor, wyckoff: Tensor) -> Tensor:
+    """Root mean square of one free component of ``wrapped_displacement`` at ``sigma`` on the positions ``wyckoff``.
 
-
-def displacement_scale(sigma: Tensor) -> Tensor:
-    """Root mean square of one component of ``wrapped_displacement`` at ``sigma`` on the unit torus (interpolated)."""
-    global _SCALE
-    if _SCALE is None:
-        _SCALE = _make_scale()
-    grid, values = (x.to(sigma.device) for x in _SCALE)
-    position = (sigma.log().clamp(float(grid[0]), float(grid[-1])) - grid[0]) / (grid[1] - grid[0])
-    low = position.floor().long().clamp(max=len(grid) - 2)
-    weight = position - low
-    return values[low] * (1 - weight) + values[low + 1] * weight
+    Both (...,) of one shape. A line of period p has p f(sigma / p) with f that of the unit circle; the square torus
+    is two circles; the hexagonal one has its own table. Interpolated from quadrature.
+    """
+    grid, tables, periods, kinds = (x.to(sigma.device) for x in _scales())
+    period, kind = periods[wyckoff], kinds[wyckoff]
+    relative = sigma / period
+    position = (relative.log() - grid[0]) / (grid[1] - grid[0])
+    low = position.floor().long().clamp(0, len(grid) - 2)
+    weight = (position - low).clamp(0, 1)
+    value = tables[kind, low] * (1 - weight) + tables[kind, low + 1] * weight
+    return period * torch.where(relative < math.exp(float(grid[0])), relative, value)
 
 
 def tangents(batch: CrystalBatch) -> tuple[Tensor, Tensor, Tensor]:
@@ -140,7 +155,7 @@ def corrupt(
     step = ((normal(b, k, 2) * sigma.unsqueeze(-1)).unsqueeze(-2) @ cotangent).squeeze(-2)
     plane = (batch.params[..., :2] + torch.where(free[..., :2], step, 0.0)) % 1.0
     target_plane = wrapped_displacement(batch.params[..., :2] - plane, tangent, sigma, free[..., :2])
-    target_plane = target_plane / displacement_scale(sigma).unsqueeze(-1)
+    target_plane = target_plane / displacement_scale(sigma, batch.wyckoff).unsqueeze(-1)
 
     alpha, noise_level = (x[:, None] for x in signal_noise(t))
     height = batch.params[..., 2] / scales.height

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scdm_models.batch import MAX_Z, CrystalBatch, lattice_matrix, n_atoms, reference_cell, wyckoff_tensors
+from scdm_models.batch import CrystalBatch, lattice_matrix, n_atoms, reference_cell, wyckoff_tensors
 from scdm_models.corruption import tangents
+from scdm_models.elements import MAX_Z, N_FEATURES, element_features
 from scdm_models.schedules import signal_noise
 
 MASKED_ELEMENT = MAX_Z  # class of a masked element
@@ -78,15 +79,56 @@ def _padding_bias(mask: Tensor) -> Tensor:
     return torch.where(mask, 0.0, -1e4)[:, None, None, :]
 
 
+class ElementEmbedding(nn.Module):
+    """(..., width) of element classes (...): a row of its own plus what its descriptors say."""
+
+    def __init__(self, width: int, extra: int = 0) -> None:
+        super().__init__()
+        self.own = nn.Embedding(MAX_Z + extra, width)
+        self.shared = nn.Linear(N_FEATURES, width, bias=False)
+        features = torch.cat([element_features(), torch.zeros(extra, N_FEATURES)])
+        self.register_buffer("features", features)  # kept in the checkpoint: the descriptors are part of the model
+
+    def forward(self, element: Tensor) -> Tensor:
+        table: Tensor = self.own.weight + self.shared(self.features)
+        return table[element]
+
+
+@dataclass
+class Wish:
+    """What is asked of the composition of each crystal; rows of zeros ask nothing.
+
+    allowed: (B, MAX_Z), 1 at the elements that may occur; fractions: (B, MAX_Z) atomic fractions of a formula.
+    """
+
+    allowed: Tensor
+    fractions: Tensor
+
+    @classmethod
+    def none(cls, n: int, device: torch.device | str = "cpu") -> Wish:
+        """No wish for ``n`` crystals."""
+        return cls(torch.zeros(n, MAX_Z, device=device), torch.zeros(n, MAX_Z, device=device))
+
+    def take(self, index: Tensor) -> Wish:
+        """The rows at ``index``."""
+        return Wish(self.allowed[index], self.fractions[index])
+
+    def tensor(self) -> Tensor:
+        """(B, 2 MAX_Z + 2): both, and a flag each that says whether it is asked for."""
+        flags = torch.stack([self.allowed.any(1), self.fractions.any(1)], -1).to(self.allowed.dtype)
+        return torch.cat([self.allowed, self.fractions, flags], -1)
+
+
 class SkeletonNetwork(nn.Module):
-    """Logits of masked elements and letters, given the others, the layer group and the number of sites."""
+    """Logits of masked elements and letters, given the others, the layer group, the number of sites and the wish."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         d = config.width
         n_positions = wyckoff_tensors().n_positions
         self.masked_letter = n_positions
-        self.element = nn.Embedding(MAX_Z + 1, d)
+        self.element = ElementEmbedding(d, extra=1)
+        self.wish = nn.Linear(2 * MAX_Z + 2, d, bias=False)
         self.letter = nn.Embedding(n_positions + 1, d)
         self.letter_kind = nn.Linear(6, d)  # what letters of different groups have in common
         self.group = nn.Embedding(81, d)
@@ -95,6 +137,7 @@ class SkeletonNetwork(nn.Module):
         self.blocks = nn.ModuleList([Block(d, config.heads, config.dropout) for _ in range(config.skeleton_layers)])
         self.norm = nn.LayerNorm(d)
         self.element_head = nn.Linear(d, MAX_Z)
+        self.element_query = nn.Linear(d, N_FEATURES)  # scores the descriptors, so that alike elements share
         self.letter_head = nn.Linear(d, n_positions)
         tables = wyckoff_tensors()
         in_group = tables.multiplicity / tables.multiplicity[tables.first[tables.group] - 1]
@@ -112,7 +155,9 @@ class SkeletonNetwork(nn.Module):
         legal = tables.group[None, :] == torch.arange(81)[:, None]
         self.register_buffer("legal", legal, persistent=False)  # (81, W)
 
-    def forward(self, group: Tensor, element: Tensor, letter: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, group: Tensor, element: Tensor, letter: Tensor, mask: Tensor, wish: Wish | None = None
+    ) -> tuple[Tensor, Tensor]:
         """(B, K, MAX_Z) element logits and (B, K, W) letter logits; letters illegal in the group get -inf.
 
         element, letter: (B, K) class indices, ``MASKED_ELEMENT`` and ``masked_letter`` where unknown.
@@ -129,6 +174,8 @@ class SkeletonNetwork(nn.Module):
         )
         kind: Tensor = self.kind  # type: ignore[assignment]
         condition = self.group(group) + self.count(counts) + self.level(fraction)
+        if wish is not None:
+            condition = condition + self.wish(wish.tensor())
         h = self.element(element) + self.letter(letter) + self.letter_kind(kind[letter]) + self.group(group)[:, None]
         bias = _padding_bias(mask)
         for block in self.blocks:
@@ -136,7 +183,8 @@ class SkeletonNetwork(nn.Module):
         h = self.norm(h)
         legal: Tensor = self.legal  # type: ignore[assignment]
         letters = self.letter_head(h).masked_fill(~legal[group][:, None, :], -torch.inf)
-        return self.element_head(h), letters
+        descriptors: Tensor = self.element.features[:MAX_Z]  # type: ignore[index,assignment]
+        return self.element_head(h) + self.element_query(h) @ descriptors.T, letters
 
 
 @dataclass
@@ -211,7 +259,7 @@ class GeometryNetwork(nn.Module):
         super().__init__()
         self.config = config
         d, r, c = config.width, config.radial, self.channels
-        self.element = nn.Embedding(MAX_Z, d)
+        self.element = ElementEmbedding(d)
         self.letter = nn.Embedding(wyckoff_tensors().n_positions, d)
         self.group = nn.Embedding(81, d)
         self.time = nn.Sequential(nn.Linear(32, d), nn.SiLU(), nn.Linear(d, d))

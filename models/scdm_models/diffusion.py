@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from scdm_models.batch import CrystalBatch, lattice_free, wyckoff_tensors
 from scdm_models.corruption import Scales, centre_heights, corrupt, displacement_scale, tangents
-from scdm_models.denoiser import MASKED_ELEMENT, GeometryNetwork, NetworkConfig, SkeletonNetwork
+from scdm_models.denoiser import MASKED_ELEMENT, GeometryNetwork, NetworkConfig, SkeletonNetwork, Wish
+from scdm_models.elements import MAX_Z
 from scdm_models.schedules import plane_sigma, signal_noise
 
 
@@ -26,6 +27,8 @@ class Scdm(nn.Module):
 
         Half of the crystals get independent masks of a uniform rate on all tokens; the others a state that the
         sampler visits: letters partly masked with all elements masked, or letters known and elements partly masked.
+        Half of the crystals come with a wish that they fulfil (``composition_wish``), so that one network is both the
+        conditional and the unconditional one of classifier-free guidance (arXiv 2207.12598).
         """
         b, k = batch.element.shape
         device = batch.element.device
@@ -41,7 +44,8 @@ class Scdm(nn.Module):
         hide_letter = torch.where(second, False, hide_letter) & batch.mask
         element = torch.where(hide_element, MASKED_ELEMENT, batch.element)
         letter = torch.where(hide_letter, self.skeleton.masked_letter, batch.wyckoff)
-        element_logits, letter_logits = self.skeleton(batch.group, element, letter, batch.mask)
+        wish = composition_wish(batch, uniform(b, 1), uniform(b, 1), uniform(b, MAX_Z))
+        element_logits, letter_logits = self.skeleton(batch.group, element, letter, batch.mask, wish)
         loss_element = F.cross_entropy(element_logits[hide_element], batch.element[hide_element], reduction="sum")
         loss_letter = F.cross_entropy(letter_logits[hide_letter], batch.wyckoff[hide_letter], reduction="sum")
         return (loss_element + loss_letter) / (hide_element.sum() + hide_letter.sum()).clamp(min=1)
@@ -72,7 +76,7 @@ class Scdm(nn.Module):
         _, cotangent, free = tangents(noisy)
 
         sigma_t, sigma_s = plane_sigma(t_), plane_sigma(s_) * float(s > 0)
-        displacement = plane_hat * displacement_scale(sigma_t)[:, None, None]
+        displacement = plane_hat * displacement_scale(sigma_t[:, None].expand(b, k), noisy.wyckoff).unsqueeze(-1)
         extra = churn * sigma_s * torch.sqrt((1 - (sigma_s / sigma_t) ** 2).clamp(min=0))
         keep = torch.sqrt((sigma_s**2 - extra**2).clamp(min=0)) / sigma_t
         move = displacement * (1 - keep)[:, None, None] + extra[:, None, None] * noise[:, :k, :2]
@@ -121,6 +125,19 @@ class Scdm(nn.Module):
             torch.cat([plane, height.unsqueeze(-1)], -1),
             lattice,
         )
+
+
+def composition_wish(batch: CrystalBatch, kind: Tensor, rate: Tensor, draws: Tensor) -> Wish:
+    """A wish for each crystal that it fulfils. kind, rate: (B, 1) and draws: (B, MAX_Z) uniform in [0, 1).
+
+    kind < 0.5: none; < 0.75: the crystal's elements among up to half of all others; else its atomic fractions.
+    """
+    atoms = wyckoff_tensors().multiplicity.to(batch.group.device)[batch.wyckoff] * batch.mask
+    counts = torch.zeros(len(batch), MAX_Z, device=batch.group.device)
+    counts.scatter_add_(1, batch.element, atoms.to(counts.dtype))
+    fractions = counts / counts.sum(1, keepdim=True)
+    allowed = ((fractions > 0) | (draws < 0.5 * rate**2)).to(counts.dtype)
+    return Wish(allowed * ((kind >= 0.5) & (kind < 0.75)), fractions * (kind >= 0.75))
 
 
 def exhausted_letters(letter: Tensor, mask: Tensor) -> Tensor:

@@ -443,6 +443,11 @@ def encode(structure: Structure, symprec: float = 1e-3, number: int | None = Non
     return symmetrize(structure, symprec).crystal
 
 
+def without_symmetry(crystal: LayerCrystal) -> LayerCrystal:
+    """The crystal in layer group p1: its primitive cell with every atom general (the paper's control, UnSCDM)."""
+    return _encode_standard(1, *_standard_frame(decode(crystal), 1), 1e-3)[0]
+
+
 def max_site_distance(first: Structure, second: Structure) -> float:
     """Largest distance between equal atoms of two structures in one frame, angstrom; inf where they cannot pair.
 

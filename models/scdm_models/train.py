@@ -1,20 +1,29 @@
-"""Trains the SCDM on a curated data set. Owns the loop, the split and the checkpoint."""
+"""Trains SCDM and UnSCDM on a curated data set. Owns the loop, the split, the resumable state and the checkpoint.
+
+Everything that an epoch draws comes from the seed, the phase and the epoch's number, and the state is written between
+epochs: a training that is killed and started again ends in the same checkpoint, bit for bit, on a CPU.
+"""
 
 from __future__ import annotations
 
 import copy
 import csv
 import hashlib
+import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 from scdm_models import __version__
 from scdm_models.batch import CrystalBatch, n_atoms, to_batch
@@ -22,8 +31,12 @@ from scdm_models.checkpoint import save_checkpoint
 from scdm_models.corruption import Scales
 from scdm_models.denoiser import NetworkConfig
 from scdm_models.diffusion import Scdm
-from scdm_models.encoding import LayerCrystal
-from scdm_models.errors import DatasetError, ScdmError
+from scdm_models.encoding import LayerCrystal, without_symmetry
+from scdm_models.errors import CheckpointError, DatasetError, ScdmError
+
+Phase = Literal["skeleton", "geometry"]
+PHASES: tuple[Phase, ...] = ("skeleton", "geometry")
+NAMES = {"layer_group": "SCDM", "p1": "UnSCDM"}
 
 
 @dataclass(frozen=True)
@@ -32,66 +45,101 @@ class TrainConfig:
 
     Parameters
     ----------
-    skeleton_minutes, geometry_minutes
-        Wall-clock budget of each of the two networks; the learning rate follows it down to 0.
-    max_epochs, skeleton_max_epochs
-        Stop earlier after this many passes over the data.
+    symmetry
+        ``layer_group`` trains SCDM; ``p1`` trains the control UnSCDM: every crystal without symmetry, every atom
+        general, nothing else different.
+    skeleton_epochs, geometry_epochs
+        Passes over the data for each of the two networks.
+    cooldown
+        Last share of the epochs, over which the learning rate falls to 0.
     max_sites
         Crystals with more sites in the asymmetric unit are left out.
     batch_size
         Crystals in a step.
     learning_rate, weight_decay, warmup_steps
-        Of AdamW; cosine decay after a linear warm-up.
+        Of AdamW; constant after a linear warm-up.
     ema
         Decay of the exponential moving average of the weights that is saved.
     validation_fraction
         Share of the crystals kept for validation (chosen by a hash of the crystal's id).
+    validate_every
+        Epochs between two looks at the validation loss; the average with the lowest one is kept.
     seed
         Of initialisation, order and noise.
     threads
         CPU threads.
+    device
+        ``cpu``, ``cuda`` (bfloat16 where it helps) or ``auto``: cuda where there is one.
     network
         Sizes of the networks.
     """
 
-    skeleton_minutes: float = 15.0
-    geometry_minutes: float = 40.0
-    max_epochs: int = 2000
-    skeleton_max_epochs: int = 150
-    max_sites: int = 24
-    batch_size: int = 128
+    symmetry: Literal["layer_group", "p1"] = "layer_group"
+    skeleton_epochs: int = 40
+    geometry_epochs: int = 150
+    cooldown: float = 0.3
+    max_sites: int = 40
+    batch_size: int = 96
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     warmup_steps: int = 200
     ema: float = 0.999
     validation_fraction: float = 0.08
+    validate_every: int = 5
     seed: int = 0
     threads: int = 2
+    device: str = "auto"
     network: NetworkConfig = field(default_factory=NetworkConfig)
+
+    def epochs(self, phase: Phase) -> int:
+        """Epochs of a phase."""
+        return self.skeleton_epochs if phase == "skeleton" else self.geometry_epochs
 
 
 def load_train_config(path: str | Path) -> TrainConfig:
-    """The training configuration of a YAML file; ``DatasetError`` names an unknown key."""
+    """The training configuration of a YAML file; ``DatasetError`` names an unknown key or a value out of range."""
     try:
         data: dict[str, Any] = yaml.safe_load(Path(path).read_text()) or {}
         network = NetworkConfig(**data.pop("network", {}))
-        return TrainConfig(network=network, **data)
+        config = TrainConfig(network=network, **data)
     except (OSError, yaml.YAMLError) as error:
         raise DatasetError(f"training configuration {path} cannot be read: {error}") from error
     except TypeError as error:
         known = ", ".join(TrainConfig.__dataclass_fields__)
         raise DatasetError(f"training configuration {path}: {error}; known keys are {known}") from error
+    if config.symmetry not in NAMES:
+        raise DatasetError(f"training configuration {path}: symmetry={config.symmetry!r} must be layer_group or p1")
+    return config
 
 
 @dataclass
 class Progress:
-    """What a training step reports: phase, epoch, share of the budget used (0-1), training and validation loss."""
+    """What training reports after an epoch.
 
-    phase: str
+    phase, epoch (finished ones), epochs (of the phase); remaining: seconds to the end of the phase; training loss,
+    and validation loss of the average (NaN where it was not looked at).
+    """
+
+    phase: Phase
     epoch: int
-    fraction: float
+    epochs: int
+    remaining: float
     loss: float
     validation: float
+
+
+@dataclass
+class _State:
+    """What a phase needs to go on after a kill."""
+
+    phase: Phase
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    best: float = math.inf
+    best_epoch: int = 0
+    log: list[list[Any]] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 def _split(ids: list[str], fraction: float) -> tuple[list[int], list[int]]:
@@ -99,19 +147,30 @@ def _split(ids: list[str], fraction: float) -> tuple[list[int], list[int]]:
     return [k for k, h in enumerate(held) if not h], [k for k, h in enumerate(held) if h]
 
 
-def _batches(data: CrystalBatch, size: int, generator: torch.Generator) -> list[torch.Tensor]:
+def _batches(data: CrystalBatch, size: int, generator: torch.Generator) -> list[Tensor]:
     """Random batches of crystals of similar size: shuffled, cut into pools of 8 batches, each sorted by cost."""
-    cost = n_atoms(data.wyckoff, data.mask) * data.mask.sum(1)
+    cost = (n_atoms(data.wyckoff, data.mask) * data.mask.sum(1)).cpu()
     order = torch.randperm(len(data), generator=generator)
-    batches: list[torch.Tensor] = []
+    batches: list[Tensor] = []
     for pool in order.split(size * 8):
         batches += list(pool[torch.argsort(cost[pool], stable=True)].split(size))
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
 
-def _learning_rate(step: int, used: float, config: TrainConfig) -> float:
+def _learning_rate(step: int, steps: int, config: TrainConfig) -> float:
+    """Warm-up, plateau, then down to 0 as 1 - sqrt over the cooldown (arXiv 2405.18392)."""
     warm = min(1.0, (step + 1) / config.warmup_steps)
-    return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, used)))
+    start = (1 - config.cooldown) * steps
+    down = 1.0 if step < start else 1 - math.sqrt((step - start) / max(1.0, steps - start))
+    return config.learning_rate * warm * down
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ScdmError(f"device={name!r}: PyTorch sees no CUDA device here; use device: cpu or auto")
+    return torch.device(name)
 
 
 def train(
@@ -122,8 +181,12 @@ def train(
     *,
     card: dict[str, Any] | None = None,
     progress: Callable[[Progress], None] | None = None,
+    save_seconds: float = 30.0,
 ) -> str:
-    """Train both networks and write the checkpoint ``out`` (and ``out``.csv, the losses); returns the model id.
+    """Train both networks and write the checkpoint ``out`` and ``out``.csv, the losses; returns the model id.
+
+    A training of the same data and configuration that was stopped goes on from ``out``.state, which is removed at
+    the end.
 
     Parameters
     ----------
@@ -136,56 +199,121 @@ def train(
     card
         What the model card says of the data (names, hash, counts, licence).
     progress
-        Called a few times a minute.
+        Called after every epoch.
+    save_seconds
+        Least time between two writings of the state.
 
     Raises
     ------
     DatasetError
         If there are fewer than 50 crystals.
+    CheckpointError
+        If ``out``.state belongs to another training.
     """
     config = config or TrainConfig()
     if len(crystals) < 50:
         raise DatasetError(f"{len(crystals)} crystals are too few to train on; give at least 50")
+    if config.symmetry == "p1":
+        crystals = [without_symmetry(crystal) for crystal in crystals]
     few = [i for i, c in enumerate(crystals) if len(c.sites) <= config.max_sites]
     crystals, ids = [crystals[i] for i in few], [ids[i] for i in few]
-    torch.manual_seed(config.seed)
-    torch.set_num_threads(config.threads)
     training, validation = _split(ids, config.validation_fraction)
+    device = _device(config.device)
+    if device.type == "cpu":
+        torch.set_num_threads(config.threads)
     data, held = to_batch([crystals[i] for i in training]), to_batch([crystals[i] for i in validation])
     prior = torch.zeros(81, data.mask.shape[1] + 1)
     for group, count in zip(data.group.tolist(), data.mask.sum(1).tolist(), strict=True):
         prior[group, count] += 1
-    model = Scdm(config.network, Scales.of(data))
+    torch.manual_seed(config.seed)
+    model = Scdm(config.network, Scales.of(data)).to(device)
     average = copy.deepcopy(model)
-    log: list[list[Any]] = []
-    started = time.monotonic()
-    metrics: dict[str, float] = {}
-    for phase in ("skeleton", "geometry"):
-        metrics |= _train_phase(phase, model, average, data, held, config, log, progress)
+    data, held = data.to(device), held.to(device)
+    identity = _identity(config, ids, crystals)
+    state_file = Path(f"{out}.state")
+    state = _State("skeleton")
+    resumed = _load_state(state_file, identity)
+    for phase in PHASES:
+        if resumed is not None and PHASES.index(phase) < PHASES.index(resumed[0].phase):
+            continue  # finished before the stop; its result is in the resumed average
+        state.phase = phase
+        if phase == "geometry":
+            state = _State("geometry", log=state.log, metrics=state.metrics, seconds=state.seconds)
+        state = _train_phase(phase, model, average, data, held, config, state, resumed, state_file, identity, progress,
+                             save_seconds)  # fmt: skip
+        resumed = None
     full_card = {
-        "name": "SCDM",
+        "name": NAMES[config.symmetry],
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "version": __version__,
         "licence": "BSD-3-Clause",
         "training": asdict(config),
+        "device": str(device),
         "n_training": len(training),
         "n_validation": len(validation),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "minutes": round((time.monotonic() - started) / 60, 1),
+        "minutes": round(state.seconds / 60, 1),
         "layer_groups": sorted({c.layer_group for c in crystals}),
         "elements": sorted({site.element for c in crystals for site in c.sites}),
-        "metrics": metrics,
+        "metrics": state.metrics,
         "data": card or {},
     }
-    model_id = save_checkpoint(out, average, prior, full_card)
+    model_id = save_checkpoint(out, average.cpu(), prior, full_card)
     with Path(f"{out}.csv").open("w", newline="") as handle:
         writer = csv.writer(handle)
-        writer.writerow(["phase", "epoch", "seconds", "loss", "validation"])
-        writer.writerows(log)
+        writer.writerow(["phase", "epoch", "seconds", "learning_rate", "loss", "validation"])
+        writer.writerows(state.log)
+    state_file.unlink(missing_ok=True)
     return model_id
 
 
-def _validation(phase: str, model: Scdm, held: CrystalBatch) -> dict[str, float]:
+def _identity(config: TrainConfig, ids: list[str], crystals: list[LayerCrystal]) -> str:
+    """What makes two trainings the same: the data, and all of the configuration but the machine and the lengths.
+
+    Up to the cooldown a training does not depend on its length, so a longer or shorter one may go on from it.
+    """
+    free = ("threads", "device", "skeleton_epochs", "geometry_epochs", "cooldown", "validate_every")
+    settings = {k: v for k, v in asdict(config).items() if k not in free}
+    content = json.dumps([settings, ids, [c.to_dict() for c in crystals]], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _save_state(
+    path: Path, identity: str, state: _State, model: Scdm, average: Scdm, best: dict[str, Tensor], optimizer: Any
+) -> None:
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
+    tensors |= {f"best.{k}": v for k, v in best.items()}
+    for index, values in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{k}": v for k, v in values.items()}
+    temporary = path.with_name(path.name + ".tmp")
+    header = {"identity": identity, "state": json.dumps(asdict(state))}
+    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, temporary, metadata=header)
+    temporary.replace(path)
+
+
+def _load_state(path: Path, identity: str) -> tuple[_State, dict[str, Tensor]] | None:
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(str(path), framework="pt") as handle:
+            header = handle.metadata() or {}
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); remove it to train from the start") from error
+    if header.get("identity") != identity:
+        raise CheckpointError(
+            f"{path} is the state of a training with other data or another configuration; remove it to train from the "
+            "start, or give back the old configuration to go on"
+        )
+    return _State(**json.loads(header["state"])), tensors
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _validation(phase: Phase, model: Scdm, held: CrystalBatch) -> dict[str, float]:
     """Losses on the held-out crystals with fixed noise."""
     if len(held) == 0:
         return {}
@@ -201,7 +329,7 @@ def _validation(phase: str, model: Scdm, held: CrystalBatch) -> dict[str, float]
                 if phase == "skeleton":
                     losses = {"skeleton_nats": model.skeleton_loss(part, generator)}
                 else:
-                    t = torch.rand(len(part), generator=generator)
+                    t = torch.rand(len(part), generator=generator).to(part.params.device)
                     names = ("plane_mse", "height_mse", "lattice_mse")
                     losses = dict(zip(names, model.geometry_loss(part, t, generator), strict=True))
                 for name, value in losses.items():
@@ -210,65 +338,93 @@ def _validation(phase: str, model: Scdm, held: CrystalBatch) -> dict[str, float]
     return sums
 
 
+def _epoch_seed(config: TrainConfig, phase: Phase, epoch: int) -> int:
+    key = f"{config.seed}:{phase}:{epoch}"
+    return int(hashlib.sha256(key.encode()).hexdigest()[:12], 16)
+
+
 def _train_phase(
-    phase: str,
+    phase: Phase,
     model: Scdm,
     average: Scdm,
     data: CrystalBatch,
     held: CrystalBatch,
     config: TrainConfig,
-    log: list[list[Any]],
+    state: _State,
+    resumed: tuple[_State, dict[str, Tensor]] | None,
+    state_file: Path,
+    identity: str,
     progress: Callable[[Progress], None] | None,
-) -> dict[str, float]:
+    save_seconds: float,
+) -> _State:
+    """One network's epochs; leaves the best average in ``average`` and returns the state at the end."""
     net, mean = (model.skeleton, average.skeleton) if phase == "skeleton" else (model.geometry, average.geometry)
-    budget = 60 * (config.skeleton_minutes if phase == "skeleton" else config.geometry_minutes)
-    epochs = config.skeleton_max_epochs if phase == "skeleton" else config.max_epochs
-    optimizer = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    generator = torch.Generator().manual_seed(config.seed)
-    started, step = time.monotonic(), 0
-    best: tuple[float, dict[str, torch.Tensor]] | None = None
+    epochs = config.epochs(phase)
+    optimizer = torch.optim.AdamW(
+        net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
+    best = {k: v.clone() for k, v in mean.state_dict().items()}
+    if resumed is not None:
+        state, tensors = resumed
+        model.load_state_dict(_part(tensors, "model."))
+        average.load_state_dict(_part(tensors, "average."))
+        best = _part(tensors, "best.")
+        saved = optimizer.state_dict()
+        for name, value in _part(tensors, "optimizer.").items():
+            index, key = name.split(".")
+            saved["state"].setdefault(int(index), {})[key] = value
+        optimizer.load_state_dict(saved)
+    device = data.params.device
+    mixed = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+    parameters, averages = list(net.parameters()), list(mean.parameters())
     model.train()
-    for epoch in range(epochs):
-        total, batches = 0.0, _batches(data, config.batch_size, generator)
-        for number, index in enumerate(batches):
-            used = max((time.monotonic() - started) / budget, (epoch + number / len(batches)) / epochs)
-            if used >= 1:
-                break
-            for parameters in optimizer.param_groups:
-                parameters["lr"] = _learning_rate(step, used, config)
-            part = data.take(index)
-            if phase == "skeleton":
-                loss = model.skeleton_loss(part)
-            else:
-                t = (torch.rand(1) + torch.arange(len(part)) / len(part)) % 1.0  # stratified
-                loss = sum(model.geometry_loss(part, t[torch.randperm(len(part))]), torch.zeros(()))
-            if not torch.isfinite(loss):
-                raise ScdmError(
-                    f"the {phase} loss became {float(loss)} at step {step}; lower learning_rate={config.learning_rate}"
-                )
+    before, started, first, saved_at = state.seconds, time.monotonic(), state.epoch, time.monotonic()
+    for epoch in range(state.epoch, epochs):
+        torch.manual_seed(_epoch_seed(config, phase, epoch))
+        generator = torch.Generator().manual_seed(_epoch_seed(config, phase, epoch))
+        batches = _batches(data, config.batch_size, generator)
+        total, rate = torch.zeros((), device=device), 0.0
+        for index in batches:
+            rate = _learning_rate(state.step, epochs * len(batches), config)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            part = data.take(index.to(device))
+            with mixed:
+                if phase == "skeleton":
+                    loss = model.skeleton_loss(part)
+                else:
+                    t = (torch.rand(1) + torch.arange(len(part)) / len(part)) % 1.0  # stratified
+                    loss = torch.stack(model.geometry_loss(part, t[torch.randperm(len(part))].to(device))).sum()
             optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
-            decay = min(config.ema, (1 + step) / (10 + step))
+            decay = min(config.ema, (1 + state.step) / (10 + state.step))
             with torch.no_grad():
-                for target, source in zip(mean.parameters(), net.parameters(), strict=True):
-                    target.lerp_(source, 1 - decay)
-            total, step = total + loss.item(), step + 1
-        used = max((time.monotonic() - started) / budget, (epoch + 1) / epochs)
-        if epoch % 5 == 0 or used >= 1:
-            scores = _validation(phase, average, held)
-            score = sum(scores.values())
-            log.append([phase, epoch, round(time.monotonic() - started, 1), total / max(1, len(batches)), score])
-            if progress is not None:
-                progress(Progress(phase, epoch, min(1.0, used), total / max(1, len(batches)), score))
-            if best is None or score < best[0]:
-                best = (score, {k: v.clone() for k, v in mean.state_dict().items()})
-        if used >= 1:
-            break
-    if best is not None:
-        mean.load_state_dict(best[1])  # the average with the lowest validation loss
-    return {
-        **{k: round(v, 4) for k, v in _validation(phase, average, held).items()},
-        f"{phase}_epochs": epoch + 1,
-    }
+                torch._foreach_lerp_(averages, parameters, 1 - decay)
+            total, state.step = total + loss.detach(), state.step + 1
+        mean_loss = float(total) / len(batches)
+        if not math.isfinite(mean_loss):
+            raise ScdmError(
+                f"the {phase} loss became {mean_loss} in epoch {epoch}; lower learning_rate={config.learning_rate}"
+            )
+        state.epoch = epoch + 1
+        state.seconds = before + time.monotonic() - started
+        score = math.nan
+        if state.epoch % config.validate_every == 0 or state.epoch == epochs:
+            score = sum(_validation(phase, average, held).values())
+            if score < state.best:
+                state.best, state.best_epoch = score, state.epoch
+                best = {k: v.clone() for k, v in mean.state_dict().items()}
+        state.log.append([phase, state.epoch, round(state.seconds, 1), rate, mean_loss, score])
+        if progress is not None:
+            pace = (time.monotonic() - started) / (state.epoch - first)
+            progress(Progress(phase, state.epoch, epochs, pace * (epochs - state.epoch), mean_loss, score))
+        if time.monotonic() - saved_at >= save_seconds and state.epoch < epochs:
+            _save_state(state_file, identity, state, model, average, best, optimizer)
+            saved_at = time.monotonic()
+    mean.load_state_dict(best)  # the average with the lowest validation loss
+    state.metrics |= {k: round(v, 4) for k, v in _validation(phase, average, held).items()}
+    state.metrics |= {f"{phase}_epochs": state.epoch, f"{phase}_best_epoch": state.best_epoch}
+    state.seconds = before + time.monotonic() - started
+    return state

@@ -44,6 +44,12 @@ class ScdmGeneratorConfig(_Frozen):
         return None if path is None else str(Path(path).absolute())
 
 
+class UnscdmGeneratorConfig(ScdmGeneratorConfig):
+    """Candidates from the paper's control: the same network trained and sampled without symmetry."""
+
+    kind: Literal["unscdm"] = "unscdm"  # type: ignore[assignment]
+
+
 class FilesGeneratorConfig(_Frozen):
     """Candidates from files (CIF, POSCAR, extxyz, JSON lines): bring your own structures."""
 
@@ -58,7 +64,9 @@ class FilesGeneratorConfig(_Frozen):
         return tuple(str(Path(p).absolute()) for p in paths)
 
 
-GeneratorConfig = Annotated[ScdmGeneratorConfig | FilesGeneratorConfig, Field(discriminator="kind")]
+GeneratorConfig = Annotated[
+    ScdmGeneratorConfig | UnscdmGeneratorConfig | FilesGeneratorConfig, Field(discriminator="kind")
+]
 
 
 class ForceFieldEngineConfig(_Frozen):

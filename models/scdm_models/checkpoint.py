@@ -22,8 +22,8 @@ from scdm_models.denoiser import NetworkConfig
 from scdm_models.diffusion import Scdm
 from scdm_models.errors import CheckpointError
 
-FORMAT = "scdm-checkpoint/1"
-PACKAGED = "scdm.safetensors"
+FORMAT = "scdm-checkpoint/2"
+PACKAGED = ("scdm", "unscdm")  # the model, and the paper's control without symmetry
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Checkpoint:
     prior
         (81, K_max + 1) training counts of (layer group, number of sites).
     model_id
-        ``scdm-`` and the first 8 hex digits of the tensors' sha256.
+        ``scdm-`` or ``unscdm-`` and the first 8 hex digits of the tensors' sha256.
     card
         The model card: data, configuration, metrics, licence.
     """
@@ -74,11 +74,22 @@ def save_checkpoint(path: str | Path, model: Scdm, prior: Tensor, card: dict[str
     temporary = path.with_name(path.name + ".tmp")
     save_file(tensors, temporary, metadata=header)
     temporary.replace(path)
-    return f"scdm-{digest[:8]}"
+    return _model_id(card, digest)
 
 
-def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
-    """The checkpoint of a file, the packaged one when no path is given.
+def _model_id(card: dict[str, Any], digest: str) -> str:
+    return f"{card.get('name', 'scdm').lower()}-{digest[:8]}"
+
+
+def load_checkpoint(path: str | Path | None = None, *, packaged: str = "scdm") -> Checkpoint:
+    """The checkpoint of a file, a packaged one when no path is given.
+
+    Parameters
+    ----------
+    path
+        A file that ``scdm train`` wrote.
+    packaged
+        Which of ``PACKAGED`` where ``path`` is None.
 
     Raises
     ------
@@ -86,13 +97,14 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
         If the file is missing, is not one of ours, or does not match its own checksum.
     """
     if path is None:
-        resource = files("scdm_models").joinpath("data", PACKAGED)
+        resource = files("scdm_models").joinpath("data", f"{packaged}.safetensors")
         if not resource.is_file():
             raise CheckpointError(
-                "this installation has no packaged checkpoint; train one with `scdm train` and pass --checkpoint"
+                f"this installation has no packaged checkpoint {packaged!r}; train one with `scdm train` and pass "
+                f"--checkpoint (usually packaged: {', '.join(PACKAGED)})"
             )
-        with as_file(resource) as packaged:
-            return load_checkpoint(packaged)
+        with as_file(resource) as file:
+            return load_checkpoint(file)
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist; leave --checkpoint out to use the packaged model")
@@ -116,4 +128,5 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
     prior = tensors.pop("prior")
     model.load_state_dict(tensors)
     model.eval()
-    return Checkpoint(model, prior, f"scdm-{digest[:8]}", json.loads(header["card"]))
+    card = json.loads(header["card"])
+    return Checkpoint(model, prior, _model_id(card, digest), card)

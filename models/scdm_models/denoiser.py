@@ -183,7 +183,7 @@ class SkeletonNetwork(nn.Module):
         h = self.norm(h)
         legal: Tensor = self.legal  # type: ignore[assignment]
         letters = self.letter_head(h).masked_fill(~legal[group][:, None, :], -torch.inf)
-        descriptors: Tensor = self.element.features[:MAX_Z]  # type: ignore[index,assignment]
+        descriptors: Tensor = self.element.features[:MAX_Z]  # type: ignore[index]
         return self.element_head(h) + self.element_query(h) @ descriptors.T, letters
 
 
@@ -201,13 +201,23 @@ class Geometry:
     tensor: Tensor
 
 
-@torch.no_grad()
-def pair_geometry(batch: CrystalBatch, matrix: Tensor, radial: int, cutoff: float) -> Geometry:
-    """Radial sums over all images within ``cutoff`` angstrom (in-plane images up to two cells beyond the nearest).
+@dataclass
+class Neighbours:
+    """All pairs (representative of site i, image of an atom) of a batch within a cutoff, E of them.
 
-    Only pairs inside the cutoff are ever expanded in radial functions. No gradient: the geometry is an input.
-    matrix: (B, 2, 2) rows a, b in angstrom.
+    row, site, owner: (E,) crystal, site i and the site whose orbit the atom belongs to; vector: (E, 3) from the
+    representative to the image, angstrom, x and y in the frame of the lattice rows.
     """
+
+    row: Tensor
+    site: Tensor
+    owner: Tensor
+    vector: Tensor
+
+
+@torch.no_grad()
+def neighbours(batch: CrystalBatch, matrix: Tensor, cutoff: float) -> Neighbours:
+    """Pairs within ``cutoff`` angstrom (in-plane images up to two cells beyond the nearest); matrix: (B, 2, 2)."""
     tables = wyckoff_tensors()
     device = batch.params.device
     w = batch.wyckoff
@@ -228,22 +238,34 @@ def pair_geometry(batch: CrystalBatch, matrix: Tensor, radial: int, cutoff: floa
     reach = torch.arange(-2.0, 3.0, device=device)
     shifts = torch.cartesian_prod(reach, reach) @ matrix  # (B, 25, 2)
     flat = (delta[..., :2] @ matrix[:, None]).unsqueeze(-2) + shifts[:, None, None]  # (B, K, N, 25, 2)
-    dz = delta[..., 2].unsqueeze(-1)
-    squared = (flat**2).sum(-1) + dz**2
+    squared = (flat**2).sum(-1) + delta[..., 2].unsqueeze(-1) ** 2
     itself = (owner[:, None, :] == torch.arange(k, device=device)[None, :, None]).unsqueeze(-1) & (squared < 1e-6)
     inside = (squared < cutoff**2) & ~itself & (present[:, None] & batch.mask[:, :, None]).unsqueeze(-1)
     row, site, atom, image = inside.nonzero(as_tuple=True)
-    squared, flat = squared[row, site, atom, image], flat[row, site, atom, image]
-    dz = delta[row, site, atom, 2]
+    vector = torch.cat([flat[row, site, atom, image], delta[row, site, atom, 2].unsqueeze(-1)], -1)
+    return Neighbours(row, site, owner[row, atom], vector)
+
+
+@torch.no_grad()
+def pair_geometry(batch: CrystalBatch, matrix: Tensor, radial: int, cutoff: float) -> Geometry:
+    """Radial sums over all images within ``cutoff`` angstrom.
+
+    Only pairs inside the cutoff are ever expanded in radial functions. No gradient: the geometry is an input.
+    matrix: (B, 2, 2) rows a, b in angstrom.
+    """
+    device = batch.params.device
+    b, k = batch.wyckoff.shape
+    pairs = neighbours(batch, matrix, cutoff)
+    squared = (pairs.vector**2).sum(-1)
     distance = torch.sqrt(squared + 1e-4)
     envelope = 0.5 * (1 + torch.cos(math.pi * (distance / cutoff).clamp(max=1)))
     centres = torch.linspace(0.3, cutoff - 0.3, radial, device=device)
     gamma = 1.0 / (centres[1] - centres[0]) ** 2
     values = torch.exp(-gamma * (distance.unsqueeze(-1) - centres) ** 2) * envelope.unsqueeze(-1)  # (E, R)
-    unit = torch.cat([flat, dz.unsqueeze(-1)], -1) / torch.sqrt(squared + 0.01).unsqueeze(-1)
+    unit = pairs.vector / torch.sqrt(squared + 0.01).unsqueeze(-1)
     x, y = unit[:, 0], unit[:, 1]
     products = torch.stack([torch.ones_like(x), x, y, unit[:, 2], x * x, y * y, x * y], -1)  # (E, 7)
-    pair = (row * k + site) * k + owner[row, atom]
+    pair = (pairs.row * k + pairs.site) * k + pairs.owner
     pooled = torch.zeros(b * k * k, radial * 7, device=device)
     pooled.index_add_(0, pair, (values.unsqueeze(-1) * products.unsqueeze(-2)).flatten(1))
     pooled = pooled.view(b, k, k, radial, 7)

@@ -21,6 +21,7 @@ from scdm_models.denoiser import MASKED_ELEMENT
 from scdm_models.diffusion import exhausted_letters
 from scdm_models.encoding import MAX_ATOMS, LayerCrystal, decode
 from scdm_models.errors import GenerationError, ScdmError
+from scdm_models.guidance import FINAL_ROUNDS, ROUNDS, START, push_apart
 from scdm_models.symmetry.detect import detect_layer_group, detect_space_group
 
 DEFAULT_STEPS = 50
@@ -133,7 +134,13 @@ def _detected(structure: Structure, find: Callable[[Structure, float], int]) -> 
 
 @torch.no_grad()
 def _sample_batch(
-    checkpoint: Checkpoint, seed: int, indices: range, layer_group: int | None, steps: int, churn: float
+    checkpoint: Checkpoint,
+    seed: int,
+    indices: range,
+    layer_group: int | None,
+    steps: int,
+    churn: float,
+    repulsion: bool,
 ) -> list[LayerCrystal]:
     model, prior = checkpoint.model, checkpoint.prior.numpy().astype(float)
     rngs = [np.random.default_rng([seed, i]) for i in indices]
@@ -166,6 +173,9 @@ def _sample_batch(
         for step in range(steps):
             t, s = float(times[step]), float(times[step + 1])
             state = model.geometry_step(state, t, s, noise[:, step + 1], churn)
+            if repulsion and s < START:
+                for _ in range(FINAL_ROUNDS if step == steps - 1 else ROUNDS):
+                    state = push_apart(state)
         for row, crystal in zip(chunk.tolist(), from_batch(state), strict=True):
             crystals[row] = crystal
     return [crystals[row] for row in range(len(rngs))]
@@ -179,6 +189,7 @@ def generate(
     layer_group: int | None = None,
     steps: int | None = None,
     start: int = 0,
+    repulsion: bool = True,
     batch_size: int = 256,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[GeneratedRecord]:
@@ -198,6 +209,8 @@ def generate(
         Denoising steps, >= 1; 50 when None.
     start
         Index of the first sample.
+    repulsion
+        Whether atoms that come too close are pushed apart in the last part of the chain (``guidance``).
     batch_size
         Crystals denoised together.
     progress
@@ -225,7 +238,7 @@ def generate(
             f"layer group {layer_group} does not occur in the data that {checkpoint.model_id} was trained on; "
             "choose one that does (the model card lists them)"
         )
-    return _stream(n, seed, checkpoint, layer_group, steps or DEFAULT_STEPS, start, batch_size, progress)
+    return _stream(n, seed, checkpoint, layer_group, steps or DEFAULT_STEPS, start, repulsion, batch_size, progress)
 
 
 def _stream(
@@ -235,12 +248,13 @@ def _stream(
     layer_group: int | None,
     steps: int,
     start: int,
+    repulsion: bool,
     batch_size: int,
     progress: Callable[[int], None] | None,
 ) -> Iterator[GeneratedRecord]:
     for first in range(start, start + n, batch_size):
         indices = range(first, min(first + batch_size, start + n))
-        crystals = _sample_batch(checkpoint, seed, indices, layer_group, steps, DEFAULT_CHURN)
+        crystals = _sample_batch(checkpoint, seed, indices, layer_group, steps, DEFAULT_CHURN, repulsion)
         for index, crystal in zip(indices, crystals, strict=True):
             structure = decode(crystal)
             yield GeneratedRecord(

@@ -371,12 +371,13 @@ def _train_phase(
         best = _part(tensors, "best.")
         saved = optimizer.state_dict()
         for name, value in _part(tensors, "optimizer.").items():
-            index, key = name.split(".")
-            saved["state"].setdefault(int(index), {})[key] = value
+            number, key = name.split(".")
+            saved["state"].setdefault(int(number), {})[key] = value
         optimizer.load_state_dict(saved)
     device = data.params.device
     mixed = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
-    parameters, averages = list(net.parameters()), list(mean.parameters())
+    parameters: list[Tensor] = list(net.parameters())
+    averages: list[Tensor] = list(mean.parameters())
     model.train()
     before, started, first, saved_at = state.seconds, time.monotonic(), state.epoch, time.monotonic()
     for epoch in range(state.epoch, epochs):
@@ -396,7 +397,7 @@ def _train_phase(
                     t = (torch.rand(1) + torch.arange(len(part)) / len(part)) % 1.0  # stratified
                     loss = torch.stack(model.geometry_loss(part, t[torch.randperm(len(part))].to(device))).sum()
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             decay = min(config.ema, (1 + state.step) / (10 + state.step))

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import click
 
-from scdm_flows.cli.common import FORCE, JSON, echo_json
-from scdm_flows.cli.files import check_output, output_file, output_path
+from scdm_flows.cli.common import FORCE, JSON, disk_full, echo_json
+from scdm_flows.cli.files import check_output, output_file
 from scdm_flows.cli.progress import progress_bar
+from scdm_flows.errors import OutputError
 
 
 @click.command()
@@ -26,32 +27,37 @@ from scdm_flows.cli.progress import progress_bar
 @FORCE
 @JSON
 def train(curated: Path, config: Path | None, out: Path, force: bool, as_json: bool) -> None:
-    """Train the diffusion model on a curated set; writes OUT and the losses in OUT.csv."""
+    """Train SCDM, or with `symmetry: p1` the control UnSCDM, on a curated set; writes OUT and the losses in OUT.csv.
+
+    Only layers that are one connected layer are used. A training that was stopped goes on from OUT.state when the
+    same command is given again.
+    """
     check_output(out, force=force)  # before hours are spent
+    from scdm_flows.provenance import git_commit
     from scdm_models.datasets.records import read_curated
     from scdm_models.train import Progress, TrainConfig, load_train_config
     from scdm_models.train import train as run
 
     settings = TrainConfig() if config is None else load_train_config(config)
-    layers = read_curated(curated)
+    layers = [layer for layer in read_curated(curated) if layer.one_layer]
     card = {
+        "git_commit": git_commit(),
         "sources": sorted({layer.source for layer in layers}),
         "curated": len(layers),
         "curated_sha256": hashlib.sha256(curated.read_bytes()).hexdigest(),
         "symprec_angstrom": layers[0].symprec,
     }
-    losses, log = Path(f"{out}.csv"), ""
-    with progress_bar() as report, output_path(out, force=force) as temporary:
+    with progress_bar() as report:
 
         def show(p: Progress) -> None:
-            report(f"{p.phase} (per mille of the budget)", round(1000 * p.fraction), 1000)
+            report(f"{p.phase}, {p.remaining / 60:.0f} min left in it", p.epoch, p.epochs)
 
-        model_id = run(
-            [x.crystal for x in layers], [x.id for x in layers], temporary, settings, card=card, progress=show
-        )
-        log = Path(f"{temporary}.csv").read_text()
-    with output_file(losses, force=True) as handle:
-        handle.write(log)
+        crystals, ids = [layer.crystal for layer in layers], [layer.id for layer in layers]
+        try:
+            model_id = run(crystals, ids, out, settings, card=card, progress=show)
+        except OSError as error:
+            raise OutputError(f"{out} was not written: {disk_full(error) or error}") from error
+    losses = Path(f"{out}.csv")
     if as_json:
         echo_json({"checkpoint": str(out), "model_id": model_id, "losses": str(losses), "n": len(layers)})
     else:
@@ -64,7 +70,14 @@ def train(curated: Path, config: Path | None, out: Path, force: bool, as_json: b
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="JSON lines to write.")
 @click.option("--layer-group", type=int, help="Layer group of every sample (1-80); drawn from the data when absent.")
 @click.option("--steps", type=int, help="Denoising steps; the model's default when absent.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Checkpoint file; the packaged one when absent.")
+@click.option(
+    "--model",
+    type=click.Choice(["scdm", "unscdm"]),
+    default="scdm",
+    show_default=True,
+    help="Packaged model: SCDM, or the control without symmetry.",
+)
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Checkpoint file, instead of a packaged model.")
 @FORCE
 @JSON
 def generate(
@@ -73,6 +86,7 @@ def generate(
     out: Path,
     layer_group: int | None,
     steps: int | None,
+    model: str,
     checkpoint: Path | None,
     force: bool,
     as_json: bool,
@@ -83,6 +97,7 @@ def generate(
     space_group_detected (at symprec 1e-3 angstrom), seed, index and model_id. `scdm screen OUT` judges them.
     """
     check_output(out, force=force)
+    from scdm_models.checkpoint import load_checkpoint
     from scdm_models.sampler import generate as draw
 
     exact, model_id = 0, ""
@@ -90,7 +105,7 @@ def generate(
         samples = draw(
             count,
             seed,
-            checkpoint=None if checkpoint is None else str(checkpoint),
+            checkpoint=load_checkpoint(checkpoint, packaged=model),
             layer_group=layer_group,
             steps=steps,
             progress=lambda done: report("samples", done, count),

@@ -11,4 +11,8 @@ from scdm_flows.generators.scdm import ScdmGenerator
 
 __all__ = ["GENERATORS", "Generator"]
 
-GENERATORS: dict[str, Generator] = {"scdm": ScdmGenerator(), "files": FilesGenerator()}
+GENERATORS: dict[str, Generator] = {
+    "scdm": ScdmGenerator("scdm"),
+    "unscdm": ScdmGenerator("unscdm"),
+    "files": FilesGenerator(),
+}

@@ -49,6 +49,7 @@ def config_of(checkpoint: str, tmp_path: Path, mos2: Structure, graphene: Struct
     (tmp_path / "d.jsonl").write_text(f"{line}\nnot json\n")
     made = {
         "scdm": lambda: configs.ScdmGeneratorConfig(n=5, seed=3, checkpoint=checkpoint, steps=2),
+        "unscdm": lambda: configs.UnscdmGeneratorConfig(n=5, seed=3, checkpoint=checkpoint, steps=2),
         "files": lambda: configs.FilesGeneratorConfig(paths=(str(tmp_path),)),
     }
     return lambda kind: made[kind]()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from scdm_models.errors import CheckpointError, DatasetError, GenerationError
 from scdm_models.sampler import generate
 from scdm_models.symmetry import layer_group
 from scdm_models.symmetry.detect import detect_layer_group_spglib
-from scdm_models.train import TrainConfig, load_train_config, train
+from scdm_models.train import Progress, TrainConfig, load_train_config, train
 
 
 @pytest.fixture(scope="module")
@@ -74,15 +75,24 @@ def test_bad_requests_are_refused(arguments: dict, message: str) -> None:
         generate(**arguments)
 
 
-def test_packaged_checkpoint_is_small_and_documented() -> None:
+@pytest.mark.parametrize(("packaged", "name"), [("scdm", "SCDM"), ("unscdm", "UnSCDM")])
+def test_packaged_checkpoints_are_small_and_documented(packaged: str, name: str) -> None:
     from importlib.resources import files
 
-    resource = files("scdm_models").joinpath("data", "scdm.safetensors")
+    resource = files("scdm_models").joinpath("data", f"{packaged}.safetensors")
     assert len(resource.read_bytes()) <= 16 * 2**20
-    card = load_checkpoint().card
+    card = load_checkpoint(packaged=packaged).card
+    assert card["name"] == name
     assert card["licence"] == "BSD-3-Clause"
     assert card["n_training"] > 5000
     assert {"skeleton_nats", "plane_mse", "height_mse", "lattice_mse"} <= card["metrics"].keys()
+
+
+def test_the_control_has_no_symmetry_to_start_from() -> None:
+    for sample in generate(10, seed=1, steps=5, checkpoint=load_checkpoint(packaged="unscdm")):
+        assert sample.layer_group_requested == 1
+        assert {site.letter for site in sample.crystal.sites} == {"a"}
+        assert sample.model_id.startswith("unscdm-")
 
 
 def test_foreign_and_changed_checkpoints_are_refused(tmp_path: Path) -> None:
@@ -94,7 +104,7 @@ def test_foreign_and_changed_checkpoints_are_refused(tmp_path: Path) -> None:
         load_checkpoint(garbage)
     foreign = tmp_path / "foreign.safetensors"
     save_file({"x": torch.zeros(2)}, foreign)
-    with pytest.raises(CheckpointError, match="expected 'scdm-checkpoint/1'"):
+    with pytest.raises(CheckpointError, match="expected 'scdm-checkpoint/2'"):
         load_checkpoint(foreign)
     packaged = load_checkpoint()
     changed = tmp_path / "changed.safetensors"
@@ -106,15 +116,65 @@ def test_foreign_and_changed_checkpoints_are_refused(tmp_path: Path) -> None:
         load_checkpoint(changed)
 
 
+TINY = (
+    "skeleton_epochs: 2\ngeometry_epochs: 3\nbatch_size: 40\nvalidate_every: 1\n"
+    "network: {width: 32, skeleton_layers: 1, geometry_layers: 1, heads: 2}\n"
+)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("symmetry", ["layer_group", "p1"])
+@pytest.mark.parametrize("stop", [("skeleton", 1), ("geometry", 2)])
+def test_a_killed_training_ends_in_the_same_checkpoint(tmp_path: Path, symmetry: str, stop: tuple[str, int]) -> None:
+    (tmp_path / "c.yaml").write_text(f"symmetry: {symmetry}\n{TINY}")
+    config = load_train_config(tmp_path / "c.yaml")
+    crystals, ids = [random_crystal(1 + k % 80, seed=k) for k in range(80)], [f"c{k}" for k in range(80)]
+
+    whole = train(crystals, ids, tmp_path / "whole.safetensors", config)
+    seen: list[tuple[str, int]] = []
+
+    def kill(p: Progress) -> None:
+        seen.append((p.phase, p.epoch))
+        if seen[-1] == stop:
+            raise Killed
+
+    out = tmp_path / "killed.safetensors"
+    with pytest.raises(Killed):
+        train(crystals, ids, out, config, progress=kill, save_seconds=0)
+    again = train(crystals, ids, out, config, save_seconds=0)
+    assert again == whole  # the id is a hash of every weight
+    assert not Path(f"{out}.state").exists()
+    assert load_checkpoint(out).card["name"] == {"layer_group": "SCDM", "p1": "UnSCDM"}[symmetry]
+
+
+def test_the_state_of_another_training_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(TINY)
+    config = load_train_config(tmp_path / "c.yaml")
+    crystals, ids = [random_crystal(1 + k % 80, seed=k) for k in range(80)], [f"c{k}" for k in range(80)]
+    out = tmp_path / "x.safetensors"
+
+    def kill(p: Progress) -> None:
+        if p.epoch == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(crystals, ids, out, config, progress=kill, save_seconds=0)
+    with pytest.raises(CheckpointError, match="another configuration"):
+        train(crystals, ids, out, replace(config, seed=1))
+
+
 def test_training_from_the_start_to_a_sample(tmp_path: Path) -> None:
-    (tmp_path / "c.yaml").write_text(
-        "skeleton_max_epochs: 1\nmax_epochs: 1\nbatch_size: 40\nnetwork: {width: 32, skeleton_layers: 1, geometry_layers: 1, heads: 2}\n"
-    )
+    (tmp_path / "c.yaml").write_text(TINY)
     config = load_train_config(tmp_path / "c.yaml")
     crystals = [random_crystal(1 + k % 80, seed=k) for k in range(80)]
     out = tmp_path / "tiny.safetensors"
     model_id = train(crystals, [f"c{k}" for k in range(80)], out, config)
-    assert (tmp_path / "tiny.safetensors.csv").read_text().startswith("phase,epoch,seconds,loss,validation")
+    assert (
+        (tmp_path / "tiny.safetensors.csv").read_text().startswith("phase,epoch,seconds,learning_rate,loss,validation")
+    )
     (sample,) = generate(1, checkpoint=str(out), steps=3)
     assert sample.model_id == model_id
     with pytest.raises(DatasetError, match="at least 50"):

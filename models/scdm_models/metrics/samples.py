@@ -230,8 +230,6 @@ def composition_valid(formula: str) -> bool:
         composition = Composition(formula)
     except ValueError as error:
         raise ScdmError(f"formula {formula!r} cannot be read ({error}); write it like MoS2") from None
-    if not len(composition):
-        raise ScdmError(f"formula {formula!r} has no elements; write it like MoS2")
     if len(composition) > MOST_SMACT_ELEMENTS:
         raise ScdmError(
             f"{formula} has {len(composition)} elements, SMACT judges at most {MOST_SMACT_ELEMENTS} in reasonable "

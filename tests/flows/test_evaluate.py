@@ -1,0 +1,83 @@
+"""``scdm evaluate`` counts what is in the files, names lines it cannot read, and never averages one seed twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from pymatgen.core import Lattice, Structure
+
+from scdm_flows.cli.evaluate import evaluate
+from scdm_models.encoding import LayerCrystal, Site, decode
+from scdm_models.errors import ScdmError
+
+MOS2 = LayerCrystal(78, (3.18, 3.18, 120.0), (Site(42, "a", (0.0, 0.0, 0.0)), Site(16, "e", (1 / 3, 2 / 3, 1.56))))
+
+
+def record(structure: Structure, *, seed: int, detected: int, crystal: LayerCrystal = MOS2) -> str:
+    return json.dumps(
+        {
+            "structure": structure.as_dict(),
+            "crystal": crystal.to_dict(),
+            "layer_group_requested": 78,
+            "layer_group_detected": detected,
+            "model_id": "scdm-test",
+            "seed": seed,
+        }
+    )
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    good = decode(MOS2)
+    clash = Structure(Lattice.hexagonal(3.2, 20), ["Mo", "Mo"], [[0, 0, 0.5], [0, 0, 0.51]])  # 0.2 angstrom apart
+    first, second = tmp_path / "0.jsonl", tmp_path / "1.jsonl"
+    lines = [record(good, seed=0, detected=78), record(good, seed=0, detected=78)]
+    first.write_text("\n".join([*lines, record(clash, seed=0, detected=1), "not json"]))
+    second.write_text("\n".join(record(good, seed=1, detected=78) for _ in range(4)))
+    return [first, second]
+
+
+def run(*arguments: object) -> dict:
+    result = CliRunner().invoke(evaluate, [*map(str, arguments), "--json"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_shares_of_one_file(files: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "numbers.json"
+    result = run(files[0], "-o", out)
+    (model,) = result["models"]
+    shares = {name: m["value"] for name, m in model["measures"].items()}
+    # four lines: MoS2 twice, two atoms at 0.2 angstrom, and one that is no sample and counts as not valid
+    assert model["n"] == 4
+    assert list(result["files"][0]["unreadable"]) == ["4"]
+    assert shares["valid_distance"] == shares["valid_radii"] == 0.5
+    assert shares["group_exact"] == 0.5
+    assert shares["p1"] == 0.25
+    assert shares["novel_templates"] == 0.0  # 1H-MoS2's template is in every data set
+    assert model["interval_over"] == "samples"
+    assert json.loads(out.read_text()) == result
+
+
+def test_files_of_one_model_are_seeds(files: list[Path]) -> None:
+    (model,) = run(*files)["models"]
+    valid = model["measures"]["valid_radii"]
+    assert model["interval_over"] == "seeds"
+    assert valid["value"] == pytest.approx(0.75)  # mean of 0.5 and 1
+    assert 0.0 <= valid["low"] <= valid["value"] <= valid["high"] <= 1.0
+
+
+def test_one_seed_twice_is_refused(files: list[Path]) -> None:
+    result = CliRunner().invoke(evaluate, [str(files[0]), str(files[0])])
+    assert result.exit_code == 2
+    assert "same seed" in result.output
+
+
+def test_a_file_without_samples_is_refused(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("no sample\n")
+    with pytest.raises(ScdmError, match="holds no sample"):
+        CliRunner().invoke(evaluate, [str(empty)], catch_exceptions=False)

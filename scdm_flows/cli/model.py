@@ -71,6 +71,12 @@ def train(curated: Path, config: Path | None, out: Path, force: bool, as_json: b
 @click.option("--layer-group", type=int, help="Layer group of every sample (1-80); drawn from the data when absent.")
 @click.option("--steps", type=int, help="Denoising steps; the model's default when absent.")
 @click.option(
+    "--repulsion/--no-repulsion",
+    default=True,
+    show_default=True,
+    help="Push atoms apart that come too close, late in the chain.",
+)
+@click.option(
     "--model",
     type=click.Choice(["scdm", "unscdm"]),
     default="scdm",
@@ -86,6 +92,7 @@ def generate(
     out: Path,
     layer_group: int | None,
     steps: int | None,
+    repulsion: bool,
     model: str,
     checkpoint: Path | None,
     force: bool,
@@ -108,6 +115,7 @@ def generate(
             checkpoint=load_checkpoint(checkpoint, packaged=model),
             layer_group=layer_group,
             steps=steps,
+            repulsion=repulsion,
             progress=lambda done: report("samples", done, count),
         )
         report("samples", 0, count)

@@ -182,3 +182,13 @@ def test_training_from_the_start_to_a_sample(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("learningrate: 1\n")
     with pytest.raises(DatasetError, match="learningrate"):
         load_train_config(tmp_path / "bad.yaml")
+
+
+def test_guidance_can_be_left_out_and_does_what_it_says() -> None:
+    # the same draws with and without: guidance may only raise the shortest relative distance of the crowded ones
+    from scdm_models.validity import shortest_distances
+
+    guided = [shortest_distances(s.structure).min_ratio for s in generate(40, seed=5, steps=20)]
+    raw = [shortest_distances(s.structure).min_ratio for s in generate(40, seed=5, steps=20, repulsion=False)]
+    assert min(guided) > 0.7
+    assert min(raw) < 0.7  # else there was nothing to do

@@ -34,7 +34,19 @@ class ScdmGeneratorConfig(_Frozen):
     layer_group: int | None = Field(
         None, ge=1, le=80, description="layer group of every sample; drawn from the data when absent"
     )
-    steps: int | None = Field(None, ge=1, description="denoising steps; the checkpoint's default when absent")
+    elements: str | None = Field(None, description="only these elements may occur, such as Mo,W,S,Se; any when absent")
+    formula: str | None = Field(None, description="reduced formula of every sample, such as MoS2; any when absent")
+    n_atoms: int | None = Field(None, ge=1, description="atoms in the primitive cell; any number when absent")
+    stability: float | None = Field(
+        0.1,
+        description="energy above hull that the model is asked for, eV/atom; null asks for none. A condition of the "
+        "model, not a filter",
+    )
+    weight: float = Field(1.0, ge=0, description="weight of classifier-free guidance towards what is asked for")
+    guidance: bool = Field(
+        True, description="push apart atoms that come too close and pull together what falls into parts"
+    )
+    steps: int | None = Field(None, ge=1, description="denoising steps; the model's default when absent")
     shard_size: int = Field(100, ge=1, description="samples a generation job makes")
 
     @field_validator("checkpoint")

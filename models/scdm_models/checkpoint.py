@@ -22,7 +22,7 @@ from scdm_models.denoiser import NetworkConfig
 from scdm_models.diffusion import Scdm
 from scdm_models.errors import CheckpointError
 
-FORMAT = "scdm-checkpoint/2"
+FORMAT = "scdm-checkpoint/3"
 PACKAGED = ("scdm", "unscdm")  # the model, and the paper's control without symmetry
 
 

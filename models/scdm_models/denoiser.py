@@ -8,6 +8,7 @@ images; such sums are equivariant under the group, hence tangent to each Wyckoff
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,6 +22,14 @@ from scdm_models.elements import MAX_Z, N_FEATURES, element_features
 from scdm_models.schedules import signal_noise
 
 MASKED_ELEMENT = MAX_Z  # class of a masked element
+STABILITY_EDGES = (0.05, 0.1, 0.2, 0.4)  # eV/atom above hull, between the classes of stability
+N_STABILITY = len(STABILITY_EDGES) + 1
+WISH_WIDTH = 2 * MAX_Z + 2 + N_STABILITY
+
+
+def stability_class(e_above_hull: float | None) -> int:
+    """Class 0 (most stable) to N_STABILITY - 1 of an energy above hull in eV/atom; -1 where it is not known."""
+    return -1 if e_above_hull is None else bisect_left(STABILITY_EDGES, e_above_hull)
 
 
 @dataclass(frozen=True)
@@ -96,27 +105,29 @@ class ElementEmbedding(nn.Module):
 
 @dataclass
 class Wish:
-    """What is asked of the composition of each crystal; rows of zeros ask nothing.
+    """What is asked of each crystal; rows of zeros ask nothing.
 
-    allowed: (B, MAX_Z), 1 at the elements that may occur; fractions: (B, MAX_Z) atomic fractions of a formula.
+    allowed: (B, MAX_Z), 1 at the elements that may occur; fractions: (B, MAX_Z) atomic fractions of a formula;
+    stability: (B, N_STABILITY), 1 at the class of energy above hull (``stability_class``).
     """
 
     allowed: Tensor
     fractions: Tensor
+    stability: Tensor
 
     @classmethod
     def none(cls, n: int, device: torch.device | str = "cpu") -> Wish:
         """No wish for ``n`` crystals."""
-        return cls(torch.zeros(n, MAX_Z, device=device), torch.zeros(n, MAX_Z, device=device))
+        return cls(*(torch.zeros(n, width, device=device) for width in (MAX_Z, MAX_Z, N_STABILITY)))
 
     def take(self, index: Tensor) -> Wish:
         """The rows at ``index``."""
-        return Wish(self.allowed[index], self.fractions[index])
+        return Wish(self.allowed[index], self.fractions[index], self.stability[index])
 
     def tensor(self) -> Tensor:
-        """(B, 2 MAX_Z + 2): both, and a flag each that says whether it is asked for."""
+        """(B, WISH_WIDTH): all three, and a flag for each composition that says whether it is asked for."""
         flags = torch.stack([self.allowed.any(1), self.fractions.any(1)], -1).to(self.allowed.dtype)
-        return torch.cat([self.allowed, self.fractions, flags], -1)
+        return torch.cat([self.allowed, self.fractions, flags, self.stability], -1)
 
 
 class SkeletonNetwork(nn.Module):
@@ -128,7 +139,7 @@ class SkeletonNetwork(nn.Module):
         n_positions = wyckoff_tensors().n_positions
         self.masked_letter = n_positions
         self.element = ElementEmbedding(d, extra=1)
-        self.wish = nn.Linear(2 * MAX_Z + 2, d, bias=False)
+        self.wish = nn.Linear(WISH_WIDTH, d, bias=False)
         self.letter = nn.Embedding(n_positions + 1, d)
         self.letter_kind = nn.Linear(6, d)  # what letters of different groups have in common
         self.group = nn.Embedding(81, d)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from scdm_models.batch import CrystalBatch, lattice_free, wyckoff_tensors
 from scdm_models.corruption import Scales, centre_heights, corrupt, displacement_scale, tangents
-from scdm_models.denoiser import MASKED_ELEMENT, GeometryNetwork, NetworkConfig, SkeletonNetwork, Wish
+from scdm_models.denoiser import MASKED_ELEMENT, N_STABILITY, GeometryNetwork, NetworkConfig, SkeletonNetwork, Wish
 from scdm_models.elements import MAX_Z
 from scdm_models.schedules import plane_sigma, signal_noise
 
@@ -22,13 +22,16 @@ class Scdm(nn.Module):
         self.skeleton = SkeletonNetwork(config)
         self.geometry = GeometryNetwork(config)
 
-    def skeleton_loss(self, batch: CrystalBatch, generator: torch.Generator | None = None) -> Tensor:
+    def skeleton_loss(
+        self, batch: CrystalBatch, generator: torch.Generator | None = None, stability: Tensor | None = None
+    ) -> Tensor:
         """Cross-entropy of masked elements and letters (absorbing-state D3PM), nats a token.
 
         Half of the crystals get independent masks of a uniform rate on all tokens; the others a state that the
         sampler visits: letters partly masked with all elements masked, or letters known and elements partly masked.
-        Half of the crystals come with a wish that they fulfil (``composition_wish``), so that one network is both the
-        conditional and the unconditional one of classifier-free guidance (arXiv 2207.12598).
+        Half of the crystals come with a wish for their composition that they fulfil (``composition_wish``), and half
+        with their class of ``stability`` ((B,), -1 where it is not known), so that one network is both the conditional
+        and the unconditional one of classifier-free guidance (arXiv 2207.12598).
         """
         b, k = batch.element.shape
         device = batch.element.device
@@ -45,6 +48,9 @@ class Scdm(nn.Module):
         element = torch.where(hide_element, MASKED_ELEMENT, batch.element)
         letter = torch.where(hide_letter, self.skeleton.masked_letter, batch.wyckoff)
         wish = composition_wish(batch, uniform(b, 1), uniform(b, 1), uniform(b, MAX_Z))
+        if stability is not None:
+            told = (uniform(b) < 0.5) & (stability >= 0)
+            wish.stability = F.one_hot(stability.clamp(min=0), N_STABILITY) * told[:, None].to(wish.stability.dtype)
         element_logits, letter_logits = self.skeleton(batch.group, element, letter, batch.mask, wish)
         loss_element = F.cross_entropy(element_logits[hide_element], batch.element[hide_element], reduction="sum")
         loss_letter = F.cross_entropy(letter_logits[hide_letter], batch.wyckoff[hide_letter], reduction="sum")
@@ -137,7 +143,9 @@ def composition_wish(batch: CrystalBatch, kind: Tensor, rate: Tensor, draws: Ten
     counts.scatter_add_(1, batch.element, atoms.to(counts.dtype))
     fractions = counts / counts.sum(1, keepdim=True)
     allowed = ((fractions > 0) | (draws < 0.5 * rate**2)).to(counts.dtype)
-    return Wish(allowed * ((kind >= 0.5) & (kind < 0.75)), fractions * (kind >= 0.75))
+    wish = Wish.none(len(batch), batch.group.device)
+    wish.allowed, wish.fractions = allowed * ((kind >= 0.5) & (kind < 0.75)), fractions * (kind >= 0.75)
+    return wish
 
 
 def exhausted_letters(letter: Tensor, mask: Tensor) -> Tensor:

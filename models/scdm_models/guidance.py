@@ -1,7 +1,8 @@
-"""Steric guidance: pushes atoms apart that are closer than matter allows, along the free directions of their sites.
+"""Guidance of the chain's last part, when distances mean something: atoms that are closer than matter allows are pushed
+apart, and a crystal that falls into parts is pulled together (``cohesion``).
 
-A soft-sphere repulsion between covalent radii, applied to the state of the reverse chain in its last part, when
-distances mean something. It moves what the chain moves (free coordinates and the area), so the group stays.
+Both move what the chain moves (free coordinates and free lattice parameters), so the group stays. ``push_apart`` is a
+soft-sphere repulsion between covalent radii.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ import torch
 from torch import Tensor
 
 from scdm_models.batch import CrystalBatch, lattice_matrix, n_atoms, reference_cell, wyckoff_tensors
+from scdm_models.cohesion import pull_together
 from scdm_models.corruption import centre_heights, tangents
 from scdm_models.denoiser import neighbours
 from scdm_models.elements import MAX_Z
 from scdm_models.lattice import covalent_radii
 
 CONTACT_FACTOR = 0.78  # atoms closer than this times the sum of their covalent radii repel each other
-ROUNDS = 1  # pushes after each step of the last part of the chain
-FINAL_ROUNDS = 12  # pushes after the last step; crystals without a contact are left as they are
 START = 0.2  # time at which guidance begins
+PULLS = 2  # times a crystal is pulled together within the last part of the chain
+FINAL_ROUNDS = 16  # of a pull and two pushes after the last step; crystals that need neither are left as they are
 
 
 @cache
@@ -30,11 +32,37 @@ def _radii() -> Tensor:
     return torch.from_numpy(covalent_radii(np.arange(1, MAX_Z + 1))).float()
 
 
+def settle(batch: CrystalBatch) -> CrystalBatch:
+    """The crystals after pulls and pushes until they are one layer without contacts, or ``FINAL_ROUNDS`` are spent."""
+    out = batch
+    rows = torch.arange(len(batch))
+    active = batch
+    for _ in range(FINAL_ROUNDS):
+        active, open_ = pull_together(active)
+        active, touching = push_apart(active)
+        active, still = push_apart(active)
+        busy = open_ | touching | still
+        out = _put(out, rows, active)
+        if not busy.any():
+            break
+        rows, active = rows[busy], active.take(busy.nonzero().flatten())
+    return out
+
+
+def _put(batch: CrystalBatch, rows: Tensor, part: CrystalBatch) -> CrystalBatch:
+    """The batch with parameters and lattice of ``part`` at ``rows``."""
+    params, lattice = batch.params.clone(), batch.lattice.clone()
+    params[rows, : part.params.shape[1]] = part.params
+    lattice[rows] = part.lattice
+    return CrystalBatch(batch.group, batch.wyckoff, batch.element, batch.mask, params, lattice)
+
+
 @torch.no_grad()
-def push_apart(batch: CrystalBatch, factor: float = CONTACT_FACTOR) -> CrystalBatch:
+def push_apart(batch: CrystalBatch, factor: float = CONTACT_FACTOR) -> tuple[CrystalBatch, Tensor]:
     """One push: every site moves by half the overlap of each of its contacts, the area grows by half of its share.
 
-    A crystal without contacts comes back unchanged. factor: contact distance over the sum of covalent radii.
+    Returns the crystals and (B,) which of them had contacts; the others come back unchanged. factor: contact distance
+    over the sum of covalent radii.
     """
     b, k = batch.wyckoff.shape
     device = batch.params.device
@@ -68,4 +96,5 @@ def push_apart(batch: CrystalBatch, factor: float = CONTACT_FACTOR) -> CrystalBa
     growth = (0.5 * wanted / (stiffness + 1.0)).clamp(max=0.05)
     lattice = torch.cat([batch.lattice[:, :1] + growth.unsqueeze(-1), batch.lattice[:, 1:]], -1)
     params = torch.cat([plane, height.unsqueeze(-1)], -1)
-    return CrystalBatch(batch.group, batch.wyckoff, batch.element, batch.mask, params, lattice)
+    pushed = CrystalBatch(batch.group, batch.wyckoff, batch.element, batch.mask, params, lattice)
+    return pushed, torch.zeros(b, dtype=torch.bool, device=device).index_fill_(0, row.unique(), True)

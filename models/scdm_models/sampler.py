@@ -6,27 +6,52 @@ is filtered: what the model draws is what is returned, with the group found in i
 
 from __future__ import annotations
 
+import multiprocessing
+from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from pymatgen.core import Structure
-from torch import Tensor
 
-from scdm_models.batch import CrystalBatch, from_batch, n_atoms, wyckoff_tensors
+from scdm_models.batch import CrystalBatch, from_batch, n_atoms
 from scdm_models.checkpoint import Checkpoint, load_checkpoint
-from scdm_models.denoiser import MASKED_ELEMENT
-from scdm_models.diffusion import exhausted_letters
-from scdm_models.encoding import MAX_ATOMS, LayerCrystal, decode
+from scdm_models.cohesion import pull_together
+from scdm_models.encoding import LayerCrystal, decode
 from scdm_models.errors import GenerationError, ScdmError
-from scdm_models.guidance import FINAL_ROUNDS, ROUNDS, START, push_apart
+from scdm_models.guidance import PULLS, START, push_apart, settle
+from scdm_models.skeletons import SkeletonRules, draw, draw_skeletons, skeleton_prior
 from scdm_models.symmetry.detect import detect_layer_group, detect_space_group
 
-DEFAULT_STEPS = 50
-DEFAULT_CHURN = 0.5
+DEFAULT_STEPS = 20
+CHUNK = 32  # crystals denoised together
 DETECTION_SYMPREC = 1e-3
+
+
+@dataclass(frozen=True)
+class SamplerOptions:
+    """How the chain is run.
+
+    Parameters
+    ----------
+    steps
+        Denoising steps of lattice and coordinates.
+    churn
+        Share of the ancestral sampler's noise: 1 is the DDPM, 0 the deterministic chain.
+    guidance
+        Whether the last part of the chain pushes apart atoms that are too close and pulls together crystals that fall
+        into parts (``guidance``).
+    skeletons
+        How letters and elements are drawn.
+    """
+
+    steps: int = DEFAULT_STEPS
+    churn: float = 0.5
+    guidance: bool = True
+    skeletons: SkeletonRules = field(default_factory=SkeletonRules)
 
 
 @dataclass(frozen=True)
@@ -68,63 +93,6 @@ class GeneratedRecord:
         }
 
 
-def _draw(probabilities: np.ndarray, rng: np.random.Generator) -> int:
-    cumulative = np.cumsum(probabilities)
-    return int(min(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"), len(cumulative) - 1))
-
-
-def _draw_rows(logits: Tensor, uniform: np.ndarray) -> Tensor:
-    """(n,) classes drawn from (n, C) logits with one uniform number each."""
-    cumulative = torch.softmax(logits.double(), -1).cumsum(-1)
-    threshold = torch.from_numpy(uniform).unsqueeze(-1) * cumulative[:, -1:]
-    return (cumulative <= threshold).sum(-1).clamp(max=logits.shape[-1] - 1)
-
-
-def _skeletons(
-    checkpoint: Checkpoint, groups: np.ndarray, counts: np.ndarray, rngs: list[np.random.Generator]
-) -> CrystalBatch:
-    """Letters, then elements, one site at a time by the masked chain. groups, counts: (B,)."""
-    net = checkpoint.model.skeleton
-    b, k = len(groups), int(counts.max())
-    group = torch.from_numpy(groups)
-    mask = torch.arange(k)[None, :] < torch.from_numpy(counts)[:, None]
-    element = torch.full((b, k), MASKED_ELEMENT)
-    letter = torch.full((b, k), net.masked_letter)
-    for site in range(k):
-        rows = mask[:, site].nonzero().flatten()
-        _, logits = net(group[rows], element[rows], letter[rows], mask[rows])
-        row_logits = logits[:, site]
-        known = mask[rows] & (letter[rows] != net.masked_letter)
-        exhausted = exhausted_letters(letter[rows].clamp(max=net.masked_letter), known)
-        letter[rows, site] = _draw_rows(
-            _affordable(row_logits.masked_fill(exhausted, -torch.inf), group[rows], letter[rows], known),
-            np.array([rngs[i].random() for i in rows.tolist()]),
-        )
-    unseen = torch.ones(MASKED_ELEMENT, dtype=torch.bool)
-    unseen[torch.tensor(checkpoint.card["elements"]) - 1] = False
-    for site in range(k):
-        rows = mask[:, site].nonzero().flatten()
-        logits, _ = net(group[rows], element[rows], letter[rows], mask[rows])
-        uniform = np.array([rngs[i].random() for i in rows.tolist()])
-        element[rows, site] = _draw_rows(logits[:, site].masked_fill(unseen, -torch.inf), uniform)
-    zeros = torch.zeros(b, k, 3)
-    letter = torch.where(mask, letter, 0)
-    element = torch.where(mask, element, 0)
-    return CrystalBatch(group, letter, element, mask, zeros, torch.zeros(b, 3))
-
-
-def _affordable(logits: Tensor, group: Tensor, letter: Tensor, known: Tensor) -> Tensor:
-    """Logits without the positions that would exceed ``MAX_ATOMS`` atoms in the primitive cell."""
-    tables = wyckoff_tensors()
-    taken = (tables.multiplicity[letter.clamp(max=tables.n_positions - 1)] * known).sum(1)
-    centred = torch.tensor([10, 13, 18, 22, 26, 35, 36, 47, 48])
-    limit = torch.where(torch.isin(group, centred), 2 * MAX_ATOMS, MAX_ATOMS)
-    too_many = taken[:, None] + tables.multiplicity[None, :] > limit[:, None]
-    limited = logits.masked_fill(too_many, -torch.inf)
-    dead = torch.isneginf(limited).all(-1, keepdim=True)
-    return torch.where(dead, logits, limited)
-
-
 def _detected(structure: Structure, find: Callable[[Structure, float], int]) -> int | None:
     try:
         return find(structure, DETECTION_SYMPREC)
@@ -132,53 +100,62 @@ def _detected(structure: Structure, find: Callable[[Structure, float], int]) -> 
         return None
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def _sample_batch(
-    checkpoint: Checkpoint,
-    seed: int,
-    indices: range,
-    layer_group: int | None,
-    steps: int,
-    churn: float,
-    repulsion: bool,
+    checkpoint: Checkpoint, seed: int, indices: range, prior: np.ndarray, options: SamplerOptions
 ) -> list[LayerCrystal]:
-    model, prior = checkpoint.model, checkpoint.prior.numpy().astype(float)
     rngs = [np.random.default_rng([seed, i]) for i in indices]
     groups, counts = [], []
     for rng in rngs:
-        table = prior.copy()
-        if layer_group is not None:
-            table[np.arange(len(table)) != layer_group] = 0
-        flat = _draw(table.ravel(), rng)
+        flat = draw(prior.ravel(), rng)
         groups.append(flat // prior.shape[1])
         counts.append(flat % prior.shape[1])
-    skeleton = _skeletons(checkpoint, np.array(groups), np.array(counts), rngs)
-    # sort by size so that small crystals do not pay for the padding of large ones
-    order = torch.argsort(n_atoms(skeleton.wyckoff, skeleton.mask) * 100 + skeleton.mask.sum(1), stable=True)
-    times = np.linspace(1.0, 0.0, steps + 1)
     crystals: dict[int, LayerCrystal] = {}
-    for chunk in order.split(32):
-        part = skeleton.take(chunk)
-        k = part.element.shape[1]
-        own = [rngs[i] for i in chunk.tolist()]
-        # draws are per site so that they do not depend on the batch's padding
-        noise = torch.zeros(len(own), steps + 1, k + 1, 3)
-        uniform = torch.zeros(len(own), k, 2)
-        for row, rng in enumerate(own):
-            n = int(part.mask[row].sum())
-            draws = torch.from_numpy(rng.standard_normal((steps + 1, n + 1, 3))).float()
-            noise[row, :, :n], noise[row, :, k] = draws[:, :n], draws[:, n]
-            uniform[row, :n] = torch.from_numpy(rng.random((n, 2))).float()
-        state = model.geometry_prior(part, noise[:, 0], uniform)
-        for step in range(steps):
-            t, s = float(times[step]), float(times[step + 1])
-            state = model.geometry_step(state, t, s, noise[:, step + 1], churn)
-            if repulsion and s < START:
-                for _ in range(FINAL_ROUNDS if step == steps - 1 else ROUNDS):
-                    state = push_apart(state)
-        for row, crystal in zip(chunk.tolist(), from_batch(state), strict=True):
-            crystals[row] = crystal
+    for rows, skeletons in draw_skeletons(checkpoint, groups, counts, rngs, options.skeletons):
+        # sort by size so that small crystals do not pay for the padding of large ones
+        order = torch.argsort(n_atoms(skeletons.wyckoff, skeletons.mask), stable=True)
+        for chunk in order.split(CHUNK):
+            chosen = [rows[i] for i in chunk.tolist()]
+            state = denoise(checkpoint, skeletons.take(chunk), [rngs[i] for i in chosen], options)
+            crystals |= zip(chosen, from_batch(state), strict=True)
     return [crystals[row] for row in range(len(rngs))]
+
+
+def denoise(
+    checkpoint: Checkpoint,
+    noisy: CrystalBatch,
+    rngs: list[np.random.Generator],
+    options: SamplerOptions,
+    start: float | None = None,
+) -> CrystalBatch:
+    """Lattices and coordinates by the reverse chain.
+
+    noisy: (B) skeletons, or crystals at the time ``start``; from there the same share of the steps is taken.
+    """
+    model = checkpoint.model
+    steps = options.steps if start is None else max(1, round(start * options.steps))
+    k = noisy.element.shape[1]
+    # draws are per site so that they do not depend on the batch's padding
+    noise = torch.zeros(len(rngs), steps + 1, k + 1, 3)
+    uniform = torch.zeros(len(rngs), k, 2)
+    for row, rng in enumerate(rngs):
+        n = int(noisy.mask[row].sum())
+        draws = torch.from_numpy(rng.standard_normal((steps + 1, n + 1, 3))).float()
+        noise[row, :, :n], noise[row, :, k] = draws[:, :n], draws[:, n]
+        uniform[row, :n] = torch.from_numpy(rng.random((n, 2))).float()
+    state = noisy if start is not None else model.geometry_prior(noisy, noise[:, 0], uniform)
+    times = np.linspace(start or 1.0, 0.0, steps + 1)
+    guided = [step for step in range(steps - 1) if times[step + 1] < START]
+    pulls = {guided[len(guided) * i // PULLS] for i in range(PULLS)} if guided else set()
+    for step in range(steps):
+        state = model.geometry_step(
+            state, float(times[step]), float(times[step + 1]), noise[:, step + 1], options.churn
+        )
+        if options.guidance and step in guided:
+            if step in pulls:
+                state, _ = pull_together(state)
+            state, _ = push_apart(state)
+    return settle(state) if options.guidance else state
 
 
 def generate(
@@ -187,10 +164,10 @@ def generate(
     *,
     checkpoint: Checkpoint | str | None = None,
     layer_group: int | None = None,
-    steps: int | None = None,
+    options: SamplerOptions | None = None,
     start: int = 0,
-    repulsion: bool = True,
     batch_size: int = 256,
+    processes: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[GeneratedRecord]:
     """Samples ``start`` to ``start + n - 1`` of a seed, one after the other, in bounded memory.
@@ -205,67 +182,100 @@ def generate(
         A loaded checkpoint, a file, or None for the packaged one.
     layer_group
         1 to 80, or None to draw it from the training data.
-    steps
-        Denoising steps, >= 1; 50 when None.
+    options
+        How the chain is run; ``SamplerOptions()`` when None.
     start
         Index of the first sample.
-    repulsion
-        Whether atoms that come too close are pushed apart in the last part of the chain (``guidance``).
     batch_size
-        Crystals denoised together.
+        Crystals drawn together.
+    processes
+        Processes that draw batches side by side, started by ``spawn``; what is drawn does not depend on it.
     progress
         Called with the number of finished samples.
 
     Raises
     ------
     GenerationError
-        If an argument is out of range or the training data lack the layer group.
+        If an argument is out of range, the training data lack the layer group or an element, or no occupation of
+        Wyckoff positions gives the composition.
     """
     if n < 1:
         raise GenerationError(f"n={n} must be >= 1; ask for at least one sample")
     if seed < 0:
         raise GenerationError(f"seed={seed} must be >= 0")
-    if steps is not None and steps < 1:
-        raise GenerationError(f"steps={steps} must be >= 1; {DEFAULT_STEPS} is the default")
-    if batch_size < 1:
-        raise GenerationError(f"batch_size={batch_size} must be >= 1")
+    options = options or SamplerOptions()
+    if options.steps < 1:
+        raise GenerationError(f"steps={options.steps} must be >= 1; {DEFAULT_STEPS} is the default")
+    if batch_size < 1 or processes < 1:
+        raise GenerationError(f"batch_size={batch_size} and processes={processes} must be >= 1")
     if layer_group is not None and not 1 <= layer_group <= 80:
         raise GenerationError(f"layer_group={layer_group} must be 1 to 80")
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = load_checkpoint(checkpoint)
-    if layer_group is not None and float(checkpoint.prior[layer_group].sum()) == 0:
-        raise GenerationError(
-            f"layer group {layer_group} does not occur in the data that {checkpoint.model_id} was trained on; "
-            "choose one that does (the model card lists them)"
-        )
-    return _stream(n, seed, checkpoint, layer_group, steps or DEFAULT_STEPS, start, repulsion, batch_size, progress)
+    prior = skeleton_prior(checkpoint, layer_group, options.skeletons.composition)
+    batches = [range(i, min(i + batch_size, start + n)) for i in range(start, start + n, batch_size)]
+    job = _Job(checkpoint, seed, prior, options)
+    return _stream(job, batches, min(processes, len(batches)), progress)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What all batches of a call have in common."""
+
+    checkpoint: Checkpoint
+    seed: int
+    prior: np.ndarray
+    options: SamplerOptions
+
+    def records(self, indices: range) -> list[GeneratedRecord]:
+        """The finished samples of one batch."""
+        found = []
+        crystals = _sample_batch(self.checkpoint, self.seed, indices, self.prior, self.options)
+        for index, crystal in zip(indices, crystals, strict=True):
+            structure = decode(crystal)
+            group, space_group = (_detected(structure, find) for find in (detect_layer_group, detect_space_group))
+            requested, model_id = crystal.layer_group, self.checkpoint.model_id
+            found.append(GeneratedRecord(structure, requested, group, space_group, self.seed, index, model_id, crystal))
+        return found
+
+
+_JOB: _Job | None = None  # of a worker process
+
+
+def _begin(job: _Job) -> None:
+    global _JOB
+    torch.set_num_threads(1)
+    _JOB = job
+
+
+def _work(indices: range) -> list[GeneratedRecord]:
+    assert _JOB is not None
+    return _JOB.records(indices)
 
 
 def _stream(
-    n: int,
-    seed: int,
-    checkpoint: Checkpoint,
-    layer_group: int | None,
-    steps: int,
-    start: int,
-    repulsion: bool,
-    batch_size: int,
-    progress: Callable[[int], None] | None,
+    job: _Job, batches: list[range], processes: int, progress: Callable[[int], None] | None
 ) -> Iterator[GeneratedRecord]:
-    for first in range(start, start + n, batch_size):
-        indices = range(first, min(first + batch_size, start + n))
-        crystals = _sample_batch(checkpoint, seed, indices, layer_group, steps, DEFAULT_CHURN, repulsion)
-        for index, crystal in zip(indices, crystals, strict=True):
-            structure = decode(crystal)
-            yield GeneratedRecord(
-                structure,
-                crystal.layer_group,
-                _detected(structure, detect_layer_group),
-                _detected(structure, detect_space_group),
-                seed,
-                index,
-                checkpoint.model_id,
-                crystal,
-            )
+    done = 0
+    for records in map(job.records, batches) if processes == 1 else _side_by_side(job, batches, processes):
+        yield from records
+        done += len(records)
         if progress is not None:
-            progress(indices.stop - start)
+            progress(done)
+
+
+def _side_by_side(job: _Job, batches: list[range], processes: int) -> Iterator[list[GeneratedRecord]]:
+    """The batches in their order; at most two for each process are under way or waiting, so that memory is bounded."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(job,)) as pool:
+        waiting: deque[Future[list[GeneratedRecord]]] = deque()
+        try:
+            for indices in batches:
+                waiting.append(pool.submit(_work, indices))
+                if len(waiting) >= 2 * processes:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

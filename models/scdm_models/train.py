@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -27,9 +27,9 @@ from torch import Tensor
 
 from scdm_models import __version__
 from scdm_models.batch import CrystalBatch, n_atoms, to_batch
-from scdm_models.checkpoint import save_checkpoint
+from scdm_models.checkpoint import Checkpoint, save_checkpoint
 from scdm_models.corruption import Scales
-from scdm_models.denoiser import NetworkConfig
+from scdm_models.denoiser import NetworkConfig, stability_class
 from scdm_models.diffusion import Scdm
 from scdm_models.encoding import LayerCrystal, without_symmetry
 from scdm_models.errors import CheckpointError, DatasetError, ScdmError
@@ -129,6 +129,16 @@ class Progress:
 
 
 @dataclass
+class _Data:
+    """Training and held-out crystals with their classes of stability, on the training's device."""
+
+    training: CrystalBatch
+    held: CrystalBatch
+    stability: Tensor
+    held_stability: Tensor
+
+
+@dataclass
 class _State:
     """What a phase needs to go on after a kill."""
 
@@ -142,7 +152,8 @@ class _State:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-def _split(ids: list[str], fraction: float) -> tuple[list[int], list[int]]:
+def split(ids: list[str], fraction: float) -> tuple[list[int], list[int]]:
+    """Indices of the training and of the held-out crystals, by a hash of their ids."""
     held = [int(hashlib.sha256(i.encode()).hexdigest()[:8], 16) / 2**32 < fraction for i in ids]
     return [k for k, h in enumerate(held) if not h], [k for k, h in enumerate(held) if h]
 
@@ -179,6 +190,8 @@ def train(
     out: str | Path,
     config: TrainConfig | None = None,
     *,
+    e_above_hull: list[float | None] | None = None,
+    start: Checkpoint | None = None,
     card: dict[str, Any] | None = None,
     progress: Callable[[Progress], None] | None = None,
     save_seconds: float = 30.0,
@@ -196,6 +209,10 @@ def train(
         Checkpoint file to write.
     config
         How to train.
+    e_above_hull
+        Energy above hull of each crystal, eV/atom, None where it is not known: the condition of stability.
+    start
+        A checkpoint whose networks are kept in the phases of no epochs, with its scales.
     card
         What the model card says of the data (names, hash, counts, licence).
     progress
@@ -213,33 +230,49 @@ def train(
     config = config or TrainConfig()
     if len(crystals) < 50:
         raise DatasetError(f"{len(crystals)} crystals are too few to train on; give at least 50")
+    classes = [stability_class(energy) for energy in e_above_hull or [None] * len(crystals)]
+    kept = [phase for phase in PHASES if start is not None and config.epochs(phase) == 0]
+    if start is not None and replace(start.model.config, dropout=config.network.dropout) != config.network:
+        raise DatasetError(f"{start.model_id} has other networks ({start.model.config}); give the same `network`")
     if config.symmetry == "p1":
         crystals = [without_symmetry(crystal) for crystal in crystals]
     few = [i for i, c in enumerate(crystals) if len(c.sites) <= config.max_sites]
-    crystals, ids = [crystals[i] for i in few], [ids[i] for i in few]
-    training, validation = _split(ids, config.validation_fraction)
+    crystals, ids, classes = [crystals[i] for i in few], [ids[i] for i in few], [classes[i] for i in few]
+    training, validation = split(ids, config.validation_fraction)
     device = _device(config.device)
     if device.type == "cpu":
         torch.set_num_threads(config.threads)
     data, held = to_batch([crystals[i] for i in training]), to_batch([crystals[i] for i in validation])
+    stability, held_stability = (
+        torch.tensor([classes[i] for i in training]),
+        torch.tensor([classes[i] for i in validation]),
+    )
     prior = torch.zeros(81, data.mask.shape[1] + 1)
     for group, count in zip(data.group.tolist(), data.mask.sum(1).tolist(), strict=True):
         prior[group, count] += 1
     torch.manual_seed(config.seed)
-    model = Scdm(config.network, Scales.of(data)).to(device)
+    model = Scdm(config.network, start.model.scales if start is not None else Scales.of(data))
+    for phase in kept:
+        assert start is not None
+        getattr(model, phase).load_state_dict(getattr(start.model, phase).state_dict())
+    model = model.to(device)
     average = copy.deepcopy(model)
-    data, held = data.to(device), held.to(device)
-    identity = _identity(config, ids, crystals)
+    sets = _Data(data.to(device), held.to(device), stability.to(device), held_stability.to(device))
+    identity = _identity(config, ids, crystals, classes)
     state_file = Path(f"{out}.state")
     state = _State("skeleton")
     resumed = _load_state(state_file, identity)
     for phase in PHASES:
+        if phase in kept:
+            measured = _validation(phase, average, sets.held, sets.held_stability)
+            state.metrics |= {k: round(v, 4) for k, v in measured.items()}
+            continue
         if resumed is not None and PHASES.index(phase) < PHASES.index(resumed[0].phase):
             continue  # finished before the stop; its result is in the resumed average
         state.phase = phase
         if phase == "geometry":
             state = _State("geometry", log=state.log, metrics=state.metrics, seconds=state.seconds)
-        state = _train_phase(phase, model, average, data, held, config, state, resumed, state_file, identity, progress,
+        state = _train_phase(phase, model, average, sets, config, state, resumed, state_file, identity, progress,
                              save_seconds)  # fmt: skip
         resumed = None
     full_card = {
@@ -256,6 +289,7 @@ def train(
         "layer_groups": sorted({c.layer_group for c in crystals}),
         "elements": sorted({site.element for c in crystals for site in c.sites}),
         "metrics": state.metrics,
+        "started_from": None if start is None else {"model_id": start.model_id, "kept": kept, "card": start.card},
         "data": card or {},
     }
     model_id = save_checkpoint(out, average.cpu(), prior, full_card)
@@ -267,14 +301,14 @@ def train(
     return model_id
 
 
-def _identity(config: TrainConfig, ids: list[str], crystals: list[LayerCrystal]) -> str:
+def _identity(config: TrainConfig, ids: list[str], crystals: list[LayerCrystal], classes: list[int]) -> str:
     """What makes two trainings the same: the data, and all of the configuration but the machine and the lengths.
 
     Up to the cooldown a training does not depend on its length, so a longer or shorter one may go on from it.
     """
     free = ("threads", "device", "skeleton_epochs", "geometry_epochs", "cooldown", "validate_every")
     settings = {k: v for k, v in asdict(config).items() if k not in free}
-    content = json.dumps([settings, ids, [c.to_dict() for c in crystals]], sort_keys=True)
+    content = json.dumps([settings, ids, classes, [c.to_dict() for c in crystals]], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -313,7 +347,7 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def _validation(phase: Phase, model: Scdm, held: CrystalBatch) -> dict[str, float]:
+def _validation(phase: Phase, model: Scdm, held: CrystalBatch, stability: Tensor) -> dict[str, float]:
     """Losses on the held-out crystals with fixed noise."""
     if len(held) == 0:
         return {}
@@ -327,7 +361,7 @@ def _validation(phase: Phase, model: Scdm, held: CrystalBatch) -> dict[str, floa
             for index in order.split(64):
                 part, share = held.take(index), len(index) / len(held) / repeats
                 if phase == "skeleton":
-                    losses = {"skeleton_nats": model.skeleton_loss(part, generator)}
+                    losses = {"skeleton_nats": model.skeleton_loss(part, generator, stability[index])}
                 else:
                     t = torch.rand(len(part), generator=generator).to(part.params.device)
                     names = ("plane_mse", "height_mse", "lattice_mse")
@@ -347,8 +381,7 @@ def _train_phase(
     phase: Phase,
     model: Scdm,
     average: Scdm,
-    data: CrystalBatch,
-    held: CrystalBatch,
+    data: _Data,
     config: TrainConfig,
     state: _State,
     resumed: tuple[_State, dict[str, Tensor]] | None,
@@ -374,7 +407,7 @@ def _train_phase(
             number, key = name.split(".")
             saved["state"].setdefault(int(number), {})[key] = value
         optimizer.load_state_dict(saved)
-    device = data.params.device
+    device = data.training.params.device
     mixed = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
     parameters: list[Tensor] = list(net.parameters())
     averages: list[Tensor] = list(mean.parameters())
@@ -383,16 +416,17 @@ def _train_phase(
     for epoch in range(state.epoch, epochs):
         torch.manual_seed(_epoch_seed(config, phase, epoch))
         generator = torch.Generator().manual_seed(_epoch_seed(config, phase, epoch))
-        batches = _batches(data, config.batch_size, generator)
+        batches = _batches(data.training, config.batch_size, generator)
         total, rate = torch.zeros((), device=device), 0.0
         for index in batches:
             rate = _learning_rate(state.step, epochs * len(batches), config)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            part = data.take(index.to(device))
+            index = index.to(device)
+            part = data.training.take(index)
             with mixed:
                 if phase == "skeleton":
-                    loss = model.skeleton_loss(part)
+                    loss = model.skeleton_loss(part, stability=data.stability[index])
                 else:
                     t = (torch.rand(1) + torch.arange(len(part)) / len(part)) % 1.0  # stratified
                     loss = torch.stack(model.geometry_loss(part, t[torch.randperm(len(part))].to(device))).sum()
@@ -413,7 +447,7 @@ def _train_phase(
         state.seconds = before + time.monotonic() - started
         score = math.nan
         if state.epoch % config.validate_every == 0 or state.epoch == epochs:
-            score = sum(_validation(phase, average, held).values())
+            score = sum(_validation(phase, average, data.held, data.held_stability).values())
             if score < state.best:
                 state.best, state.best_epoch = score, state.epoch
                 best = {k: v.clone() for k, v in mean.state_dict().items()}
@@ -425,7 +459,7 @@ def _train_phase(
             _save_state(state_file, identity, state, model, average, best, optimizer)
             saved_at = time.monotonic()
     mean.load_state_dict(best)  # the average with the lowest validation loss
-    state.metrics |= {k: round(v, 4) for k, v in _validation(phase, average, held).items()}
+    state.metrics |= {k: round(v, 4) for k, v in _validation(phase, average, data.held, data.held_stability).items()}
     state.metrics |= {f"{phase}_epochs": state.epoch, f"{phase}_best_epoch": state.best_epoch}
     state.seconds = before + time.monotonic() - started
     return state

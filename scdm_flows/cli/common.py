@@ -184,3 +184,8 @@ def number(low: float | None = None, *, above: float | None = None, advice: str 
         return value
 
     return check
+
+
+def cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,21 +1,27 @@
-"""``scdm evaluate``: judges files of samples without any energy, and averages files of one model over their seeds."""
+"""``scdm evaluate``: judges files of samples, and averages files of one model over their seeds."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from scdm_flows.cli.common import FORCE, JSON, echo_json, table
-from scdm_flows.cli.files import check_output, output_file
+from scdm_flows.cli.common import FORCE, JSON, cores, echo_json, table
+from scdm_flows.cli.files import check_output, make_folder, output_file
 from scdm_flows.cli.progress import progress_bar
 from scdm_flows.errors import DatasetError
 
 if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
     from scdm_models.datasets.fingerprints import FingerprintIndex
+    from scdm_models.encoding import LayerCrystal
+    from scdm_models.metrics.samples import Interval, Population
 
 MEASURES = {
     "valid_distance": "no atoms closer than 0.5 Å",
@@ -27,34 +33,98 @@ MEASURES = {
     "novel": "equal to no known layer",
     "novel_templates": "new Wyckoff template",
     "unique": "unique (falls with n)",
+    "e_hull_0": "surrogate E_hull <= 0, calibrated",
+    "e_hull_0.05": "surrogate E_hull <= 0.05 eV/atom, calibrated",
+    "e_hull_0.1": "surrogate E_hull <= 0.1 eV/atom, calibrated",
+    "e_hull_0.2": "surrogate E_hull <= 0.2 eV/atom, calibrated",
+    "e_hull_0.6": "surrogate E_hull <= 0.6 eV/atom, calibrated",
+    "e_hull_0.6_one_layer": "the same, and still one layer",
+    "raw_e_hull_0": "surrogate E_hull <= 0, raw",
+    "raw_e_hull_0.05": "surrogate E_hull <= 0.05 eV/atom, raw",
+    "raw_e_hull_0.1": "surrogate E_hull <= 0.1 eV/atom, raw",
+    "raw_e_hull_0.2": "surrogate E_hull <= 0.2 eV/atom, raw",
+    "raw_e_hull_0.6": "surrogate E_hull <= 0.6 eV/atom, raw",
+    "sun": "stable (<= 0.1 eV/atom, calibrated surrogate), unique and new",
+    "relax_converged": "relaxation converged",
+    "one_layer_relaxed": "one connected layer after relaxation",
+    "group_kept": "all operations kept on relaxing",
+    "rmsd_angstrom": "RMSD to relaxed, Å",
 }
+LENGTHS = {"rmsd_angstrom"}  # all others are shares
+RELAX_FMAX, RELAX_STEPS = 0.05, 200
 
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--relax", is_flag=True, help="Also relax every sample (CHGNet, a surrogate): E_hull, S.U.N., RMSD.")
+@click.option(
+    "--held-out", type=click.Path(path_type=Path), help="Curated set: compare distributions with its held-out part."
+)
+@click.option("--pictures", type=click.Path(path_type=Path), help="Folder for pictures: distributions, E_hull.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Also write the numbers as JSON.")
+@click.option("--processes", type=click.IntRange(1), help="Processes that relax; one for each core if absent.")
 @FORCE
 @JSON
-def evaluate(files: tuple[Path, ...], out: Path | None, force: bool, as_json: bool) -> None:
-    """Judge FILES that `scdm generate` wrote: validity, symmetry, novelty, uniqueness.
+def evaluate(
+    files: tuple[Path, ...],
+    relax: bool,
+    held_out: Path | None,
+    pictures: Path | None,
+    out: Path | None,
+    processes: int | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Judge FILES that `scdm generate` wrote: validity, symmetry, novelty, uniqueness, with --relax energies.
 
     One file is one seed; files of one model are averaged, with a 95 % interval over seeds where there are two or
-    more (Student's t) and over samples otherwise (Wilson). No energies: `scdm campaign run` has those.
+    more (Student's t) and over samples otherwise (Wilson). Energies are CHGNet's, calibrated on C2DB; raw ones stand
+    beside them, and every share is over all samples.
     """
     if out is not None:
         check_output(out, force=force)
+    if pictures is not None:
+        make_folder(pictures)
+    from scdm_flows.analysis.calibration import load_calibration
+    from scdm_flows.references.table import ReferenceTable
     from scdm_models.datasets.fingerprints import FingerprintIndex
     from scdm_models.metrics.samples import smact_provenance
 
     index = FingerprintIndex.load()
+    yardstick = None if held_out is None else _held_out(held_out)
     runs: list[dict[str, Any]] = []
     with progress_bar() as report:
         for done, file in enumerate(files):
             report("judge", done, len(files))
-            runs.append(_judge(file, index))
+            samples = read_samples(file)
+            run = _judge(file, samples, index)
+            if relax:
+                workers = processes or cores()
+                run |= _energies(samples, run.pop("novel"), run.pop("representative"), workers, report)
+                run["measures"] |= run.pop("energy_measures")
+            else:
+                run.pop("novel"), run.pop("representative")
+            if yardstick is not None:
+                run["distances_to_held_out"] = _distances(samples, yardstick)
+            runs.append(run)
         report("judge", len(files), len(files))
     models = _over_seeds(runs)
-    result = {"files": runs, "models": models, "smact": smact_provenance()}
+    result: dict[str, Any] = {"files": runs, "models": models, "smact": smact_provenance()}
+    if relax:
+        table_ = ReferenceTable.load()
+        result["energies"] = {
+            "surrogate": True,
+            "scheme": table_.scheme,
+            "reference_sha256": table_.sha256,
+            "calibration": load_calibration().header,
+            "fmax_ev_per_angstrom": RELAX_FMAX,
+            "max_steps": RELAX_STEPS,
+        }
+    if pictures is not None:
+        from scdm_flows.report.evaluation import write_pictures
+
+        for picture in write_pictures(pictures, runs, None if yardstick is None else yardstick.structures):
+            click.echo(f"wrote {picture}", err=True)
     if out is not None:
         with output_file(out, force=force) as handle:
             handle.write(json.dumps(result, indent=1) + "\n")
@@ -63,78 +133,182 @@ def evaluate(files: tuple[Path, ...], out: Path | None, force: bool, as_json: bo
         return
     for model in models:
         rows = [
-            [text, f"{100 * m['value']:.1f} %", f"{100 * m['low']:.1f} to {100 * m['high']:.1f} %"]
+            [text, *(_said(name, m[key]) for key in ("value",)), f"{_said(name, m['low'])} to {_said(name, m['high'])}"]
             for name, text in MEASURES.items()
-            for m in [model["measures"][name]]
+            if (m := model["measures"].get(name)) is not None
         ]
         title = f"{model['model_id']}: {model['files']} file(s), {model['n']} samples"
-        table(title, ["share of samples", "value", f"95 % interval over {model['interval_over']}"], rows)
+        table(title, ["of all samples", "value", f"95 % interval over {model['interval_over']}"], rows)
     unread = sum(len(run["unreadable"]) for run in runs)
     if unread:
         click.echo(f"{unread} lines could not be read and count as not valid; --json names them")
 
 
-def _judge(file: Path, index: FingerprintIndex) -> dict[str, Any]:
-    """The shares of one file."""
+def _said(name: str, value: float) -> str:
+    return f"{value:.3f} Å" if name in LENGTHS else f"{100 * value:.1f} %"
+
+
+@dataclass
+class Samples:
+    """The lines of one file; None where a line could not be read, and why."""
+
+    records: list[dict[str, Any] | None]
+    structures: list[Structure | None]
+    crystals: list[LayerCrystal | None]
+    unreadable: dict[int, str]
+
+
+def read_samples(file: Path) -> Samples:
+    """The samples of a file that ``scdm generate`` wrote as JSON lines; ``DatasetError`` where it holds none."""
     from pymatgen.core import Structure
 
     from scdm_models.encoding import LayerCrystal
-    from scdm_models.metrics import samples
 
     try:
         lines = file.read_text().splitlines()
-    except OSError as error:
-        raise DatasetError(
-            f"{file} cannot be read ({error.strerror}); give a file that `scdm generate` wrote"
-        ) from None
-    structures: list[Structure | None] = []
-    groups: list[int | None] = []
-    crystals, unreadable = [], {}
-    exact = p1 = 0
-    model_id, seed = "unknown", None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{file} cannot be read ({error}); give a file that `scdm generate` wrote") from None
+    found = Samples([], [], [], {})
     for number, line in enumerate(lines, 1):
+        record: dict[str, Any] | None
+        structure: Structure | None
+        crystal: LayerCrystal | None
         try:
-            record = json.loads(line)
-            structure = Structure.from_dict(record["structure"])
-            crystals.append(LayerCrystal.from_dict(record["crystal"]))
-            detected = record["layer_group_detected"]
-            exact += detected == record["layer_group_requested"]
-            model_id, seed = record["model_id"], record["seed"]
+            record = dict(json.loads(line))
+            structure, crystal = Structure.from_dict(record["structure"]), LayerCrystal.from_dict(record["crystal"])
+            missing = {"layer_group_detected", "layer_group_requested", "model_id", "seed"} - record.keys()
+            if missing:
+                raise KeyError(", ".join(sorted(missing)))
         except (ValueError, KeyError, TypeError) as error:  # one bad line never stops the others
-            unreadable[number] = f"{type(error).__name__}: {error}"
-            structures.append(None)
-            groups.append(None)
-            continue
-        structures.append(structure)
-        groups.append(detected)
-        p1 += detected == 1
-    if not crystals:
+            found.unreadable[number] = f"{type(error).__name__}: {error}"
+            record = structure = crystal = None
+        found.records.append(record)
+        found.structures.append(structure)
+        found.crystals.append(crystal)
+    if not any(found.records):
         raise DatasetError(f"{file} holds no sample; give a file that `scdm generate` wrote (JSON lines)")
-    verdicts = [samples.judge_sample(structure) for structure in structures]
-    n = len(structures)
+    return found
+
+
+def _judge(file: Path, read: Samples, index: FingerprintIndex) -> dict[str, Any]:
+    """The shares of one file that need no energy."""
+    from scdm_models.metrics import samples
+
+    records = [record for record in read.records if record is not None]
+    groups = [None if record is None else record["layer_group_detected"] for record in read.records]
+    verdicts = [samples.judge_sample(structure) for structure in read.structures]
+    n = len(read.records)
     judged = [v.composition_valid for v in verdicts if v.composition_valid is not None]
-    unique = samples.uniqueness(structures, groups)
-    new = samples.novelty(structures, index).against_references
-    templates = samples.novel_templates(crystals, index.templates).share
+    unique = samples.uniqueness(read.structures, groups)
+    new = samples.novelty(read.structures, index)
+    templates = samples.novel_templates([c for c in read.crystals if c is not None], index.templates).share
+    exact = sum(record["layer_group_detected"] == record["layer_group_requested"] for record in records)
     shares = {
         "valid_distance": samples.share_interval(sum(v.valid_distance for v in verdicts), n),
         "valid_radii": samples.share_interval(sum(v.valid_radii for v in verdicts), n),
         "one_layer": samples.share_interval(sum(v.one_layer for v in verdicts), n),
         "composition_valid": samples.share_interval(sum(judged), len(judged)),
         "group_exact": samples.share_interval(exact, n),
-        "p1": samples.share_interval(p1, n),
-        "novel": new,
+        "p1": samples.share_interval(groups.count(1), n),
+        "novel": new.against_references,
         "novel_templates": templates,
         "unique": samples.Interval(unique.share, unique.share, unique.share, unique.n),
     }
-    measures = {name: {"value": s.value, "low": s.low, "high": s.high, "n": s.n} for name, s in shares.items()}
     return {
         "file": str(file),
-        "model_id": model_id,
-        "seed": seed,
+        "model_id": records[0]["model_id"],
+        "seed": records[0]["seed"],
         "n": n,
-        "measures": measures,
-        "unreadable": unreadable,
+        "measures": {name: _plain(interval) for name, interval in shares.items()},
+        "unreadable": read.unreadable,
+        "populations": {
+            "n_atoms": [v.n_atoms for v in verdicts],
+            "area_per_atom": [v.area_per_atom_angstrom2 for v in verdicts],
+            "thickness": [v.thickness_angstrom for v in verdicts],
+        },
+        "novel": new.novel_to_references,
+        "representative": unique.representative,
+    }
+
+
+def _plain(interval: Interval) -> dict[str, Any]:
+    return {"value": interval.value, "low": interval.low, "high": interval.high, "n": interval.n}
+
+
+def _energies(
+    read: Samples, novel: Any, representative: Any, processes: int, report: Callable[[str, int, int], None]
+) -> dict[str, Any]:
+    """Energies above hull of one file's samples, and the shares that follow."""
+    from scdm_flows.analysis.evaluation import judge_relaxed, sun, window_shares
+    from scdm_flows.engines.relaxation import relax_together
+    from scdm_flows.references.table import ReferenceTable
+    from scdm_models.metrics.samples import mean_interval, share_interval
+
+    references = ReferenceTable.load()
+    present = [i for i, structure in enumerate(read.structures) if structure is not None]
+    structures = [structure for structure in read.structures if structure is not None]
+    relaxed = relax_together(
+        structures,
+        fmax=RELAX_FMAX,
+        max_steps=RELAX_STEPS,
+        processes=processes,
+        progress=lambda done: report("relax", done, len(structures)),
+    )
+    found = [judge_relaxed(s, r, references) for s, r in zip(structures, relaxed, strict=True)]
+    n = len(read.structures)
+    shares = {name: int(flags.sum()) for name, flags in window_shares(found).items()}
+    one_layer = [e.one_layer for e in found]
+    in_window = [e.e_above_hull is not None and e.e_above_hull <= 0.6 for e in found]
+    shares["e_hull_0.6_one_layer"] = sum(a and b for a, b in zip(in_window, one_layer, strict=True))
+    shares["sun"] = int(sun(found, [novel[i] for i in present], [representative[i] for i in present]).sum())
+    shares["relax_converged"] = sum(e.converged for e in found)
+    shares["one_layer_relaxed"] = sum(one_layer)
+    shares["group_kept"] = sum(e.group_kept for e in found)
+    measures = {name: _plain(share_interval(count, n)) for name, count in shares.items()}
+    moved = [e.rmsd_angstrom for e in found if e.rmsd_angstrom is not None]
+    if moved:
+        measures["rmsd_angstrom"] = _plain(mean_interval(moved))
+    return {
+        "energy_measures": measures,
+        "e_above_hull": [e.e_above_hull for e in found],
+        "e_above_hull_raw": [e.e_above_hull_raw for e in found],
+        "not_judged": {str(i): e.reason for i, e in zip(present, found, strict=True) if e.reason is not None},
+    }
+
+
+@dataclass
+class _HeldOut:
+    """Held-out and as many training layers of a curated set."""
+
+    structures: list[Structure]
+    population: Population
+    training: Population
+
+
+def _held_out(curated: Path) -> _HeldOut:
+    from scdm_models.datasets.records import read_curated
+    from scdm_models.metrics.samples import population
+    from scdm_models.train import TrainConfig, split
+
+    layers = [layer for layer in read_curated(curated) if layer.one_layer]
+    training, held = split([layer.id for layer in layers], TrainConfig().validation_fraction)
+    step = max(1, len(training) // max(1, len(held)))
+    parts = []
+    for rows in (held, training[::step][: len(held)]):
+        structures = [layers[i].structure for i in rows]
+        parts.append((structures, population(structures, [layers[i].layer_group for i in rows])))
+    return _HeldOut(parts[0][0], parts[0][1], parts[1][1])
+
+
+def _distances(read: Samples, held: _HeldOut) -> dict[str, Any]:
+    """Distances of the samples from the held-out layers, and of training layers from them as the yardstick."""
+    from scdm_models.metrics.samples import distribution_distances, population
+
+    groups = [None if record is None else record["layer_group_detected"] for record in read.records]
+    ours = population(read.structures, groups)
+    return {
+        "samples": asdict(distribution_distances(ours, held.population)),
+        "training": asdict(distribution_distances(held.training, held.population)),
     }
 
 
@@ -156,9 +330,9 @@ def _over_seeds(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         measures = group[0]["measures"]
         if len(group) > 1:
             measures = {}
-            for name in MEASURES:
+            for name in [name for name in MEASURES if all(name in run["measures"] for run in group)]:
                 mean = over_seeds([run["measures"][name]["value"] for run in group])
-                low, high = max(0.0, mean.low), min(1.0, mean.high)  # a share
+                low, high = max(0.0, mean.low), mean.high if name in LENGTHS else min(1.0, mean.high)
                 measures[name] = {"value": mean.value, "low": low, "high": high, "n": mean.n}
         models.append(
             {

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 import click
 
-from scdm_flows.cli.common import FORCE, JSON, disk_full, echo_json
-from scdm_flows.cli.files import check_output, output_file
+from scdm_flows.cli.common import FORCE, JSON, cores, disk_full, echo_json
+from scdm_flows.cli.files import check_output, output_path
 from scdm_flows.cli.progress import progress_bar
 from scdm_flows.errors import OutputError
+
+WORTH_A_PROCESS = 512  # samples from which starting a process (about 4 s) pays
 
 
 @click.command()
@@ -23,24 +24,36 @@ from scdm_flows.errors import OutputError
     help="Curated set (scdm data curate).",
 )
 @click.option("--config", type=click.Path(path_type=Path), help="YAML file, see models/configs; defaults when absent.")
+@click.option(
+    "--start",
+    type=click.Path(path_type=Path),
+    help="Checkpoint whose network is kept where the configuration gives a phase no epochs.",
+)
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Checkpoint to write (.safetensors).")
 @FORCE
 @JSON
-def train(curated: Path, config: Path | None, out: Path, force: bool, as_json: bool) -> None:
+def train(curated: Path, config: Path | None, start: Path | None, out: Path, force: bool, as_json: bool) -> None:
     """Train SCDM, or with `symmetry: p1` the control UnSCDM, on a curated set; writes OUT and the losses in OUT.csv.
 
-    Only layers that are one connected layer are used. A training that was stopped goes on from OUT.state when the
-    same command is given again.
+    Only layers that are one connected layer are used; the condition of stability is C2DB's energy above hull or, for
+    other layers, the packaged surrogate's. A training that was stopped goes on from OUT.state when the same command is
+    given again.
     """
     check_output(out, force=force)  # before hours are spent
     from scdm_flows.provenance import git_commit
+    from scdm_flows.references.labels import stability_labels
+    from scdm_flows.references.table import ReferenceTable
+    from scdm_models.checkpoint import load_checkpoint
     from scdm_models.datasets.records import read_curated
     from scdm_models.train import Progress, TrainConfig, load_train_config
     from scdm_models.train import train as run
 
     settings = TrainConfig() if config is None else load_train_config(config)
     layers = [layer for layer in read_curated(curated) if layer.one_layer]
+    table = ReferenceTable.load()
+    labels, label_sources = stability_labels(layers, table)
     card = {
+        "stability_labels": {"table": table.scheme, "table_sha256": table.sha256, **label_sources},
         "git_commit": git_commit(),
         "sources": sorted({layer.source for layer in layers}),
         "curated": len(layers),
@@ -54,7 +67,8 @@ def train(curated: Path, config: Path | None, out: Path, force: bool, as_json: b
 
         crystals, ids = [layer.crystal for layer in layers], [layer.id for layer in layers]
         try:
-            model_id = run(crystals, ids, out, settings, card=card, progress=show)
+            begun = None if start is None else load_checkpoint(start)
+            model_id = run(crystals, ids, out, settings, e_above_hull=labels, start=begun, card=card, progress=show)
         except OSError as error:
             raise OutputError(f"{out} was not written: {disk_full(error) or error}") from error
     losses = Path(f"{out}.csv")
@@ -67,14 +81,36 @@ def train(curated: Path, config: Path | None, out: Path, force: bool, as_json: b
 @click.command()
 @click.option("-n", "count", default=100, show_default=True, type=int, help="How many samples.")
 @click.option("--seed", default=0, show_default=True, type=int, help="Seed; sample i depends on (seed, i) alone.")
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="JSON lines to write.")
-@click.option("--layer-group", type=int, help="Layer group of every sample (1-80); drawn from the data when absent.")
-@click.option("--steps", type=int, help="Denoising steps; the model's default when absent.")
 @click.option(
-    "--repulsion/--no-repulsion",
+    "-o",
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="File to write: .jsonl, .extxyz, or .zip of CIFs.",
+)
+@click.option("--layer-group", type=int, help="Layer group of every sample (1-80); drawn from the data when absent.")
+@click.option("--elements", help="Only these may occur, such as Mo,W,S,Se.")
+@click.option("--formula", help="Reduced formula of every sample, such as MoS2.")
+@click.option("--n-atoms", type=click.IntRange(1), help="Atoms in the primitive cell of every sample.")
+@click.option(
+    "--stability",
+    default="0.1",
+    show_default=True,
+    help="Energy above hull the model is asked for, eV/atom, or `any`; a condition, not a filter.",
+)
+@click.option(
+    "--weight",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="Weight of classifier-free guidance towards what is asked; 0 is the plain conditional model.",
+)
+@click.option("--steps", type=click.IntRange(1), help="Denoising steps; the model's default when absent.")
+@click.option(
+    "--guidance/--no-guidance",
     default=True,
     show_default=True,
-    help="Push atoms apart that come too close, late in the chain.",
+    help="Late in the chain, push apart atoms that come too close and pull together what falls into parts.",
 )
 @click.option(
     "--model",
@@ -84,6 +120,9 @@ def train(curated: Path, config: Path | None, out: Path, force: bool, as_json: b
     help="Packaged model: SCDM, or the control without symmetry.",
 )
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Checkpoint file, instead of a packaged model.")
+@click.option(
+    "--processes", type=click.IntRange(1), help="Processes; one for each core, where there is work, if absent."
+)
 @FORCE
 @JSON
 def generate(
@@ -91,21 +130,48 @@ def generate(
     seed: int,
     out: Path,
     layer_group: int | None,
+    elements: str | None,
+    formula: str | None,
+    n_atoms: int | None,
+    stability: str,
+    weight: float,
     steps: int | None,
-    repulsion: bool,
+    guidance: bool,
     model: str,
     checkpoint: Path | None,
+    processes: int | None,
     force: bool,
     as_json: bool,
 ) -> None:
-    """Draw crystals from a trained model, one JSON record a line.
+    """Draw crystals from a trained model, written as they come: JSON lines, extended XYZ or a zip of CIFs.
 
-    Each record holds structure (pymatgen's dict), layer_group_requested, layer_group_detected and
-    space_group_detected (at symprec 1e-3 angstrom), seed, index and model_id. `scdm screen OUT` judges them.
+    Each record holds the structure, layer_group_requested, layer_group_detected and space_group_detected (at symprec
+    1e-3 angstrom), seed, index and model_id. `scdm screen OUT.jsonl` judges them.
     """
     check_output(out, force=force)
+    from scdm_flows.exchange import FORMATS, sample_writer
+
+    if out.suffix.lower() not in FORMATS:
+        formats = "; ".join(f"{suffix}: {text}" for suffix, text in FORMATS.items())
+        raise click.UsageError(f"the format of {out} is not known; end its name in one of {formats}")
+    from scdm_flows.config import ScdmGeneratorConfig
+    from scdm_flows.generators.scdm import sampler_options
     from scdm_models.checkpoint import load_checkpoint
     from scdm_models.sampler import generate as draw
+
+    try:
+        asked = None if stability == "any" else float(stability)
+    except ValueError:
+        raise click.UsageError(f"--stability {stability} must be an energy in eV/atom, or `any`") from None
+    config = ScdmGeneratorConfig(
+        elements=elements,
+        formula=formula,
+        n_atoms=n_atoms,
+        stability=asked,
+        weight=weight,
+        guidance=guidance,
+        steps=steps,
+    )
 
     exact, model_id = 0, ""
     with progress_bar() as report:
@@ -114,14 +180,14 @@ def generate(
             seed,
             checkpoint=load_checkpoint(checkpoint, packaged=model),
             layer_group=layer_group,
-            steps=steps,
-            repulsion=repulsion,
+            options=sampler_options(config),
+            processes=processes or (cores() if count >= WORTH_A_PROCESS else 1),
             progress=lambda done: report("samples", done, count),
         )
         report("samples", 0, count)
-        with output_file(out, force=force) as handle:
+        with output_path(out, force=force) as temporary, sample_writer(temporary) as write:
             for sample in samples:
-                handle.write(json.dumps(sample.to_dict()) + "\n")
+                write(sample)
                 exact += sample.layer_group_detected == sample.layer_group_requested
                 model_id = sample.model_id
     if as_json:

@@ -11,7 +11,9 @@ stage has nothing half-done to find again.
 from __future__ import annotations
 
 import importlib.util
+from contextlib import redirect_stdout
 from functools import cache
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,11 +40,12 @@ CALCULATOR = {"use_device": "cpu", "on_isolated_atoms": "error"}
 
 
 @cache
-def _chgnet() -> Any:
+def chgnet() -> Any:
     """One CHGNet in memory for each process."""
     from chgnet.model.model import CHGNet
 
-    model = CHGNet.load(use_device="cpu", verbose=False)
+    with redirect_stdout(StringIO()):  # it announces itself, also with verbose=False
+        model = CHGNet.load(use_device="cpu", verbose=False)
     model.graph_converter.set_isolated_atom_response("error")
     return model
 
@@ -103,7 +106,7 @@ class ForceFieldEngine:
         found: list[NDArray[np.float64]] = []
         for start in range(0, len(structures), size):
             chunk = structures[start : start + size]
-            predictions = _chgnet().predict_structure(chunk, task="ef", batch_size=size)
+            predictions = chgnet().predict_structure(chunk, task="ef", batch_size=size)
             if isinstance(predictions, dict):  # CHGNet unwraps a list of one
                 predictions = [predictions]
             found += [np.array(p["f"], dtype=float) for p in predictions]

@@ -3,9 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scdm_flows.config import ScdmGeneratorConfig
+
+if TYPE_CHECKING:
+    from scdm_models.sampler import SamplerOptions
+
+
+def sampler_options(config: ScdmGeneratorConfig) -> SamplerOptions:
+    """How the sampler is run for a configuration; ``GenerationError`` where what it asks for contradicts itself."""
+    from scdm_models.composition import CompositionRequest
+    from scdm_models.sampler import DEFAULT_STEPS, SamplerOptions
+    from scdm_models.skeletons import SkeletonRules
+
+    return SamplerOptions(
+        steps=DEFAULT_STEPS if config.steps is None else config.steps,
+        guidance=config.guidance,
+        skeletons=SkeletonRules(
+            e_above_hull=config.stability,
+            weight=config.weight,
+            composition=CompositionRequest.parse(config.elements, config.formula, config.n_atoms),
+        ),
+    )
 
 
 class ScdmGenerator:
@@ -40,7 +60,7 @@ class ScdmGenerator:
             config.seed,
             checkpoint=load_checkpoint(config.checkpoint, packaged=self.packaged),
             layer_group=config.layer_group,
-            steps=config.steps,
+            options=sampler_options(config),
             start=start,
             progress=progress,
         )

@@ -165,33 +165,3 @@ def test_training_lowers_the_loss(batch: CrystalBatch) -> None:
         loss().backward()
         optimizer.step()
     assert float(loss()) < 0.8 * before
-
-
-def test_pushing_apart_ends_overlaps_and_keeps_every_group(batch: CrystalBatch) -> None:
-    # random orbits overlap often; what guidance moves is what the chain moves, so the group must stay
-    from scdm_models.guidance import CONTACT_FACTOR, push_apart
-    from scdm_models.validity import shortest_distances
-
-    def ratios(state: CrystalBatch) -> np.ndarray:
-        return np.array([shortest_distances(decode(crystal)).min_ratio for crystal in from_batch(state)])
-
-    state = batch
-    for _ in range(30):
-        state = push_apart(state)
-    before, after = ratios(batch), ratios(state)
-    assert (before < CONTACT_FACTOR).sum() > 20  # there was something to do
-    assert (after >= 0.7).mean() > 0.9
-    for crystal in from_batch(state):
-        encode(decode(crystal), 1e-3, number=crystal.layer_group)  # raises if an operation is broken
-
-
-def test_pushing_apart_leaves_a_good_crystal_alone() -> None:
-    # 1H-MoS2: a = 3.18 and d(Mo-S) = 2.41 angstrom are far above 0.78 times the covalent radii 1.54 + 1.05
-    from scdm_models.encoding import LayerCrystal, Site
-    from scdm_models.guidance import push_apart
-
-    sites = (Site(42, "a", (0.0, 0.0, 0.0)), Site(16, "e", (1 / 3, 2 / 3, 1.56)))
-    molybdenite = to_batch([LayerCrystal(78, (3.18, 3.18, 120.0), sites)])
-    pushed = push_apart(molybdenite)
-    assert torch.allclose(pushed.params, molybdenite.params, atol=1e-6)
-    assert torch.equal(pushed.lattice, molybdenite.lattice)

@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 from test_encoding import random_crystal
 
 from scdm_models.checkpoint import load_checkpoint, save_checkpoint
+from scdm_models.denoiser import stability_class
 from scdm_models.encoding import MAX_ATOMS
 from scdm_models.errors import CheckpointError, DatasetError, GenerationError
-from scdm_models.sampler import generate
+from scdm_models.sampler import SamplerOptions, generate
 from scdm_models.symmetry import layer_group
 from scdm_models.symmetry.detect import detect_layer_group_spglib
 from scdm_models.train import Progress, TrainConfig, load_train_config, train
@@ -23,7 +24,7 @@ from scdm_models.train import Progress, TrainConfig, load_train_config, train
 @pytest.fixture(scope="module")
 def samples() -> list:
     """Sixty samples of the packaged model."""
-    return list(generate(60, seed=3, steps=20))
+    return list(generate(60, seed=3, options=SamplerOptions(steps=20)))
 
 
 def test_every_sample_has_its_group_or_a_supergroup_by_two_tools(samples: list) -> None:
@@ -46,16 +47,16 @@ def test_samples_are_crystals_of_allowed_size(samples: list) -> None:
 
 
 def test_same_seed_same_samples_whatever_the_batches(samples: list) -> None:
-    again = list(generate(60, seed=3, steps=20))
+    again = list(generate(60, seed=3, options=SamplerOptions(steps=20)))
     assert [s.to_dict() for s in again] == [s.to_dict() for s in samples]
     # a later part of the same seed: the skeleton is the same; coordinates differ by rounding of other batches
-    part = list(generate(10, seed=3, steps=20, start=20, batch_size=4))
+    part = list(generate(10, seed=3, options=SamplerOptions(steps=20), start=20, batch_size=4))
     assert [p.structure.composition for p in part] == [s.structure.composition for s in samples[20:30]]
     assert [p.index for p in part] == list(range(20, 30))
 
 
 def test_requested_group_and_record(samples: list) -> None:
-    (record,) = generate(1, seed=0, layer_group=72, steps=5)
+    (record,) = generate(1, seed=0, layer_group=72, options=SamplerOptions(steps=5))
     data = json.loads(json.dumps(record.to_dict()))
     assert data["layer_group_requested"] == 72
     assert {"structure", "layer_group_detected", "space_group_detected", "seed", "model_id"} <= data.keys()
@@ -66,7 +67,7 @@ def test_requested_group_and_record(samples: list) -> None:
     [
         ({"n": 0}, "n=0 must be >= 1"),
         ({"n": 1, "seed": -1}, "seed=-1"),
-        ({"n": 1, "steps": 0}, "steps=0"),
+        ({"n": 1, "options": SamplerOptions(steps=0)}, "steps=0"),
         ({"n": 1, "layer_group": 81}, "must be 1 to 80"),
     ],
 )
@@ -89,7 +90,7 @@ def test_packaged_checkpoints_are_small_and_documented(packaged: str, name: str)
 
 
 def test_the_control_has_no_symmetry_to_start_from() -> None:
-    for sample in generate(10, seed=1, steps=5, checkpoint=load_checkpoint(packaged="unscdm")):
+    for sample in generate(10, seed=1, options=SamplerOptions(steps=5), checkpoint=load_checkpoint(packaged="unscdm")):
         assert sample.layer_group_requested == 1
         assert {site.letter for site in sample.crystal.sites} == {"a"}
         assert sample.model_id.startswith("unscdm-")
@@ -104,7 +105,7 @@ def test_foreign_and_changed_checkpoints_are_refused(tmp_path: Path) -> None:
         load_checkpoint(garbage)
     foreign = tmp_path / "foreign.safetensors"
     save_file({"x": torch.zeros(2)}, foreign)
-    with pytest.raises(CheckpointError, match="expected 'scdm-checkpoint/2'"):
+    with pytest.raises(CheckpointError, match="expected 'scdm-checkpoint/3'"):
         load_checkpoint(foreign)
     packaged = load_checkpoint()
     changed = tmp_path / "changed.safetensors"
@@ -175,7 +176,7 @@ def test_training_from_the_start_to_a_sample(tmp_path: Path) -> None:
     assert (
         (tmp_path / "tiny.safetensors.csv").read_text().startswith("phase,epoch,seconds,learning_rate,loss,validation")
     )
-    (sample,) = generate(1, checkpoint=str(out), steps=3)
+    (sample,) = generate(1, checkpoint=str(out), options=SamplerOptions(steps=3))
     assert sample.model_id == model_id
     with pytest.raises(DatasetError, match="at least 50"):
         train(crystals[:3], ["a", "b", "c"], out, TrainConfig())
@@ -184,11 +185,38 @@ def test_training_from_the_start_to_a_sample(tmp_path: Path) -> None:
         load_train_config(tmp_path / "bad.yaml")
 
 
-def test_guidance_can_be_left_out_and_does_what_it_says() -> None:
-    # the same draws with and without: guidance may only raise the shortest relative distance of the crowded ones
-    from scdm_models.validity import shortest_distances
+def test_a_kept_network_is_the_one_it_started_from(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(TINY)
+    (tmp_path / "again.yaml").write_text(TINY.replace("geometry_epochs: 3", "geometry_epochs: 0"))
+    crystals, ids = [random_crystal(1 + k % 80, seed=k) for k in range(60)], [f"c{k}" for k in range(60)]
+    stability = [None if k % 3 == 0 else 0.01 * k for k in range(60)]
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    train(crystals, ids, first, load_train_config(tmp_path / "c.yaml"))
+    start = load_checkpoint(first)
+    train(crystals, ids, second, load_train_config(tmp_path / "again.yaml"), e_above_hull=stability, start=start)
+    ours = load_checkpoint(second)
+    for name, weights in start.model.geometry.state_dict().items():
+        assert torch.equal(weights, ours.model.geometry.state_dict()[name])
+    assert not torch.equal(start.model.skeleton.wish.weight, ours.model.skeleton.wish.weight)
+    assert ours.card["started_from"]["kept"] == ["geometry"]
+    assert ours.card["started_from"]["model_id"] == start.model_id
+    assert (
+        ours.card["metrics"]["plane_mse"] == start.card["metrics"]["plane_mse"]
+    )  # measured again, on the same crystals
+    with pytest.raises(DatasetError, match="other networks"):
+        train(crystals, ids, tmp_path / "no.safetensors", TrainConfig(geometry_epochs=0), start=start)
 
-    guided = [shortest_distances(s.structure).min_ratio for s in generate(40, seed=5, steps=20)]
-    raw = [shortest_distances(s.structure).min_ratio for s in generate(40, seed=5, steps=20, repulsion=False)]
-    assert min(guided) > 0.7
-    assert min(raw) < 0.7  # else there was nothing to do
+
+def test_stability_classes_have_their_edges_where_they_say() -> None:
+    # eV/atom above hull; an edge belongs to the more stable class, as "at most 0.2" does
+    assert [stability_class(e) for e in (-0.1, 0.0, 0.05, 0.051, 0.2, 0.4, 0.41, 9.0, None)] == [
+        0,
+        0,
+        0,
+        1,
+        2,
+        3,
+        4,
+        4,
+        -1,
+    ]

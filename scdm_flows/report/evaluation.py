@@ -1,0 +1,97 @@
+"""Pictures of ``scdm evaluate`` as SVG files: distributions, energies above hull, reconstruction distances."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from pymatgen.core import Structure
+
+from scdm_flows.report.figures import LINE, SOFT, STYLE, svg
+from scdm_models.lattice import slab_thickness
+
+COLOURS = ("#1f6f8b", "#d08a2c", "#7a5195", "#c2412d")
+
+
+def write_pictures(folder: Path, runs: Sequence[Mapping[str, Any]], held_out: Sequence[Structure] | None) -> list[Path]:
+    """Distributions of the samples' sizes and, where they were relaxed, of their energies; the files written."""
+    by_model: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for run in runs:
+        by_model[run["model_id"]].append(run)
+    pictures = {"distributions.svg": _distributions(by_model, held_out)}
+    if any("e_above_hull" in run for run in runs):
+        pictures["e_hull.svg"] = _energies(by_model)
+    written = []
+    for name, figure in pictures.items():
+        (folder / name).write_text(svg(figure))
+        written.append(folder / name)
+    return written
+
+
+def _figure(columns: int) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(3.4 * columns, 2.8), layout="constrained")
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    for one in axes:
+        one.spines[["top", "right"]].set_visible(False)
+        one.set_yticks([])
+    return figure, axes
+
+
+def _distributions(by_model: Mapping[str, Sequence[Mapping[str, Any]]], held_out: Sequence[Structure] | None) -> Figure:
+    known: dict[str, list[float]] = {}
+    if held_out is not None:
+        known = {
+            "n_atoms": [len(s) for s in held_out],
+            "area_per_atom": [s.volume / s.lattice.c / len(s) for s in held_out],
+            "thickness": [slab_thickness(s) for s in held_out],
+        }
+    titles = {
+        "n_atoms": ("atoms in the primitive cell", np.arange(0.5, 41.5, 2)),
+        "area_per_atom": ("area per atom, Å$^2$", np.linspace(0, 16, 33)),
+        "thickness": ("thickness, Å", np.linspace(0, 12, 33)),
+    }
+    with mpl.rc_context(STYLE):
+        figure, axes = _figure(3)
+        for one, (name, (title, bins)) in zip(axes, titles.items(), strict=True):
+            if name in known:
+                one.hist(known[name], bins=bins, density=True, color=LINE, label="held-out layers")
+            for colour, (model, runs) in zip(COLOURS, by_model.items(), strict=False):
+                values = [v for run in runs for v in run["populations"][name] if v is not None]
+                one.hist(values, bins=bins, density=True, histtype="step", color=colour, lw=1.4, label=model)
+            one.set_xlabel(title)
+        axes[-1].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _energies(by_model: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    bins = np.linspace(-0.5, 1.5, 41)
+    with mpl.rc_context(STYLE):
+        figure, axes = _figure(2)
+        for one, (key, title) in zip(
+            axes,
+            (
+                ("e_above_hull", "surrogate E$_{hull}$, calibrated, eV/atom"),
+                ("e_above_hull_raw", "surrogate E$_{hull}$, raw, eV/atom"),
+            ),
+            strict=True,
+        ):
+            for colour, (model, runs) in zip(COLOURS, by_model.items(), strict=False):
+                values = [v for run in runs for v in run.get(key, []) if v is not None]
+                one.hist(
+                    np.clip(values, bins[0], bins[-1]),
+                    bins=bins,
+                    density=True,
+                    histtype="step",
+                    color=colour,
+                    lw=1.4,
+                    label=model,
+                )
+            one.axvline(0.6, color=SOFT, lw=0.8, ls="--")
+            one.set_xlabel(title)
+        axes[-1].legend(frameon=False, fontsize=8)
+    return figure

@@ -1,0 +1,80 @@
+"""Relaxing together gives what relaxing one by one gives; c is held; one bad structure stops none of the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pymatgen.core import Lattice, Structure
+
+from scdm_flows.analysis.gate import rmsd
+from scdm_flows.engines.forcefield import CALCULATOR, IN_PLANE, chgnet
+from scdm_flows.engines.relaxation import energies_forces_stresses, relax_together
+from scdm_models.encoding import LayerCrystal, Site, decode
+
+
+def layers() -> dict[str, Structure]:
+    """Known layers, strained and displaced from their minimum."""
+    third = (1 / 3, 2 / 3)
+    crystals = {
+        "1H-MoS2": LayerCrystal(78, (3.30, 3.30, 120.0), (Site(42, "a", (0, 0, 0)), Site(16, "e", (*third, 1.5)))),
+        "1T-HfS2": LayerCrystal(72, (3.55, 3.55, 120.0), (Site(72, "a", (0, 0, 0)), Site(16, "c", (*third, 1.4)))),
+        "GaSe": LayerCrystal(78, (3.75, 3.75, 120.0), (Site(31, "d", (0, 0, 1.25)), Site(34, "e", (*third, 2.4)))),
+    }
+    found = {name: decode(crystal) for name, crystal in crystals.items()}
+    oblique = found["1T-HfS2"].copy()
+    oblique.perturb(0.05, min_distance=0.05)
+    return found | {"1T-HfS2, no symmetry": oblique}
+
+
+def test_one_backward_pass_gives_what_the_force_field_gives() -> None:
+    from ase.units import GPa
+
+    structures = list(layers().values())
+    convert = chgnet().graph_converter
+    ours = energies_forces_stresses([convert(s) for s in structures])
+    theirs = chgnet().predict_structure(structures, task="efs")
+    for (energy, forces, stress), p, s in zip(ours, theirs, structures, strict=True):
+        assert energy / len(s) == pytest.approx(float(p["e"]), abs=1e-5)
+        assert np.allclose(forces, p["f"], atol=1e-4)
+        assert np.allclose(stress, p["s"] * GPa, atol=1e-5)
+
+
+def test_it_ends_where_atomate2s_relaxation_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from atomate2.ase.utils import AseRelaxer
+    from chgnet.model.dynamics import CHGNetCalculator
+
+    monkeypatch.chdir(tmp_path)
+    structures = layers()
+    together = dict(zip(structures, relax_together(list(structures.values()), fmax=0.01, max_steps=300), strict=True))
+    calculator = CHGNetCalculator(chgnet(), use_device="cpu", on_isolated_atoms=CALCULATOR["on_isolated_atoms"])
+    for name, structure in structures.items():
+        relaxer = AseRelaxer(calculator, optimizer="FIRE")  # the optimiser and filter of ForceFieldRelaxMaker
+        one = relaxer.relax(
+            structure, fmax=0.01, steps=500, filter_kwargs={"mask": IN_PLANE}, final_atoms_object_file=None
+        )
+        ours = together[name]
+        assert one.converged
+        assert ours.converged
+        assert ours.structure is not None
+        assert ours.steps > 2
+        energy = calculator.get_potential_energy(one.final_mol_or_struct.to_ase_atoms()) / len(structure)
+        assert ours.energy_per_atom == pytest.approx(energy, abs=2e-3), name
+        assert rmsd(one.final_mol_or_struct, ours.structure) < 0.01, name
+        assert np.allclose(one.final_mol_or_struct.lattice.abc, ours.structure.lattice.abc, atol=0.01), name
+        assert np.array_equal(ours.structure.lattice.matrix[2], structure.lattice.matrix[2])  # c held to the bit
+
+
+def test_one_bad_structure_stops_none_of_the_others() -> None:
+    good = layers()["1H-MoS2"]
+    lonely = Structure(Lattice.from_parameters(30, 30, 30, 90, 90, 120), ["Ne"], [[0, 0, 0.5]])  # no neighbour within 6
+    alone = relax_together([good], fmax=0.02, max_steps=100)[0]
+    first, bad, last = relax_together([good, lonely, good], fmax=0.02, max_steps=100)
+    (short,) = relax_together([good], fmax=1e-6, max_steps=2)
+    assert bad.structure is None
+    assert bad.error is not None
+    assert "isolated" in bad.error
+    assert first.energy_per_atom == pytest.approx(alone.energy_per_atom, abs=1e-5)
+    assert last.energy_per_atom == pytest.approx(alone.energy_per_atom, abs=1e-5)
+    assert (short.converged, short.steps) == (False, 2)

@@ -22,7 +22,12 @@ COMMANDS = {
     "data": ("data", "data", "Curate data sets and look at them."),
     "train": ("model", "train", "Train the diffusion model on a curated set."),
     "generate": ("model", "generate", "Draw crystals from a trained model."),
-    "evaluate": ("evaluate", "evaluate", "Judge files of samples: validity, symmetry, novelty, uniqueness."),
+    "evaluate": ("evaluate", "evaluate", "Judge files of samples: validity, symmetry, novelty, energies."),
+    "reconstruct": (
+        "reconstruct",
+        "reconstruct",
+        "Noise held-out layers and denoise them: the six distances of Fig. 4.",
+    ),
     "screen": ("screen", "screen", "Check structures: validity, one layer, duplicates, novelty."),
     "campaign": ("campaign", "campaign", "Run, submit and report discovery campaigns."),
     "build": ("campaign", "build", "Rebuild candidates, hulls and ranking from job outputs."),

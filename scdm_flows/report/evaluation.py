@@ -95,3 +95,30 @@ def _energies(by_model: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
             one.set_xlabel(title)
         axes[-1].legend(frameon=False, fontsize=8)
     return figure
+
+
+def box_plots(measured: Mapping[str, Sequence[Mapping[str, Any]]], names: Mapping[str, str]) -> Figure:
+    """The six distances of each kind of reconstruction (paper, Fig. 4): published above, periodic below.
+
+    measured: kind -> rows of definition -> distances; names: key and title of each distance.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(2.3 * len(names), 6.4), layout="constrained")
+        axes = figure.subplots(2, len(names), squeeze=False)
+        for row, definition in zip(axes, ("published", "periodic"), strict=True):
+            for one, (key, title) in zip(row, names.items(), strict=True):
+                values = [
+                    [r[definition][key] for r in rows if r[definition][key] is not None] for rows in measured.values()
+                ]
+                boxes = one.boxplot(
+                    values, patch_artist=True, showfliers=False, widths=0.6, medianprops={"color": "#1c2430"}
+                )
+                for kind, box in zip(measured, boxes["boxes"], strict=True):
+                    first = kind.split(",")[0]
+                    box.set_facecolor({"SCDM": COLOURS[0], "UnSCDM": COLOURS[1]}.get(first, LINE))
+                    box.set_alpha(0.75)
+                one.set_xticks(range(1, len(measured) + 1), list(measured), rotation=90, fontsize=7)
+                one.set_title(f"{title}\n({definition})", fontsize=8)
+                one.spines[["top", "right"]].set_visible(False)
+                one.set_ylim(bottom=0)
+    return figure

@@ -23,6 +23,7 @@ from scdm_models.cohesion import pull_together
 from scdm_models.encoding import LayerCrystal, decode
 from scdm_models.errors import GenerationError, ScdmError
 from scdm_models.guidance import PULLS, START, push_apart, settle
+from scdm_models.paper import paper_decoding
 from scdm_models.skeletons import SkeletonRules, draw, draw_skeletons, skeleton_prior
 from scdm_models.symmetry.detect import detect_layer_group, detect_space_group
 
@@ -46,12 +47,15 @@ class SamplerOptions:
         into parts (``guidance``).
     skeletons
         How letters and elements are drawn.
+    paper
+        Whether symmetry is found after sampling, as the paper does (``paper.paper_decoding``); for UnSCDM only.
     """
 
     steps: int = DEFAULT_STEPS
     churn: float = 0.5
     guidance: bool = True
     skeletons: SkeletonRules = field(default_factory=SkeletonRules)
+    paper: bool = False
 
 
 @dataclass(frozen=True)
@@ -212,6 +216,11 @@ def generate(
         raise GenerationError(f"layer_group={layer_group} must be 1 to 80")
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = load_checkpoint(checkpoint)
+    if options.paper and checkpoint.card["name"] != "UnSCDM":
+        raise GenerationError(
+            f"paper decoding finds symmetry in samples without any, and {checkpoint.model_id} samples with symmetry; "
+            "give UnSCDM's checkpoint"
+        )
     prior = skeleton_prior(checkpoint, layer_group, options.skeletons.composition)
     batches = [range(i, min(i + batch_size, start + n)) for i in range(start, start + n, batch_size)]
     job = _Job(checkpoint, seed, prior, options)
@@ -231,10 +240,13 @@ class _Job:
         """The finished samples of one batch."""
         found = []
         crystals = _sample_batch(self.checkpoint, self.seed, indices, self.prior, self.options)
+        if self.options.paper:
+            crystals = [paper_decoding(crystal) for crystal in crystals]
         for index, crystal in zip(indices, crystals, strict=True):
             structure = decode(crystal)
             group, space_group = (_detected(structure, find) for find in (detect_layer_group, detect_space_group))
-            requested, model_id = crystal.layer_group, self.checkpoint.model_id
+            requested = crystal.layer_group
+            model_id = self.checkpoint.model_id + ("-paper" if self.options.paper else "")
             found.append(GeneratedRecord(structure, requested, group, space_group, self.seed, index, model_id, crystal))
         return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -114,10 +115,10 @@ def train(curated: Path, config: Path | None, start: Path | None, out: Path, for
 )
 @click.option(
     "--model",
-    type=click.Choice(["scdm", "unscdm"]),
+    type=click.Choice(["scdm", "unscdm", "paper"]),
     default="scdm",
     show_default=True,
-    help="Packaged model: SCDM, or the control without symmetry.",
+    help="Packaged model: SCDM, the control without symmetry, or the control decoded as in the paper.",
 )
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Checkpoint file, instead of a packaged model.")
 @click.option(
@@ -178,9 +179,9 @@ def generate(
         samples = draw(
             count,
             seed,
-            checkpoint=load_checkpoint(checkpoint, packaged=model),
+            checkpoint=load_checkpoint(checkpoint, packaged="scdm" if model == "scdm" else "unscdm"),
             layer_group=layer_group,
-            options=sampler_options(config),
+            options=replace(sampler_options(config), paper=model == "paper"),
             processes=processes or (cores() if count >= WORTH_A_PROCESS else 1),
             progress=lambda done: report("samples", done, count),
         )

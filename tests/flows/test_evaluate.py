@@ -10,8 +10,11 @@ from click.testing import CliRunner
 from pymatgen.core import Lattice, Structure
 
 from scdm_flows.cli.evaluate import evaluate
+from scdm_flows.cli.reconstruct import reconstruct
+from scdm_models.datasets.records import CuratedLayer, write_curated
 from scdm_models.encoding import LayerCrystal, Site, decode
 from scdm_models.errors import ScdmError
+from scdm_models.train import TrainConfig, split
 
 MOS2 = LayerCrystal(78, (3.18, 3.18, 120.0), (Site(42, "a", (0.0, 0.0, 0.0)), Site(16, "e", (1 / 3, 2 / 3, 1.56))))
 
@@ -81,3 +84,62 @@ def test_a_file_without_samples_is_refused(tmp_path: Path) -> None:
     empty.write_text("no sample\n")
     with pytest.raises(ScdmError, match="holds no sample"):
         CliRunner().invoke(evaluate, [str(empty)], catch_exceptions=False)
+
+
+HFS2 = LayerCrystal(72, (3.62, 3.62, 120.0), (Site(72, "a", (0.0, 0.0, 0.0)), Site(16, "c", (1 / 3, 2 / 3, 1.44))))
+
+
+@pytest.fixture
+def curated(tmp_path: Path) -> Path:
+    """Forty layers, of which the hash of the ids holds some out."""
+    layers = [
+        CuratedLayer(f"c{k}", "test", (), crystal, 0.1, 0.0, crystal.layer_group, None, None, one_layer=True)
+        for k in range(40)
+        for crystal in ((MOS2, HFS2)[k % 2],)
+    ]
+    assert split([layer.id for layer in layers], TrainConfig().validation_fraction)[1]
+    write_curated(tmp_path / "curated.jsonl.gz", layers)
+    return tmp_path / "curated.jsonl.gz"
+
+
+def test_reconstruction_of_held_out_layers(curated: Path, tmp_path: Path) -> None:
+    out, picture = tmp_path / "r.json", tmp_path / "r.svg"
+    arguments = ["--data", curated, "-n", 2, "--time", 0.3, "-o", out, "--picture", picture, "--processes", 1]
+    result = CliRunner().invoke(reconstruct, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    found = json.loads(out.read_text())
+    assert list(found["distances"]) == ["SCDM, t* = 0.3", "UnSCDM, t* = 0.3", "15 % perturbed"]
+    assert found["surrogate_energies"] is True
+    for rows in found["distances"].values():
+        assert len(rows) == found["n"] > 0
+        for row in rows:
+            for definition in ("published", "periodic"):
+                assert row[definition]["failures"] == {}
+                assert all(row[definition][name] >= 0 for name in ("energy", "sinkhorn", "superpose", "xrd", "ofm"))
+    assert picture.read_text().startswith("<svg")
+
+
+def test_energies_of_samples_are_counted_over_all_samples(tmp_path: Path, curated: Path) -> None:
+    # four samples: MoS2, which CHGNet and the calibration put within 0.6 eV/atom; HfS2; MoS2 again; a line that is none
+    lines = [
+        record(decode(MOS2), seed=0, detected=78),
+        record(decode(HFS2), seed=0, detected=72, crystal=HFS2),
+        record(decode(MOS2), seed=0, detected=78),
+        "not json",
+    ]
+    samples, out = tmp_path / "s.jsonl", tmp_path / "e.json"
+    samples.write_text("\n".join(lines))
+    arguments = [samples, "--relax", "--processes", 1, "-o", out, "--held-out", curated, "--pictures", tmp_path / "p"]
+    result = CliRunner().invoke(evaluate, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "calibrated" in result.output
+    found = json.loads(out.read_text())
+    shares = {name: m["value"] for name, m in found["models"][0]["measures"].items()}
+    assert shares["relax_converged"] == shares["one_layer_relaxed"] == shares["group_kept"] == 0.75
+    assert shares["e_hull_0.6"] == shares["e_hull_0.6_one_layer"] == 0.75
+    assert shares["sun"] == 0.0  # both are known layers
+    assert shares["e_hull_0"] <= shares["e_hull_0.2"] <= shares["e_hull_0.6"]
+    assert 0 < shares["rmsd_angstrom"] < 0.1
+    assert found["energies"]["surrogate"] is True
+    assert found["files"][0]["distances_to_held_out"]["samples"]["n_samples"] == 3
+    assert {p.name for p in (tmp_path / "p").iterdir()} == {"distributions.svg", "e_hull.svg"}

@@ -1,6 +1,8 @@
 # make quickstart   an environment in .venv, then 100 samples to a ranked table and a report
 # make test         the tests (what .ci/run calls)
 # make lint         ruff and mypy
+# make bench        our speed beside the alternatives', as ratios within one run
+# make results      the results table of the packaged models; DATA=curated.jsonl.gz (hours)
 # make clean        remove .venv and caches; results in scdm-data/ stay
 #
 # Variables: PYTHON (default: python3.11, else python3), VENV (.venv), TORCH_INDEX (where CPU builds of torch are; empty:
@@ -17,7 +19,7 @@ INSTALL := $(PIP) install --quiet --constraint requirements.lock
 INPUTS := pyproject.toml requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart install dev test lint clean
+.PHONY: help quickstart install dev test lint bench results clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -62,6 +64,13 @@ lint: dev
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
+
+bench: dev
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/bench.py
+
+results: dev
+	@test -n "$(DATA)" || { echo "give the curated set: make results DATA=curated.jsonl.gz" >&2; exit 2; }
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/results.py --data $(DATA)
 
 clean:
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build

@@ -29,6 +29,7 @@ MEASURES = {
     "one_layer": "one connected layer",
     "composition_valid": "composition valid (SMACT)",
     "group_exact": "layer group exactly as asked for",
+    "group_by_two_tools": "the group asked for, or a higher one, by moyopy and spglib",
     "p1": "no symmetry found (layer group 1)",
     "novel": "equal to no known layer",
     "novel_templates": "new Wyckoff template",
@@ -193,6 +194,7 @@ def read_samples(file: Path) -> Samples:
 def _judge(file: Path, read: Samples, index: FingerprintIndex) -> dict[str, Any]:
     """The shares of one file that need no energy."""
     from scdm_models.metrics import samples
+    from scdm_models.metrics.groups import found_by_both
 
     records = [record for record in read.records if record is not None]
     groups = [None if record is None else record["layer_group_detected"] for record in read.records]
@@ -203,12 +205,17 @@ def _judge(file: Path, read: Samples, index: FingerprintIndex) -> dict[str, Any]
     new = samples.novelty(read.structures, index)
     templates = samples.novel_templates([c for c in read.crystals if c is not None], index.templates).share
     exact = sum(record["layer_group_detected"] == record["layer_group_requested"] for record in records)
+    both = sum(
+        structure is not None and record is not None and found_by_both(structure, record["layer_group_requested"])
+        for structure, record in zip(read.structures, read.records, strict=True)
+    )
     shares = {
         "valid_distance": samples.share_interval(sum(v.valid_distance for v in verdicts), n),
         "valid_radii": samples.share_interval(sum(v.valid_radii for v in verdicts), n),
         "one_layer": samples.share_interval(sum(v.one_layer for v in verdicts), n),
         "composition_valid": samples.share_interval(sum(judged), len(judged)),
         "group_exact": samples.share_interval(exact, n),
+        "group_by_two_tools": samples.share_interval(both, n),
         "p1": samples.share_interval(groups.count(1), n),
         "novel": new.against_references,
         "novel_templates": templates,

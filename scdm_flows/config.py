@@ -38,11 +38,11 @@ class ScdmGeneratorConfig(_Frozen):
     formula: str | None = Field(None, description="reduced formula of every sample, such as MoS2; any when absent")
     n_atoms: int | None = Field(None, ge=1, description="atoms in the primitive cell; any number when absent")
     stability: float | None = Field(
-        0.1,
-        description="energy above hull that the model is asked for, eV/atom; null asks for none. A condition of the "
-        "model, not a filter",
+        0.2,
+        description="largest energy above hull that the model is asked for, eV/atom; null asks for none. A condition "
+        "of the model, not a filter",
     )
-    weight: float = Field(1.0, ge=0, description="weight of classifier-free guidance towards what is asked for")
+    weight: float = Field(0.5, ge=0, description="weight of classifier-free guidance towards what is asked for")
     guidance: bool = Field(
         True, description="push apart atoms that come too close and pull together what falls into parts"
     )

@@ -32,8 +32,9 @@ class SkeletonRules:
     Parameters
     ----------
     e_above_hull
-        Energy above hull that is asked for, eV/atom (its class, see ``denoiser.STABILITY_EDGES``); None asks for
-        nothing. A condition, not a filter: the labels of the training data are DFT's or a calibrated surrogate's.
+        Largest energy above hull that is asked for, eV/atom; None asks for nothing. Each crystal is asked for one of
+        the classes up to it (``denoiser.STABILITY_EDGES``), all alike likely. A condition, not a filter: the labels of
+        the training data are DFT's or a calibrated surrogate's.
     weight
         Weight w of classifier-free guidance: logits are ``(1 + w) conditional - w unconditional``
         (arXiv 2207.12598); 0 is the plain conditional model. Without a wish it has no effect.
@@ -43,10 +44,10 @@ class SkeletonRules:
         What the composition must be; choices that put it out of reach are never taken.
     """
 
-    e_above_hull: float | None = 0.1
-    weight: float = 1.0
-    element_temperature: float = 1.0
-    letter_temperature: float = 1.0
+    e_above_hull: float | None = 0.2
+    weight: float = 0.5
+    element_temperature: float = 1.2
+    letter_temperature: float = 1.15
     composition: CompositionRequest | None = None
 
 
@@ -94,7 +95,7 @@ def _chunk(
     mask = torch.arange(k)[None, :] < torch.tensor(counts)[:, None]
     element = torch.full((b, k), MASKED_ELEMENT)
     letter = torch.full((b, k), net.masked_letter)
-    wish = _wish(rules, b)
+    wish = _wish(rules, rngs)
     asked_for = rules.composition
 
     def logits(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,10 +147,11 @@ def _chunk(
     return CrystalBatch(group, letter, element, mask, torch.zeros(b, k, 3), torch.zeros(b, 3))
 
 
-def _wish(rules: SkeletonRules, n: int) -> Wish:
-    wish = Wish.none(n)
+def _wish(rules: SkeletonRules, rngs: Sequence[np.random.Generator]) -> Wish:
+    wish = Wish.none(len(rngs))
     if rules.e_above_hull is not None:
-        wish.stability[:, stability_class(rules.e_above_hull)] = 1.0
+        classes = stability_class(rules.e_above_hull) + 1
+        wish.stability[torch.arange(len(rngs)), torch.tensor([int(rng.integers(classes)) for rng in rngs])] = 1.0
     request = rules.composition
     if request is not None and request.formula is not None:
         for z, count in request.formula:

@@ -95,14 +95,14 @@ def train(curated: Path, config: Path | None, start: Path | None, out: Path, for
 @click.option("--n-atoms", type=click.IntRange(1), help="Atoms in the primitive cell of every sample.")
 @click.option(
     "--stability",
-    default="0.1",
+    default="0.2",
     show_default=True,
-    help="Energy above hull the model is asked for, eV/atom, or `any`; a condition, not a filter.",
+    help="Largest energy above hull the model is asked for, eV/atom, or `any`; a condition, not a filter.",
 )
 @click.option(
     "--weight",
     type=click.FloatRange(min=0),
-    default=1.0,
+    default=0.5,
     show_default=True,
     help="Weight of classifier-free guidance towards what is asked; 0 is the plain conditional model.",
 )

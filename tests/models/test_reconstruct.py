@@ -8,7 +8,7 @@ import pytest
 from scdm_models.checkpoint import load_checkpoint
 from scdm_models.encoding import LayerCrystal, Site, decode
 from scdm_models.errors import GenerationError
-from scdm_models.metrics.distances import superposition_distance
+from scdm_models.metrics.csp import superpose_distance
 from scdm_models.reconstruct import reconstruct, represented
 
 THIRD = (1 / 3, 2 / 3)
@@ -29,7 +29,7 @@ def test_little_noise_is_undone_and_the_skeleton_is_kept(model: str) -> None:
         assert [c.template for c in found] == [c.template for c in originals]
         assert [[s.element for s in c.sites] for c in found] == [[s.element for s in c.sites] for c in originals]
         moved[time] = np.median(
-            [superposition_distance(decode(o), decode(f), "periodic") for o, f in zip(originals, found, strict=True)]
+            [superpose_distance(decode(o), decode(f), "periodic") for o, f in zip(originals, found, strict=True)]
         )
     assert moved[0.1] < 0.3  # angstrom; at t* = 0.1 heights are off by some 0.06 angstrom
     assert moved[0.1] < moved[1.0]

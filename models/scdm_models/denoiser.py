@@ -167,11 +167,18 @@ class SkeletonNetwork(nn.Module):
         self.register_buffer("legal", legal, persistent=False)  # (81, W)
 
     def forward(
-        self, group: Tensor, element: Tensor, letter: Tensor, mask: Tensor, wish: Wish | None = None
+        self,
+        group: Tensor,
+        element: Tensor,
+        letter: Tensor,
+        mask: Tensor,
+        wish: Wish | None = None,
+        site: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """(B, K, MAX_Z) element logits and (B, K, W) letter logits; letters illegal in the group get -inf.
 
-        element, letter: (B, K) class indices, ``MASKED_ELEMENT`` and ``masked_letter`` where unknown.
+        element, letter: (B, K) class indices, ``MASKED_ELEMENT`` and ``masked_letter`` where unknown. site: the only one
+        that is asked for; the logits then have the shape of K = 1.
         """
         counts = mask.sum(1)
         fraction = torch.stack(
@@ -191,7 +198,7 @@ class SkeletonNetwork(nn.Module):
         bias = _padding_bias(mask)
         for block in self.blocks:
             h = block(h, F.silu(condition), bias)
-        h = self.norm(h)
+        h = self.norm(h if site is None else h[:, site : site + 1])
         legal: Tensor = self.legal  # type: ignore[assignment]
         letters = self.letter_head(h).masked_fill(~legal[group][:, None, :], -torch.inf)
         descriptors: Tensor = self.element.features[:MAX_Z]  # type: ignore[index]
@@ -336,6 +343,13 @@ class GeometryNetwork(nn.Module):
         h = self.element(noisy.element) + self.letter(noisy.wyckoff) + self.height(heights)
         condition = F.silu(condition)
         padding = _padding_bias(noisy.mask)
+        b, k = noisy.wyckoff.shape
+        c, r = self.channels, config.radial
+        # sums over neighbours j and radial functions r are one matrix product per crystal: (j r) is a single axis
+        by_site = geometry.scalar.reshape(b, k, k * r)
+        by_axis = geometry.vector.permute(0, 2, 3, 1, 4).reshape(b, k * r, k * 3)
+        pair = torch.log1p(geometry.scalar)
+        crowding = pair.sum(2)
         for block, bias, filters, neighbours, vector_filters, vector_out in zip(
             self.blocks,
             self.pair_bias,
@@ -345,14 +359,13 @@ class GeometryNetwork(nn.Module):
             self.vector_out,
             strict=True,
         ):
-            pair = torch.log1p(geometry.scalar)
             attention_bias = bias(pair).permute(0, 3, 1, 2) + padding
-            source = neighbours(h)
-            messages = torch.einsum("bijd,bjd->bid", filters(geometry.scalar), source) / 4
-            weights = vector_filters(F.silu(h)).view(*h.shape[:2], self.channels, config.radial)
-            vectors = torch.einsum("bjcr,bijrx->bicx", weights, geometry.vector)
+            filtered = (neighbours(h)[:, :, None] * filters.weight.T.contiguous()).reshape(b, k * r, -1)
+            messages = by_site @ filtered / 4
+            weights = vector_filters(F.silu(h)).view(b, k, c, r).transpose(1, 2).reshape(b, c, k * r)
+            vectors = (weights @ by_axis).view(b, c, k, 3).transpose(1, 2)
             flat = vectors[..., :2].pow(2).sum(-1)
-            invariants = torch.cat([(flat + 1e-6).sqrt(), vectors[..., 2].abs(), pair.sum(2)], -1)
+            invariants = torch.cat([(flat + 1e-6).sqrt(), vectors[..., 2].abs(), crowding], -1)
             h = block(h, condition, attention_bias, messages + vector_out(invariants))
         h = self.norm(h)
         pairs = F.silu(self.pair_left(h)[:, :, None] + self.pair_right(h)[:, None])

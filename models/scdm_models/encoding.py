@@ -180,59 +180,69 @@ def _average(group: LayerGroup, xyz: Array, perm: NDArray[np.int64]) -> Array:
     return averaged
 
 
+@dataclass(frozen=True)
+class _Positions:
+    """A group's Wyckoff positions as arrays, P of them; each stands for its first point ``matrix @ p + translation``."""
+
+    multiplicity: NDArray[np.int64]  # (P,)
+    matrix: Array  # (P, 3, 3), with columns of 0 for the parameters that the position lacks
+    inverse: Array  # (P, 3, 3) pseudo-inverses
+    outside: Array  # (P, 3, 3) projectors on what no parameter reaches
+    translation: Array  # (P, 3)
+
+
 @cache
-def _position_arrays(number: int) -> list[tuple[int, Array, Array, list[int]]]:
-    return [(p.multiplicity, p.rotations[0], p.translations[0], list(p.free)) for p in layer_group(number).positions]
+def _positions(number: int) -> _Positions:
+    positions = layer_group(number).positions
+    matrix = np.array([p.rotations[0] for p in positions])
+    inverse = np.linalg.pinv(matrix)
+    return _Positions(
+        np.array([p.multiplicity for p in positions]),
+        matrix,
+        inverse,
+        np.eye(3) - matrix @ inverse,
+        np.array([p.translations[0] for p in positions]),
+    )
 
 
 _SHIFTS = np.array([[i, j, 0] for i in range(-2, 3) for j in range(-2, 3)], dtype=float)
 
 
-def _on_position(rotation: Array, translation: Array, free: list[int], points: Array) -> tuple[Array, Array]:
-    """Parameters (m, 3) that put the position's first point nearest each of the (m, 3) points; the residuals."""
-    if not free:
-        return np.zeros_like(points), np.linalg.norm(_wrap(points - translation), axis=-1)
-    matrix = rotation[:, free]
-    pinv = np.linalg.pinv(matrix)
-    target = points[:, None, :] - translation + _SHIFTS[None]  # (m, 25, 3)
-    solution = target @ pinv.T
-    residual = np.linalg.norm(solution @ matrix.T - target, axis=-1)
-    best = residual.argmin(1)
-    rows = np.arange(len(points))
-    parameters = np.zeros_like(points)
-    parameters[:, free] = solution[rows, best]
-    return parameters, residual[rows, best]
+def _off_positions(tables: _Positions, points: Array) -> tuple[Array, Array]:
+    """How far each of the (n, 3) points is from each position, (P, n), and the lattice shift that brings it there."""
+    apart = (points - tables.translation[:, None]) @ tables.outside  # (P, n, 3); the projectors are symmetric
+    squared = ((apart[:, :, None] + (_SHIFTS @ tables.outside)[:, None]) ** 2).sum(-1)  # (P, n, 25)
+    best = squared.argmin(-1)
+    return np.sqrt(np.take_along_axis(squared, best[..., None], -1)[..., 0]), _SHIFTS[best]
 
 
 def _assign(group: LayerGroup, xyz: Array, numbers: NDArray[np.int64], perm: NDArray[np.int64]) -> tuple[Site, ...]:
     """The occupied orbits of symmetric positions; ``SymmetryError`` if an orbit fits no position."""
     sites, done = [], np.zeros(len(xyz), dtype=bool)
+    tables = _positions(group.number)
+    residual, shift = _off_positions(tables, xyz)
     for start in range(len(xyz)):
         if done[start]:
             continue
         members = np.unique(perm[:, start])
         done[members] = True
-        best: tuple[float, str, Array] | None = None
-        for position, (multiplicity, rotation, translation, free) in zip(
-            group.positions, _position_arrays(group.number), strict=True
-        ):
-            if multiplicity != len(members):
-                continue
-            parameters, residual = _on_position(rotation, translation, free, xyz[members])
-            # among equally good representatives take the first in a fixed order, so that encoding is reproducible
-            order = np.lexsort((*np.round(parameters % 1.0, 6).T[::-1], np.round(residual, 6)))
-            k = int(order[0])
-            if best is None or residual[k] < best[0] - 1e-6:
-                point = rotation @ parameters[k] + translation
-                best = (float(residual[k]), position.letter, point)
-        if best is None or best[0] > 1e-2:
+        fitting = np.flatnonzero(tables.multiplicity == len(members))
+        nearest = residual[np.ix_(fitting, members)].min(1)
+        if not len(fitting) or nearest.min() > 1e-2:
             element = Element.from_Z(int(numbers[start])).symbol
             raise SymmetryError(
                 f"an orbit of {len(members)} {element} atoms fits no Wyckoff position of layer group {group.number} "
                 f"({group.symbol}); the cell is not in the standard setting or atoms overlap"
             )
-        x, y = best[2][:2] % 1.0
-        sites.append(Site(int(numbers[start]), best[1], (float(x), float(y), float(best[2][2]))))
+        index = fitting[int(np.argmax(nearest < nearest.min() + 1e-6))]  # the first of equally good ones
+        target = xyz[members] - tables.translation[index] + shift[index, members]
+        parameters = target @ tables.inverse[index].T
+        # among equally good representatives take the first in a fixed order, so that encoding is reproducible
+        order = np.lexsort((*np.round(parameters % 1.0, 6).T[::-1], np.round(residual[index, members], 6)))
+        x, y, z = tables.matrix[index] @ parameters[order[0]] + tables.translation[index]
+        sites.append(
+            Site(int(numbers[start]), group.positions[index].letter, (float(x) % 1.0, float(y) % 1.0, float(z)))
+        )
     return tuple(sorted(sites, key=lambda s: (s.letter, s.element, s.xyz)))
 
 
@@ -310,21 +320,16 @@ def _displacement(structure: Structure, dataset: Any, crystal: LayerCrystal) -> 
 
 def expand(crystal: LayerCrystal) -> tuple[Array, NDArray[np.int64]]:
     """All atoms of the conventional cell: (n, 3) in-plane fractions and heights (angstrom); (n,) atomic numbers."""
-    group = crystal.group
+    group, tables = crystal.group, _positions(crystal.layer_group)
     blocks, numbers = [], []
     for site in crystal.sites:
-        position = group.positions[group.index(site.letter)]
-        parameters = np.zeros(3)
-        free = list(position.free)
-        if free:
-            matrix = position.rotations[0][:, free]
-            target = np.array(site.xyz) - position.translations[0]
-            shifts = target + _SHIFTS
-            solution = shifts @ np.linalg.pinv(matrix).T
-            best = int(np.linalg.norm(solution @ matrix.T - shifts, axis=-1).argmin())
-            parameters[free] = solution[best]
-        blocks.append(position.orbit(parameters))
-        numbers += [site.element] * position.multiplicity
+        index = group.index(site.letter)
+        offset = np.array(site.xyz) - tables.translation[index]
+        outside = (offset + _SHIFTS) @ tables.outside[index]
+        best = int((outside**2).sum(-1).argmin())
+        parameters = tables.inverse[index] @ (offset + _SHIFTS[best])
+        blocks.append(group.positions[index].orbit(parameters))
+        numbers += [site.element] * group.positions[index].multiplicity
     return np.concatenate(blocks), np.array(numbers, dtype=np.int64)
 
 
@@ -364,7 +369,12 @@ def decode(crystal: LayerCrystal, vacuum: float = DEFAULT_VACUUM_ANGSTROM) -> St
     lattice[:2, :2] = matrix
     lattice[2, 2] = c
     frac = np.column_stack([xyz[:, :2] % 1.0, 0.5 + xyz[:, 2] / c])
-    return Structure(Lattice(lattice), [Element.from_Z(int(z)) for z in numbers], frac)
+    return Structure(Lattice(lattice), [_element(int(z)) for z in numbers], frac)
+
+
+@cache
+def _element(z: int) -> Element:
+    return Element.from_Z(z)
 
 
 def _first_of_each(frac: Array, numbers: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -98,24 +98,24 @@ def _chunk(
     wish = _wish(rules, rngs)
     asked_for = rules.composition
 
-    def logits(rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Guided logits of the crystals ``rows``: elements and letters."""
+    def logits(rows: Tensor, site: int) -> tuple[Tensor, Tensor]:
+        """Guided logits of one site of the crystals ``rows``: elements and letters."""
         given = (group[rows], element[rows], letter[rows], mask[rows])
         asked = wish.take(rows)
-        found: tuple[Tensor, Tensor] = net(*given, asked)
+        found: tuple[Tensor, Tensor] = net(*given, asked, site)
         if rules.weight == 0 or not asked.tensor().any():
-            return found
-        plain = net(*given, Wish.none(len(rows)))
+            return found[0][:, 0], found[1][:, 0]
+        plain = net(*given, Wish.none(len(rows)), site)
         w = rules.weight
         guided = [torch.where(torch.isneginf(p), p, (1 + w) * f - w * p) for f, p in zip(found, plain, strict=True)]
-        return guided[0], guided[1]
+        return guided[0][:, 0], guided[1][:, 0]
 
     def uniform(rows: Tensor) -> np.ndarray:
         return np.array([rngs[i].random() for i in rows.tolist()])
 
     for site in range(k):
         rows = mask[:, site].nonzero().flatten()
-        row_logits = logits(rows)[1][:, site] / rules.letter_temperature
+        row_logits = logits(rows, site)[1] / rules.letter_temperature
         known = mask[rows] & (letter[rows] != net.masked_letter)
         exhausted = exhausted_letters(letter[rows].clamp(max=net.masked_letter), known)
         row_logits = _affordable(row_logits.masked_fill(exhausted, -torch.inf), group[rows], letter[rows], known)
@@ -131,7 +131,7 @@ def _chunk(
     unseen[torch.tensor(checkpoint.card["elements"]) - 1] = False
     for site in range(k):
         rows = mask[:, site].nonzero().flatten()
-        row_logits = (logits(rows)[0][:, site] / rules.element_temperature).masked_fill(unseen, -torch.inf)
+        row_logits = (logits(rows, site)[0] / rules.element_temperature).masked_fill(unseen, -torch.inf)
         if asked_for is not None:
             for i, row in enumerate(rows.tolist()):
                 cells = 2 if groups[row] in CENTRED else 1

@@ -18,7 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 CARDS = ROOT / "models" / "cards"
-MODELS, SEEDS, STEPS = ("scdm", "unscdm"), (0, 1, 2), (20, 50, 100, 250, 1000)
+MODELS, SEEDS, STEPS = ("scdm", "unscdm"), (0, 1, 2), (6, 12, 25, 50, 100, 1000)
 
 
 def scdm(*arguments: object) -> None:
@@ -59,7 +59,7 @@ def energies(data: Path, work: Path, n: int) -> dict[str, Any]:
 def variants(data: Path, work: Path, n: int) -> dict[str, Any]:
     """Without guidance, and without asking for stability; energy-free."""
     found = {}
-    for name, options in (("unguided", ["--no-guidance"]), ("without asking for stability", ["--stability", "any"])):
+    for name, options in (("all draws", ["--no-guidance"]), ("without asking for stability", ["--stability", "any"])):
         stem = name.replace(" ", "-")
         files = [made(work / f"{stem}-{seed}.jsonl", "generate", *options, "-n", 300, "--seed", seed) for seed in SEEDS]
         found[name] = json.loads(made(work / f"{stem}.json", "evaluate", *files).read_text())["models"][0]
@@ -73,10 +73,12 @@ def paper(data: Path, work: Path, n: int) -> dict[str, Any]:
 
 
 def steps(data: Path, work: Path, n: int) -> dict[str, Any]:
-    """Quality against the number of denoising steps; energy-free."""
+    """Quality against the number of denoising steps, of all draws; energy-free."""
     found = {}
     for count in STEPS:
-        file = made(work / f"steps-{count}.jsonl", "generate", "--steps", count, "-n", 100, "--seed", 9)
+        file = made(
+            work / f"steps-{count}.jsonl", "generate", "--steps", count, "--no-guidance", "-n", 300, "--seed", 9
+        )
         found[str(count)] = json.loads(made(work / f"steps-{count}.json", "evaluate", file).read_text())["models"][0]
     return {"steps": found}
 
@@ -145,6 +147,7 @@ def markdown(results: dict[str, Any]) -> str:
         for name, text in MEASURES.items()
     ]
     shown = (
+        "kept_draws",
         "valid_distance",
         "valid_radii",
         "one_layer",
@@ -163,7 +166,7 @@ def markdown(results: dict[str, Any]) -> str:
     ]
     rows = list(results.get("variants", {}).items())
     rows += [("paper decoding", results["paper"])] if "paper" in results else []
-    rows += [(f"{count} steps", m) for count, m in results.get("steps", {}).items()]
+    rows += [(f"all draws of {count} steps", m) for count, m in results.get("steps", {}).items()]
     rows += [("10,000 samples", results["large"])] if "large" in results else []
     lines += [
         f"| {name} | {m['n']} | " + " | ".join(_cell(s, m["measures"].get(s)) for s in shown) + " |" for name, m in rows

@@ -28,7 +28,9 @@ class ScdmGeneratorConfig(_Frozen):
     kind: Literal["scdm"] = "scdm"
     n: int = Field(100, ge=1, description="number of samples")
     seed: int = Field(
-        0, ge=0, description="seed of the random generator; sample i depends on (seed, i), up to rounding"
+        0,
+        ge=0,
+        description="seed; a generation job's samples depend on it and on the index of the first",
     )
     checkpoint: str | None = Field(None, description="checkpoint file; the packaged one when absent")
     layer_group: int | None = Field(
@@ -43,9 +45,7 @@ class ScdmGeneratorConfig(_Frozen):
         "of the model, not a filter",
     )
     weight: float = Field(0.5, ge=0, description="weight of classifier-free guidance towards what is asked for")
-    guidance: bool = Field(
-        True, description="push apart atoms that come too close and pull together what falls into parts"
-    )
+    guidance: bool = Field(True, description="pass over draws that are no bonded layer or repeat a sample's skeleton")
     steps: int | None = Field(None, ge=1, description="denoising steps; the model's default when absent")
     shard_size: int = Field(100, ge=1, description="samples a generation job makes")
 

@@ -19,7 +19,16 @@ FORMATS = {
     ".extxyz": "extended XYZ (ASE, OVITO); groups, seed and index in the comment line",
     ".zip": "one CIF for each sample, and samples.csv with groups, seed and index",
 }
-_COLUMNS = ("layer_group_requested", "layer_group_detected", "space_group_detected", "seed", "index", "model_id")
+_COLUMNS = (
+    "layer_group_requested",
+    "layer_group_detected",
+    "space_group_detected",
+    "seed",
+    "index",
+    "model_id",
+    "draw",
+    "mended",
+)
 
 
 @contextmanager

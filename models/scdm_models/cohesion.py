@@ -25,6 +25,9 @@ STIFFNESS = 0.5  # weight of a bond that should keep its length, against 1 of a 
 CONTACT = 0.78  # as in ``guidance``: pairs closer than this times the radii are pushed apart in the same step
 RIDGE = 0.02
 LARGEST_MOVE = 0.5  # angstrom in one step
+# 98 % of the training layers have no shorter distance, and nine in ten hold together by bonds of at most this length.
+# Of 300 draws relaxed by CHGNet, 92 % of those within both bounds stayed one layer and 67 % of the others did.
+SHORTEST, LONGEST = 0.8, 1.2  # over the sum of covalent radii
 SAME = 0.02  # pairs of the same two sites whose lengths differ by less (angstrom) are equivalent
 _IMAGES = np.array([[i, j] for i in range(-2, 3) for j in range(-2, 3)], dtype=float)
 
@@ -110,8 +113,11 @@ def _pairs(atoms: _Atoms) -> tuple[Array, Array, NDArray[np.int64]]:
     return vector, ratio, cells.astype(np.int64)
 
 
-def _gaps(atoms: _Atoms, ratio: Array, cells: NDArray[np.int64]) -> list[tuple[int, int, float]]:
-    """(site, site, length) of the bonds a spanning net needs beyond the existing ones; empty for one layer."""
+def _gaps(
+    atoms: _Atoms, ratio: Array, cells: NDArray[np.int64], bond: float = BOND_FACTOR
+) -> list[tuple[int, int, float]]:
+    """(site, site, length) of the bonds a spanning net needs beyond those up to ``bond`` times the radii; empty for one
+    layer."""
     n = len(atoms.site)
     upper = np.triu(np.ones((n, n), dtype=bool))[..., None] & (ratio < REACH)
     i, j, image = np.nonzero(upper)
@@ -120,7 +126,7 @@ def _gaps(atoms: _Atoms, ratio: Array, cells: NDArray[np.int64]) -> list[tuple[i
     value = ratio[i, j, image]
     net = _Net(n)
     shifts = cells[i, j, image]
-    bonded = int(np.searchsorted(value, BOND_FACTOR))
+    bonded = int(np.searchsorted(value, bond))
     gaps = []
     for k, (a, b, shift) in enumerate(zip(i.tolist(), j.tolist(), shifts.tolist(), strict=True)):
         if net.one_layer:
@@ -179,6 +185,21 @@ def _step(
     move *= LARGEST_MOVE / max(LARGEST_MOVE, float(np.abs(move).max()))
     move = move / scale * free
     return move[:sites], move[sites]
+
+
+@torch.no_grad()
+def bonded_layers(batch: CrystalBatch) -> torch.Tensor:
+    """(B,) whether each crystal is one layer of bonds between ``SHORTEST`` and ``LONGEST``, and no shorter ones.
+
+    Batches on the CPU only.
+    """
+    matrices = lattice_matrix(batch.group, batch.lattice.double(), n_atoms(batch.wyckoff, batch.mask)).numpy()
+    good = []
+    for row in range(len(batch)):
+        atoms = _atoms(batch, row, matrices[row])
+        _, ratio, cells = _pairs(atoms)
+        good.append(bool(ratio.min() >= SHORTEST) and not _gaps(atoms, ratio, cells, LONGEST))
+    return torch.tensor(good)
 
 
 @torch.no_grad()

@@ -177,8 +177,8 @@ class SkeletonNetwork(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """(B, K, MAX_Z) element logits and (B, K, W) letter logits; letters illegal in the group get -inf.
 
-        element, letter: (B, K) class indices, ``MASKED_ELEMENT`` and ``masked_letter`` where unknown. site: the only one
-        that is asked for; the logits then have the shape of K = 1.
+        element, letter: (B, K) class indices, ``MASKED_ELEMENT`` and ``masked_letter`` where unknown. site: the only
+        one that is asked for; the logits then have the shape of K = 1.
         """
         counts = mask.sum(1)
         fraction = torch.stack(

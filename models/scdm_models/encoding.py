@@ -21,6 +21,7 @@ from pymatgen.core import Element, Lattice, Structure
 
 from scdm_models.errors import StructureError, SymmetryError
 from scdm_models.symmetry.detect import moyo_layer_dataset
+from scdm_models.symmetry.normalizer import canonical
 from scdm_models.symmetry.tables import LayerGroup, layer_group
 
 Array = NDArray[np.float64]
@@ -79,8 +80,13 @@ class LayerCrystal:
 
     @property
     def template(self) -> str:
-        """Wyckoff template: group number and sorted letters, without elements, such as ``78:b-e``."""
-        return f"{self.layer_group}:" + "-".join(sorted(s.letter for s in self.sites))
+        """Wyckoff template: group number and sorted letters, without elements, such as ``78:a-e``.
+
+        Of the letters that another origin or other axes would give, those that come first.
+        """
+        group = self.group
+        named = canonical(self.layer_group, ((group.index(s.letter), 0) for s in self.sites))
+        return f"{self.layer_group}:" + "-".join(group.positions[index].letter for index, _ in named)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dictionary."""
@@ -182,7 +188,7 @@ def _average(group: LayerGroup, xyz: Array, perm: NDArray[np.int64]) -> Array:
 
 @dataclass(frozen=True)
 class _Positions:
-    """A group's Wyckoff positions as arrays, P of them; each stands for its first point ``matrix @ p + translation``."""
+    """A group's P Wyckoff positions as arrays, each by its first point ``matrix @ parameters + translation``."""
 
     multiplicity: NDArray[np.int64]  # (P,)
     matrix: Array  # (P, 3, 3), with columns of 0 for the parameters that the position lacks

@@ -1,5 +1,5 @@
-"""Guidance of the chain's last part, when distances mean something: atoms that are closer than matter allows are pushed
-apart, and a crystal that falls into parts is pulled together (``cohesion``).
+"""Guidance of crystals that the chain left torn or crowded: atoms that are closer than matter allows are pushed apart,
+and a crystal that falls into parts is pulled together (``cohesion``).
 
 Both move what the chain moves (free coordinates and free lattice parameters), so the group stays. ``push_apart`` is a
 soft-sphere repulsion between covalent radii.
@@ -21,9 +21,7 @@ from scdm_models.elements import MAX_Z
 from scdm_models.lattice import covalent_radii
 
 CONTACT_FACTOR = 0.78  # atoms closer than this times the sum of their covalent radii repel each other
-START = 0.2  # time at which guidance begins
-PULLS = 2  # times a crystal is pulled together within the last part of the chain
-FINAL_ROUNDS = 16  # of a pull and two pushes after the last step; crystals that need neither are left as they are
+FINAL_ROUNDS = 32  # of a pull and two pushes; crystals that need neither are left as they are
 
 
 @cache

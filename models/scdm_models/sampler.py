@@ -1,35 +1,41 @@
 """Draws crystals from a trained model: layer group, skeleton, then lattice and coordinates by the reverse chain.
 
-Sample i of a seed depends on (seed, i), up to the rounding of its batch: each has a random stream of its own. Nothing
-is filtered: what the model draws is what is returned, with the group found in it beside the one asked for.
+A call is one stream of draws; draw j depends on (seed, start, j), up to rounding in its batch. Passed over are draws
+whose atoms touch or do not hold together, and those that repeat a sample's skeleton: every sample says which draw it
+was, and ``SamplerOptions.guidance=False`` returns the stream as it is. The layer group found in a sample stands beside
+the one it was made in.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from itertools import count
 from typing import Any
 
 import numpy as np
 import torch
 from pymatgen.core import Structure
 
-from scdm_models.batch import CrystalBatch, from_batch, n_atoms
+from scdm_models.batch import CrystalBatch, from_batch, n_atoms, to_batch
 from scdm_models.checkpoint import Checkpoint, load_checkpoint
-from scdm_models.cohesion import pull_together
+from scdm_models.cohesion import bonded_layers
 from scdm_models.encoding import LayerCrystal, decode
 from scdm_models.errors import GenerationError, ScdmError
-from scdm_models.guidance import PULLS, START, push_apart, settle
+from scdm_models.guidance import settle
 from scdm_models.paper import paper_decoding
 from scdm_models.skeletons import SkeletonRules, draw, draw_skeletons, skeleton_prior
 from scdm_models.symmetry.detect import detect_layer_group, detect_space_group
+from scdm_models.symmetry.normalizer import canonical
 
-DEFAULT_STEPS = 20
+DEFAULT_STEPS = 12
 CHUNK = 32  # crystals denoised together
 DETECTION_SYMPREC = 1e-3
+PATIENCE = 4  # draws for each sample, on average, before one that guidance had to mend is taken
 
 
 @dataclass(frozen=True)
@@ -43,8 +49,9 @@ class SamplerOptions:
     churn
         Share of the ancestral sampler's noise: 1 is the DDPM, 0 the deterministic chain.
     guidance
-        Whether the last part of the chain pushes apart atoms that are too close and pulls together crystals that fall
-        into parts (``guidance``).
+        Whether draws that are no bonded layer (``cohesion.bonded_layers``) or repeat a skeleton are passed over. Where
+        ``PATIENCE`` ends first, torn ones are mended instead: atoms pushed apart, parts pulled together (``guidance``);
+        repetitions are taken where they are most of what comes, as with a narrow wish.
     skeletons
         How letters and elements are drawn.
     paper
@@ -52,7 +59,7 @@ class SamplerOptions:
     """
 
     steps: int = DEFAULT_STEPS
-    churn: float = 0.5
+    churn: float = 1.0
     guidance: bool = True
     skeletons: SkeletonRules = field(default_factory=SkeletonRules)
     paper: bool = False
@@ -69,9 +76,13 @@ class GeneratedRecord:
     layer_group_requested, layer_group_detected, space_group_detected
         The group of the sample's symmetry, and those found at symprec 1e-3 angstrom (None where detection fails).
     seed, index, model_id
-        What reproduces it.
+        What reproduces it, with the first index of the call.
     crystal
         The asymmetric unit.
+    draw
+        Its place in the call's stream of draws, from 0: the last sample's tells how many draws were made.
+    mended
+        Whether guidance had to push its atoms apart or pull its parts together.
     """
 
     structure: Structure
@@ -82,6 +93,8 @@ class GeneratedRecord:
     index: int
     model_id: str
     crystal: LayerCrystal
+    draw: int = 0
+    mended: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """The record as one JSON object."""
@@ -94,6 +107,8 @@ class GeneratedRecord:
             "index": self.index,
             "model_id": self.model_id,
             "crystal": self.crystal.to_dict(),
+            "draw": self.draw,
+            "mended": self.mended,
         }
 
 
@@ -105,24 +120,24 @@ def _detected(structure: Structure, find: Callable[[Structure, float], int]) -> 
 
 
 @torch.inference_mode()
-def _sample_batch(
-    checkpoint: Checkpoint, seed: int, indices: range, prior: np.ndarray, options: SamplerOptions
-) -> list[LayerCrystal]:
-    rngs = [np.random.default_rng([seed, i]) for i in indices]
+def _draw_batch(
+    checkpoint: Checkpoint, rngs: list[np.random.Generator], prior: np.ndarray, options: SamplerOptions
+) -> list[tuple[LayerCrystal, bool]]:
+    """One crystal for each random stream, and whether it is a bonded layer."""
     groups, counts = [], []
     for rng in rngs:
         flat = draw(prior.ravel(), rng)
         groups.append(flat // prior.shape[1])
         counts.append(flat % prior.shape[1])
-    crystals: dict[int, LayerCrystal] = {}
+    drawn: dict[int, tuple[LayerCrystal, bool]] = {}
     for rows, skeletons in draw_skeletons(checkpoint, groups, counts, rngs, options.skeletons):
         # sort by size so that small crystals do not pay for the padding of large ones
         order = torch.argsort(n_atoms(skeletons.wyckoff, skeletons.mask), stable=True)
         for chunk in order.split(CHUNK):
             chosen = [rows[i] for i in chunk.tolist()]
             state = denoise(checkpoint, skeletons.take(chunk), [rngs[i] for i in chosen], options)
-            crystals |= zip(chosen, from_batch(state), strict=True)
-    return [crystals[row] for row in range(len(rngs))]
+            drawn |= zip(chosen, zip(from_batch(state), bonded_layers(state).tolist(), strict=True), strict=True)
+    return [drawn[row] for row in range(len(rngs))]
 
 
 def denoise(
@@ -149,17 +164,11 @@ def denoise(
         uniform[row, :n] = torch.from_numpy(rng.random((n, 2))).float()
     state = noisy if start is not None else model.geometry_prior(noisy, noise[:, 0], uniform)
     times = np.linspace(start or 1.0, 0.0, steps + 1)
-    guided = [step for step in range(steps - 1) if times[step + 1] < START]
-    pulls = {guided[len(guided) * i // PULLS] for i in range(PULLS)} if guided else set()
     for step in range(steps):
         state = model.geometry_step(
             state, float(times[step]), float(times[step + 1]), noise[:, step + 1], options.churn
         )
-        if options.guidance and step in guided:
-            if step in pulls:
-                state, _ = pull_together(state)
-            state, _ = push_apart(state)
-    return settle(state) if options.guidance else state
+    return state
 
 
 def generate(
@@ -174,7 +183,7 @@ def generate(
     processes: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[GeneratedRecord]:
-    """Samples ``start`` to ``start + n - 1`` of a seed, one after the other, in bounded memory.
+    """``n`` samples of a seed, one after the other, in bounded memory.
 
     Parameters
     ----------
@@ -189,9 +198,9 @@ def generate(
     options
         How the chain is run; ``SamplerOptions()`` when None.
     start
-        Index of the first sample.
+        Index of the first sample; calls with other starts are independent streams of the seed.
     batch_size
-        Crystals drawn together.
+        Largest number of crystals drawn together.
     processes
         Processes that draw batches side by side, started by ``spawn``; what is drawn does not depend on it.
     progress
@@ -222,9 +231,13 @@ def generate(
             "give UnSCDM's checkpoint"
         )
     prior = skeleton_prior(checkpoint, layer_group, options.skeletons.composition)
-    batches = [range(i, min(i + batch_size, start + n)) for i in range(start, start + n, batch_size)]
-    job = _Job(checkpoint, seed, prior, options)
-    return _stream(job, batches, min(processes, len(batches)), progress)
+    job = _Job(checkpoint, seed, start, prior, options)
+    size = min(batch_size, max(16, n))
+    batches = (range(first, first + size) for first in count(0, size))
+    return _stream(job, n, batches, processes, progress)
+
+
+_Drawn = tuple[LayerCrystal, GeneratedRecord | None]
 
 
 @dataclass(frozen=True)
@@ -233,22 +246,36 @@ class _Job:
 
     checkpoint: Checkpoint
     seed: int
+    start: int
     prior: np.ndarray
     options: SamplerOptions
 
-    def records(self, indices: range) -> list[GeneratedRecord]:
-        """The finished samples of one batch."""
-        found = []
-        crystals = _sample_batch(self.checkpoint, self.seed, indices, self.prior, self.options)
+    def drawn(self, numbers: range) -> list[_Drawn]:
+        """Crystal and finished record of each draw; no record where the crystal is no bonded layer."""
+        rngs = [np.random.default_rng([self.seed, self.start, number]) for number in numbers]
+        return [
+            (crystal, self.record(crystal, number) if bonded or not self.options.guidance else None)
+            for number, (crystal, bonded) in zip(
+                numbers, _draw_batch(self.checkpoint, rngs, self.prior, self.options), strict=True
+            )
+        ]
+
+    def record(self, crystal: LayerCrystal, number: int, mended: bool = False) -> GeneratedRecord:
+        """The record of one draw, its index still the draw's number."""
         if self.options.paper:
-            crystals = [paper_decoding(crystal) for crystal in crystals]
-        for index, crystal in zip(indices, crystals, strict=True):
-            structure = decode(crystal)
-            group, space_group = (_detected(structure, find) for find in (detect_layer_group, detect_space_group))
-            requested = crystal.layer_group
-            model_id = self.checkpoint.model_id + ("-paper" if self.options.paper else "")
-            found.append(GeneratedRecord(structure, requested, group, space_group, self.seed, index, model_id, crystal))
-        return found
+            crystal = paper_decoding(crystal)
+        structure = decode(crystal)
+        group, space_group = (_detected(structure, find) for find in (detect_layer_group, detect_space_group))
+        model_id = self.checkpoint.model_id + ("-paper" if self.options.paper else "")
+        requested = crystal.layer_group
+        return GeneratedRecord(
+            structure, requested, group, space_group, self.seed, number, model_id, crystal, number, mended
+        )
+
+    def mended(self, crystal: LayerCrystal, number: int) -> GeneratedRecord:
+        """The record of a crystal that is no bonded layer, after guidance."""
+        (settled,) = from_batch(settle(to_batch([crystal])))
+        return self.record(settled, number, mended=True)
 
 
 _JOB: _Job | None = None  # of a worker process
@@ -260,34 +287,61 @@ def _begin(job: _Job) -> None:
     _JOB = job
 
 
-def _work(indices: range) -> list[GeneratedRecord]:
+def _work(numbers: range) -> list[_Drawn]:
     assert _JOB is not None
-    return _JOB.records(indices)
+    return _JOB.drawn(numbers)
 
 
 def _stream(
-    job: _Job, batches: list[range], processes: int, progress: Callable[[int], None] | None
+    job: _Job, n: int, batches: Iterator[range], processes: int, progress: Callable[[int], None] | None
 ) -> Iterator[GeneratedRecord]:
-    done = 0
-    for records in map(job.records, batches) if processes == 1 else _side_by_side(job, batches, processes):
-        yield from records
-        done += len(records)
-        if progress is not None:
-            progress(done)
+    finished = map(job.drawn, batches) if processes == 1 else _side_by_side(job, batches, processes)
+    known: set[int] = set()  # skeletons of the samples so far
+    number = done = repeated = 0
+    try:
+        for drawn in finished:
+            for crystal, record in drawn:
+                number += 1
+                if record is None and number >= PATIENCE * (done + 8):
+                    record = job.mended(crystal, number - 1)
+                if record is None:
+                    continue
+                if job.options.guidance:
+                    name = _name(crystal)
+                    if name in known and repeated <= done:
+                        repeated += 1
+                        continue
+                    known.add(name)
+                yield replace(record, index=job.start + done)
+                done += 1
+                if done == n:
+                    break
+            if progress is not None:
+                progress(done)
+            if done == n:
+                return
+    finally:
+        if isinstance(finished, Generator):
+            finished.close()
 
 
-def _side_by_side(job: _Job, batches: list[range], processes: int) -> Iterator[list[GeneratedRecord]]:
+def _name(crystal: LayerCrystal) -> int:
+    """A hash of the layer group and of what occupies which positions, whatever their letters are called."""
+    group = crystal.group
+    occupied = canonical(crystal.layer_group, ((group.index(s.letter), s.element) for s in crystal.sites))
+    return int.from_bytes(blake2b(repr((crystal.layer_group, occupied)).encode(), digest_size=8).digest())
+
+
+def _side_by_side(job: _Job, batches: Iterator[range], processes: int) -> Generator[list[_Drawn], None, None]:
     """The batches in their order; at most two for each process are under way or waiting, so that memory is bounded."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(job,)) as pool:
-        waiting: deque[Future[list[GeneratedRecord]]] = deque()
+        waiting: deque[Future[list[_Drawn]]] = deque()
         try:
-            for indices in batches:
-                waiting.append(pool.submit(_work, indices))
+            for batch in batches:
+                waiting.append(pool.submit(_work, batch))
                 if len(waiting) >= 2 * processes:
                     yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
         finally:
             for future in waiting:
                 future.cancel()

@@ -47,7 +47,7 @@ class SkeletonRules:
     e_above_hull: float | None = 0.2
     weight: float = 0.5
     element_temperature: float = 1.2
-    letter_temperature: float = 1.15
+    letter_temperature: float = 2.3
     composition: CompositionRequest | None = None
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from scdm_models.metrics.samples import Interval, Population
 
 MEASURES = {
+    "kept_draws": "kept of all draws (bonded layers, no repeated skeleton)",
+    "mended": "mended by guidance",
     "valid_distance": "no atoms closer than 0.5 Å",
     "valid_radii": "no atoms closer than 0.7 covalent radii",
     "one_layer": "one connected layer",
@@ -221,6 +223,10 @@ def _judge(file: Path, read: Samples, index: FingerprintIndex) -> dict[str, Any]
         "novel_templates": templates,
         "unique": samples.Interval(unique.share, unique.share, unique.share, unique.n),
     }
+    draws = 1 + max((record.get("draw", -1) for record in records), default=-1)
+    if draws:
+        shares["kept_draws"] = samples.share_interval(n, draws)
+        shares["mended"] = samples.share_interval(sum(bool(record.get("mended")) for record in records), n)
     return {
         "file": str(file),
         "model_id": records[0]["model_id"],

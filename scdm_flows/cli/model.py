@@ -81,7 +81,7 @@ def train(curated: Path, config: Path | None, start: Path | None, out: Path, for
 
 @click.command()
 @click.option("-n", "count", default=100, show_default=True, type=int, help="How many samples.")
-@click.option("--seed", default=0, show_default=True, type=int, help="Seed; sample i depends on (seed, i) alone.")
+@click.option("--seed", default=0, show_default=True, type=int, help="Seed of the stream of draws.")
 @click.option(
     "-o",
     "--out",
@@ -111,7 +111,7 @@ def train(curated: Path, config: Path | None, start: Path | None, out: Path, for
     "--guidance/--no-guidance",
     default=True,
     show_default=True,
-    help="Late in the chain, push apart atoms that come too close and pull together what falls into parts.",
+    help="Pass over draws that are no bonded layer or repeat a sample's skeleton; --no-guidance writes every draw.",
 )
 @click.option(
     "--model",
@@ -147,7 +147,8 @@ def generate(
     """Draw crystals from a trained model, written as they come: JSON lines, extended XYZ or a zip of CIFs.
 
     Each record holds the structure, layer_group_requested, layer_group_detected and space_group_detected (at symprec
-    1e-3 angstrom), seed, index and model_id. `scdm screen OUT.jsonl` judges them.
+    1e-3 angstrom), seed, index, model_id, draw (its place among all draws) and mended (whether guidance had to move its
+    atoms). `scdm screen OUT.jsonl` judges them.
     """
     check_output(out, force=force)
     from scdm_flows.exchange import FORMATS, sample_writer

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from pymatgen.core import Structure
@@ -66,24 +65,16 @@ def test_every_kind_of_the_configuration_has_a_generator() -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(GENERATORS))
-def test_shards_join_to_the_whole(kind: str, config_of: Callable[[str], Any]) -> None:
+def test_shards_hold_each_index_once_and_can_be_made_again(kind: str, config_of: Callable[[str], Any]) -> None:
     config, generator = config_of(kind), GENERATORS[kind]
     n = generator.count(config)
     assert n == 5  # asked for, or in the folder
-    whole = generator.generate(config, 0, n)
-    shards = generator.generate(config, 0, 2) + generator.generate(config, 2, n)
-    assert [r["index"] for r in whole] == list(range(n))
-    assert [r["index"] for r in shards] == list(range(n))
-    for one, other in zip(shards, whole, strict=True):
-        if one["structure"] is None:
-            assert one == other
-            continue
-        # what is drawn is the same; a batch of another size rounds the denoising differently in the last digits
-        a, b = Structure.from_dict(one["structure"]), Structure.from_dict(other["structure"])
-        assert a.species == b.species
-        assert a.lattice.abc == pytest.approx(b.lattice.abc, abs=0.01)
-        delta = a.frac_coords - b.frac_coords
-        assert np.abs(delta - np.round(delta)).max() < 0.01
+    shards = [generator.generate(config, first, min(first + 2, n)) for first in range(0, n, 2)]
+    assert [record["index"] for shard in shards for record in shard] == list(range(n))
+    # a job that ran twice, on whatever worker, gave the same candidates
+    assert generator.generate(config, 2, 4) == shards[1]
+    # and two shards are not the same draws
+    assert shards[0][0]["structure"] != shards[1][0]["structure"]
 
 
 @pytest.mark.parametrize("kind", sorted(GENERATORS))

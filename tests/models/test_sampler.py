@@ -11,12 +11,16 @@ import torch
 from safetensors.torch import save_file
 from test_encoding import random_crystal
 
+from scdm_models.batch import to_batch
 from scdm_models.checkpoint import load_checkpoint, save_checkpoint
+from scdm_models.cohesion import bonded_layers
+from scdm_models.composition import CompositionRequest
 from scdm_models.denoiser import stability_class
 from scdm_models.encoding import MAX_ATOMS
 from scdm_models.errors import CheckpointError, DatasetError, GenerationError
 from scdm_models.metrics.groups import found_by_both
 from scdm_models.sampler import SamplerOptions, generate
+from scdm_models.skeletons import SkeletonRules
 from scdm_models.train import Progress, TrainConfig, load_train_config, train
 
 
@@ -29,7 +33,7 @@ def samples() -> list:
 def test_every_sample_has_its_group_or_a_supergroup_by_two_tools(samples: list) -> None:
     assert all(found_by_both(sample.structure, sample.layer_group_requested) for sample in samples)
     # and the test can fail: a sample of low symmetry is not found in a group of higher order that it lacks
-    low = next(s for s in samples if s.layer_group_detected == s.layer_group_requested <= 7)
+    low = next(s for s in samples if s.layer_group_detected == s.layer_group_requested <= 48)
     assert not found_by_both(low.structure, 80)
 
 
@@ -43,10 +47,44 @@ def test_samples_are_crystals_of_allowed_size(samples: list) -> None:
 def test_same_seed_same_samples_whatever_the_batches(samples: list) -> None:
     again = list(generate(60, seed=3, options=SamplerOptions(steps=20)))
     assert [s.to_dict() for s in again] == [s.to_dict() for s in samples]
-    # a later part of the same seed: the skeleton is the same; coordinates differ by rounding of other batches
-    part = list(generate(10, seed=3, options=SamplerOptions(steps=20), start=20, batch_size=4))
-    assert [p.structure.composition for p in part] == [s.structure.composition for s in samples[20:30]]
-    assert [p.index for p in part] == list(range(20, 30))
+    # fewer of them in smaller batches: the same draws, whose coordinates differ by the rounding of other batches
+    part = list(generate(10, seed=3, options=SamplerOptions(steps=20), batch_size=4))
+    assert [p.structure.composition for p in part] == [s.structure.composition for s in samples[:10]]
+    assert [p.draw for p in part] == [s.draw for s in samples[:10]]
+    # another start is another stream
+    other = list(generate(4, seed=3, options=SamplerOptions(steps=20), start=20))
+    assert [o.index for o in other] == list(range(20, 24))
+    assert [o.structure.composition for o in other] != [s.structure.composition for s in samples[:4]]
+
+
+def test_draws_that_are_no_bonded_layer_or_repeat_a_skeleton_are_passed_over(samples: list) -> None:
+    draws = [sample.draw for sample in samples]
+    assert draws == sorted(set(draws))
+    assert draws[-1] >= len(samples)  # some were passed over
+    everything = list(generate(draws[-1] + 1, seed=3, options=SamplerOptions(steps=20, guidance=False)))
+    assert [s.draw for s in everything] == list(range(draws[-1] + 1))
+    bonded = bonded_layers(to_batch([s.crystal for s in everything])).tolist()
+    skeletons: set[tuple] = set()
+    for sample, good in zip(everything, bonded, strict=True):
+        sites = sorted((site.letter, site.element) for site in sample.crystal.sites)
+        if sample.draw in draws:
+            assert good
+            assert (sample.layer_group_requested, *sites) not in skeletons
+            skeletons.add((sample.layer_group_requested, *sites))
+        elif good:  # then it repeats one, perhaps under other letters of the same group
+            elements = sorted(site.element for site in sample.crystal.sites)
+            assert any(
+                name[0] == sample.layer_group_requested and sorted(e for _, e in name[1:]) == elements
+                for name in skeletons
+            )
+
+
+def test_a_narrow_wish_gets_all_it_asked_for() -> None:
+    # one atom of graphene's element in group 80 leaves few skeletons: repetitions are taken instead of none at all
+    wish = SkeletonRules(composition=CompositionRequest.parse("C", None, 2))
+    found = list(generate(12, seed=0, layer_group=80, options=SamplerOptions(steps=4, skeletons=wish)))
+    assert [s.index for s in found] == list(range(12))
+    assert {s.structure.composition.formula for s in found} == {"C2"}
 
 
 def test_requested_group_and_record(samples: list) -> None:

@@ -65,7 +65,7 @@ def letter_permutations(number: int) -> frozenset[tuple[int, ...]]:
         axes = np.eye(3)
         axes[:2, :2], axes[2, 2] = plane, side
         turned = axes @ rotations @ np.linalg.inv(axes)
-        alike = (np.abs(turned[:, None] - rotations[None]) < 1e-6).all((-1, -2))
+        alike = np.abs(turned[:, None] - rotations[None]).max((-1, -2)) < 1e-6
         if not alike.any(1).all():
             continue
         for origin in _origins(group):
@@ -78,7 +78,7 @@ def letter_permutations(number: int) -> frozenset[tuple[int, ...]]:
 
 @cache
 def _subspaces(number: int) -> tuple[Array, Array, NDArray[np.int64]]:
-    """All points of all positions: translations (n, 3), projectors (n, 3, 3) off their free directions, positions (n,)."""
+    """All n points of all positions: translations (n, 3), projectors off the free directions (n, 3, 3), positions."""
     positions = layer_group(number).positions
     rotations = np.concatenate([p.rotations for p in positions])
     owner = np.repeat(np.arange(len(positions)), [p.multiplicity for p in positions])

@@ -38,7 +38,7 @@ def sampling() -> None:
         f"sampling, {DEFAULT_STEPS} steps          {default:8.1f} /s   {default / long:6.1f} x the speed of 1,000 steps"
     )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    many = draw(512 * cores, DEFAULT_STEPS, cores)
+    many = draw(1024 * cores, DEFAULT_STEPS, cores)
     print(f"sampling, {cores} processes       {many:8.1f} /s   {many / default:6.2f} x one (with the processes' start)")
     if torch.cuda.is_available():
         print("a GPU is here, but the sampler runs on the CPU")

@@ -18,7 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 CARDS = ROOT / "models" / "cards"
-MODELS, SEEDS, STEPS = ("scdm", "unscdm"), (0, 1, 2), (6, 12, 25, 100, 1000)
+MODELS, SEEDS, STEPS = ("scdm", "unscdm"), (0, 1, 2), (4, 8, 12, 25, 100, 1000)
 
 
 def scdm(*arguments: object) -> None:

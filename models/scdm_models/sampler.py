@@ -32,7 +32,7 @@ from scdm_models.skeletons import SkeletonRules, draw, draw_skeletons, skeleton_
 from scdm_models.symmetry.detect import detect_layer_group, detect_space_group
 from scdm_models.symmetry.normalizer import canonical
 
-DEFAULT_STEPS = 12
+DEFAULT_STEPS = 8
 CHUNK = 32  # crystals denoised together
 DETECTION_SYMPREC = 1e-3
 PATIENCE = 4  # draws for each sample, on average, before one that guidance had to mend is taken

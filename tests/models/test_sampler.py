@@ -252,3 +252,16 @@ def test_stability_classes_have_their_edges_where_they_say() -> None:
         4,
         -1,
     ]
+
+
+@pytest.mark.parametrize(("name", "symmetry"), [("scdm", "layer_group"), ("unscdm", "p1")])
+def test_shipped_configurations_are_those_of_the_packaged_models(name: str, symmetry: str) -> None:
+    config = load_train_config(Path(__file__).parents[2] / "models" / "configs" / f"{name}.yaml")
+    assert config.symmetry == symmetry
+    trained = load_checkpoint(packaged=name).card["training"]
+    assert config.network.to_dict() == trained["network"]
+    assert (config.skeleton_epochs, config.batch_size, config.learning_rate) == (
+        trained["skeleton_epochs"],
+        trained["batch_size"],
+        trained["learning_rate"],
+    )

@@ -252,7 +252,7 @@ def test_a_folder_goes_on_after_a_bad_file(tmp_path: Path, mos2: Structure) -> N
         ("blank.vasp", b"  \n", "is empty; give a file with at least one structure"),
         (
             "half.jsonl.gz",
-            gzip.compress(b'{"id": 1}\n' * 999)[:60],
+            gzip.compress(b'{"id": 1}\n' * 999, mtime=0)[:60],
             "damaged or of another kind; fetch it again",
         ),
         ("text.json", b"hello\nworld\n", "neither JSON nor JSON lines"),

@@ -218,9 +218,9 @@ def test_bad_curated_files(tmp_path: Path) -> None:
         read_curated(path)
     for content, message in (
         (b"no gzip", "is not a curated set"),
-        (gzip.compress(b'{"id": "a"}\n'), "no key 'crystal'"),
-        (gzip.compress(b'{"id": "a"}\n' * 99)[:30], "is not a curated set"),
-        (gzip.compress(b""), "is empty"),
+        (gzip.compress(b'{"id": "a"}\n', mtime=0), "no key 'crystal'"),
+        (gzip.compress(b'{"id": "a"}\n' * 99, mtime=0)[:30], "is not a curated set"),
+        (gzip.compress(b"", mtime=0), "is empty"),
     ):
         path.write_bytes(content)
         with pytest.raises(DatasetError, match=message):

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 FORMATS = {
     ".jsonl": "JSON lines: all of each record; what `scdm screen` and `scdm evaluate` read",
-    ".extxyz": "extended XYZ (ASE, OVITO); groups, seed and index in the comment line",
-    ".zip": "one CIF for each sample, and samples.csv with groups, seed and index",
+    ".extxyz": "extended XYZ (ASE, OVITO); groups, seed, index and draw in the comment line",
+    ".zip": "one CIF for each sample, and samples.csv with groups, seed, index and draw",
 }
 _COLUMNS = (
     "layer_group_requested",

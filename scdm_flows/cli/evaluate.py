@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Callable
@@ -223,10 +224,10 @@ def _judge(file: Path, read: Samples, index: FingerprintIndex) -> dict[str, Any]
         "novel_templates": templates,
         "unique": samples.Interval(unique.share, unique.share, unique.share, unique.n),
     }
-    draws = 1 + max((record.get("draw", -1) for record in records), default=-1)
-    if draws:
-        shares["kept_draws"] = samples.share_interval(n, draws)
-        shares["mended"] = samples.share_interval(sum(bool(record.get("mended")) for record in records), n)
+    draws = [record.get("draw", -1) for record in records]
+    if all(first < second for first, second in itertools.pairwise([-1, *draws])):  # one call, not several joined
+        shares["kept_draws"] = samples.share_interval(len(draws), draws[-1] + 1)
+        shares["mended"] = samples.share_interval(sum(bool(record.get("mended")) for record in records), len(draws))
     return {
         "file": str(file),
         "model_id": records[0]["model_id"],

@@ -65,6 +65,25 @@ def test_shares_of_one_file(files: list[Path], tmp_path: Path) -> None:
     assert json.loads(out.read_text()) == result
 
 
+def test_the_share_of_draws_is_that_of_one_call(files: list[Path]) -> None:
+    # draws 0, 1 and 4 of five were kept, the last one mended
+    lines = [json.loads(line) for line in files[1].read_text().splitlines()[:3]]
+    call = [{**line, "draw": draw, "mended": draw == 4} for line, draw in zip(lines, (0, 1, 4), strict=True)]
+    files[1].write_text("\n".join(map(json.dumps, call)))
+    (model,) = run(files[1])["models"]
+    assert model["measures"]["kept_draws"]["value"] == pytest.approx(0.6)
+    assert model["measures"]["mended"]["value"] == pytest.approx(1 / 3)
+    # two calls joined, more samples than the last one's draw: their share is not known, all else is
+    files[1].write_text("\n".join(map(json.dumps, [*call, *call])))
+    for given in ([files[1]], files):
+        (model,) = run(*given)["models"]
+        assert "kept_draws" not in model["measures"]
+        assert "valid_radii" in model["measures"]
+    files[1].write_text("\n".join(map(json.dumps, call)))
+    (model,) = run(*files)["models"]  # the other file is of no call at all
+    assert "kept_draws" not in model["measures"]
+
+
 def test_files_of_one_model_are_seeds(files: list[Path]) -> None:
     (model,) = run(*files)["models"]
     valid = model["measures"]["valid_radii"]

@@ -35,6 +35,12 @@ def made(path: Path, *arguments: object) -> Path:
     return path
 
 
+def judged(path: Path, files: list[Path], *options: object) -> dict[str, Any]:
+    """The judgement of the files of one model."""
+    found: dict[str, Any] = json.loads(made(path, "evaluate", *files, *options).read_text())["models"][0]
+    return found
+
+
 def energies(data: Path, work: Path, n: int) -> dict[str, Any]:
     """Both models, three seeds, relaxed."""
     files = [
@@ -62,14 +68,14 @@ def variants(data: Path, work: Path, n: int) -> dict[str, Any]:
     for name, options in (("all draws", ["--no-guidance"]), ("without asking for stability", ["--stability", "any"])):
         stem = name.replace(" ", "-")
         files = [made(work / f"{stem}-{seed}.jsonl", "generate", *options, "-n", 300, "--seed", seed) for seed in SEEDS]
-        found[name] = json.loads(made(work / f"{stem}.json", "evaluate", *files).read_text())["models"][0]
+        found[name] = judged(work / f"{stem}.json", files)
     return {"variants": found}
 
 
 def paper(data: Path, work: Path, n: int) -> dict[str, Any]:
     """UnSCDM decoded as in the paper; energy-free."""
     files = [made(work / f"paper-{s}.jsonl", "generate", "--model", "paper", "-n", 300, "--seed", s) for s in SEEDS]
-    return {"paper": json.loads(made(work / "paper.json", "evaluate", *files).read_text())["models"][0]}
+    return {"paper": judged(work / "paper.json", files)}
 
 
 def steps(data: Path, work: Path, n: int) -> dict[str, Any]:
@@ -77,15 +83,14 @@ def steps(data: Path, work: Path, n: int) -> dict[str, Any]:
     found = {}
     for count in STEPS:
         file = made(work / f"steps-{count}.jsonl", "generate", "--steps", count, "-n", n, "--seed", 9)
-        judged = made(work / f"steps-{count}.json", "evaluate", file, "--relax")
-        found[str(count)] = json.loads(judged.read_text())["models"][0]
+        found[str(count)] = judged(work / f"steps-{count}.json", [file], "--relax")
     return {"steps": found}
 
 
 def large(data: Path, work: Path, n: int) -> dict[str, Any]:
     """10,000 samples of one seed: uniqueness, and groups by two tools."""
     file = made(work / "large.jsonl", "generate", "-n", 10000, "--seed", 11)
-    return {"large": json.loads(made(work / "large.json", "evaluate", file).read_text())["models"][0]}
+    return {"large": judged(work / "large.json", [file])}
 
 
 def reconstruction(data: Path, work: Path, n: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from scdm_models.elements import MAX_Z as MAX_Z
 from scdm_models.encoding import LayerCrystal, Site, in_plane_matrix
-from scdm_models.symmetry.tables import N_GROUPS, layer_group
+from scdm_models.symmetry.tables import N_GROUPS, first_points, layer_group
 
 MAX_POINTS = 24  # largest multiplicity (general position of p6/mmm)
 HEX = in_plane_matrix(1.0, 1.0, 120.0) / np.sqrt(np.sqrt(3) / 2)  # unit area
@@ -206,19 +206,9 @@ def to_batch(crystals: list[LayerCrystal]) -> CrystalBatch:
 
 def position_parameters(number: int, index: int, xyz: np.ndarray) -> np.ndarray:
     """(3,) parameters p of a representative ``xyz`` on position ``index`` of a group; the inverse of point 0."""
-    position = layer_group(number).positions[index]
-    out = np.zeros(3)
-    if position.free_z:
-        out[2] = xyz[2]
-    plane = list(position.free_in_plane)
-    if plane:
-        matrix = position.rotations[0][:2][:, plane]
-        shifts = np.array([[i, j] for i in range(-2, 3) for j in range(-2, 3)], dtype=float)
-        target = xyz[:2] - position.translations[0][:2] + shifts
-        solution = target @ np.linalg.pinv(matrix).T
-        best = int(np.linalg.norm(solution @ matrix.T - target, axis=-1).argmin())
-        out[plane] = solution[best] % 1.0
-    return out
+    parameters = first_points(number).parameters(index, xyz)
+    parameters[:2] %= 1.0
+    return parameters
 
 
 def from_batch(batch: CrystalBatch) -> list[LayerCrystal]:

@@ -22,7 +22,7 @@ from pymatgen.core import Element, Lattice, Structure
 from scdm_models.errors import StructureError, SymmetryError
 from scdm_models.symmetry.detect import moyo_layer_dataset
 from scdm_models.symmetry.normalizer import canonical
-from scdm_models.symmetry.tables import LayerGroup, layer_group
+from scdm_models.symmetry.tables import LayerGroup, first_points, layer_group, wrap
 
 Array = NDArray[np.float64]
 DEFAULT_VACUUM_ANGSTROM = 20.0
@@ -153,13 +153,6 @@ def family_lattice(group: LayerGroup, matrix: Array) -> tuple[float, float, floa
     return a, b, float(np.rad2deg(np.arccos(np.dot(matrix[0], matrix[1]) / (a * b))))
 
 
-def _wrap(delta: Array) -> Array:
-    """In-plane components to [-1/2, 1/2]; heights untouched."""
-    out = delta.copy()
-    out[..., :2] -= np.round(out[..., :2])
-    return out
-
-
 def _permutations(group: LayerGroup, matrix: Array, xyz: Array, numbers: NDArray[np.int64]) -> tuple[Any, Array, float]:
     """Which atom each operation takes atom i to, (n_ops, n); the images; and the largest mismatch in angstrom.
 
@@ -167,7 +160,7 @@ def _permutations(group: LayerGroup, matrix: Array, xyz: Array, numbers: NDArray
     """
     general = group.general
     images = np.einsum("kij,nj->kni", general.rotations, xyz) + general.translations[:, None, :]
-    delta = _wrap(images[:, :, None, :] - xyz[None, None, :, :])  # (ops, n, n, 3)
+    delta = wrap(images[:, :, None, :] - xyz[None, None, :, :])  # (ops, n, n, 3)
     cart = delta[..., :2] @ matrix
     squared = (cart**2).sum(-1) + delta[..., 2] ** 2
     squared = np.where(numbers[None, :, None] == numbers[None, None, :], squared, np.inf)
@@ -182,70 +175,34 @@ def _average(group: LayerGroup, xyz: Array, perm: NDArray[np.int64]) -> Array:
     inverse = np.linalg.inv(general.rotations)
     target = xyz[perm] - general.translations[:, None, :]  # (ops, n, 3)
     back = np.einsum("kij,knj->kni", inverse, target)
-    averaged: Array = xyz + _wrap(back - xyz[None]).mean(0)
+    averaged: Array = xyz + wrap(back - xyz[None]).mean(0)
     return averaged
-
-
-@dataclass(frozen=True)
-class _Positions:
-    """A group's P Wyckoff positions as arrays, each by its first point ``matrix @ parameters + translation``."""
-
-    multiplicity: NDArray[np.int64]  # (P,)
-    matrix: Array  # (P, 3, 3), with columns of 0 for the parameters that the position lacks
-    inverse: Array  # (P, 3, 3) pseudo-inverses
-    outside: Array  # (P, 3, 3) projectors on what no parameter reaches
-    translation: Array  # (P, 3)
-
-
-@cache
-def _positions(number: int) -> _Positions:
-    positions = layer_group(number).positions
-    matrix = np.array([p.rotations[0] for p in positions])
-    inverse = np.linalg.pinv(matrix)
-    return _Positions(
-        np.array([p.multiplicity for p in positions]),
-        matrix,
-        inverse,
-        np.eye(3) - matrix @ inverse,
-        np.array([p.translations[0] for p in positions]),
-    )
-
-
-_SHIFTS = np.array([[i, j, 0] for i in range(-2, 3) for j in range(-2, 3)], dtype=float)
-
-
-def _off_positions(tables: _Positions, points: Array) -> tuple[Array, Array]:
-    """How far each of the (n, 3) points is from each position, (P, n), and the lattice shift that brings it there."""
-    apart = (points - tables.translation[:, None]) @ tables.outside  # (P, n, 3); the projectors are symmetric
-    squared = ((apart[:, :, None] + (_SHIFTS @ tables.outside)[:, None]) ** 2).sum(-1)  # (P, n, 25)
-    best = squared.argmin(-1)
-    return np.sqrt(np.take_along_axis(squared, best[..., None], -1)[..., 0]), _SHIFTS[best]
 
 
 def _assign(group: LayerGroup, xyz: Array, numbers: NDArray[np.int64], perm: NDArray[np.int64]) -> tuple[Site, ...]:
     """The occupied orbits of symmetric positions; ``SymmetryError`` if an orbit fits no position."""
     sites, done = [], np.zeros(len(xyz), dtype=bool)
-    tables = _positions(group.number)
-    residual, shift = _off_positions(tables, xyz)
+    families = first_points(group.number)
+    residual, shift = families.distances(xyz)
     for start in range(len(xyz)):
         if done[start]:
             continue
         members = np.unique(perm[:, start])
         done[members] = True
-        fitting = np.flatnonzero(tables.multiplicity == len(members))
-        nearest = residual[np.ix_(fitting, members)].min(1)
-        if not len(fitting) or nearest.min() > 1e-2:
+        fitting = [i for i, position in enumerate(group.positions) if position.multiplicity == len(members)]
+        nearest = residual[fitting][:, members].min(1)
+        if not fitting or nearest.min() > 1e-2:
             element = Element.from_Z(int(numbers[start])).symbol
             raise SymmetryError(
                 f"an orbit of {len(members)} {element} atoms fits no Wyckoff position of layer group {group.number} "
                 f"({group.symbol}); the cell is not in the standard setting or atoms overlap"
             )
         index = fitting[int(np.argmax(nearest < nearest.min() + 1e-6))]  # the first of equally good ones
-        target = xyz[members] - tables.translation[index] + shift[index, members]
-        parameters = target @ tables.inverse[index].T
+        target = xyz[members] - families.translation[index] + shift[index, members]
+        parameters = target @ families.inverse[index].T
         # among equally good representatives take the first in a fixed order, so that encoding is reproducible
         order = np.lexsort((*np.round(parameters % 1.0, 6).T[::-1], np.round(residual[index, members], 6)))
-        x, y, z = tables.matrix[index] @ parameters[order[0]] + tables.translation[index]
+        x, y, z = families.matrix[index] @ parameters[order[0]] + families.translation[index]
         sites.append(
             Site(int(numbers[start]), group.positions[index].letter, (float(x) % 1.0, float(y) % 1.0, float(z)))
         )
@@ -318,7 +275,7 @@ def _displacement(structure: Structure, dataset: Any, crystal: LayerCrystal) -> 
     matrix = in_plane_matrix(*crystal.lattice)
     if not crystal.group.reverses_z:
         standard[:, 2] -= standard[:, 2].mean()
-    delta = _wrap(standard[:, None, :] - atoms[None, :, :])
+    delta = wrap(standard[:, None, :] - atoms[None, :, :])
     squared = ((delta[..., :2] @ matrix) ** 2).sum(-1) + delta[..., 2] ** 2
     squared = np.where(numbers[:, None] == elements[None, :], squared, np.inf)
     return float(np.sqrt(squared.min(1).max()))
@@ -326,15 +283,11 @@ def _displacement(structure: Structure, dataset: Any, crystal: LayerCrystal) -> 
 
 def expand(crystal: LayerCrystal) -> tuple[Array, NDArray[np.int64]]:
     """All atoms of the conventional cell: (n, 3) in-plane fractions and heights (angstrom); (n,) atomic numbers."""
-    group, tables = crystal.group, _positions(crystal.layer_group)
+    group, families = crystal.group, first_points(crystal.layer_group)
     blocks, numbers = [], []
     for site in crystal.sites:
         index = group.index(site.letter)
-        offset = np.array(site.xyz) - tables.translation[index]
-        outside = (offset + _SHIFTS) @ tables.outside[index]
-        best = int((outside**2).sum(-1).argmin())
-        parameters = tables.inverse[index] @ (offset + _SHIFTS[best])
-        blocks.append(group.positions[index].orbit(parameters))
+        blocks.append(group.positions[index].orbit(families.parameters(index, np.array(site.xyz))))
         numbers += [site.element] * group.positions[index].multiplicity
     return np.concatenate(blocks), np.array(numbers, dtype=np.int64)
 
@@ -386,7 +339,7 @@ def _element(z: int) -> Element:
 def _first_of_each(frac: Array, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
     """Indices of one atom of each pair that the centring translation relates (they coincide in the primitive cell)."""
     n = len(frac)
-    delta = np.abs(_wrap(frac[:, None, :] - frac[None, :, :])).max(-1)
+    delta = np.abs(wrap(frac[:, None, :] - frac[None, :, :])).max(-1)
     same = (delta < 1e-6) & (numbers[:, None] == numbers[None, :])
     keep = np.array([not same[i, :i].any() for i in range(n)])
     chosen: NDArray[np.int64] = np.flatnonzero(keep)
@@ -472,7 +425,7 @@ def max_site_distance(first: Structure, second: Structure) -> float:
     one, two = (_standard_frame(s, 1) for s in (first, second))
     if len(one[2]) != len(two[2]):
         return float("inf")
-    delta = _wrap(one[1][:, None, :] - two[1][None, :, :])
+    delta = wrap(one[1][:, None, :] - two[1][None, :, :])
     squared = ((delta[..., :2] @ one[0]) ** 2).sum(-1) + delta[..., 2] ** 2
     squared = np.where(one[2][:, None] == two[2][None, :], squared, np.inf)
     if len(np.unique(squared.argmin(1))) != len(one[2]):

@@ -12,6 +12,7 @@ import multiprocessing
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import count
@@ -295,10 +296,10 @@ def _work(numbers: range) -> list[_Drawn]:
 def _stream(
     job: _Job, n: int, batches: Iterator[range], processes: int, progress: Callable[[int], None] | None
 ) -> Iterator[GeneratedRecord]:
-    finished = map(job.drawn, batches) if processes == 1 else _side_by_side(job, batches, processes)
+    finished = (job.drawn(b) for b in batches) if processes == 1 else _side_by_side(job, batches, processes)
     known: set[int] = set()  # skeletons of the samples so far
     number = done = repeated = 0
-    try:
+    with closing(finished):
         for drawn in finished:
             for crystal, record in drawn:
                 number += 1
@@ -320,9 +321,6 @@ def _stream(
                 progress(done)
             if done == n:
                 return
-    finally:
-        if isinstance(finished, Generator):
-            finished.close()
 
 
 def _name(crystal: LayerCrystal) -> int:

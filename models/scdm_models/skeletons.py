@@ -98,17 +98,20 @@ def _chunk(
     wish = _wish(rules, rngs)
     asked_for = rules.composition
 
+    def answer(rows: Tensor, site: int, asked: Wish) -> tuple[Tensor, Tensor]:
+        elements, letters = net(group[rows], element[rows], letter[rows], mask[rows], asked, site)
+        return elements[:, 0], letters[:, 0]
+
     def logits(rows: Tensor, site: int) -> tuple[Tensor, Tensor]:
         """Guided logits of one site of the crystals ``rows``: elements and letters."""
-        given = (group[rows], element[rows], letter[rows], mask[rows])
         asked = wish.take(rows)
-        found: tuple[Tensor, Tensor] = net(*given, asked, site)
+        found = answer(rows, site, asked)
         if rules.weight == 0 or not asked.tensor().any():
-            return found[0][:, 0], found[1][:, 0]
-        plain = net(*given, Wish.none(len(rows)), site)
+            return found
+        plain = answer(rows, site, Wish.none(len(rows)))
         w = rules.weight
         guided = [torch.where(torch.isneginf(p), p, (1 + w) * f - w * p) for f, p in zip(found, plain, strict=True)]
-        return guided[0][:, 0], guided[1][:, 0]
+        return guided[0], guided[1]
 
     def uniform(rows: Tensor) -> np.ndarray:
         return np.array([rngs[i].random() for i in rows.tolist()])

@@ -14,7 +14,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from scdm_models.symmetry.tables import LayerGroup, layer_group
+from scdm_models.symmetry.tables import LayerGroup, PointFamilies, layer_group, wrap
 
 Array = NDArray[np.float64]
 _GENERIC = np.array([0.1379, 0.3711, 0.7433])  # parameters on no special position
@@ -37,12 +37,6 @@ def _in_plane_maps(group: LayerGroup) -> list[Array]:
         if keeps:
             found.append(matrix)
     return found
-
-
-def _wrapped(shift: Array) -> Array:
-    out = shift.copy()
-    out[..., :2] -= np.round(out[..., :2])
-    return out
 
 
 def _origins(group: LayerGroup) -> Array:
@@ -70,28 +64,25 @@ def letter_permutations(number: int) -> frozenset[tuple[int, ...]]:
             continue
         for origin in _origins(group):
             moved = translations @ axes.T + origin - turned @ origin
-            same = alike & (np.abs(_wrapped(moved[:, None] - translations[None])) < 1e-6).all(-1)
+            same = alike & (np.abs(wrap(moved[:, None] - translations[None])) < 1e-6).all(-1)
             if same.any(1).all():
                 found.add(tuple(_position_of(number, firsts @ axes.T + origin)))
     return frozenset(found)
 
 
 @cache
-def _subspaces(number: int) -> tuple[Array, Array, NDArray[np.int64]]:
-    """All n points of all positions: translations (n, 3), projectors off the free directions (n, 3, 3), positions."""
+def _all_points(number: int) -> tuple[PointFamilies, NDArray[np.int64]]:
+    """Every point of every position, and the position that it belongs to."""
     positions = layer_group(number).positions
-    rotations = np.concatenate([p.rotations for p in positions])
     owner = np.repeat(np.arange(len(positions)), [p.multiplicity for p in positions])
-    off = np.eye(3) - rotations @ np.linalg.pinv(rotations)
-    return np.concatenate([p.translations for p in positions]), off, owner
+    rotations = np.concatenate([p.rotations for p in positions])
+    return PointFamilies.of(rotations, np.concatenate([p.translations for p in positions])), owner
 
 
 def _position_of(number: int, points: Array) -> list[int]:
     """The most special position on which each of the (n, 3) points lies."""
-    translations, off, owner = _subspaces(number)
-    shifts = np.array([[i, j, 0.0] for i in range(-2, 3) for j in range(-2, 3)])
-    apart = np.einsum("pmi,mij->pmj", points[:, None] - translations, off)[:, :, None] + (shifts @ off)[None]
-    on = np.linalg.norm(apart, axis=-1).min(-1) < 1e-6  # (n, points of positions)
+    families, owner = _all_points(number)
+    on = families.distances(points)[0].T < 1e-6  # (n, points of positions)
     multiplicity = np.bincount(owner)[owner]
     return [int(owner[np.flatnonzero(row)[multiplicity[row].argmin()]]) for row in on]
 

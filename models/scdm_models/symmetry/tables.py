@@ -130,6 +130,70 @@ class LayerGroup:
         )
 
 
+Array = NDArray[np.float64]
+_SHIFTS = np.array([[i, j, 0] for i in range(-2, 3) for j in range(-2, 3)], dtype=float)
+
+
+def wrap(delta: Array) -> Array:
+    """(..., 3) differences with their in-plane components in [-1/2, 1/2]; heights untouched."""
+    out = delta.copy()
+    out[..., :2] -= np.round(out[..., :2])
+    return out
+
+
+@dataclass(frozen=True)
+class PointFamilies:
+    """M families of points ``matrix @ parameters + translation``, each repeated by the in-plane lattice.
+
+    Parameters
+    ----------
+    matrix
+        (M, 3, 3), with columns of 0 for the parameters that a family lacks.
+    translation
+        (M, 3).
+    inverse
+        (M, 3, 3) pseudo-inverses of ``matrix``.
+    outside
+        (M, 3, 3) projectors on what no parameter reaches.
+    """
+
+    matrix: Array
+    translation: Array
+    inverse: Array
+    outside: Array
+
+    @classmethod
+    def of(cls, matrix: Array, translation: Array) -> PointFamilies:
+        """The families of these matrices and translations."""
+        present = (matrix != 0).any(-2)
+        inverse = np.where(present[..., None], np.linalg.pinv(matrix), 0.0)  # exactly 0 for what a family lacks
+        return cls(matrix, translation, inverse, np.eye(3) - matrix @ inverse)
+
+    def distances(self, points: Array) -> tuple[Array, Array]:
+        """(M, n) distances of the (n, 3) points from each family, and the (M, n, 3) lattice shifts that bring them
+        there. In units of the coordinates: fractions in the plane, angstrom above it."""
+        apart = (points - self.translation[:, None]) @ self.outside  # projectors are symmetric
+        squared = ((apart[:, :, None] + (_SHIFTS @ self.outside)[:, None]) ** 2).sum(-1)  # (M, n, shifts)
+        best = squared.argmin(-1)
+        return np.sqrt(np.take_along_axis(squared, best[..., None], -1)[..., 0]), _SHIFTS[best]
+
+    def parameters(self, index: int, point: Array) -> Array:
+        """(3,) parameters with which family ``index`` comes nearest to the (3,) ``point``."""
+        offset = point - self.translation[index] + _SHIFTS
+        best = int(((offset @ self.outside[index]) ** 2).sum(-1).argmin())
+        nearest: Array = self.inverse[index] @ offset[best]
+        return nearest
+
+
+@cache
+def first_points(number: int) -> PointFamilies:
+    """The first point of each Wyckoff position of the layer group, in their order."""
+    positions = layer_group(number).positions
+    return PointFamilies.of(
+        np.array([p.rotations[0] for p in positions]), np.array([p.translations[0] for p in positions])
+    )
+
+
 def _affine(triplet: str) -> tuple[list[list[float]], list[float]]:
     """Linear and constant part of a coordinate triplet such as ``-x+1/2,y,-z``."""
     rotation, translation = [], []

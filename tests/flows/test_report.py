@@ -89,6 +89,21 @@ def test_funnel_beside_the_papers(campaign_documents: CampaignDocuments) -> None
     assert rows["novel"].paper is None  # the paper does not count it
 
 
+@pytest.mark.parametrize(
+    ("generator", "said"),
+    [
+        ({"kind": "scdm", "guidance": True}, True),
+        ({"kind": "scdm", "guidance": False}, False),
+        ({"kind": "files"}, False),
+    ],
+)
+def test_page_says_that_draws_were_passed_over_where_they_were(
+    campaign_documents: CampaignDocuments, generator: dict, said: bool
+) -> None:
+    html = page_of(campaign_documents, top=1, config={**campaign_documents.campaign.config, "generator": generator})
+    assert ("passed over draws" in Page(html).text) is said
+
+
 def test_bins_hold_each_relaxed_candidate_once(campaign_documents: CampaignDocuments) -> None:
     bins = {b.label: (b.calibrated, b.raw) for b in content.hull_bins(campaign_documents.candidates)}
     # calibrated 0.01, 0.08, 0.15, 0.75; raw 0.3 lower: -0.29, -0.22, -0.15, 0.45

@@ -8,10 +8,9 @@ the one it was made in.
 
 from __future__ import annotations
 
-import multiprocessing
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -29,6 +28,7 @@ from scdm_models.encoding import LayerCrystal, decode
 from scdm_models.errors import GenerationError, ScdmError
 from scdm_models.guidance import settle
 from scdm_models.paper import paper_decoding
+from scdm_models.processes import pool
 from scdm_models.skeletons import SkeletonRules, draw, draw_skeletons, skeleton_prior
 from scdm_models.symmetry.detect import detect_layer_group, detect_space_group
 from scdm_models.symmetry.normalizer import canonical
@@ -332,14 +332,9 @@ def _name(crystal: LayerCrystal) -> int:
 
 def _side_by_side(job: _Job, batches: Iterator[range], processes: int) -> Generator[list[_Drawn], None, None]:
     """The batches in their order; at most two for each process are under way or waiting, so that memory is bounded."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(job,)) as pool:
+    with pool(processes, _begin, job) as workers:
         waiting: deque[Future[list[_Drawn]]] = deque()
-        try:
-            for batch in batches:
-                waiting.append(pool.submit(_work, batch))
-                if len(waiting) >= 2 * processes:
-                    yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        for batch in batches:
+            waiting.append(workers.submit(_work, batch))
+            if len(waiting) >= 2 * processes:
+                yield waiting.popleft().result()

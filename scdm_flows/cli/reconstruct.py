@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from itertools import repeat
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +15,7 @@ from scdm_flows.cli.common import FORCE, JSON, cores, echo_json, table
 from scdm_flows.cli.files import check_output, output_file
 from scdm_flows.cli.progress import progress_bar
 from scdm_flows.errors import DatasetError
+from scdm_models.processes import pool
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -155,9 +154,9 @@ def _measure(
     energies = _energies([structure for pair in flat for structure in pair])
     both = list(zip(energies[::2], energies[1::2], strict=True))
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in pairs}
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with pool(processes) as workers:
         for done, (name, row) in enumerate(
-            zip(names, pool.map(_pair, flat, both, repeat(DEFINITIONS), chunksize=4), strict=True), 1
+            zip(names, workers.map(_pair, flat, both, repeat(DEFINITIONS), chunksize=4), strict=True), 1
         ):
             found[name].append(row)
             report("distances", done, len(flat))

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
-from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 
 from scdm_flows.analysis.evaluation import Relaxed
 from scdm_flows.engines.forcefield import IN_PLANE, chgnet
+from scdm_models.processes import pool
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -144,8 +143,8 @@ def _side_by_side(
 ) -> list[Relaxed]:
     parts = [structures[i : i + PART] for i in range(0, len(structures), PART)]
     found: list[Relaxed] = []
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
-        for part in pool.map(_part, parts, repeat(fmax), repeat(max_steps)):
+    with pool(processes, _one_thread) as workers:
+        for part in workers.map(_part, parts, repeat(fmax), repeat(max_steps)):
             found += part
             if progress is not None:
                 progress(len(found))

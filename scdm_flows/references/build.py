@@ -13,13 +13,13 @@ import gzip
 import hashlib
 import io
 import json
-import multiprocessing
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from scdm_flows.errors import ReferenceDataError
+from scdm_models.processes import pool
 
 BULK_WINDOW = 0.05  # eV/atom above the source's hull
 SCHEME = "chgnet-0.3.0"
@@ -102,8 +102,8 @@ def build_reference_table(
     rows.sort(key=lambda r: len(r["species"]))
     chunks = [rows[i : i + _CHUNK] for i in range(0, len(rows), _CHUNK)]
     results: list[tuple[str, str, float | None, str]] = []
-    with multiprocessing.get_context("spawn").Pool(processes, _start, (1,)) as pool:
-        for part in pool.imap_unordered(_energies, chunks):
+    with pool(processes, _start, 1) as workers:
+        for part in workers.map(_energies, chunks):
             results += part
             if progress is not None:
                 progress(len(results), len(rows))

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
-import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -24,6 +22,7 @@ from scdm_models.encoding import MAX_ATOMS, decode, encode, max_site_distance, s
 from scdm_models.errors import DatasetError, NotALayerError, ScdmError, SymmetryError
 from scdm_models.lattice import is_one_layer, orient_slab
 from scdm_models.matching import LayerMatcher
+from scdm_models.processes import pool
 from scdm_models.symmetry.detect import detect_layer_group, detect_layer_group_spglib, detect_space_group
 from scdm_models.validity import PAPER_MIN_DISTANCE_ANGSTROM, shortest_distances
 
@@ -320,8 +319,8 @@ def _map(function: Callable[[_In], _Out], jobs: list[_In], processes: int) -> It
     done = 0
     if processes > 1 and len(jobs) >= 4:
         try:
-            with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-                for result in pool.map(function, jobs):
+            with pool(processes) as workers:
+                for result in workers.map(function, jobs):
                     done += 1
                     yield result
         except BrokenProcessPool:

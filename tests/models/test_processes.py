@@ -1,0 +1,86 @@
+"""Worker processes end with the block that started them, and an interrupt is the parent's."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from scdm_models.processes import pool
+
+
+def mark(path: str) -> None:
+    Path(path).write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+def square(n: int) -> int:
+    return n * n
+
+
+def wait_for(path: Path) -> int:
+    for _ in range(600):
+        if path.exists() and path.read_text():
+            return int(path.read_text())
+        time.sleep(0.1)
+    raise AssertionError(f"{path} was not written in a minute")
+
+
+def watch_group(leader: int) -> None:
+    """Raises ``ProcessLookupError`` as soon as nobody of the process group is left; waits half a minute."""
+    for _ in range(300):
+        os.killpg(leader, 0)
+        time.sleep(0.1)
+
+
+def interrupted(path: Path) -> None:
+    with pool(2) as workers:
+        workers.submit(mark, str(path))
+        wait_for(path)
+        raise KeyboardInterrupt
+
+
+def test_results_come_in_order() -> None:
+    with pool(2) as workers:
+        assert list(workers.map(square, range(5))) == [0, 1, 4, 9, 16]
+    assert not multiprocessing.active_children()
+
+
+def test_an_exception_ends_busy_workers_at_once(tmp_path: Path) -> None:
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(tmp_path / "busy")
+    assert time.monotonic() - start < 120  # the worker would have slept for ten minutes
+    assert not multiprocessing.active_children()
+
+
+def test_an_interrupted_generation_ends_leaves_no_worker_and_no_file(tmp_path: Path) -> None:
+    # the terminal sends its interrupt to every process of the group, the workers too
+    out = tmp_path / "many.jsonl"
+    command = [
+        str(Path(sys.executable).with_name("scdm")),
+        "generate",
+        "-n",
+        "100000",
+        "--processes",
+        "2",
+        "-o",
+        str(out),
+    ]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, cwd=tmp_path)
+    assert process.stderr is not None
+    seen = b""
+    while b"samples: " not in seen or seen.rstrip().endswith(b"0/100000"):  # some are there, so workers are at it
+        seen += process.stderr.read1(4096)
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode not in (0, None)
+    with pytest.raises(ProcessLookupError):
+        watch_group(process.pid)
+    assert not list(tmp_path.iterdir())

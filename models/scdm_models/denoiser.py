@@ -67,12 +67,20 @@ class Block(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, h: Tensor, condition: Tensor, bias: Tensor, messages: Tensor | None = None) -> Tensor:
-        """h: (B, K, width); bias: (B, heads or 1, K, K), -inf at padded keys; messages: (B, K, width)."""
+    def forward(
+        self, h: Tensor, condition: Tensor, bias: Tensor, messages: Tensor | None = None, site: int | None = None
+    ) -> Tensor:
+        """h: (B, K, width); bias: (B, heads or 1, K or 1, K), -inf at padded keys; messages: (B, K, width).
+
+        site: the only one that is asked for; the answer is then (B, 1, width). It goes with a bias alike for all
+        sites and without messages.
+        """
         shift1, scale1, gate1, shift2, scale2, gate2 = self.condition(condition).unsqueeze(1).chunk(6, -1)
         x = self.norm1(h) * (1 + scale1) + shift1
         b, k, d = x.shape
         q, key, v = self.qkv(x).view(b, k, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        if site is not None:
+            h, q, k = h[:, site : site + 1], q[:, :, site : site + 1], 1
         attention = F.scaled_dot_product_attention(q, key, v, attn_mask=bias)
         x = attention.transpose(1, 2).reshape(b, k, d)
         if messages is not None:
@@ -123,6 +131,11 @@ class Wish:
     def take(self, index: Tensor) -> Wish:
         """The rows at ``index``."""
         return Wish(self.allowed[index], self.fractions[index], self.stability[index])
+
+    def beside(self, other: Wish) -> Wish:
+        """The rows of both, these first."""
+        pairs = ((getattr(self, name), getattr(other, name)) for name in self.__dataclass_fields__)
+        return Wish(*(torch.cat(pair) for pair in pairs))
 
     def tensor(self) -> Tensor:
         """(B, WISH_WIDTH): all three, and a flag for each composition that says whether it is asked for."""
@@ -196,9 +209,10 @@ class SkeletonNetwork(nn.Module):
             condition = condition + self.wish(wish.tensor())
         h = self.element(element) + self.letter(letter) + self.letter_kind(kind[letter]) + self.group(group)[:, None]
         bias = _padding_bias(mask)
-        for block in self.blocks:
-            h = block(h, F.silu(condition), bias)
-        h = self.norm(h if site is None else h[:, site : site + 1])
+        condition = F.silu(condition)
+        for block in self.blocks[:-1]:
+            h = block(h, condition, bias)
+        h = self.norm(self.blocks[-1](h, condition, bias, site=site))
         legal: Tensor = self.legal  # type: ignore[assignment]
         letters = self.letter_head(h).masked_fill(~legal[group][:, None, :], -torch.inf)
         descriptors: Tensor = self.element.features[:MAX_Z]  # type: ignore[index]

@@ -34,9 +34,11 @@ from scdm_models.symmetry.detect import detect_layer_group, detect_space_group
 from scdm_models.symmetry.normalizer import canonical
 
 DEFAULT_STEPS = 8
-CHUNK = 32  # crystals denoised together
+CHUNK = 16  # crystals denoised together: what they need stays in a core's cache
 DETECTION_SYMPREC = 1e-3
 PATIENCE = 4  # draws for each sample, on average, before one that guidance had to mend is taken
+REPETITIONS = 4  # draws that are passed over as repetitions for each sample, before one is taken
+ROOM = 1024  # repetitions; more draws than that are seldom under way at once
 
 
 @dataclass(frozen=True)
@@ -120,24 +122,44 @@ def _detected(structure: Structure, find: Callable[[Structure, float], int]) -> 
         return None
 
 
+@dataclass(frozen=True)
+class _Draw:
+    """One draw: its crystal, the hash of its skeleton, whether it is a bonded layer (None: a known skeleton, whose
+    geometry was left out), and its record where it is a sample as it stands."""
+
+    crystal: LayerCrystal
+    name: int
+    bonded: bool | None
+    record: GeneratedRecord | None = None
+
+
 @torch.inference_mode()
 def _draw_batch(
-    checkpoint: Checkpoint, rngs: list[np.random.Generator], prior: np.ndarray, options: SamplerOptions
-) -> list[tuple[LayerCrystal, bool]]:
-    """One crystal for each random stream, and whether it is a bonded layer."""
+    checkpoint: Checkpoint,
+    rngs: list[np.random.Generator],
+    prior: np.ndarray,
+    options: SamplerOptions,
+    known: frozenset[int],
+) -> list[_Draw]:
+    """One draw for each random stream."""
     groups, counts = [], []
     for rng in rngs:
         flat = draw(prior.ravel(), rng)
         groups.append(flat // prior.shape[1])
         counts.append(flat % prior.shape[1])
-    drawn: dict[int, tuple[LayerCrystal, bool]] = {}
+    drawn: dict[int, _Draw] = {}
     for rows, skeletons in draw_skeletons(checkpoint, groups, counts, rngs, options.skeletons):
+        plain = from_batch(skeletons)
+        names = [_name(crystal) for crystal in plain]
+        drawn |= {rows[i]: _Draw(plain[i], name, None) for i, name in enumerate(names) if name in known}
+        new = torch.tensor([i for i, name in enumerate(names) if name not in known], dtype=torch.long)
         # sort by size so that small crystals do not pay for the padding of large ones
-        order = torch.argsort(n_atoms(skeletons.wyckoff, skeletons.mask), stable=True)
-        for chunk in order.split(CHUNK):
-            chosen = [rows[i] for i in chunk.tolist()]
-            state = denoise(checkpoint, skeletons.take(chunk), [rngs[i] for i in chosen], options)
-            drawn |= zip(chosen, zip(from_batch(state), bonded_layers(state).tolist(), strict=True), strict=True)
+        order = torch.argsort(n_atoms(skeletons.wyckoff, skeletons.mask)[new], stable=True)
+        for chunk in new[order].split(CHUNK) if len(new) else ():
+            chosen = chunk.tolist()
+            state = denoise(checkpoint, skeletons.take(chunk), [rngs[rows[i]] for i in chosen], options)
+            for i, crystal, bonded in zip(chosen, from_batch(state), bonded_layers(state).tolist(), strict=True):
+                drawn[rows[i]] = _Draw(crystal, names[i], bonded)
     return [drawn[row] for row in range(len(rngs))]
 
 
@@ -235,10 +257,7 @@ def generate(
     job = _Job(checkpoint, seed, start, prior, options)
     size = min(batch_size, max(16, n))
     batches = (range(first, first + size) for first in count(0, size))
-    return _stream(job, n, batches, processes, progress)
-
-
-_Drawn = tuple[LayerCrystal, GeneratedRecord | None]
+    return _Stream(job, n).run(batches, processes, progress)
 
 
 @dataclass(frozen=True)
@@ -251,14 +270,13 @@ class _Job:
     prior: np.ndarray
     options: SamplerOptions
 
-    def drawn(self, numbers: range) -> list[_Drawn]:
-        """Crystal and finished record of each draw; no record where the crystal is no bonded layer."""
+    def drawn(self, numbers: range, known: frozenset[int] = frozenset()) -> list[_Draw]:
+        """The draws, with finished records where they are samples; skeletons in ``known`` are not carried further."""
         rngs = [np.random.default_rng([self.seed, self.start, number]) for number in numbers]
+        draws = _draw_batch(self.checkpoint, rngs, self.prior, self.options, known)
         return [
-            (crystal, self.record(crystal, number) if bonded or not self.options.guidance else None)
-            for number, (crystal, bonded) in zip(
-                numbers, _draw_batch(self.checkpoint, rngs, self.prior, self.options), strict=True
-            )
+            replace(one, record=self.record(one.crystal, number)) if one.bonded or not self.options.guidance else one
+            for number, one in zip(numbers, draws, strict=True)
         ]
 
     def record(self, crystal: LayerCrystal, number: int, mended: bool = False) -> GeneratedRecord:
@@ -288,39 +306,71 @@ def _begin(job: _Job) -> None:
     _JOB = job
 
 
-def _work(numbers: range) -> list[_Drawn]:
+def _work(numbers: range, known: frozenset[int]) -> list[_Draw]:
     assert _JOB is not None
-    return _JOB.drawn(numbers)
+    return _JOB.drawn(numbers, known)
 
 
-def _stream(
-    job: _Job, n: int, batches: Iterator[range], processes: int, progress: Callable[[int], None] | None
-) -> Iterator[GeneratedRecord]:
-    finished = (job.drawn(b) for b in batches) if processes == 1 else _side_by_side(job, batches, processes)
-    known: set[int] = set()  # skeletons of the samples so far
-    number = done = repeated = 0
-    with closing(finished):
-        for drawn in finished:
-            for crystal, record in drawn:
-                number += 1
-                if record is None and number >= PATIENCE * (done + 8):
-                    record = job.mended(crystal, number - 1)
-                if record is None:
-                    continue
-                if job.options.guidance:
-                    name = _name(crystal)
-                    if name in known and repeated <= done:
-                        repeated += 1
+class _Stream:
+    """The samples of a call, from its draws in their order."""
+
+    def __init__(self, job: _Job, n: int) -> None:
+        self.job, self.n = job, n
+        self.known: set[int] = set()  # skeletons of the samples so far
+        self.number = self.done = self.repeated = 0
+
+    def run(
+        self, batches: Iterator[range], processes: int, progress: Callable[[int], None] | None
+    ) -> Iterator[GeneratedRecord]:
+        serial = processes == 1
+        finished = (
+            (self.job.drawn(b, self.left_out()) for b in batches) if serial else self._side_by_side(batches, processes)
+        )
+        with closing(finished):
+            for drawn in finished:
+                for one in drawn:
+                    record = self._sample(one)
+                    self.number += 1
+                    if record is None:
                         continue
-                    known.add(name)
-                yield replace(record, index=job.start + done)
-                done += 1
-                if done == n:
-                    break
-            if progress is not None:
-                progress(done)
-            if done == n:
-                return
+                    yield replace(record, index=self.job.start + self.done)
+                    self.done += 1
+                    if self.done == self.n:
+                        break
+                if progress is not None:
+                    progress(self.done)
+                if self.done == self.n:
+                    return
+
+    def left_out(self) -> frozenset[int]:
+        """Skeletons whose draws will be passed over: those of the samples, while that rule has room to spare."""
+        room = REPETITIONS * self.done - self.repeated
+        return frozenset(self.known) if self.job.options.guidance and room > ROOM else frozenset()
+
+    def _sample(self, one: _Draw) -> GeneratedRecord | None:
+        """The record of a draw; None where it is passed over."""
+        if not self.job.options.guidance:
+            return one.record
+        if one.name in self.known and self.repeated <= REPETITIONS * self.done:
+            self.repeated += 1
+            return None
+        if one.bonded is None:  # left out too early
+            (one,) = self.job.drawn(range(self.number, self.number + 1))
+        record = one.record
+        if record is None and self.number + 1 >= PATIENCE * (self.done + 8):
+            record = self.job.mended(one.crystal, self.number)
+        if record is not None:
+            self.known.add(one.name)
+        return record
+
+    def _side_by_side(self, batches: Iterator[range], processes: int) -> Generator[list[_Draw], None, None]:
+        """The batches in their order; at most two for each process are under way, so that memory is bounded."""
+        with pool(processes, _begin, self.job) as workers:
+            waiting: deque[Future[list[_Draw]]] = deque()
+            for batch in batches:
+                waiting.append(workers.submit(_work, batch, self.left_out()))
+                if len(waiting) >= 2 * processes:
+                    yield waiting.popleft().result()
 
 
 def _name(crystal: LayerCrystal) -> int:
@@ -328,13 +378,3 @@ def _name(crystal: LayerCrystal) -> int:
     group = crystal.group
     occupied = canonical(crystal.layer_group, ((group.index(s.letter), s.element) for s in crystal.sites))
     return int.from_bytes(blake2b(repr((crystal.layer_group, occupied)).encode(), digest_size=8).digest())
-
-
-def _side_by_side(job: _Job, batches: Iterator[range], processes: int) -> Generator[list[_Drawn], None, None]:
-    """The batches in their order; at most two for each process are under way or waiting, so that memory is bounded."""
-    with pool(processes, _begin, job) as workers:
-        waiting: deque[Future[list[_Drawn]]] = deque()
-        for batch in batches:
-            waiting.append(workers.submit(_work, batch))
-            if len(waiting) >= 2 * processes:
-                yield waiting.popleft().result()

@@ -22,7 +22,7 @@ from scdm_models.encoding import MAX_ATOMS
 from scdm_models.errors import GenerationError
 from scdm_models.symmetry.tables import CENTRED
 
-CHUNK = 64  # crystals drawn together, alike in their number of sites
+CHUNK = 16  # crystals drawn together, alike in their number of sites
 
 
 @dataclass(frozen=True)
@@ -98,20 +98,20 @@ def _chunk(
     wish = _wish(rules, rngs)
     asked_for = rules.composition
 
-    def answer(rows: Tensor, site: int, asked: Wish) -> tuple[Tensor, Tensor]:
-        elements, letters = net(group[rows], element[rows], letter[rows], mask[rows], asked, site)
-        return elements[:, 0], letters[:, 0]
-
     def logits(rows: Tensor, site: int) -> tuple[Tensor, Tensor]:
         """Guided logits of one site of the crystals ``rows``: elements and letters."""
-        asked = wish.take(rows)
-        found = answer(rows, site, asked)
-        if rules.weight == 0 or not asked.tensor().any():
+        asked, n = wish.take(rows), len(rows)
+        guided = rules.weight != 0 and bool(asked.tensor().any())
+        if guided:  # with and without the wish side by side
+            rows, asked = torch.cat([rows, rows]), asked.beside(Wish.none(n))
+        elements, letters = net(group[rows], element[rows], letter[rows], mask[rows], asked, site)
+        found = elements[:, 0], letters[:, 0]
+        if not guided:
             return found
-        plain = answer(rows, site, Wish.none(len(rows)))
         w = rules.weight
-        guided = [torch.where(torch.isneginf(p), p, (1 + w) * f - w * p) for f, p in zip(found, plain, strict=True)]
-        return guided[0], guided[1]
+        both = [(f[:n], f[n:]) for f in found]
+        mixed = [torch.where(torch.isneginf(p), p, (1 + w) * f - w * p) for f, p in both]
+        return mixed[0], mixed[1]
 
     def uniform(rows: Tensor) -> np.ndarray:
         return np.array([rngs[i].random() for i in rows.tolist()])

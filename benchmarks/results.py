@@ -62,14 +62,44 @@ def energies(data: Path, work: Path, n: int) -> dict[str, Any]:
     }
 
 
-def variants(data: Path, work: Path, n: int) -> dict[str, Any]:
-    """Without guidance, and without asking for stability; energy-free."""
+def draws(data: Path, work: Path, n: int) -> dict[str, Any]:
+    """What both models make when nothing is passed over, relaxed."""
+    files = [
+        made(work / f"draws-{model}-{s}.jsonl", "generate", "--model", model, "--no-guidance", "-n", n, "--seed", s)
+        for model in MODELS
+        for s in SEEDS
+    ]
+    found = json.loads(made(work / "draws.json", "evaluate", *files, "--relax").read_text())["models"]
+    return {"draws": dict(zip((f"all draws, {m}" for m in ("SCDM", "UnSCDM")), found, strict=True))}
+
+
+def known_templates(data: Path, work: Path, n: int) -> dict[str, Any]:
+    """Without the warmth that makes new Wyckoff templates, relaxed."""
+    files = [
+        made(work / f"known-templates-{s}.jsonl", "generate", "--letter-temperature", 1, "-n", n, "--seed", s)
+        for s in SEEDS
+    ]
+    return {"known_templates": judged(work / "known-templates.json", files, "--relax")}
+
+
+def any_stability(data: Path, work: Path, n: int) -> dict[str, Any]:
+    """Without asking for stability; energy-free."""
+    files = [
+        made(work / f"any-stability-{s}.jsonl", "generate", "--stability", "any", "-n", 300, "--seed", s) for s in SEEDS
+    ]
+    return {"any_stability": judged(work / "any-stability.json", files)}
+
+
+def thousand(data: Path, work: Path, n: int) -> dict[str, Any]:
+    """Both models, three seeds of 1,000 samples; energy-free."""
     found = {}
-    for name, options in (("all draws", ["--no-guidance"]), ("without asking for stability", ["--stability", "any"])):
-        stem = name.replace(" ", "-")
-        files = [made(work / f"{stem}-{seed}.jsonl", "generate", *options, "-n", 300, "--seed", seed) for seed in SEEDS]
-        found[name] = judged(work / f"{stem}.json", files)
-    return {"variants": found}
+    for model, name in zip(MODELS, ("SCDM", "UnSCDM"), strict=True):
+        files = [
+            made(work / f"thousand-{model}-{s}.jsonl", "generate", "--model", model, "-n", 1000, "--seed", s)
+            for s in SEEDS
+        ]
+        found[f"1,000 samples, {name}"] = judged(work / f"thousand-{model}.json", files)
+    return {"thousand": found}
 
 
 def paper(data: Path, work: Path, n: int) -> dict[str, Any]:
@@ -96,11 +126,14 @@ def large(data: Path, work: Path, n: int) -> dict[str, Any]:
 def reconstruction(data: Path, work: Path, n: int) -> dict[str, Any]:
     """The six distances of Fig. 4."""
     picture = work / "pictures" / "reconstruct.svg"
-    file = made(work / "reconstruct.json", "reconstruct", "--data", data, "-n", 12, "--picture", picture, "--force")
+    file = made(work / "reconstruct.json", "reconstruct", "--data", data, "-n", 80, "--picture", picture, "--force")
     return {"reconstruction": _medians(json.loads(file.read_text()))}
 
 
-PARTS = {f.__name__: f for f in (energies, variants, paper, steps, large, reconstruction)}
+PARTS = {
+    f.__name__: f
+    for f in (energies, draws, known_templates, any_stability, thousand, paper, steps, large, reconstruction)
+}
 
 
 def _medians(found: dict[str, Any]) -> dict[str, Any]:
@@ -172,7 +205,10 @@ def markdown(results: dict[str, Any]) -> str:
         "| | n | " + " | ".join(MEASURES[s] for s in shown) + " |",
         "| --- |" + " --- |" * (len(shown) + 1),
     ]
-    rows = list(results.get("variants", {}).items())
+    rows = list(results.get("draws", {}).items())
+    rows += [("letters at temperature 1", results["known_templates"])] if "known_templates" in results else []
+    rows += [("without asking for stability", results["any_stability"])] if "any_stability" in results else []
+    rows += list(results.get("thousand", {}).items())
     rows += [("paper decoding", results["paper"])] if "paper" in results else []
     rows += [(f"{count} steps", m) for count, m in results.get("steps", {}).items()]
     rows += [("10,000 samples", results["large"])] if "large" in results else []
@@ -213,6 +249,12 @@ def main() -> None:
         results |= PARTS[part](arguments.data, arguments.work, arguments.n)
     (CARDS / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     (CARDS / "results.md").write_text(markdown(results) + "\n")
+    if "steps" in results:
+        from scdm_flows.report.evaluation import quality_against_steps
+        from scdm_flows.report.figures import svg
+
+        measured = {int(count): model["measures"] for count, model in results["steps"].items()}
+        (CARDS / "steps.svg").write_text(svg(quality_against_steps(measured)))
     for picture in (arguments.work / "pictures").glob("*.svg"):
         shutil.copy(picture, CARDS / picture.name)
     print(f"wrote {CARDS / 'results.md'}")

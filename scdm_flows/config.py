@@ -45,6 +45,12 @@ class ScdmGeneratorConfig(_Frozen):
         "of the model, not a filter",
     )
     weight: float = Field(0.5, ge=0, description="weight of classifier-free guidance towards what is asked for")
+    letter_temperature: float = Field(
+        2.3,
+        gt=0,
+        description="temperature of the choice of Wyckoff positions: 1 keeps to known templates, whose samples are more "
+        "often stable; warmer ones are newer",
+    )
     guidance: bool = Field(True, description="pass over draws that are no bonded layer or repeat a sample's skeleton")
     steps: int | None = Field(None, ge=1, description="denoising steps; the model's default when absent")
     shard_size: int = Field(100, ge=1, description="samples a generation job makes")

@@ -86,6 +86,8 @@ class GeneratedRecord:
         Its place in the call's stream of draws, from 0: the last sample's tells how many draws were made.
     mended
         Whether guidance had to push its atoms apart or pull its parts together.
+    steps
+        Denoising steps of lattice and coordinates.
     """
 
     structure: Structure
@@ -98,6 +100,7 @@ class GeneratedRecord:
     crystal: LayerCrystal
     draw: int = 0
     mended: bool = False
+    steps: int = DEFAULT_STEPS
 
     def to_dict(self) -> dict[str, Any]:
         """The record as one JSON object."""
@@ -112,6 +115,7 @@ class GeneratedRecord:
             "crystal": self.crystal.to_dict(),
             "draw": self.draw,
             "mended": self.mended,
+            "steps": self.steps,
         }
 
 
@@ -288,7 +292,17 @@ class _Job:
         model_id = self.checkpoint.model_id + ("-paper" if self.options.paper else "")
         requested = crystal.layer_group
         return GeneratedRecord(
-            structure, requested, group, space_group, self.seed, number, model_id, crystal, number, mended
+            structure,
+            requested,
+            group,
+            space_group,
+            self.seed,
+            number,
+            model_id,
+            crystal,
+            number,
+            mended,
+            self.options.steps,
         )
 
     def mended(self, crystal: LayerCrystal, number: int) -> GeneratedRecord:

@@ -64,7 +64,11 @@ RELAX_FMAX, RELAX_STEPS = 0.05, 200
 @click.option(
     "--held-out", type=click.Path(path_type=Path), help="Curated set: compare distributions with its held-out part."
 )
-@click.option("--pictures", type=click.Path(path_type=Path), help="Folder for pictures: distributions, E_hull.")
+@click.option(
+    "--pictures",
+    type=click.Path(path_type=Path),
+    help="Folder for pictures: distributions, E_hull, quality against steps.",
+)
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Also write the numbers as JSON.")
 @click.option("--processes", type=click.IntRange(1), help="Processes that relax; one for each core if absent.")
 @FORCE
@@ -81,9 +85,9 @@ def evaluate(
 ) -> None:
     """Judge FILES that `scdm generate` wrote: validity, symmetry, novelty, uniqueness, with --relax energies.
 
-    One file is one seed; files of one model are averaged, with a 95 % interval over seeds where there are two or
-    more (Student's t) and over samples otherwise (Wilson). Energies are CHGNet's, calibrated on C2DB; raw ones stand
-    beside them, and every share is over all samples.
+    One file is one seed; files of one model and number of steps are averaged, with a 95 % interval over seeds where
+    there are two or more (Student's t) and over samples otherwise (Wilson). Energies are CHGNet's, calibrated on C2DB;
+    raw ones stand beside them, and every share is over all samples.
     """
     if out is not None:
         check_output(out, force=force)
@@ -127,7 +131,7 @@ def evaluate(
     if pictures is not None:
         from scdm_flows.report.evaluation import write_pictures
 
-        for picture in write_pictures(pictures, runs, None if yardstick is None else yardstick.structures):
+        for picture in write_pictures(pictures, runs, models, None if yardstick is None else yardstick.structures):
             click.echo(f"wrote {picture}", err=True)
     if out is not None:
         with output_file(out, force=force) as handle:
@@ -141,7 +145,7 @@ def evaluate(
             for name, text in MEASURES.items()
             if (m := model["measures"].get(name)) is not None
         ]
-        title = f"{model['model_id']}: {model['files']} file(s), {model['n']} samples"
+        title = f"{model['label']}: {model['files']} file(s), {model['n']} samples"
         table(title, ["of all samples", "value", f"95 % interval over {model['interval_over']}"], rows)
     unread = sum(len(run["unreadable"]) for run in runs)
     if unread:
@@ -232,6 +236,7 @@ def _judge(file: Path, read: Samples, index: FingerprintIndex) -> dict[str, Any]
         "file": str(file),
         "model_id": records[0]["model_id"],
         "seed": records[0]["seed"],
+        "steps": records[0].get("steps"),
         "n": n,
         "measures": {name: _plain(interval) for name, interval in shares.items()},
         "unreadable": read.unreadable,
@@ -327,18 +332,20 @@ def _distances(read: Samples, held: _HeldOut) -> dict[str, Any]:
 
 
 def _over_seeds(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One entry for each model: the mean of its files, or its only file."""
+    """One entry for each model, and each number of steps where there are several: the mean of its files."""
     from scdm_models.metrics.samples import over_seeds
 
     by_model: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for run in runs:
-        by_model[run["model_id"]].append(run)
+        several = len({other["steps"] for other in runs if other["model_id"] == run["model_id"]}) > 1
+        run["label"] = f"{run['model_id']}, {run['steps']} steps" if several else run["model_id"]
+        by_model[run["label"]].append(run)
     models = []
-    for model_id, group in by_model.items():
+    for label, group in by_model.items():
         seeds = [run["seed"] for run in group]
         if len(set(seeds)) < len(seeds):
             raise click.UsageError(
-                f"two files hold samples of {model_id} with the same seed ({', '.join(map(str, seeds))}); their "
+                f"two files hold samples of {label} with the same seed ({', '.join(map(str, seeds))}); their "
                 "numbers are not independent: give one file for each seed"
             )
         measures = group[0]["measures"]
@@ -350,7 +357,9 @@ def _over_seeds(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 measures[name] = {"value": mean.value, "low": low, "high": high, "n": mean.n}
         models.append(
             {
-                "model_id": model_id,
+                "label": label,
+                "model_id": group[0]["model_id"],
+                "steps": group[0]["steps"],
                 "files": len(group),
                 "n": sum(run["n"] for run in group),
                 "interval_over": "seeds" if len(group) > 1 else "samples",

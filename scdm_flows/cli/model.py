@@ -106,6 +106,13 @@ def train(curated: Path, config: Path | None, start: Path | None, out: Path, for
     show_default=True,
     help="Weight of classifier-free guidance towards what is asked; 0 is the plain conditional model.",
 )
+@click.option(
+    "--letter-temperature",
+    type=click.FloatRange(min=0, min_open=True),
+    default=2.3,
+    show_default=True,
+    help="1 keeps to known Wyckoff templates, whose samples are more often stable; warmer ones are newer.",
+)
 @click.option("--steps", type=click.IntRange(1), help="Denoising steps; the model's default when absent.")
 @click.option(
     "--guidance/--no-guidance",
@@ -136,6 +143,7 @@ def generate(
     n_atoms: int | None,
     stability: str,
     weight: float,
+    letter_temperature: float,
     steps: int | None,
     guidance: bool,
     model: str,
@@ -171,6 +179,7 @@ def generate(
         n_atoms=n_atoms,
         stability=asked,
         weight=weight,
+        letter_temperature=letter_temperature,
         guidance=guidance,
         steps=steps,
     )

@@ -23,6 +23,7 @@ def sampler_options(config: ScdmGeneratorConfig) -> SamplerOptions:
         skeletons=SkeletonRules(
             e_above_hull=config.stability,
             weight=config.weight,
+            letter_temperature=config.letter_temperature,
             composition=CompositionRequest.parse(config.elements, config.formula, config.n_atoms),
         ),
     )

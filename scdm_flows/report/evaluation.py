@@ -1,4 +1,4 @@
-"""Pictures of ``scdm evaluate`` as SVG files: distributions, energies above hull, reconstruction distances."""
+"""Pictures of ``scdm evaluate`` as SVG files: distributions, energies above hull, steps, reconstruction distances."""
 
 from __future__ import annotations
 
@@ -18,14 +18,28 @@ from scdm_models.lattice import slab_thickness
 COLOURS = ("#1f6f8b", "#d08a2c", "#7a5195", "#c2412d")
 
 
-def write_pictures(folder: Path, runs: Sequence[Mapping[str, Any]], held_out: Sequence[Structure] | None) -> list[Path]:
-    """Distributions of the samples' sizes and, where they were relaxed, of their energies; the files written."""
+def write_pictures(
+    folder: Path,
+    runs: Sequence[Mapping[str, Any]],
+    models: Sequence[Mapping[str, Any]],
+    held_out: Sequence[Structure] | None,
+) -> list[Path]:
+    """Distributions of the samples' sizes and, where they were relaxed, of their energies; quality against steps where
+    a model was run with several numbers of them; the files written.
+    """
     by_model: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    by_steps: dict[str, dict[int, Mapping[str, Any]]] = defaultdict(dict)
     for run in runs:
-        by_model[run["model_id"]].append(run)
+        by_model[run["label"]].append(run)
+    for model in models:
+        if model["steps"] is not None:
+            by_steps[model["model_id"]][model["steps"]] = model["measures"]
     pictures = {"distributions.svg": _distributions(by_model, held_out)}
     if any("e_above_hull" in run for run in runs):
         pictures["e_hull.svg"] = _energies(by_model)
+    for model_id, measures in by_steps.items():
+        if len(measures) > 1 and _in_all(measures):
+            pictures[f"steps-{model_id}.svg"] = quality_against_steps(measures)
     written = []
     for name, figure in pictures.items():
         (folder / name).write_text(svg(figure))
@@ -94,6 +108,40 @@ def _energies(by_model: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
             one.axvline(0.6, color=SOFT, lw=0.8, ls="--")
             one.set_xlabel(title)
         axes[-1].legend(frameon=False, fontsize=8)
+    return figure
+
+
+QUALITIES = {
+    "kept_draws": "bonded layers, of all draws",
+    "e_hull_0.6": "surrogate E$_{hull}$ ≤ 0.6 eV/atom",
+    "one_layer_relaxed": "one layer after relaxing",
+    "group_kept": "operations kept on relaxing",
+    "rmsd_angstrom": "RMSD to relaxed, Å",
+}
+
+
+def _in_all(measured: Mapping[int, Mapping[str, Any]]) -> list[str]:
+    return [name for name in QUALITIES if all(name in measures for measures in measured.values())]
+
+
+def quality_against_steps(measured: Mapping[int, Mapping[str, Any]]) -> Figure:
+    """Shares and the distance to the relaxed structures, with their 95 % intervals, against denoising steps.
+
+    measured: steps -> measure -> value, low, high; measures that are absent are not drawn.
+    """
+    steps = sorted(measured)
+    with mpl.rc_context(STYLE):
+        names = _in_all(measured)
+        figure = Figure(figsize=(2.3 * len(names), 2.6), layout="constrained")
+        for one, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+            rows = [measured[s][name] for s in steps]
+            value, low, high = (np.array([row[key] for row in rows]) for key in ("value", "low", "high"))
+            one.errorbar(steps, value, [value - low, high - value], fmt="o-", color=COLOURS[0], ms=4, lw=1, capsize=2)
+            one.set_xscale("log")
+            one.set_ylim(0, max(1.0, float(high.max())) if name != "rmsd_angstrom" else None)
+            one.set_title(QUALITIES[name], fontsize=8)
+            one.set_xlabel("denoising steps")
+            one.spines[["top", "right"]].set_visible(False)
     return figure
 
 

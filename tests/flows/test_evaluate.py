@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from pymatgen.core import Lattice, Structure
 
 from scdm_flows.cli.evaluate import evaluate
 from scdm_flows.cli.reconstruct import reconstruct
+from scdm_flows.report.evaluation import quality_against_steps
 from scdm_models.datasets.records import CuratedLayer, write_curated
 from scdm_models.encoding import LayerCrystal, Site, decode
 from scdm_models.errors import ScdmError
@@ -19,9 +21,10 @@ from scdm_models.train import TrainConfig, split
 MOS2 = LayerCrystal(78, (3.18, 3.18, 120.0), (Site(42, "a", (0.0, 0.0, 0.0)), Site(16, "e", (1 / 3, 2 / 3, 1.56))))
 
 
-def record(structure: Structure, *, seed: int, detected: int, crystal: LayerCrystal = MOS2) -> str:
+def record(structure: Structure, *, seed: int, detected: int, crystal: LayerCrystal = MOS2, steps: int = 8) -> str:
     return json.dumps(
         {
+            "steps": steps,
             "structure": structure.as_dict(),
             "crystal": crystal.to_dict(),
             "layer_group_requested": 78,
@@ -96,6 +99,31 @@ def test_one_seed_twice_is_refused(files: list[Path]) -> None:
     result = CliRunner().invoke(evaluate, [str(files[0]), str(files[0])])
     assert result.exit_code == 2
     assert "same seed" in result.output
+
+
+def test_numbers_of_steps_are_never_averaged(files: list[Path], tmp_path: Path) -> None:
+    other = tmp_path / "long.jsonl"
+    other.write_text(record(decode(MOS2), seed=1, detected=1, steps=1000))
+    found = run(*files, other, "--pictures", tmp_path / "pictures")["models"]
+    assert [(m["label"], m["files"]) for m in found] == [
+        ("scdm-test, 8 steps", 2),
+        ("scdm-test, 1000 steps", 1),
+    ]
+    assert [m["measures"]["group_exact"]["value"] for m in found] == [0.75, 0.0]  # 2 of 4 and 4 of 4; 0 of 1
+    # kept_draws needs draws in the records, and the energies a relaxation: nothing to draw against steps, no picture
+    assert not (tmp_path / "pictures" / "steps-scdm-test.svg").exists()
+
+
+def test_quality_against_steps_is_drawn_with_its_intervals() -> None:
+    shares = {8: (0.5, 0.4, 0.6), 1000: (0.7, 0.6, 0.8)}
+    measured = {s: {"e_hull_0.6": dict(zip(("value", "low", "high"), v, strict=True))} for s, v in shares.items()}
+    (axis,) = quality_against_steps(measured).axes
+    line = axis.lines[0]
+    assert line.get_xdata().tolist() == [8, 1000]
+    assert line.get_ydata().tolist() == [0.5, 0.7]
+    (bars,) = axis.collections
+    ends = [[float(y) for _, y in segment] for segment in bars.get_segments()]
+    assert ends == pytest.approx(np.array([[0.4, 0.6], [0.6, 0.8]]))
 
 
 def test_a_file_without_samples_is_refused(tmp_path: Path) -> None:

@@ -48,8 +48,8 @@ class ScdmGeneratorConfig(_Frozen):
     letter_temperature: float = Field(
         2.3,
         gt=0,
-        description="temperature of the choice of Wyckoff positions: 1 keeps to known templates, whose samples are more "
-        "often stable; warmer ones are newer",
+        description="temperature of the choice of Wyckoff positions: 1 keeps to known templates, whose samples are "
+        "more often stable; warmer ones are newer",
     )
     guidance: bool = Field(True, description="pass over draws that are no bonded layer or repeat a sample's skeleton")
     steps: int | None = Field(None, ge=1, description="denoising steps; the model's default when absent")

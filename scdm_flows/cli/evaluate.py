@@ -62,6 +62,12 @@ RELAX_FMAX, RELAX_STEPS = 0.05, 200
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--relax", is_flag=True, help="Also relax every sample (CHGNet, a surrogate): E_hull, S.U.N., RMSD.")
 @click.option(
+    "--displace",
+    type=click.FloatRange(min=0, min_open=True),
+    help="With --relax: first move every atom by this much in a random direction, angstrom. A relaxation keeps "
+    "symmetry, also at a saddle point; this frees it.",
+)
+@click.option(
     "--held-out", type=click.Path(path_type=Path), help="Curated set: compare distributions with its held-out part."
 )
 @click.option(
@@ -76,6 +82,7 @@ RELAX_FMAX, RELAX_STEPS = 0.05, 200
 def evaluate(
     files: tuple[Path, ...],
     relax: bool,
+    displace: float | None,
     held_out: Path | None,
     pictures: Path | None,
     out: Path | None,
@@ -89,6 +96,8 @@ def evaluate(
     there are two or more (Student's t) and over samples otherwise (Wilson). Energies are CHGNet's, calibrated on C2DB;
     raw ones stand beside them, and every share is over all samples.
     """
+    if displace is not None and not relax:
+        raise click.UsageError("--displace says how a relaxation begins; give it together with --relax")
     if out is not None:
         check_output(out, force=force)
     if pictures is not None:
@@ -108,7 +117,10 @@ def evaluate(
             run = _judge(file, samples, index)
             if relax:
                 workers = processes or cores()
-                run |= _energies(samples, run.pop("novel"), run.pop("representative"), workers, report)
+                begin = (
+                    samples.structures if displace is None else _displaced(samples.structures, displace, run["seed"])
+                )
+                run |= _energies(samples, begin, run.pop("novel"), run.pop("representative"), workers, report)
                 run["measures"] |= run.pop("energy_measures")
             else:
                 run.pop("novel"), run.pop("representative")
@@ -127,6 +139,7 @@ def evaluate(
             "calibration": load_calibration().header,
             "fmax_ev_per_angstrom": RELAX_FMAX,
             "max_steps": RELAX_STEPS,
+            "displaced_angstrom": displace,
         }
     if pictures is not None:
         from scdm_flows.report.evaluation import write_pictures
@@ -254,10 +267,32 @@ def _plain(interval: Interval) -> dict[str, Any]:
     return {"value": interval.value, "low": interval.low, "high": interval.high, "n": interval.n}
 
 
+def _displaced(structures: list[Structure | None], distance: float, seed: int) -> list[Structure | None]:
+    """The structures with every atom moved by ``distance`` angstrom in a random direction."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    moved: list[Structure | None] = []
+    for structure in structures:
+        if structure is not None:
+            steps = rng.normal(size=(len(structure), 3))
+            steps *= distance / np.linalg.norm(steps, axis=1, keepdims=True)
+            structure = structure.copy()
+            for i, step in enumerate(steps):
+                structure.translate_sites([i], step, frac_coords=False, to_unit_cell=False)
+        moved.append(structure)
+    return moved
+
+
 def _energies(
-    read: Samples, novel: Any, representative: Any, processes: int, report: Callable[[str, int, int], None]
+    read: Samples,
+    begin: list[Structure | None],
+    novel: Any,
+    representative: Any,
+    processes: int,
+    report: Callable[[str, int, int], None],
 ) -> dict[str, Any]:
-    """Energies above hull of one file's samples, and the shares that follow."""
+    """Energies above hull of one file's samples relaxed from ``begin``, and the shares that follow."""
     from scdm_flows.analysis.evaluation import judge_relaxed, sun, window_shares
     from scdm_flows.engines.relaxation import relax_together
     from scdm_flows.references.table import ReferenceTable
@@ -267,7 +302,7 @@ def _energies(
     present = [i for i, structure in enumerate(read.structures) if structure is not None]
     structures = [structure for structure in read.structures if structure is not None]
     relaxed = relax_together(
-        structures,
+        [structure for structure in begin if structure is not None],
         fmax=RELAX_FMAX,
         max_steps=RELAX_STEPS,
         processes=processes,

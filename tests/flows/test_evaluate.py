@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from pymatgen.core import Lattice, Structure
 
-from scdm_flows.cli.evaluate import evaluate
+from scdm_flows.cli.evaluate import _displaced, evaluate
 from scdm_flows.cli.reconstruct import reconstruct
 from scdm_flows.report.evaluation import quality_against_steps
 from scdm_models.datasets.records import CuratedLayer, write_curated
 from scdm_models.encoding import LayerCrystal, Site, decode
 from scdm_models.errors import ScdmError
+from scdm_models.symmetry.detect import detect_layer_group
 from scdm_models.train import TrainConfig, split
 
 MOS2 = LayerCrystal(78, (3.18, 3.18, 120.0), (Site(42, "a", (0.0, 0.0, 0.0)), Site(16, "e", (1 / 3, 2 / 3, 1.56))))
@@ -124,6 +126,17 @@ def test_quality_against_steps_is_drawn_with_its_intervals() -> None:
     (bars,) = axis.collections
     ends = [[float(y) for _, y in segment] for segment in bars.get_segments()]
     assert ends == pytest.approx(np.array([[0.4, 0.6], [0.6, 0.8]]))
+
+
+def test_displaced_atoms_have_no_symmetry_to_hold_them(files: list[Path]) -> None:
+    with pytest.raises(click.UsageError, match="together with --relax"):
+        CliRunner().invoke(
+            evaluate, [str(files[1]), "--displace", "0.1"], catch_exceptions=False, standalone_mode=False
+        )
+    (moved,) = _displaced([decode(MOS2)], 0.1, 0)
+    distances = [a.distance(b) for a, b in zip(moved, decode(MOS2), strict=True)]
+    assert distances == pytest.approx([0.1] * 3)
+    assert detect_layer_group(moved, 1e-3) == 1
 
 
 def test_a_file_without_samples_is_refused(tmp_path: Path) -> None:

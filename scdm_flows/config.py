@@ -129,11 +129,12 @@ class VaspEngineConfig(_Frozen):
     )
     sigma_ev: float = Field(0.05, gt=0, description="width of the smearing, eV")
     spin: Literal["auto", "on", "off"] = Field(
-        "auto", description="spin polarisation; auto: where an element may carry a moment (d and f metals)"
+        "auto", description="spin polarisation; auto: where an element may carry a moment (Ti to Cu, Ru, Rh, Os, Ir, f metals)"
     )
     initial_moments: dict[str, float] = Field(
         default_factory=dict,
-        description="element -> initial moment in Bohr magnetons, over the defaults (5 for Cr to Co, 7 for f metals)",
+        description="element -> initial moment in Bohr magnetons, over the defaults (high spin: 5 for d, 7 for f "
+        "metals that may carry a moment, 0.6 for the rest)",
     )
     vdw: Literal["none", "D3"] = Field("none", description="dispersion correction: none, or DFT-D3 (zero damping)")
     dipole_correction: Literal["auto", "on", "off"] = Field(
@@ -150,6 +151,10 @@ class VaspEngineConfig(_Frozen):
         "lattice_constraints",
         description="what holds c: LATTICE_CONSTRAINTS (VASP 6.4 or newer), or an OPTCELL file for a VASP patched to "
         "read it",
+    )
+    optcell: str = Field(
+        "110",
+        description="content of the OPTCELL file, where that holds c; patches differ, 110 is the most common form",
     )
     vasp_version: str | None = Field(
         None, description="version of the VASP that will run, such as 6.4.3; SCDM_VASP_VERSION when absent"

@@ -7,6 +7,7 @@ from scdm_flows.documents.base import Provenance, ScdmDocument, utc_now
 from scdm_flows.documents.campaign import CampaignDoc, CampaignState, Funnel
 from scdm_flows.documents.candidate import CandidateDoc, CandidateState, StageName, StageRecord
 from scdm_flows.documents.stages import GateDoc, PhononDoc, ScreenedCandidate, ScreenOutput, StageFailure
+from scdm_flows.documents.static import StaticSummary
 
 __all__ = [
     "BandEdge",
@@ -28,5 +29,6 @@ __all__ = [
     "StageFailure",
     "StageName",
     "StageRecord",
+    "StaticSummary",
     "utc_now",
 ]

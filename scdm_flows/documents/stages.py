@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from scdm_flows.documents.base import ScdmDocument, utc_now
+from scdm_flows.documents.static import StaticSummary
 
 
 class _Output(BaseModel):
@@ -53,7 +54,7 @@ class ScreenOutput(_Output):
 
 
 class GateDoc(_Output):
-    """Output of the gate job: the relaxed candidate, its energies, and whether phonons follow."""
+    """Output of the gate job: the relaxed candidate, its energies, and which stages follow."""
 
     candidate_id: str
     campaign: str
@@ -77,7 +78,10 @@ class GateDoc(_Output):
     reference_sha256: str | None = Field(None, description="sha256 of the frozen reference entries")
     in_window: bool = Field(description="e_above_hull within the campaign's window")
     phonon: bool = Field(description="phonons follow")
+    bands: bool = Field(False, description="electronic bands follow")
     reason: str | None = Field(None, description="why no phonons, or why out of the window")
+    skipped: dict[str, str] = Field(default_factory=dict, description="stage (phonon, bands) -> why it does not follow")
+    static: StaticSummary | None = Field(None, description="what the static run says besides its energy")
 
 
 class PhononDoc(ScdmDocument):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from scdm_flows.analysis.stability import judge, phonon_bands
@@ -15,33 +16,51 @@ if TYPE_CHECKING:
     from pymatgen.core.structure import Structure
 
     from scdm_flows.config import CampaignConfig
+    from scdm_flows.documents.static import StaticSummary
     from scdm_flows.references.table import ReferenceTable
 
 
 class Engine(Protocol):
-    """What computes energies, forces and phonons.
+    """What computes energies, forces, phonons and bands.
 
     scheme: name of its energies, which must be the reference table's; surrogate: whether a force field makes
-    them.
+    them; keeps_runs: whether the folders of its runs are kept; cannot: stage -> why the engine has no such stage,
+    in which case its jobs are never asked for.
     """
 
     scheme: str
     surrogate: bool
+    keeps_runs: bool
+    cannot: Mapping[str, str]
 
     def check(self) -> list[str]:
         """What is missing to run, each in words with the remedy; empty when ready."""
 
+    def check_elements(self, elements: Sequence[str]) -> list[str]:
+        """Why some elements cannot be computed, with the remedy."""
+
+    def layer_problems(self, structure: Structure, *, as_given: bool = False) -> list[str]:
+        """Why a layer cannot be computed; as_given: as it lies in the user's file, not yet oriented."""
+
     def relax_maker(self) -> Maker:
-        """An atomate2 maker that relaxes atoms and the in-plane cell and keeps c."""
+        """A maker of a job or flow that relaxes atoms and the in-plane cell and keeps c."""
 
     def static_maker(self) -> Maker:
         """An atomate2 maker of a single-point energy."""
+
+    def static_summary(self, task: Any) -> StaticSummary:
+        """What the document of ``static_maker``'s job says."""
 
     def references(self) -> ReferenceTable:
         """The reference phases of ``scheme``; ``EngineError`` where there are none."""
 
     def phonon_jobs(self, config: CampaignConfig, candidate_id: str, structure: Structure) -> list[Job]:
         """Jobs that compute the phonons of a relaxed layer; the output of the last one is a ``PhononDoc``."""
+
+    def band_jobs(
+        self, config: CampaignConfig, candidate_id: str, structure: Structure, static: StaticSummary
+    ) -> list[Job]:
+        """Jobs that compute the bands of a relaxed layer; the output of the last one is a ``BandsDoc``."""
 
 
 def phonon_document(

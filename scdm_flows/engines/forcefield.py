@@ -11,6 +11,7 @@ stage has nothing half-done to find again.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from functools import cache
 from io import StringIO
@@ -21,8 +22,11 @@ from numpy.typing import NDArray
 
 from scdm_flows.analysis.stability import phonon_supercell
 from scdm_flows.config import CampaignConfig, ForceFieldEngineConfig
+from scdm_flows.documents.candidate import StageName
 from scdm_flows.documents.stages import PhononDoc
+from scdm_flows.documents.static import StaticSummary
 from scdm_flows.engines.base import phonon_document
+from scdm_flows.errors import EngineError
 from scdm_flows.references.table import ReferenceTable
 
 if TYPE_CHECKING:
@@ -55,6 +59,8 @@ class ForceFieldEngine:
 
     scheme = "chgnet-0.3.0"
     surrogate = True
+    keeps_runs = False
+    cannot: Mapping[str, str] = {StageName.BANDS.value: "a force field has no electrons"}
 
     def __init__(self, config: ForceFieldEngineConfig) -> None:
         self.config = config
@@ -63,6 +69,14 @@ class ForceFieldEngine:
         """What is missing to run."""
         if importlib.util.find_spec("chgnet") is None:
             return ["CHGNet is not installed; install it with pip install chgnet==0.4.2"]
+        return []
+
+    def check_elements(self, elements: Sequence[str]) -> list[str]:
+        """Nothing: what the reference table lacks is told with the candidate, whose relaxation costs little."""
+        return []
+
+    def layer_problems(self, structure: Structure, *, as_given: bool = False) -> list[str]:
+        """Nothing: the screen has oriented the layer."""
         return []
 
     def references(self) -> ReferenceTable:
@@ -93,6 +107,18 @@ class ForceFieldEngine:
             calculator_kwargs=CALCULATOR,
             ionic_step_data=("energy",),
         )
+
+    def static_summary(self, task: Any) -> StaticSummary:
+        """Energy and largest force of atomate2's document."""
+        forces = getattr(task.output, "forces", None)
+        largest = None if forces is None else float(np.linalg.norm(np.array(forces, dtype=float), axis=1).max())
+        return StaticSummary(energy_per_atom=float(task.output.energy_per_atom), max_force_ev_per_angstrom=largest)
+
+    def band_jobs(
+        self, config: CampaignConfig, candidate_id: str, structure: Structure, static: StaticSummary
+    ) -> list[Job]:
+        """Refused; see ``cannot``."""
+        raise EngineError(f"no bands of {candidate_id}: {self.cannot['bands']}; use the vasp engine")
 
     def phonon_jobs(self, config: CampaignConfig, candidate_id: str, structure: Structure) -> list[Job]:
         """One job."""

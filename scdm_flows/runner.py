@@ -31,6 +31,7 @@ from scdm_flows.workers import WorkerDied, work_off
 
 logger = logging.getLogger(__name__)
 FOLLOWING = (StageName.PHONON.value, StageName.BANDS.value)  # stages that the gate opens, each by itself
+MOST_NAMED = 5  # layers that an error names
 Progress = Callable[[str, int, int], None]
 
 
@@ -66,7 +67,7 @@ def register(config: CampaignConfig, database: Database) -> bool:
                 "give the changed file a new name"
             )
         return False
-    missing = engine_of(config.engine).check()
+    missing = obstacles(config)
     if missing:
         raise EngineError("; ".join(missing))
     document = CampaignDoc(
@@ -79,6 +80,27 @@ def register(config: CampaignConfig, database: Database) -> bool:
     )
     database.upsert(database.campaigns, [document.model_dump()])
     return True
+
+
+def obstacles(config: CampaignConfig) -> list[str]:
+    """What keeps a campaign from running: the engine's needs, elements and, where structures are known, layers.
+
+    Each in words with the remedy; of many layers the first five are named.
+    """
+    from scdm_flows.engines import engine_of
+    from scdm_flows.generators import GENERATORS
+
+    engine, generator = engine_of(config.engine), GENERATORS[config.generator.kind]
+    found = engine.check()
+    elements = generator.elements(config.generator)
+    if elements:
+        found += engine.check_elements(elements)
+    layers = []
+    for name, structure in generator.given(config.generator):
+        layers += [f"{name}: {problem}" for problem in engine.layer_problems(structure, as_given=True)]
+    if len(layers) > MOST_NAMED:
+        layers = [*layers[:MOST_NAMED], f"and {len(layers) - MOST_NAMED} more"]
+    return found + layers
 
 
 def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:

@@ -253,7 +253,7 @@ def bands_document(
         provenance=Provenance(
             versions=versions(),
             git_commit=git_commit(),
-            engine=scheme if version is None else f"{scheme}, VASP {version}",
+            engine=scheme if version is None else f"{scheme}, version {version}",
         ),
     )
 

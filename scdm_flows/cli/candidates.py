@@ -112,10 +112,11 @@ def show(candidate_id: str, as_json: bool) -> None:
     with database(create=False) as connected:
         query = CandidateDB(connected)
         document = query.get(candidate_id)
-        phonon = query.phonon(candidate_id)
+        phonon, bands = query.phonon(candidate_id), query.bands(candidate_id)
     data = document.model_dump(mode="json")
     if as_json:
-        echo_json({**data, "phonon": None if phonon is None else phonon.model_dump(mode="json")})
+        more = {"phonon": phonon, "bands": bands}
+        echo_json({**data, **{k: None if d is None else d.model_dump(mode="json") for k, d in more.items()}})
         return
     hidden = {"structure", "relaxed_structure", "provenance", "stages", "score_terms", "schema_version"}
     rows = [[k, v] for k, v in data.items() if k not in hidden and v not in (None, [], {})]
@@ -127,6 +128,12 @@ def show(candidate_id: str, as_json: bool) -> None:
                 f"{n}x{m} supercell, {phonon.n_displacements} displacements; {phonon.reason or 'stable'}",
             ]
         )
+    if bands is not None:
+        heavy = [f"{m.carrier} {m.direction} {m.mass:.2f}" for m in bands.masses if m.mass is not None]
+        rows.append(["bands", f"{bands.gap_kind}, gap {bands.band_gap_ev:.3f} eV"])
+        rows.append(["effective masses (m_e)", ", ".join(heavy) or "none is parabolic"])
+    if document.provenance.engine:
+        rows.append(["energies from", document.provenance.engine])
     table(f"{document.formula}  {candidate_id}", ["field", "value"], rows)
     table("Stages", ["stage", "status", "why"], [[k, v.status, v.reason] for k, v in document.stages.items()])
     if document.score_terms:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from scdm_flows.analysis.stability import judge, phonon_bands
@@ -18,6 +19,18 @@ if TYPE_CHECKING:
     from scdm_flows.config import CampaignConfig
     from scdm_flows.documents.static import StaticSummary
     from scdm_flows.references.table import ReferenceTable
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What a stage of one candidate takes, estimated: runs of so many atoms, k-points and bands; core hours of all."""
+
+    stage: str
+    runs: int
+    atoms: int
+    k_points: int
+    bands: int
+    core_hours: float
 
 
 class Engine(Protocol):
@@ -41,6 +54,12 @@ class Engine(Protocol):
 
     def layer_problems(self, structure: Structure, *, as_given: bool = False) -> list[str]:
         """Why a layer cannot be computed; as_given: as it lies in the user's file, not yet oriented."""
+
+    def cost(self, structure: Structure | None, n_atoms: int = 0) -> list[StageCost]:
+        """Each stage's estimated cost for a layer, or for a typical one of ``n_atoms``; empty where none is worth it."""
+
+    def input_files(self, structure: Structure) -> dict[str, dict[str, str]]:
+        """Run -> file name -> text of what the engine's program reads for a layer; empty where it reads no files."""
 
     def relax_maker(self) -> Maker:
         """A maker of a job or flow that relaxes atoms and the in-plane cell and keeps c."""

@@ -25,7 +25,7 @@ from scdm_flows.config import CampaignConfig, ForceFieldEngineConfig
 from scdm_flows.documents.candidate import StageName
 from scdm_flows.documents.stages import PhononDoc
 from scdm_flows.documents.static import StaticSummary
-from scdm_flows.engines.base import phonon_document
+from scdm_flows.engines.base import StageCost, phonon_document
 from scdm_flows.errors import EngineError
 from scdm_flows.references.table import ReferenceTable
 
@@ -78,6 +78,14 @@ class ForceFieldEngine:
     def layer_problems(self, structure: Structure, *, as_given: bool = False) -> list[str]:
         """Nothing: the screen has oriented the layer."""
         return []
+
+    def cost(self, structure: Structure | None, n_atoms: int = 0) -> list[StageCost]:
+        """Nothing worth an estimate: seconds a candidate."""
+        return []
+
+    def input_files(self, structure: Structure) -> dict[str, dict[str, str]]:
+        """None: the model is called in this process."""
+        return {}
 
     def references(self) -> ReferenceTable:
         """The packaged table of CHGNet energies."""

@@ -19,6 +19,7 @@ from scdm_flows.config import CampaignConfig, VaspEngineConfig
 from scdm_flows.documents.bands import GapKind
 from scdm_flows.documents.static import StaticSummary
 from scdm_flows.engines import vasp_checks
+from scdm_flows.engines.base import StageCost
 from scdm_flows.engines.vasp_inputs import input_set, is_polar
 from scdm_flows.errors import EngineError, ReferenceDataError
 from scdm_flows.references.table import ReferenceTable
@@ -67,6 +68,19 @@ class VaspEngine:
     def layer_problems(self, structure: Structure, *, as_given: bool = False) -> list[str]:
         """Why a layer cannot be computed; as_given: it is still turned so that c lies along z."""
         return vasp_checks.layer_problems(structure, self.config.min_vacuum_angstrom, along_z=not as_given)
+
+    def cost(self, structure: Structure | None, n_atoms: int = 0) -> list[StageCost]:
+        """See ``vasp_cost``."""
+        from scdm_flows.engines.vasp_cost import cost, typical_layer
+
+        layer = typical_layer(n_atoms) if structure is None else structure
+        return cost(layer, self.config, self.displaced(layer)[1])
+
+    def input_files(self, structure: Structure) -> dict[str, dict[str, str]]:
+        """INCAR, KPOINTS, POSCAR and POTCAR (or POTCAR.spec) of every run; see ``vasp_files``."""
+        from scdm_flows.engines.vasp_files import input_files
+
+        return input_files(self, structure)
 
     def references(self) -> ReferenceTable:
         """The phases of the campaign's file of computed entries."""

@@ -3,7 +3,8 @@
 Every band is ``edge -+ WIDTH * (1 - f(k))`` with ``f`` the mean of cos(k·R) over the shortest vectors R of the layer: 1
 at Gamma, with the full symmetry of the lattice and flat along the vacuum. Valence bands end at 0 eV, conduction bands
 begin at the gap, both at Gamma; the gap is 4 eV for each unit of the largest difference of Pauling electronegativities.
-Layers of one element, and an odd number of electrons without spin, are metals.
+Layers of one element, whose conduction bands run half an eV above their valence bands, are metals; so are layers with
+an odd number of electrons and no spin.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ Array = NDArray[np.float64]
 WIDTH_EV = 1.0
 SPACING_EV = 1.0  # between the edges of bands that follow each other
 GAP_EV_PER_ELECTRONEGATIVITY = 4.0
-OVERLAP_EV = -0.5  # the "gap" of a layer of one element: its bands overlap
+METAL_EV = 0.5  # between the bands of a layer of one element; both fall from Gamma, and they overlap
 ORBITALS = ("s", "py", "pz", "px", "dxy", "dyz", "dz2", "dxz", "x2-y2")
 
 
 def band_gap(structure: Structure) -> float:
-    """The gap of a crystal in eV, at Gamma; negative where the bands overlap."""
+    """The gap of a crystal in eV, direct at Gamma; 0 where the bands overlap."""
     values = [element.X for element in structure.composition.elements]
     difference = max(values) - min(values)
-    return GAP_EV_PER_ELECTRONEGATIVITY * difference if difference > 0.1 else OVERLAP_EV
+    return GAP_EV_PER_ELECTRONEGATIVITY * difference if difference > 0.1 else 0.0
 
 
 def dispersion(structure: Structure, kpoints: Array) -> Array:
@@ -87,7 +88,7 @@ def electrons(inputs: Inputs, structure: Structure, moment: float) -> Electrons:
     energies = []
     for full in filled:
         valence = -SPACING_EV * np.arange(int(np.ceil(full))) - down
-        conduction = gap + SPACING_EV * np.arange(inputs.bands - valence.shape[1]) + down
+        conduction = SPACING_EV * np.arange(inputs.bands - valence.shape[1]) + (gap + down if gap else METAL_EV - down)
         energies.append(np.sort(np.hstack([valence, conduction]), axis=1))
     bands, per_band = np.array(energies), 2.0 / spins
     smearing = float(inputs["SIGMA"]) if inputs["ISMEAR"] >= -1 else 0.05
@@ -100,7 +101,7 @@ def electrons(inputs: Inputs, structure: Structure, moment: float) -> Electrons:
         middle = (low + high) / 2
         count = per_band * (occupied(middle) * weights[:, None]).sum()
         low, high = (middle, high) if count < number else (low, middle)
-    fermi = middle if gap < 0 or number % 2 and spins == 1 else gap / 2
+    fermi = middle if gap == 0 or (number % 2 and spins == 1) else gap / 2
     occupations = occupied(fermi)
     if spins == 2:
         moment = float(((occupations[0] - occupations[1]) * weights[:, None]).sum())
@@ -108,10 +109,13 @@ def electrons(inputs: Inputs, structure: Structure, moment: float) -> Electrons:
 
 
 def _shares(structure: Structure) -> Array:
-    """Valence bands are p states of the most electronegative atoms, conduction bands d (else s) of the least."""
+    """Valence bands are p states of the most electronegative atoms, conduction bands d (else s) of the least.
+
+    A tenth is spread over everything, as no orbital is empty in a real run.
+    """
     negativity = np.array([site.specie.X for site in structure])
     shares = np.zeros((2, len(structure), len(ORBITALS)))
     shares[0, negativity == negativity.max(), 1:4] = 1
     for i in np.flatnonzero(negativity == negativity.min()):
         shares[1, i, slice(4, 9) if structure[i].specie.block == "d" else slice(0, 1)] = 1
-    return shares / shares.sum(axis=(1, 2), keepdims=True)
+    return 0.9 * shares / shares.sum(axis=(1, 2), keepdims=True) + 0.1 / shares[0].size

@@ -17,7 +17,29 @@ FOLDER = Path(__file__).resolve().parent
 VASP_CMD = f"{sys.executable} {FOLDER / 'vasp.py'}"
 # custodian looks at a job every 10 s and at its output every 5 min; a stand-in is done in a tenth of that
 POLLING = {"polling_time_step": 0.05, "monitor_freq": 4}
-ELEMENTS = ("H", "B", "C", "N", "O", "F", "Si", "S", "Cl", "Ti", "V", "Cr", "Mn", "Fe", "Ni", "Zn", "Se", "Mo", "Te", "I", "W")
+ELEMENTS = (
+    "H",
+    "B",
+    "C",
+    "N",
+    "O",
+    "F",
+    "Si",
+    "S",
+    "Cl",
+    "Ti",
+    "V",
+    "Cr",
+    "Mn",
+    "Fe",
+    "Ni",
+    "Zn",
+    "Se",
+    "Mo",
+    "Te",
+    "I",
+    "W",
+)
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +48,9 @@ def standin_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     path = str(tmp_path_factory.mktemp("standin") / "socket")
     command = [sys.executable, str(FOLDER / "server.py"), path]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         yield path

@@ -35,7 +35,7 @@ def ask(path: str) -> int:
 def serve(path: str) -> None:
     """Answers requests until standard input closes."""
     import ase.filters
-    import ase.optimize
+    import ase.optimize  # noqa: F401
     import pymatgen.io.ase  # noqa: F401
 
     from standin import electrons, inputs, ions, vasp, writers  # noqa: F401

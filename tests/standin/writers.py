@@ -133,7 +133,9 @@ class Record:
         n, m = self.steps, step.moments.sum()
         seconds = now - self.last
         magnetization = f" number of electron {self.inputs.electrons:15.7f} magnetization {m:15.7f}\n"
-        self.oszicar.write("       N       E                     dE             d eps       ncg     rms          rms(c)\n")
+        self.oszicar.write(
+            "       N       E                     dE             d eps       ncg     rms          rms(c)\n"
+        )
         for i, e in enumerate(scf, 1):
             change = e - (scf[i - 2] if i > 1 else 0)
             self.oszicar.write(f"DAV: {i:3d} {e:20.12E} {change:14.5E} {change:12.5E} {100:5d} {abs(change):10.3E}\n")
@@ -163,7 +165,7 @@ class Record:
         )
         self.vasprun.write(" <calculation>\n")
         for e in scf:
-            self.vasprun.write(f"  <scstep>\n   <time name=\"total\"> 0.01 0.01</time>\n{_energy(e)}  </scstep>\n")
+            self.vasprun.write(f'  <scstep>\n   <time name="total"> 0.01 0.01</time>\n{_energy(e)}  </scstep>\n')
         self.vasprun.write(
             _crystal(step.structure) + _varray("forces", step.forces) + _varray("stress", step.stress) + _energy(energy)
         )
@@ -231,7 +233,9 @@ class Record:
 
     def _eigenval(self, electrons: Electrons, pairs: Array) -> None:
         spins, points, bands = electrons.energies.shape
-        text = f"    1    1    1    {spins}\n" + "  stand-in\n" * 4 + f"{round(self.inputs.electrons)} {points} {bands}\n"
+        text = (
+            f"    1    1    1    {spins}\n" + "  stand-in\n" * 4 + f"{round(self.inputs.electrons)} {points} {bands}\n"
+        )
         for k, (point, weight) in enumerate(zip(electrons.kpoints, electrons.weights, strict=True)):
             text += "\n" + "".join(f" {x:15.7E}" for x in (*point, weight)) + "\n"
             rows = np.hstack([pairs[:, k, :, 0].T, pairs[:, k, :, 1].T])

@@ -100,7 +100,7 @@ def obstacles(config: CampaignConfig) -> list[str]:
         layers += [f"{name}: {problem}" for problem in engine.layer_problems(structure, as_given=True)]
     if len(layers) > MOST_NAMED:
         layers = [*layers[:MOST_NAMED], f"and {len(layers) - MOST_NAMED} more"]
-    return found + layers
+    return list(dict.fromkeys(found + layers))  # a broken file shows in more than one check
 
 
 def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:

@@ -112,7 +112,7 @@ def _entry(row: Any, number: int, path: str) -> Any:
     from pymatgen.entries.computed_entries import ComputedEntry
 
     try:
-        return ComputedEntry.from_dict({k: v for k, v in row.items() if k != "structure"})
+        return ComputedEntry.from_dict({"correction": 0.0, **{k: v for k, v in row.items() if k != "structure"}})
     except Exception as error:
         raise ReferenceDataError(
             f"{path}: entry {number + 1} is no computed entry ({type(error).__name__}: {error}); leave it out"

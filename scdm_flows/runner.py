@@ -285,6 +285,8 @@ def quiet() -> None:
     warnings.simplefilter("ignore")
     for name in ("jobflow", "moyo", "chgnet", "matgl"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("custodian", "VasprunXMLValidator", "VaspFilesValidator"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what they say is in the stage's failure
 
 
 def run_candidate(config: CampaignConfig, database: Database, candidate: ScreenedCandidate) -> bool:

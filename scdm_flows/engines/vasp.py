@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pymatgen.core.structure import Structure
 
 PHONON_SYMPREC_ANGSTROM = 1e-3
+THEIR_BAND_POINTS = 11  # a branch of atomate2's three-dimensional path, which a layer has no use for
 NO_RAW_OBJECTS = {"parse_dos": False, "parse_bandstructure": False}
 
 
@@ -207,6 +208,7 @@ class VaspEngine:
             optimization_run_uuid=None,
             create_thermal_displacements=False,
             store_force_constants=True,
+            npoints_band=THEIR_BAND_POINTS,
         )
         summary = phonon_summary(
             config.model_dump(mode="json"),

@@ -140,12 +140,30 @@ class SlabDoubleRelaxMaker(DoubleRelaxMaker):
 def explain(error: Exception, folder: Path) -> str:
     """Why a VASP run failed: the error, what custodian mended before, and what did not converge."""
     message = " ".join(str(error).split()) or type(error).__name__
+    if "Validator" in message:
+        message = f"VASP ended in the middle: killed (memory, queue), or a full disk ({message})"
     parts = [_unconverged(folder) or message[:400]]
+    words = _last_words(folder)
+    if words:
+        parts.append(f"its last words: {words!r}")
     corrections = _corrections(folder)
     if corrections:
         parts.append(f"custodian had mended {', '.join(corrections)}")
     parts.append(f"the run is in {folder}")
     return "; ".join(parts)
+
+
+def _last_words(folder: Path) -> str:
+    """The last line that VASP wrote to standard error or, without one, to standard output."""
+    for name in ("std_err.txt", "vasp.out"):
+        try:
+            lines = (folder / name).read_text(errors="replace").splitlines()
+        except OSError:
+            continue
+        line = next((text.strip() for text in reversed(lines) if any(c.isalpha() for c in text)), "")
+        if line:
+            return line[:200]
+    return ""
 
 
 def _corrections(folder: Path) -> list[str]:

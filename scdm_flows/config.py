@@ -116,7 +116,9 @@ class VaspEngineConfig(_Frozen):
     )
     ediff_ev: float = Field(1e-6, gt=0, description="electronic convergence of the cell, eV")
     phonon_ediff_ev: float = Field(1e-8, gt=0, description="electronic convergence of displaced supercells, eV")
-    max_electronic_steps: int = Field(100, ge=1, description="electronic steps (NELM) before a run counts as unconverged")
+    max_electronic_steps: int = Field(
+        100, ge=1, description="electronic steps (NELM) before a run counts as unconverged"
+    )
     fmax_ev_per_angstrom: float = Field(
         0.005, gt=0, description="largest force at the end of the second relaxation, eV/angstrom"
     )
@@ -129,7 +131,8 @@ class VaspEngineConfig(_Frozen):
     )
     sigma_ev: float = Field(0.05, gt=0, description="width of the smearing, eV")
     spin: Literal["auto", "on", "off"] = Field(
-        "auto", description="spin polarisation; auto: where an element may carry a moment (Ti to Cu, Ru, Rh, Os, Ir, f metals)"
+        "auto",
+        description="spin polarisation; auto: where an element may carry a moment (Ti to Cu, Ru, Rh, Os, Ir, f metals)",
     )
     initial_moments: dict[str, float] = Field(
         default_factory=dict,
@@ -168,7 +171,9 @@ class VaspEngineConfig(_Frozen):
     )
     phonon_displacement_angstrom: float = Field(0.01, gt=0, description="finite displacement, angstrom")
     band_points: int = Field(121, ge=11, description="k-points on the in-plane path of the bands")
-    band_nbands_factor: float = Field(1.2, ge=1, description="bands of the band runs, as a multiple of the static run's")
+    band_nbands_factor: float = Field(
+        1.2, ge=1, description="bands of the band runs, as a multiple of the static run's"
+    )
     dos_points: int = Field(2001, ge=101, description="energies of the density of states (NEDOS)")
 
     walltime_s: int | None = Field(

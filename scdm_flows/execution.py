@@ -167,9 +167,7 @@ def hushed() -> Iterator[None]:
         yield
 
 
-def execute(
-    flow: Flow | Job, store: JobStore, *, follow: bool = True, over: Collection[str] = ()
-) -> list[StageError]:
+def execute(flow: Flow | Job, store: JobStore, *, follow: bool = True, over: Collection[str] = ()) -> list[StageError]:
     """Run a flow's jobs in order, skipping what is stored; returns the failures, the first of each stage.
 
     After a failure nothing runs that depends on it, nor the rest of its stage; other stages go on.
@@ -227,8 +225,8 @@ def execute(
                 raise
             failures.append(StageError(job, error))
         else:
-            replaced = [f for f in (response.replace, response.detour) if f is not None]
-            added = [response.addition] if follow and response.addition is not None else []
+            replaced: list[Any] = [f for f in (response.replace, response.detour) if f is not None]
+            added: list[Any] = [response.addition] if follow and response.addition is not None else []
             for more in [*replaced, *added]:
                 found = execute(more, store, over=ended)
                 failures += found

@@ -55,7 +55,6 @@ def register(config: CampaignConfig, database: Database) -> bool:
     EngineError
         If the engine lacks what it needs.
     """
-    from scdm_flows.engines import engine_of
     from scdm_flows.flows import shard_count
 
     known = database.campaign(config.name)

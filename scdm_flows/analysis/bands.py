@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scdm_flows.documents.base import Provenance
 from scdm_flows.documents.bands import BandEdge, BandMass, BandsDoc, DosData, GapKind
+from scdm_flows.documents.base import Provenance
 from scdm_flows.documents.static import StaticSummary
 from scdm_flows.provenance import git_commit, versions
 
@@ -118,7 +118,7 @@ def masses(path: Bands, edge: tuple[str, int, int, bool, float], *, hole: bool) 
     # the path may pass the edge's k-point more than once (K-Γ-M ends where it begins)
     delta = path.k_points - path.k_points[k]
     here = np.flatnonzero(np.abs(delta).max(axis=1) < SAME_K)
-    found = []
+    found: list[BandMass] = []
     for start in here:
         for step in (-1, 1):
             points = [int(start)]
@@ -222,7 +222,9 @@ def bands_document(
     efermi = float((uniform if uniform is not None else line).efermi)
     gap = find_gap(path, mesh, efermi)
     zero = efermi if gap.vbm is None else gap.vbm[4]
-    distances = (path.cart_distances if path.cart_distances is not None else np.arange(len(path.k_points))) / (2 * np.pi)
+    distances = (path.cart_distances if path.cart_distances is not None else np.arange(len(path.k_points))) / (
+        2 * np.pi
+    )
     found_masses: list[BandMass] = []
     if gap.vbm is not None and gap.cbm is not None:
         found_masses = [*masses(path, gap.vbm, hole=True), *masses(path, gap.cbm, hole=False)]

@@ -95,7 +95,9 @@ def assemble(found: Found, campaign: str) -> CandidateDoc:
         stages[StageName.BANDS.value] = StageRecord(status="passed")
     _add_failures(document, found, stages)
     if document.state is CandidateState.PENDING and found.gate is not None:
-        opened = [s for s, open_ in ((StageName.PHONON, found.gate.phonon), (StageName.BANDS, found.gate.bands)) if open_]
+        opened = [
+            s for s, open_ in ((StageName.PHONON, found.gate.phonon), (StageName.BANDS, found.gate.bands)) if open_
+        ]
         if all(stage.value in stages for stage in opened):
             document.state = CandidateState.COMPLETED
     for stage, job in found.jobs.items():

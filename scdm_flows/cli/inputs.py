@@ -85,8 +85,8 @@ def _layers(file_or_id: str) -> tuple[CampaignConfig | None, list[tuple[str, Str
         layers = list(GENERATORS[config.generator.kind].given(config.generator))
         if not layers:
             raise ConfigError(
-                f"{path}: its generator ({config.generator.kind}) makes structures later; give a structure file, or the "
-                "id of a candidate"
+                f"{path}: its generator ({config.generator.kind}) makes structures later; give a structure file or "
+                "the id of a candidate"
             )
         return config, layers
     if path.exists():

@@ -117,9 +117,7 @@ class CandidateDoc(ScdmDocument):
     gap_kind: GapKind | None = queryable(None, "direct, indirect or metal; as band_gap")
     magnetic: bool | None = queryable(None, "some atom's moment is above 0.1 Bohr magnetons; null where unknown")
     total_magnetization: float | None = queryable(None, "Bohr magnetons per cell; null without spin polarisation")
-    engine_version: str | None = queryable(
-        None, "version that the engine's program printed; a test's stand-in says so"
-    )
+    engine_version: str | None = queryable(None, "version that the engine's program printed; a test's stand-in says so")
 
     score: float | None = queryable(None, "ranking score, larger is better")
     score_terms: dict[str, float] = Field(default_factory=dict, description="term -> contribution to score")

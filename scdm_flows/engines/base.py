@@ -56,7 +56,7 @@ class Engine(Protocol):
         """Why a layer cannot be computed; as_given: as it lies in the user's file, not yet oriented."""
 
     def cost(self, structure: Structure | None, n_atoms: int = 0) -> list[StageCost]:
-        """Each stage's estimated cost for a layer, or for a typical one of ``n_atoms``; empty where none is worth it."""
+        """Each stage's estimated cost for a layer, or for a typical one of ``n_atoms``; empty for next to nothing."""
 
     def input_files(self, structure: Structure) -> dict[str, dict[str, str]]:
         """Run -> file name -> text of what the engine's program reads for a layer; empty where it reads no files."""

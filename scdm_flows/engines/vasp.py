@@ -98,15 +98,13 @@ class VaspEngine:
     def _maker(self, stage: str, *, dipole: bool | None = None, **kwargs: Any) -> Any:
         from scdm_flows.engines.vasp_makers import SlabBandsMaker, SlabMaker
 
-        run: dict[str, Any] = {"max_errors": self.config.max_custodian_errors}
-        if self.config.walltime_s is not None:
-            run["wall_time"] = self.config.walltime_s
         holds = stage.startswith("relax") and self.config.cell_constraint == "optcell"
         kind = SlabBandsMaker if stage in ("uniform", "line") else SlabMaker
         return kind(
             name=stage.replace("_", " "),
             input_set_generator=input_set(self.config, stage, dipole=dipole),
-            run_vasp_kwargs=run,
+            run_vasp_kwargs={"max_errors": self.config.max_custodian_errors},
+            walltime=self.config.walltime_s,
             min_vacuum=self.config.min_vacuum_angstrom,
             optcell=self.config.optcell if holds else None,
             **kwargs,
@@ -155,9 +153,8 @@ class VaspEngine:
         from atomate2.common.jobs.phonons import generate_phonon_displacements
 
         matrix = phonon_supercell(structure, self.config.phonon_min_length_angstrom)
-        found: list[Structure] = generate_phonon_displacements.original(
-            structure, matrix, **_phonopy_arguments(self.config)
-        )
+        generate: Any = generate_phonon_displacements
+        found: list[Structure] = generate.original(structure, matrix, **_phonopy_arguments(self.config))
         moments = structure.site_properties.get("magmom")
         if moments:
             copies = len(found[0]) // len(structure)  # phonopy keeps all images of an atom together

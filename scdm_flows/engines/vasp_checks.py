@@ -87,10 +87,11 @@ def potcar_problems(config: VaspEngineConfig, elements: Iterable[str]) -> list[s
             missing.append(f"{element} ({symbol})")
     if not missing:
         return []
-    return [
+    text = (
         f"no {config.potcar_functional} POTCAR for {', '.join(missing)} in {folder}; add it there, leave the element "
         "out (generator.elements), or name another potential in engine.potcar_symbols"
-    ]
+    )
+    return [text]
 
 
 def potcar_symbols(config: VaspEngineConfig) -> dict[str, str]:

@@ -90,7 +90,7 @@ def bands_flow(config: CampaignConfig, candidate_id: str, structure: Structure, 
     return Flow(_stage(made, config, StageName.BANDS, candidate_id=candidate_id), name=f"bands {candidate_id}")
 
 
-def _stage(made: Flow | Job | list[Job], config: CampaignConfig, stage: StageName, candidate_id: str) -> list[Job]:
+def _stage(made: Flow | Job | list[Job], config: CampaignConfig, stage: StageName, candidate_id: str) -> list[Any]:
     """The jobs of one stage, with their deterministic uuids.
 
     Only the last is the stage, which is done when its output is there; the others carry the metadata key

@@ -1,4 +1,4 @@
-"""Reference phases, packaged or the user's, indexed by chemical system. One energy scheme each table; schemes never mix."""
+"""Reference phases, packaged or the user's, indexed by chemical system. One energy scheme a table; they never mix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reference phases from a JSON file of pymatgen's computed entries: the user's own, or what the Materials Project gives.
+"""Reference phases from a JSON file of computed entries: the user's own, or what the Materials Project gives.
 
 One scheme a file: GGA without +U, one set of potentials, and energies as VASP gave them. Corrections (MP2020 and the
 like) are taken off from every entry alike, as candidates have none; an entry of another scheme refuses the file.
@@ -21,12 +21,12 @@ from scdm_flows.references.table import ReferenceTable
 SCHEME = "vasp-pbe"
 PLAIN_GGA = {"GGA", "PBE"}  # how entries name it
 NAMED = 5  # offending entries that a message names
-_REMEDY = "give entries of one scheme: the Materials Project's with thermo type GGA and run type GGA, or your own PBE runs"
+_REMEDY = (
+    "give entries of one scheme: the Materials Project's with thermo type GGA and run type GGA, or your own PBE runs"
+)
 
 
-def load_entries(
-    path: str | Path, scheme: str = SCHEME, potcars: Mapping[str, str] | None = None
-) -> ReferenceTable:
+def load_entries(path: str | Path, scheme: str = SCHEME, potcars: Mapping[str, str] | None = None) -> ReferenceTable:
     """The table of a file of entries.
 
     Parameters
@@ -137,7 +137,7 @@ def _problem(parameters: Mapping[str, Any], potcars: Mapping[str, str], scheme_s
 
 
 def _potentials(parameters: Mapping[str, Any]) -> list[str]:
-    """Names such as Mo_pv, from ``potcar_symbols`` ("PBE Mo_pv") or ``potcar_spec`` (titel "PAW_PBE Mo_pv 08Apr2002")."""
+    """Names such as Mo_pv: of ``potcar_symbols`` ("PBE Mo_pv") or ``potcar_spec`` ("PAW_PBE Mo_pv 08Apr2002")."""
     named = [str(s) for s in parameters.get("potcar_symbols") or []]
     if not named:
         named = [str((s or {}).get("titel") or "") for s in parameters.get("potcar_spec") or []]

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, mx2
 from pymatgen.core import Lattice, Structure
+from standin.electrons import band_gap
 
 from scdm_flows.builders import build_all
 from scdm_flows.config import CampaignConfig, parse_config
@@ -26,7 +27,6 @@ from scdm_flows.references.table import ReferenceTable
 from scdm_flows.runner import run_campaign
 from scdm_flows.settings import ScdmSettings
 from scdm_flows.stores import Database, EmbeddedServer, connect, memory_database
-from standin.electrons import band_gap
 
 pytest_plugins = ["standin.fixtures"]
 STAGES = ["generate", "screen", "relax", "static", "gate", "phonon", "bands"]
@@ -166,7 +166,6 @@ def test_layers_through_all_stages(tmp_path: Path) -> None:
     assert database.job_store.docs_store.count() == before
 
 
-
 FAILURES = [
     # (what the stand-in does, stage that ends in a failure or None where custodian mends it, words of the reason)
     ("unconverged_scf:9@static", "static", "electronic steps did not converge in 100"),
@@ -175,6 +174,7 @@ FAILURES = [
     ("truncated:9@static", "static", "ended in the middle"),
     ("disk_full:9@relax", "relax", "error during write, unit 12"),
     ("killed:9@uniform", "bands", "ended in the middle"),
+    ("walltime:9@relax", "relax", "the wall time was over and VASP was told to stop"),
     ("zbrent:1@relax", None, ""),
     ("brmix:1@static", None, ""),
 ]
@@ -185,8 +185,9 @@ def test_a_failing_run_ends_as_a_document_or_is_mended(
     fail: str, stage: str | None, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STANDIN_VASP_FAIL", fail)
+    walltime = {"walltime_s": 5} if fail.startswith("walltime") else {}
     database = memory_database()
-    config = campaign(tmp_path, {"bn": boron_nitride()}, max_relax_steps=12)
+    config = campaign(tmp_path, {"bn": boron_nitride()}, max_relax_steps=12, **walltime)
     config = config.model_copy(update={"gate": config.gate.model_copy(update={"phonon_max_atoms": 1})})
     result = run_campaign(config, database, processes=1)
     build_all(database)
@@ -233,7 +234,9 @@ def rlaunch(folder: Path, database: Database) -> None:
     launchpad = write_worker_config(database, folder / "launchpad").parent
     (folder / "work").mkdir(exist_ok=True)
     command = [str(Path(sys.executable).with_name("rlaunch")), "-c", str(launchpad), "rapidfire"]
-    done = subprocess.run(command, cwd=folder / "work", env=dict(os.environ), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, cwd=folder / "work", env=dict(os.environ), capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-2000:]
 
 

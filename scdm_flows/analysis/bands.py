@@ -23,8 +23,8 @@ HBAR2_OVER_ME = 7.61996423  # hbar^2 / m_e in eV angstrom^2 (CODATA 2018)
 MAGNETIC_MOMENT = 0.1  # Bohr magnetons on an atom
 CROSSING_EV = 1e-3  # a band within this of the Fermi level does not cross it
 SAME_K = 1e-4  # fractional
-FIT_RANGE_EV = 0.1  # of the effective masses, from the edge
-MIN_FIT_POINTS = 4  # the edge and three more: a parabola through the edge has one free number
+FIT_RANGE_EV = 0.1  # of the effective masses, from the edge ...
+FIT_POINTS, WIDEST_FIT_EV = 4, 0.3  # ... or as far as the edge and three more points reach, but no farther than this
 PARABOLIC_R2 = 0.99
 FLAT_EV = 1e-3  # a branch that rises less over the fitted points has no mass to speak of
 
@@ -108,8 +108,9 @@ def _direct(bands: Bands, occupied: Mapping[str, int]) -> float:
 def masses(path: Bands, edge: tuple[str, int, int, bool, float], *, hole: bool) -> list[BandMass]:
     """Effective masses at an edge on the path, one for each straight piece that begins or ends there or goes through.
 
-    The fit is E - E_edge = hbar^2 k^2 / 2 m over the points up to 0.1 eV from the edge, at least four with it; where
-    R^2 is below 0.99 or there are too few points the band counts as not parabolic there and has no mass.
+    The fit is E - E_edge = hbar^2 k^2 / 2 m over the points up to 0.1 eV from the edge, at least four with it if
+    those lie within 0.3 eV (light masses, whose non-parabolicity then counts); where R^2 is below 0.99 or there are
+    too few points the band counts as not parabolic there and has no mass.
     """
     if path.cart_distances is None or path.branch is None or not edge[3]:
         return []
@@ -138,19 +139,19 @@ def masses(path: Bands, edge: tuple[str, int, int, bool, float], *, hole: bool) 
 
 def _fit(x: Array, y: Array, carrier: str, spin: str, direction: str) -> BandMass:
     """x: distance from the edge, 1/angstrom with 2 pi; y: energy from the edge, eV, positive away from it."""
-    near = np.flatnonzero(y > FIT_RANGE_EV)
-    end = int(near[0]) if len(near) else len(y)
+    ends = [int(far[0]) if len(far := np.flatnonzero(y > limit)) else len(y) for limit in (FIT_RANGE_EV, WIDEST_FIT_EV)]
+    end = max(ends[0], min(FIT_POINTS, ends[1]))
     x, y = x[:end], y[:end]
     bare = BandMass(carrier=carrier, spin=spin, direction=direction, mass=None)
-    if len(x) < MIN_FIT_POINTS:
-        bare.reason = f"{len(x)} points within {FIT_RANGE_EV:g} eV of the edge, {MIN_FIT_POINTS} are needed"
+    if len(x) < FIT_POINTS:
+        bare.reason = f"{len(x)} points within {WIDEST_FIT_EV:g} eV of the edge, {FIT_POINTS} are needed"
         return bare
     if y.max() < FLAT_EV or y.min() < -FLAT_EV:
         bare.reason = "flat" if y.max() < FLAT_EV else "the edge is no extremum along this direction"
         return bare
     slope = float((x**2 * y).sum() / (x**4).sum())  # least squares of y = slope x^2
     r_squared = 1 - float(((y - slope * x**2) ** 2).sum() / ((y - y.mean()) ** 2).sum())
-    bare.fit_range_ev, bare.r_squared = FIT_RANGE_EV, round(r_squared, 4)
+    bare.fit_range_ev, bare.r_squared = round(float(y.max()), 4), round(r_squared, 4)
     if r_squared < PARABOLIC_R2:
         bare.reason = f"not parabolic: R^2 {r_squared:.3f}, {PARABOLIC_R2} is needed"
         return bare

@@ -4,7 +4,7 @@ A rough model, good to a factor of about three: floating-point operations of the
 and core, which is what plane-wave codes reach in their Fourier transforms. For each k-point, spin and electronic step
 it counts, for every band, eight applications of the Hamiltonian (two transforms of 5 N log2 N operations each, N the
 points of the grid of PREC = Accurate), and four products of bands by bands by plane waves. Checked by hand against
-1H-MoS2: 0.8 core seconds a k-point and electronic step. How many steps runs take is assumed, see the constants.
+1H-MoS2: 0.9 core seconds a k-point and electronic step. How many steps runs take is assumed, see the constants.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def valence_electrons(element: str, potential: str) -> int:
 def _cell(structure: Structure, config: VaspEngineConfig) -> _Cell:
     names = potcar_symbols(config)
     electrons = sum(valence_electrons(str(site.specie), names.get(str(site.specie), "")) for site in structure)
-    bands = int(max(electrons / 2 + len(structure) / 2, 0.6 * electrons))  # VASP's default NBANDS
+    # VASP's default NBANDS, vasp.at/wiki/NBANDS
+    bands = max((electrons + 2) // 2 + max(len(structure) // 2, 3), int(0.6 * electrons))
     radius = WAVE_NUMBER * np.sqrt(config.encut_ev)
     waves = structure.volume * radius**3 / (6 * np.pi**2)
     return _Cell(bands, waves, structure.volume * (4 * radius) ** 3 / (2 * np.pi) ** 3)

@@ -41,7 +41,8 @@ def input_files(engine: VaspEngine, structure: Structure) -> dict[str, dict[str,
             made: Any = input_set(config, stage, dipole=dipole).get_input_set(of, potcar_spec=without)
         texts = {"INCAR": made.incar, "KPOINTS": made.kpoints, "POSCAR": made.poscar}
         files[run] = {name: str(value).rstrip("\n") + "\n" for name, value in texts.items()}
-        files[run]["POTCAR.spec" if without else "POTCAR"] = str(made["POTCAR.spec" if without else "POTCAR"])
+        potcar = "POTCAR.spec" if without else "POTCAR"
+        files[run][potcar] = str(made[potcar]).rstrip("\n") + "\n"
         if stage.startswith("relax") and config.cell_constraint == "optcell":
             files[run]["OPTCELL"] = config.optcell + "\n"
 

@@ -37,7 +37,9 @@ def inputs(file_or_id: str, out: Path, settings: Path | None, force: bool, as_js
     from scdm_flows.engines import engine_of
     from scdm_models.lattice import orient_slab
 
-    config, layers = _layers(file_or_id)
+    config, layers, given = _layers(file_or_id)
+    if not layers:
+        raise StructureError(f"{file_or_id} holds no structure that can be read; `scdm screen` tells why")
     if settings is not None:
         config = load_config(settings)
     if config is None:
@@ -45,10 +47,10 @@ def inputs(file_or_id: str, out: Path, settings: Path | None, force: bool, as_js
     engine = engine_of(config.engine)
     written: dict[str, list[str]] = {}
     for name, structure in layers:
-        problems = engine.layer_problems(structure, as_given=True)
+        problems = engine.layer_problems(structure, as_given=given)
         if problems:
             raise StructureError(f"{name}: {'; '.join(problems)}")
-        files = engine.input_files(orient_slab(structure))
+        files = engine.input_files(orient_slab(structure) if given else structure)
         if not files:
             raise ConfigError(
                 f"the {config.engine.kind} engine reads no input files; give --settings FILE of a campaign with the "
@@ -71,11 +73,12 @@ def inputs(file_or_id: str, out: Path, settings: Path | None, force: bool, as_js
         click.echo(f"wrote {len(runs)} runs to {folder_name}: {', '.join(runs)}")
 
 
-def _layers(file_or_id: str) -> tuple[CampaignConfig | None, list[tuple[str, Structure]]]:
-    """The configuration, where one belongs to it, and (name, structure) of what is asked for."""
+def _layers(file_or_id: str) -> tuple[CampaignConfig | None, list[tuple[str, Structure]], bool]:
+    """The configuration, where one belongs to it; (name, structure); whether those are as a user gave them."""
     from pymatgen.core.structure import Structure
 
     from scdm_flows.config import FilesGeneratorConfig, load_config, parse_config
+    from scdm_flows.engines import engine_of
     from scdm_flows.generators import GENERATORS
     from scdm_flows.query import CandidateDB
 
@@ -88,9 +91,9 @@ def _layers(file_or_id: str) -> tuple[CampaignConfig | None, list[tuple[str, Str
                 f"{path}: its generator ({config.generator.kind}) makes structures later; give a structure file or "
                 "the id of a candidate"
             )
-        return config, layers
+        return config, layers, True
     if path.exists():
-        return None, list(GENERATORS["files"].given(FilesGeneratorConfig(paths=(str(path),))))
+        return None, list(GENERATORS["files"].given(FilesGeneratorConfig(paths=(str(path),)))), True
     if path.suffix or "/" in file_or_id:
         raise ConfigError(f"{file_or_id} does not exist; give a structure file, a campaign file or a candidate's id")
     with database(create=False) as connected:
@@ -98,7 +101,8 @@ def _layers(file_or_id: str) -> tuple[CampaignConfig | None, list[tuple[str, Str
         document = query.get(file_or_id)
         stored = parse_config(query.campaign(document.campaign).config, origin=f"campaign {document.campaign}")
     structure = Structure.from_dict(document.relaxed_structure or document.structure)
-    return stored if stored.engine.kind == "vasp" else None, [(file_or_id, structure)]
+    reads_files = bool(engine_of(stored.engine).input_files(structure))
+    return stored if reads_files else None, [(file_or_id, structure)], False
 
 
 def _safe(name: str) -> str:

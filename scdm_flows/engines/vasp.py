@@ -103,6 +103,7 @@ class VaspEngine:
         return kind(
             name=stage.replace("_", " "),
             input_set_generator=input_set(self.config, stage, dipole=dipole),
+            stop_children_kwargs={"handle_unsuccessful": "error"},  # whatever a worker's atomate2 settings say
             run_vasp_kwargs={"max_errors": self.config.max_custodian_errors},
             walltime=self.config.walltime_s,
             min_vacuum=self.config.min_vacuum_angstrom,

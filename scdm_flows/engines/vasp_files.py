@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from atomate2 import SETTINGS
+
 from scdm_flows.engines.vasp_checks import potcar_problems
 from scdm_flows.engines.vasp_inputs import input_set, is_polar
 
@@ -39,6 +41,7 @@ def input_files(engine: VaspEngine, structure: Structure) -> dict[str, dict[str,
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pymatgen on potentials and smearing that are meant
             made: Any = input_set(config, stage, dipole=dipole).get_input_set(of, potcar_spec=without)
+        made.incar.update(SETTINGS.VASP_INCAR_UPDATES)  # what atomate2 adds on this machine, such as NCORE
         texts = {"INCAR": made.incar, "KPOINTS": made.kpoints, "POSCAR": made.poscar}
         files[run] = {name: str(value).rstrip("\n") + "\n" for name, value in texts.items()}
         potcar = "POTCAR.spec" if without else "POTCAR"

@@ -132,7 +132,7 @@ def test_document_of_pymatgens_objects() -> None:
     from pymatgen.electronic_structure.dos import Dos
 
     lattice = Lattice.tetragonal(A, 20)
-    k, _, _, names = path()
+    k = path()[0]
     labels = {"X": [0.5, 0, 0], "\\Gamma": [0, 0, 0], "M": [0.5, 0.5, 0]}
     bands = np.array([-parabola(0.8, N) - 4.0, parabola(0.3, N) - 2.5])
     structure = Structure(lattice, ["C"], [[0, 0, 0.5]])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from conftest import mx2
 from pymatgen.core import SETTINGS, Composition, Lattice, Structure
+from standin.potcars import fake_potcars, use_potcars
 
 from scdm_flows.cli import cli, doctor
 from scdm_flows.cli.common import run
@@ -19,7 +20,6 @@ from scdm_flows.errors import ConfigError, EngineError, ReferenceDataError
 from scdm_flows.references.vasp import load_entries
 from scdm_flows.runner import obstacles, register
 from scdm_flows.stores import memory_database
-from standin.potcars import fake_potcars, use_potcars
 
 VARIABLES = ("SCDM_VASP_CMD", "SCDM_VASP_GAMMA_CMD", "SCDM_VASP_VERSION", "SCDM_MONGO_URI", "SCDM_DATA_DIR")
 
@@ -285,7 +285,9 @@ def test_inputs_of_a_campaign_file_with_potcars(ready: Path, capsys: pytest.Capt
     [("gone.cif", "does not exist"), ("gone.yaml", "does not exist"), ("made-later.yaml", "makes structures later")],
 )
 def test_inputs_of_nothing(argument: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "made-later.yaml").write_text('{"name": "s", "generator": {"kind": "scdm"}, "engine": {"kind": "vasp"}}')
+    (tmp_path / "made-later.yaml").write_text(
+        '{"name": "s", "generator": {"kind": "scdm"}, "engine": {"kind": "vasp"}}'
+    )
     code, _, err = scdm(capsys, "campaign", "inputs", argument, "-o", "files")
     assert code == 2
     assert words in err

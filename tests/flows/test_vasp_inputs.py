@@ -248,6 +248,10 @@ def test_moments_of_displaced_supercells_are_the_layers() -> None:
     _, supercells = VaspEngine(VaspEngineConfig()).displaced(iron)
     for supercell in supercells:
         for site in supercell:
-            nearest = min(iron, key=lambda s: iron.lattice.get_distance_and_image(
-                s.frac_coords, iron.lattice.get_fractional_coords(site.coords))[0])
+            nearest = min(
+                iron,
+                key=lambda s: iron.lattice.get_distance_and_image(
+                    s.frac_coords, iron.lattice.get_fractional_coords(site.coords)
+                )[0],
+            )
             assert site.properties["magmom"] == nearest.properties["magmom"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from scdm_flows.documents.base import Provenance, ScdmDocument, utc_now
 from scdm_flows.documents.campaign import CampaignDoc, CampaignState, Funnel
 from scdm_flows.documents.candidate import CandidateDoc, CandidateState, StageName, StageRecord
-from scdm_flows.documents.stages import GateDoc, PhononDoc, ScreenedCandidate, ScreenOutput, StageFailure
+from scdm_flows.documents.phonon import PhononDoc, PhononDos, SoftMode, ThermalQuantities
+from scdm_flows.documents.stages import GateDoc, ScreenedCandidate, ScreenOutput, StageFailure
 
 __all__ = [
     "CampaignDoc",
@@ -15,12 +16,15 @@ __all__ = [
     "Funnel",
     "GateDoc",
     "PhononDoc",
+    "PhononDos",
     "Provenance",
     "ScdmDocument",
     "ScreenOutput",
     "ScreenedCandidate",
+    "SoftMode",
     "StageFailure",
     "StageName",
     "StageRecord",
+    "ThermalQuantities",
     "utc_now",
 ]

@@ -11,16 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import CampaignDocuments
+from conftest import CampaignDocuments, mx2
 from pymatgen.core import Structure
 
+from scdm_flows.builders import build_all
 from scdm_flows.cli import candidates as commands
-from scdm_flows.config import load_config
+from scdm_flows.config import load_config, parse_config
 from scdm_flows.documents.phonon import PhononDos, SoftMode
 from scdm_flows.errors import CampaignError, OutputError
 from scdm_flows.generators import GENERATORS
+from scdm_flows.query import CandidateDB
 from scdm_flows.report.bands import draw, electronic_plot, phonon_plot
 from scdm_flows.report.interactive import figure, fragment
+from scdm_flows.runner import run_campaign
 from scdm_flows.stores import memory_database
 
 STABLE, UNSTABLE, WITHOUT = (f"demo-{k:012x}" for k in (0, 1, 2))
@@ -155,3 +158,42 @@ def test_electronic_bands_in_both_kinds_of_figure() -> None:
     assert len(interactive.data) == 4 + 2  # two bands of two spins, two densities
     assert "<script" in fragment(plot)
     assert len(fragment(plot)) < 200_000  # without plotly's own script
+
+
+def test_an_unstable_candidate_is_followed_to_its_stable_distortion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Campaign, ``follow``, campaign: 1T-MoS2 is unstable at M and becomes 1T' (X. Qian et al., Science 346, 1344 (2014))."""
+    mx2("1T", a=3.19).to(filename=str(tmp_path / "1T.cif"))
+    config = parse_config(
+        {
+            "name": "parent",
+            "generator": {"kind": "files", "paths": [str(tmp_path / "1T.cif")]},
+            "screen": {"require_novel": False},
+            "engine": {"kind": "forcefield", "phonon_min_length_angstrom": 9},
+            "gate": {"phonon_max_atoms": 3, "phonon_max_e_above_hull": 2, "max_e_above_hull": 2},
+        }
+    )
+    database = memory_database()
+
+    @contextmanager
+    def here(**_: Any) -> Iterator[Any]:
+        yield database
+
+    monkeypatch.setattr(commands, "database", here)
+    run_campaign(config, database, processes=1)
+    build_all(database)
+    (parent,) = CandidateDB(database).find(campaign="parent")
+    assert parent.dynamically_stable is False
+    folder = tmp_path / "followed"
+    scdm("follow", parent.candidate_id, "-o", folder)
+    followed = load_config(folder / "campaign.yaml")
+    run_campaign(followed, database, processes=1)
+    build_all(database)
+    (child,) = CandidateDB(database).find(campaign=followed.name)
+    assert parent.candidate_id in (child.source_id or "")
+    assert child.nsites == 6
+    assert child.dynamically_stable is True
+    assert child.energy_per_atom is not None
+    assert parent.energy_per_atom is not None
+    assert child.energy_per_atom < parent.energy_per_atom - 0.02  # eV/atom, surrogate

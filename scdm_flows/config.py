@@ -94,7 +94,9 @@ class ForceFieldEngineConfig(_Frozen):
     phonon_min_length_angstrom: float = Field(
         12.0, gt=0, description="shortest in-plane edge of the phonon supercell, angstrom"
     )
-    phonon_displacement_angstrom: float = Field(0.01, gt=0, description="finite displacement, angstrom")
+    phonon_displacement_angstrom: float = Field(
+        0.05, gt=0, description="finite displacement, angstrom; CHGNet's energies are rough on the scale of 0.01"
+    )
 
 
 class VaspEngineConfig(_Frozen):

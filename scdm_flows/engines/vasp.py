@@ -214,6 +214,7 @@ class VaspEngine:
             plain,
             collected.output,
             self.config.phonon_displacement_angstrom,
+            version=runs[0].output.vasp_version,
         )
         return [*runs, collected, summary]
 

@@ -116,12 +116,17 @@ def phonon(config: dict[str, Any], candidate_id: str, structure: Structure) -> P
 
 @job(output_schema=PhononDoc)
 def phonon_summary(
-    config: dict[str, Any], candidate_id: str, structure: Structure, phonons: Any, displacement: float
+    config: dict[str, Any],
+    candidate_id: str,
+    structure: Structure,
+    phonons: Any,
+    displacement: float,
+    version: str | None = None,
 ) -> PhononDoc:
     """Phonon bands of a relaxed candidate from the force constants in atomate2's phonon document.
 
     atomate2's own bands follow a three-dimensional path; the sum rules are applied here. displacement:
-    angstrom.
+    angstrom; version: what the engine's program printed.
     """
     import numpy as np
     from phonopy import Phonopy
@@ -135,7 +140,7 @@ def phonon_summary(
     calculation = Phonopy(get_phonopy_structure(structure), phonons.supercell_matrix, primitive_matrix=np.eye(3))
     calculation.force_constants = np.array(phonons.force_constants.force_constants)
     calculation.symmetrize_force_constants(level=2)
-    return phonon_document(
+    document = phonon_document(
         calculation,
         structure,
         candidate_id=candidate_id,
@@ -145,6 +150,9 @@ def phonon_summary(
         displacement=displacement,
         n_displacements=len(phonons.jobdirs.displacements_job_dirs or []),
     )
+    if version is not None:
+        document.provenance.engine = f"{engine.scheme}, version {version}"
+    return document
 
 
 @job(output_schema=BandsDoc)

@@ -155,6 +155,7 @@ def test_phonons_agree_with_atomate2s_flow(layer: Structure, tmp_path: Path) -> 
     engine = ForceFieldEngine(configs.ForceFieldEngineConfig(phonon_min_length_angstrom=8.0))
     own = phonons(layer, phonon_min_length_angstrom=8.0)
     maker = PhononMaker(
+        displacement=own.displacement_angstrom,
         bulk_relax_maker=None,
         static_energy_maker=None,
         born_maker=None,

@@ -124,6 +124,7 @@ def check_complete(database: Database) -> list[CandidateDoc]:
         assert phonon.n_displacements >= 1  # one is enough for graphene
         assert phonon.supercell[2] == [0, 0, 1]
         assert "stand-in" in (bands.provenance.engine or "")
+        assert "stand-in" in (phonon.provenance.engine or "")
         assert np.array(bands.k_points)[:, 2] == pytest.approx(0)
         # the stand-in's gap is known: 4 eV for each unit of electronegativity, direct at Gamma
         assert bands.band_gap_ev == pytest.approx(band_gap(relaxed), abs=0.01)
@@ -268,3 +269,29 @@ def test_rlaunch_reaches_the_same_end_and_a_failure_can_be_run_again(
     assert launch.collect_failures(server, "v") == 0
     build_all(server)
     assert len(check_complete(server)) == 2
+
+
+def test_an_interrupted_stage_finds_its_finished_runs_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from scdm_flows import execution
+
+    database, real = memory_database(), execution.run_job
+
+    def run_job(job: Any, store: Any) -> Any:
+        if job.name.startswith("phonon 2/"):
+            raise KeyboardInterrupt
+        return real(job, store)
+
+    config = campaign(tmp_path, {"bn": boron_nitride()})
+    with monkeypatch.context() as patch:
+        patch.setattr(execution, "run_job", run_job)
+        with pytest.raises(KeyboardInterrupt, match="same command goes on"):
+            run_campaign(config, database, processes=1)
+    before = {
+        d["uuid"]: d["completed_at"] for d in database.job_store.docs_store.query({"metadata.stage": {"$ne": "gate"}})
+    }
+    assert len(before) == 2 + 3 + 1  # generate and screen; two relaxations and the static run; one displacement
+    assert run_campaign(config, database, processes=1).failed == 0
+    after = {d["uuid"]: d["completed_at"] for d in database.job_store.docs_store.query({})}
+    assert {uuid: after[uuid] for uuid in before} == before  # no run was made twice
+    build_all(database)
+    assert len(check_complete(database)) == 1

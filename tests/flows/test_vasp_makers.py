@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -63,7 +62,7 @@ def test_the_gamma_only_command_is_vasps_unless_named(monkeypatch: pytest.Monkey
 def test_what_is_no_slab_is_refused_before_anything_is_written() -> None:
     with pytest.raises(StructureError, match="the vacuum along c is 8.9 angstrom"):
         SlabMaker.make.original(SlabMaker(), mx2("1H", c=12.0))
-    assert os.listdir() == []
+    assert list(Path.cwd().iterdir()) == []
 
 
 def test_bands_without_a_charge_density_say_so(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator
-from contextlib import chdir, contextmanager, redirect_stdout
+from contextlib import chdir, contextmanager, redirect_stdout, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from io import StringIO
@@ -154,8 +154,12 @@ def working_folder(job: Job) -> Iterator[None]:
             folder.mkdir()
         except FileExistsError:
             continue
-        with chdir(folder):
-            yield
+        try:
+            with chdir(folder):
+                yield
+        finally:
+            with suppress(OSError):
+                folder.rmdir()  # of jobs that leave no files
         return
 
 

@@ -108,9 +108,9 @@ def _direct(bands: Bands, occupied: Mapping[str, int]) -> float:
 def masses(path: Bands, edge: tuple[str, int, int, bool, float], *, hole: bool) -> list[BandMass]:
     """Effective masses at an edge on the path, one for each straight piece that begins or ends there or goes through.
 
-    The fit is E - E_edge = hbar^2 k^2 / 2 m over the points up to 0.1 eV from the edge, at least four with it if
-    those lie within 0.3 eV (light masses, whose non-parabolicity then counts); where R^2 is below 0.99 or there are
-    too few points the band counts as not parabolic there and has no mass.
+    The fit is E - E_edge = hbar^2 k^2 / 2 m + c k^4 over the points up to 0.1 eV from the edge, at least four with it
+    if those lie within 0.3 eV (light masses). Where a parabola alone has R^2 below 0.99, or there are too few points,
+    the band counts as not parabolic there and has no mass.
     """
     if path.cart_distances is None or path.branch is None or not edge[3]:
         return []
@@ -149,13 +149,15 @@ def _fit(x: Array, y: Array, carrier: str, spin: str, direction: str) -> BandMas
     if y.max() < FLAT_EV or y.min() < -FLAT_EV:
         bare.reason = "flat" if y.max() < FLAT_EV else "the edge is no extremum along this direction"
         return bare
-    slope = float((x**2 * y).sum() / (x**4).sum())  # least squares of y = slope x^2
-    r_squared = 1 - float(((y - slope * x**2) ** 2).sum() / ((y - y.mean()) ** 2).sum())
+    parabola = float((x**2 * y).sum() / (x**4).sum())  # least squares of y = parabola x^2
+    r_squared = 1 - float(((y - parabola * x**2) ** 2).sum() / ((y - y.mean()) ** 2).sum())
     bare.fit_range_ev, bare.r_squared = round(float(y.max()), 4), round(r_squared, 4)
     if r_squared < PARABOLIC_R2:
         bare.reason = f"not parabolic: R^2 {r_squared:.3f}, {PARABOLIC_R2} is needed"
         return bare
-    bare.mass = round(HBAR2_OVER_ME / (2 * slope), 4)
+    # the curvature at the edge itself: the fourth order takes up what bends within the range
+    curvature = float(np.linalg.lstsq(np.column_stack([x**2, x**4]), y, rcond=None)[0][0])
+    bare.mass = round(HBAR2_OVER_ME / (2 * curvature), 4)
     return bare
 
 

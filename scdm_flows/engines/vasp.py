@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 PHONON_SYMPREC_ANGSTROM = 1e-3
 THEIR_BAND_POINTS = 11  # a branch of atomate2's three-dimensional path, which a layer has no use for
-NO_RAW_OBJECTS = {"parse_dos": False, "parse_bandstructure": False}
+NO_RAW_OBJECTS = {"parse_dos": False, "parse_bandstructure": False}  # those of the uniform and line runs are kept
 
 
 class VaspEngine:
@@ -122,7 +122,7 @@ class VaspEngine:
 
     def static_maker(self) -> Maker:
         """A single point that keeps its charge density for the bands."""
-        maker: Maker = self._maker("static", task_document_kwargs={"parse_dos": False})
+        maker: Maker = self._maker("static", task_document_kwargs=NO_RAW_OBJECTS)
         return maker
 
     def static_summary(self, task: Any) -> StaticSummary:

@@ -19,6 +19,7 @@ from conftest import ROOT, mx2
 from pymatgen.core import Lattice, Structure
 from standin.electrons import band_gap
 
+from scdm_flows.analysis.bands import HBAR2_OVER_ME
 from scdm_flows.builders import build_all
 from scdm_flows.config import CampaignConfig, parse_config
 from scdm_flows.documents import CandidateDoc, CandidateState, GapKind
@@ -129,6 +130,12 @@ def check_complete(database: Database) -> list[CandidateDoc]:
         # the stand-in's gap is known: 4 eV for each unit of electronegativity, direct at Gamma
         assert bands.band_gap_ev == pytest.approx(band_gap(relaxed), abs=0.01)
         assert candidate.band_gap == bands.band_gap_ev
+        if bands.vbm is not None:
+            # its bands are 1 eV (1 - f), f the mean of cos(k R) over six vectors of length a: near Gamma
+            # E = k^2 a^2 / 4, so m = hbar^2 / (2 a^2 / 4)
+            known = 2 * HBAR2_OVER_ME / relaxed.lattice.a**2
+            assert {(m.carrier, m.direction) for m in bands.masses} >= {("hole", "Γ→M"), ("electron", "Γ→K")}
+            assert [m.mass for m in bands.masses] == pytest.approx([known] * len(bands.masses), rel=0.03)
         assert bands.dos is not None
         spins = set(bands.energies_ev)
         assert spins == set(bands.dos.densities)

@@ -316,3 +316,34 @@ def test_a_dry_run_of_structures_to_come_shows_typical_ones(tmp_path: Path, caps
     assert code == 0
     assert "a layer of 12 atoms" in out
     assert "SCDM_VASP_CMD is not set" in err
+
+
+def test_candidates_of_a_vasp_campaign_compete_on_its_own_references(tmp_path: Path) -> None:
+    """Two layers below the references' hull: the lower one becomes part of the hull of the other."""
+    from scdm_flows.builders import build_all
+    from scdm_flows.documents import CampaignDoc, CandidateDoc, StageRecord
+
+    write(tmp_path / "references.json", MO_S)  # MoS2 at -21.8 / 3 eV/atom
+    database = memory_database()
+    config = campaign(tmp_path / "in").model_dump(mode="json")
+    document = CampaignDoc(name="v", config=config, config_hash="0" * 64, n_requested=2)
+    database.upsert(database.campaigns, [document.model_dump()])
+    candidates = [
+        CandidateDoc(
+            candidate_id=name, campaign="v", generator="files", formula="MoS2", chemsys="Mo-S", elements=["Mo", "S"],
+            nelements=2, nsites=3, structure=mx2("1H").as_dict(), energy_per_atom=-21.8 / 3 - below, one_layer=True,
+            energy_scheme="vasp-pbe", surrogate=False, stages={"relax": StageRecord(status="passed")},
+        )
+        for name, below in (("low", 0.3), ("high", 0.1))
+    ]  # fmt: skip
+    database.upsert(database.candidates, [c.model_dump() for c in candidates])
+    build_all(database)
+    found = {d["candidate_id"]: d["e_above_hull"] for d in database.candidates.query({})}
+    assert found["low"] == pytest.approx(
+        -0.2
+    )  # below the hull of all others, of which the other candidate is the lowest
+    assert found["high"] == pytest.approx(0.2)  # no longer below it: the other candidate is lower
+    assert set(build_all(database).values()) == {0}
+    (tmp_path / "references.json").unlink()
+    build_all(database)  # the file is not on this machine: what is known stays
+    assert {d["candidate_id"]: d["e_above_hull"] for d in database.candidates.query({})} == found

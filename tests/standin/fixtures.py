@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -43,9 +44,13 @@ ELEMENTS = (
 
 
 @pytest.fixture(scope="session")
-def standin_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of stand-in runs for this session; its socket."""
-    path = str(tmp_path_factory.mktemp("standin") / "socket")
+def standin_server() -> Iterator[str]:
+    """A server of stand-in runs for this session; its socket, whose path has to be short."""
+    with TemporaryDirectory(prefix="standin-", dir="/tmp") as folder:
+        yield from _serve(f"{folder}/socket")
+
+
+def _serve(path: str) -> Iterator[str]:
     command = [sys.executable, str(FOLDER / "server.py"), path]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(

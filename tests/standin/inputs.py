@@ -161,6 +161,8 @@ def _kpoints(folder: Path, incar: Incar, structure: Structure) -> Kpoints:
         kpoints = Kpoints.from_file(folder / "KPOINTS")
         if kpoints.style == Kpoints.supported_modes.Automatic:
             raise RefusedError("ERROR: the stand-in takes no fully automatic k-points")
+        if kpoints.style == Kpoints.supported_modes.Cartesian or (kpoints.coord_type or "").startswith(("C", "c", "K")):
+            raise RefusedError("ERROR: the stand-in takes k-points in reciprocal coordinates")
         return kpoints
     if "KSPACING" not in incar:
         raise RefusedError("ERROR: there is neither a file KPOINTS nor a tag KSPACING")

@@ -27,6 +27,7 @@ from pymatgen.io.vasp.outputs import Eigenval
 
 from scdm_flows.engines.forcefield import chgnet
 from standin.electrons import band_gap, dispersion
+from standin.failures import claim
 from standin.fixtures import FOLDER, VASP_CMD
 from standin.inputs import RefusedError, read
 from standin.potcars import potcar_text
@@ -291,6 +292,17 @@ def test_custodian_mends(
     assert document.output.energy == pytest.approx(expected_energy(document.structure), abs=1e-4)
 
 
+def test_failures_are_counted_and_chosen_by_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STANDIN_VASP_STATE", str(tmp_path))
+    monkeypatch.setenv("STANDIN_VASP_FAIL", "killed:2@static, zbrent@relax@MoS2")
+    assert [claim("static", "MoS2") for _ in range(3)] == ["killed", "killed", None]
+    assert claim("relax", "WS2") is None
+    assert [claim("relax", "MoS2") for _ in range(2)] == ["zbrent", None]
+    monkeypatch.setenv("STANDIN_VASP_FAIL", "kiled")
+    with pytest.raises(ValueError, match="the modes are"):
+        claim("static", "MoS2")
+
+
 def test_never_converged_ends_with_an_error(run: Run, mos2: Structure, tmp_path: Path) -> None:
     """Custodian goes round its ladder (ALGO All, mixing, All) until atomate2's five corrections are used up."""
     with pytest.raises(MaxCorrectionsPerJobError):
@@ -346,6 +358,7 @@ def test_walltime_is_stopped_before_the_queue_kills(
     assert set(corrections) == {"WalltimeHandler: Walltime reached"}
     assert Outcar(tmp_path / "run" / "OUTCAR").is_stopped
     document = TaskDoc.from_directory(tmp_path / "run")
+    assert document.calcs_reversed[0].output.outcar["is_stopped"]
     assert document.state == "successful"
     assert 1 <= len(document.calcs_reversed[0].output.ionic_steps) < RELAX["NSW"]
 

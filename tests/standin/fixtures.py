@@ -18,29 +18,6 @@ FOLDER = Path(__file__).resolve().parent
 VASP_CMD = f"{sys.executable} {FOLDER / 'vasp.py'}"
 # custodian looks at a job every 10 s and at its output every 5 min; a stand-in is done in a tenth of that
 POLLING = {"polling_time_step": 0.05, "monitor_freq": 4}
-ELEMENTS = (
-    "H",
-    "B",
-    "C",
-    "N",
-    "O",
-    "F",
-    "Si",
-    "S",
-    "Cl",
-    "Ti",
-    "V",
-    "Cr",
-    "Mn",
-    "Fe",
-    "Ni",
-    "Zn",
-    "Se",
-    "Mo",
-    "Te",
-    "I",
-    "W",
-)
 
 
 @pytest.fixture(scope="session")
@@ -64,8 +41,8 @@ def _serve(path: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def standin_potcars(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with dummy POTCARs of ``ELEMENTS``."""
-    return fake_potcars(tmp_path_factory.mktemp("potcars"), ELEMENTS)
+    """A folder with dummy POTCARs of all elements."""
+    return fake_potcars(tmp_path_factory.mktemp("potcars"))
 
 
 @pytest.fixture

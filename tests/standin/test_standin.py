@@ -30,7 +30,7 @@ from standin.electrons import band_gap, dispersion
 from standin.failures import claim
 from standin.fixtures import FOLDER, VASP_CMD
 from standin.inputs import RefusedError, read
-from standin.potcars import potcar_text
+from standin.potcars import potcar_text, valence_electrons
 
 RELAX = {
     "ENCUT": 520,
@@ -423,6 +423,9 @@ def test_potcars_say_what_they_are(standin_potcars: Path, standin_vasp: dict[str
     assert [single.ZVAL for single in potcar] == [14.0, 6.0]
     assert [single.element for single in potcar] == ["Mo", "S"]
     assert str(potcar).count("stand-in, not a pseudopotential") == 4
+    # as the licensed files: Mo_sv 14, Mo_pv 12, Ti_sv 12, Ga_d 13, Li_sv 3, I 7 (vasp.at/wiki, available potentials)
+    known = {"Mo_sv": 14, "Mo_pv": 12, "Ti_sv": 12, "Ga_d": 13, "Li_sv": 3, "I": 7}
+    assert {symbol: valence_electrons(symbol) for symbol in known} == known
     code = "from pymatgen.io.vasp import Potcar; print(Potcar(['W_sv'], functional='PBE_54')[0].titel)"
     shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert shown.strip() == "PAW_PBE W_sv stand-in"  # started processes find them as well

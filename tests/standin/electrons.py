@@ -4,7 +4,7 @@ Every band is ``edge -+ WIDTH * (1 - f(k))`` with ``f`` the mean of cos(k·R) ov
 at Gamma, with the full symmetry of the lattice and flat along the vacuum. Valence bands end at 0 eV, conduction bands
 begin at the gap, both at Gamma; the gap is 4 eV for each unit of the largest difference of Pauling electronegativities.
 Layers of one element, whose conduction bands run half an eV above their valence bands, are metals; so are layers with
-an odd number of electrons and no spin.
+an odd number of electrons and no spin. In a square or hexagonal layer the masses at Gamma are 2 hbar^2 / (WIDTH a^2).
 """
 
 from __future__ import annotations

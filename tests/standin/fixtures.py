@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -17,35 +18,16 @@ FOLDER = Path(__file__).resolve().parent
 VASP_CMD = f"{sys.executable} {FOLDER / 'vasp.py'}"
 # custodian looks at a job every 10 s and at its output every 5 min; a stand-in is done in a tenth of that
 POLLING = {"polling_time_step": 0.05, "monitor_freq": 4}
-ELEMENTS = (
-    "H",
-    "B",
-    "C",
-    "N",
-    "O",
-    "F",
-    "Si",
-    "S",
-    "Cl",
-    "Ti",
-    "V",
-    "Cr",
-    "Mn",
-    "Fe",
-    "Ni",
-    "Zn",
-    "Se",
-    "Mo",
-    "Te",
-    "I",
-    "W",
-)
 
 
 @pytest.fixture(scope="session")
-def standin_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of stand-in runs for this session; its socket."""
-    path = str(tmp_path_factory.mktemp("standin") / "socket")
+def standin_server() -> Iterator[str]:
+    """A server of stand-in runs for this session; its socket, whose path has to be short."""
+    with TemporaryDirectory(prefix="standin-", dir="/tmp") as folder:
+        yield from _serve(f"{folder}/socket")
+
+
+def _serve(path: str) -> Iterator[str]:
     command = [sys.executable, str(FOLDER / "server.py"), path]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
@@ -59,8 +41,8 @@ def standin_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def standin_potcars(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with dummy POTCARs of ``ELEMENTS``."""
-    return fake_potcars(tmp_path_factory.mktemp("potcars"), ELEMENTS)
+    """A folder with dummy POTCARs of all elements."""
+    return fake_potcars(tmp_path_factory.mktemp("potcars"))
 
 
 @pytest.fixture

@@ -89,7 +89,9 @@ class Inputs:
     @property
     def kind(self) -> str:
         """``relax``, ``static``, ``uniform`` (on a charge density) or ``line``."""
-        return "line" if self.line else "uniform" if self["ICHARG"] >= 10 else "relax" if self["NSW"] else "static"
+        if self["ICHARG"] < 10:
+            return "relax" if self["NSW"] else "static"
+        return "line" if self.line or any(self.kpoints.labels or []) else "uniform"
 
     @property
     def counts(self) -> list[int]:
@@ -159,6 +161,8 @@ def _kpoints(folder: Path, incar: Incar, structure: Structure) -> Kpoints:
         kpoints = Kpoints.from_file(folder / "KPOINTS")
         if kpoints.style == Kpoints.supported_modes.Automatic:
             raise RefusedError("ERROR: the stand-in takes no fully automatic k-points")
+        if kpoints.style == Kpoints.supported_modes.Cartesian or (kpoints.coord_type or "").startswith(("C", "c", "K")):
+            raise RefusedError("ERROR: the stand-in takes k-points in reciprocal coordinates")
         return kpoints
     if "KSPACING" not in incar:
         raise RefusedError("ERROR: there is neither a file KPOINTS nor a tag KSPACING")
@@ -194,7 +198,7 @@ def _check_ions(inputs: Inputs) -> None:
     ibrion, nsw, isif = inputs["IBRION"], inputs["NSW"], inputs["ISIF"]
     if ibrion not in (-1, 1, 2):
         raise RefusedError(f"ERROR: IBRION = {ibrion}: the stand-in has IBRION = -1, 1 and 2")
-    if (ibrion == -1) != (nsw == 0):
+    if ibrion == -1 and nsw > 0:
         raise RefusedError(f"ERROR: IBRION = {ibrion} and NSW = {nsw} contradict each other")
     if nsw and isif not in (2, 3):
         raise RefusedError(f"ERROR: ISIF = {isif}: the stand-in relaxes with ISIF = 2 and 3")

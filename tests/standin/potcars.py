@@ -48,7 +48,8 @@ def valence_electrons(symbol: str) -> int:
     name, _, suffix = symbol.partition("_")
     element = Element(name)
     shell = 2 if name == "He" else element.group - (10 if element.group > 12 else 0)
-    return shell + SEMICORE.get(suffix, 0)
+    semicore = 2 if element.Z <= 10 and suffix else SEMICORE.get(suffix, 0)
+    return shell + semicore
 
 
 def potcar_text(symbol: str) -> str:
@@ -61,7 +62,7 @@ def potcar_text(symbol: str) -> str:
     )
 
 
-def fake_potcars(folder: Path, elements: Iterable[str]) -> Path:
+def fake_potcars(folder: Path, elements: Iterable[str] | None = None) -> Path:
     """Writes dummy POTCARs of elements, under every name that the sets of atomate2 and pymatgen use for them.
 
     Parameters
@@ -69,7 +70,7 @@ def fake_potcars(folder: Path, elements: Iterable[str]) -> Path:
     folder
         Where: it becomes what ``PMG_VASP_PSP_DIR`` names, with a folder for each functional.
     elements
-        Symbols of elements, such as ``Mo``.
+        Symbols of elements, such as ``Mo``; all that the sets know where not given.
 
     Returns
     -------
@@ -84,7 +85,7 @@ def fake_potcars(folder: Path, elements: Iterable[str]) -> Path:
     for functional in ("PBE", "PBE_52", "PBE_54", "PBE_64"):
         there = folder / PotcarSingle.functional_dir[functional]
         there.mkdir(parents=True, exist_ok=True)
-        for element in elements:
+        for element in names[0] if elements is None else elements:
             for symbol in {element, *(known.get(element, element) for known in names)}:
                 with gzip.open(there / f"POTCAR.{symbol}.gz", "wt") as file:
                     file.write(potcar_text(symbol))

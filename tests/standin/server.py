@@ -16,16 +16,13 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-REQUEST_BYTES = 1_000_000
-
 
 def ask(path: str) -> int:
     """Has the server run the stand-in here; the exit status, or death by the same signal."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, REQUEST_BYTES)
+    with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(path)
-        request = json.dumps([str(Path.cwd()), dict(os.environ)]).encode()
-        socket.send_fds(connection, [request], [1, 2])
+        socket.send_fds(connection, [b"!"], [1, 2])
+        connection.sendall(json.dumps([str(Path.cwd()), dict(os.environ)]).encode() + b"\n")
         status = os.waitstatus_to_exitcode(int(connection.recv(64)))
     if status < 0:
         os.kill(os.getpid(), -status)
@@ -42,7 +39,7 @@ def serve(path: str) -> None:
 
     ions.calculator()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who wait
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+    with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen(16)
         print("ready", flush=True)
@@ -60,7 +57,8 @@ def serve(path: str) -> None:
 def _attend(connection: socket.socket) -> NoReturn:
     """In a process of its own: forks the run, waits, answers; ends the run when whoever asked is gone."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    request, files, _, _ = socket.recv_fds(connection, REQUEST_BYTES, 2)
+    _, files, _, _ = socket.recv_fds(connection, 1, 2)
+    request = connection.makefile().readline()
     run = os.fork()
     if run == 0:
         _run(*json.loads(request), files)

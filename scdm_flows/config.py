@@ -141,7 +141,9 @@ class VaspEngineConfig(_Frozen):
         description="element -> initial moment in Bohr magnetons, over the defaults (high spin: 5 for d, 7 for f "
         "metals that may carry a moment, 0.6 for the rest)",
     )
-    vdw: Literal["none", "D3"] = Field("none", description="dispersion correction: none, or DFT-D3 (zero damping)")
+    vdw: Literal["none", "D3"] = Field(
+        "none", description="dispersion correction: none, or DFT-D3 (zero damping); then references must be vasp-pbe-d3"
+    )
     dipole_correction: Literal["auto", "on", "off"] = Field(
         "auto", description="dipole correction along c; auto: for layer groups without an operation z -> -z"
     )

@@ -23,6 +23,7 @@ from scdm_flows.engines.base import StageCost
 from scdm_flows.engines.vasp_inputs import input_set, is_polar
 from scdm_flows.errors import EngineError, ReferenceDataError
 from scdm_flows.references.table import ReferenceTable
+from scdm_flows.references.vasp import SCHEME, load_entries
 
 if TYPE_CHECKING:
     from jobflow.core.job import Job
@@ -37,13 +38,15 @@ NO_RAW_OBJECTS = {"parse_dos": False, "parse_bandstructure": False}  # those of 
 class VaspEngine:
     """VASP through atomate2."""
 
-    scheme = "vasp-pbe"
+    scheme: str
     surrogate = False
     keeps_runs = True
     cannot: Mapping[str, str] = {}
 
     def __init__(self, config: VaspEngineConfig) -> None:
         self.config = config
+        # energies with a dispersion correction need references with it
+        self.scheme = SCHEME if config.vdw == "none" else f"{SCHEME}-{config.vdw.lower()}"
 
     def check(self) -> list[str]:
         """What is missing to run."""
@@ -91,8 +94,6 @@ class VaspEngine:
                 "give a JSON file of computed GGA entries (of the Materials Project's API or your own), or use the "
                 "forcefield engine"
             )
-        from scdm_flows.references.vasp import load_entries
-
         return load_entries(self.config.references, self.scheme, vasp_checks.potcar_symbols(self.config))
 
     def _maker(self, stage: str, *, dipole: bool | None = None, **kwargs: Any) -> Any:
@@ -163,7 +164,7 @@ class VaspEngine:
                 supercell.add_site_property("magmom", [m for m in moments for _ in range(copies)])
         return matrix, found
 
-    def phonon_makers(self, structure: Structure) -> Any:
+    def displacement_maker(self, structure: Structure) -> Any:
         """The maker of a displaced supercell's forces; dipole correction as for the layer itself."""
         auto = self.config.dipole_correction == "auto"
         dipole = is_polar(structure) if auto else self.config.dipole_correction == "on"
@@ -183,7 +184,7 @@ class VaspEngine:
         if "magmom" in plain.site_properties:
             plain.remove_site_property("magmom")
         matrix, supercells = self.displaced(structure)
-        maker = self.phonon_makers(structure)
+        maker = self.displacement_maker(structure)
         runs = [maker.make(supercell) for supercell in supercells]
         for number, run in enumerate(runs, 1):
             run.name = f"phonon {number}/{len(runs)}"

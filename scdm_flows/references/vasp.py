@@ -59,8 +59,11 @@ def load_entries(path: str | Path, scheme: str = SCHEME, potcars: Mapping[str, s
 @lru_cache(maxsize=4)
 def _load(path: str, stamp: int, scheme: str, potcars: tuple[tuple[str, str], ...]) -> ReferenceTable:
     raw, said, rows = _read(Path(path))
-    if said is not None and said != scheme:
-        raise ReferenceDataError(f"{path} holds energies of scheme {said}, those of {scheme} are needed; {_REMEDY}")
+    if (said or SCHEME) != scheme:  # entries say that they are GGA, but not which dispersion correction they have
+        raise ReferenceDataError(
+            f"{path} holds energies of scheme {said or SCHEME}, those of {scheme} are needed; give a file whose "
+            f'"scheme" is {scheme}'
+        )
     wanted = dict(potcars)
     phases: dict[str, list[Phase]] = {}
     offending: dict[str, list[str]] = {}

@@ -232,6 +232,14 @@ def test_a_mixture_of_schemes_is_refused_with_names(tmp_path: Path, parameters: 
     assert words in str(error.value)
 
 
+def test_a_dispersion_correction_needs_references_with_it(ready: Path) -> None:
+    told = obstacles(campaign(ready, vdw="D3"))
+    assert len(told) == 1
+    assert "holds energies of scheme vasp-pbe, those of vasp-pbe-d3 are needed" in told[0]
+    write(ready.parent / "references.json", {"scheme": "vasp-pbe-d3", "entries": MO_S})
+    assert obstacles(campaign(ready, vdw="D3")) == []
+
+
 def test_a_file_of_another_scheme_or_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ReferenceDataError, match="of scheme chgnet-0.3.0"):
         load_entries(write(tmp_path / "a.json", {"scheme": "chgnet-0.3.0", "entries": MO_S}))

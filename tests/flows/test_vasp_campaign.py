@@ -40,6 +40,7 @@ ENGINE = {  # small and coarse: the stand-in's forces do not depend on k-points
     "phonon_min_length_angstrom": 5.0,
     "band_points": 31,
     "dos_points": 301,
+    "max_custodian_errors": 2,
 }
 
 

@@ -79,7 +79,7 @@ def phonon_plot(document: PhononDoc, title: str = "") -> BandPlot:
     return BandPlot(
         title=title,
         ylabel="frequency (THz)",
-        dos_label="modes per THz",
+        dos_label="DOS (1/THz)",
         distances=distances,
         ticks=path_ticks(document.labels),
         branches=[Branches("", CALIBRATED, bands)],
@@ -136,7 +136,7 @@ def electronic_plot(
     return BandPlot(
         title=title,
         ylabel=f"energy − {zero} (eV)",
-        dos_label="states per eV",
+        dos_label="DOS (1/eV)",
         distances=np.insert(places, jumps, places[jumps]),
         ticks=path_ticks(labels),
         branches=branches,

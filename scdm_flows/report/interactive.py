@@ -36,7 +36,7 @@ def figure(plot: BandPlot) -> Any:
                     col=1,
                 )
     for name, colour, places, density in plot.dos:
-        hover = "%{y:.3f}: %{x:.3f} " + plot.dos_label + "<extra></extra>"
+        hover = "%{y:.3f}: " + plot.dos_label + " %{x:.3f}<extra></extra>"
         found.add_trace(
             go.Scatter(
                 x=density,

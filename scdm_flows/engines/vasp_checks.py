@@ -47,7 +47,7 @@ def version_problem(config: VaspEngineConfig | None = None) -> str | None:
     if version is None:
         return (
             f"the version of VASP is not known, and c is held only from {since} on; set SCDM_VASP_VERSION to the "
-            "first line of an OUTCAR, such as 6.4.3"
+            "number in the first line of an OUTCAR, such as 6.4.3"
         )
     if check_version(version) < CONSTRAINTS_SINCE:
         return (

@@ -237,6 +237,8 @@ def test_implausible_phonons_are_warned_about(campaign_documents: CampaignDocume
     # translations cost nothing, so three modes are 0 at Γ; here they are at 1 THz
     shifted = phonon.model_copy(update={"frequencies_thz": [[x + 1 for x in row] for row in phonon.frequencies_thz]})
     assert any("Acoustic modes reach 1.0 THz at Γ" in w for w in content.candidate_warnings(candidate, shifted))
+    broken = phonon.model_copy(update={"sum_rule_change": 0.05})
+    assert any("changed the force constants by 5.0 %" in w for w in content.candidate_warnings(candidate, broken))
 
 
 def test_campaign_is_warned_about(campaign_documents: CampaignDocuments) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from conftest import mx2
 from pymatgen.core import Lattice, Structure
 
 from scdm_flows.analysis.calibration import OUT_OF_DOMAIN_FACTOR, features, load_calibration
-from scdm_flows.analysis.ranking import RankInput, rank, window_bin
+from scdm_flows.analysis.ranking import Objective, RankInput, pareto_fronts, rank, why, window_bin
 from scdm_flows.analysis.screening import screen
 from scdm_flows.analysis.stability import PhononBands, in_plane_path, judge, phonon_supercell
 from scdm_flows.config import parse_config
@@ -101,6 +103,39 @@ def test_rank_order_terms_and_unknowns() -> None:
     for result in results[:-1]:
         assert result.score == pytest.approx(sum(result.terms.values()))
     assert rank(reversed(inputs)) == results
+    assert [r.front for r in results] == [1, 1, 2, 3, None]  # they differ in dynamics alone
+    # the prototype is known of none of them, dynamics not of one
+    assert [r.unknown for r in results[:3]] == [("prototype",), ("prototype",), ("dynamics", "prototype")]
+    assert why(results, "tie-b")[-1] == "stable is before it: a tie, by its id"
+    assert why(results, "unknown")[-1] == "tie-b is before it: +0.150 dynamics"  # weight 0.3, counted half
+    assert why(results, "no-energy") == ["not ranked: its energy above hull is not known"]
+
+
+def test_an_objective_names_its_terms() -> None:
+    gaps = {"metal": 0.0, "near": 0.8, "wished": 1.4, "unknown": None}
+    inputs = [RankInput(name, 0.3, None, None, None, None, gap) for name, gap in gaps.items()]
+    results = rank(inputs, Objective({"stability": 1.0, "gap": 3.0}, gap=(1.0, 2.0)))
+    # 1 within the range, 0.8 at 0.2 eV from it, half where not known, 0 at 1 eV from it; stability 0.5 at half the window
+    assert {r.candidate_id: r.score for r in results} == pytest.approx(
+        {"wished": (0.5 + 3) / 4, "near": (0.5 + 2.4) / 4, "unknown": (0.5 + 1.5) / 4, "metal": 0.5 / 4}
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6))
+def test_fronts_are_those_of_the_definition(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.integers(0, 4, (30, 3)) / 3  # few levels, so that equal rows and ties occur
+
+    def dominated(i: int, rows: list[int]) -> bool:
+        return any((values[j] >= values[i]).all() and (values[j] > values[i]).any() for j in rows)
+
+    left, expected = list(range(30)), np.zeros(30, dtype=int)
+    for front in (1, 2, 3):
+        chosen = [i for i in left if not dominated(i, left)]
+        expected[chosen] = front
+        left = [i for i in left if i not in chosen]
+    assert pareto_fronts(values, 3).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize(

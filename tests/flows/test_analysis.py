@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from conftest import mx2
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from conftest import mx2
 from pymatgen.core import Lattice, Structure
 
 from scdm_flows.analysis.calibration import OUT_OF_DOMAIN_FACTOR, features, load_calibration

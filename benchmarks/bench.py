@@ -5,13 +5,16 @@ Everything runs on one thread unless it says otherwise; sampling is also shown w
 
 from __future__ import annotations
 
+import argparse
 import os
 import time
 import warnings
 from collections.abc import Callable
 from contextlib import chdir
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 
 warnings.filterwarnings("ignore")
@@ -80,7 +83,102 @@ def relaxation() -> None:
     print(f"relaxing together         {len(structures) / ours:8.2f} /s   {theirs / ours:6.1f} x atomate2's relaxer")
 
 
+def phonons(c2db: Path | None = None, n: int = 6, processes: int = 1) -> None:
+    """Phonons of many layers in one batch, beside atomate2's ``PhononMaker`` one by one; the frequencies must agree.
+
+    Layers are C2DB's where its file is given, else the packaged model's, with at most six atoms, relaxed.
+    """
+    from atomate2.forcefields.flows.phonons import PhononMaker
+    from atomate2.forcefields.jobs import ForceFieldStaticMaker
+    from jobflow import run_locally
+    from phonopy import Phonopy
+    from pymatgen.io.phonopy import get_phonopy_structure
+
+    from scdm_flows.analysis.phonons import phonon_bands
+    from scdm_flows.analysis.sum_rules import enforce, pairs_of
+    from scdm_flows.config import ForceFieldEngineConfig
+    from scdm_flows.documents import PhononDoc
+    from scdm_flows.engines.forcefield import CALCULATOR
+    from scdm_flows.engines.phonons import SYMPREC_ANGSTROM, phonons_together
+    from scdm_flows.engines.relaxation import relax_together
+    from scdm_flows.execution import hushed
+    from scdm_flows.stores import memory_database
+    from scdm_models.datasets.readers import read_any
+    from scdm_models.datasets.records import LayerRecord
+    from scdm_models.sampler import generate
+
+    if c2db is not None:
+        records = [r.structure for r in read_any(c2db) if isinstance(r, LayerRecord) and len(r.structure) <= 6]
+        given = [records[i] for i in np.random.default_rng(0).permutation(len(records))[: 2 * n]]
+    else:
+        given = [s.structure for s in generate(4 * n, 2) if len(s.structure) <= 6]
+    # atomate2 does not take off the residual forces, so these must be small for the frequencies to be comparable
+    relaxed = relax_together(given, fmax=0.002, max_steps=300, processes=processes)
+    usable = [r.structure for r in relaxed if r.structure is not None and r.converged]
+    layers = [(f"layer-{k}", structure) for k, structure in enumerate(usable)][:n]
+    config = ForceFieldEngineConfig()
+    phonons_together(layers[:1], config, "bench")  # the model is loaded
+    found: list[PhononDoc | str] = []
+    ours = seconds(lambda: found.extend(phonons_together(layers, config, "bench")))
+    many = ours
+    if processes > 1:
+        many = seconds(lambda: phonons_together(layers, config, "bench", processes=processes))
+    theirs, largest = 0.0, []
+    for (name, structure), doc in zip(layers, found, strict=True):
+        if isinstance(doc, str):
+            print(f"  {name} {structure.formula}: {doc}")
+            continue
+        static = ForceFieldStaticMaker(
+            force_field_name="CHGNet", calculator_kwargs=CALCULATOR, ionic_step_data=("energy",)
+        )
+        maker = PhononMaker(
+            displacement=config.phonon_displacement_angstrom,
+            bulk_relax_maker=None,
+            static_energy_maker=None,
+            born_maker=None,
+            store_force_constants=True,
+            symprec=SYMPREC_ANGSTROM,  # else a layer that is symmetric to 1e-3 gets other displacements
+            phonon_displacement_maker=static,
+        )
+        flow = maker.make(structure, supercell_matrix=doc.supercell)
+        store = memory_database().job_store
+        with TemporaryDirectory() as folder, hushed():
+            start = time.perf_counter()
+            done = run_locally(flow, store=store, root_dir=folder, log=False, raise_immediately=True)
+            theirs += time.perf_counter() - start
+        output = next(r[1].output for k, r in done.items() if hasattr(r[1].output, "force_constants"))
+        check = Phonopy(get_phonopy_structure(structure), doc.supercell, primitive_matrix=np.eye(3))
+        check.force_constants = np.array(output.force_constants.force_constants)
+        check.symmetrize_force_constants(level=2)
+        check.force_constants = enforce(pairs_of(check)).constants
+        difference = np.abs(phonon_bands(check, structure).frequencies - np.array(doc.frequencies_thz))
+        # at Gamma the acoustic modes are zero up to rounding, of which the root is taken
+        largest.append(float(difference[np.abs(doc.q_points).max(axis=1) > 0].max()))
+    per_minute = 60 * len(layers)
+    print(
+        f"phonons together       {per_minute / ours:8.1f} /min {theirs / ours:6.1f} x atomate2's PhononMaker "
+        f"({per_minute / theirs:.1f} /min, one by one); of {len(largest)} layers frequencies differ by at most "
+        f"{max(largest):.4f} THz, in the median {np.median(largest):.4f}"
+    )
+    if processes > 1:
+        print(
+            f"phonons, {processes} processes   {per_minute / many:8.1f} /min {theirs / many:6.1f} x (with their start)"
+        )
+
+
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parts = (sampling, encoding, relaxation, phonons)
+    parser.add_argument("parts", nargs="*", choices=[[], *(p.__name__ for p in parts)], help="all when absent")
+    parser.add_argument("--c2db", type=Path, help="file of layers for the phonons")
+    parser.add_argument("--layers", type=int, default=6, help="layers whose phonons are computed")
+    parser.add_argument("--processes", type=int, default=1, help="processes of the phonons")
+    given = parser.parse_args()
     torch.set_num_threads(1)
-    for part in (sampling, encoding, relaxation):
-        part()
+    for part in parts:
+        if given.parts and part.__name__ not in given.parts:
+            continue
+        if part is phonons:
+            phonons(given.c2db, given.layers, given.processes)
+        else:
+            part()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -99,13 +100,115 @@ class ForceFieldEngineConfig(_Frozen):
     phonon_min_length_angstrom: float = Field(
         12.0, gt=0, description="shortest in-plane edge of the phonon supercell, angstrom"
     )
-    phonon_displacement_angstrom: float = Field(0.01, gt=0, description="finite displacement, angstrom")
+    phonon_displacement_angstrom: float = Field(
+        0.05, gt=0, description="finite displacement, angstrom; CHGNet's energies are rough on the scale of 0.01"
+    )
 
 
 class VaspEngineConfig(_Frozen):
-    """VASP through atomate2's makers with input sets for slabs."""
+    """VASP through atomate2's makers with input sets for slabs: PBE (``GGA = PE``) and PAW, as in the paper, no +U."""
 
     kind: Literal["vasp"] = "vasp"
+    references: str | None = Field(
+        None,
+        description="JSON file of computed entries (GGA, one scheme) that the energies are judged by; without one a "
+        "campaign is refused",
+    )
+
+    encut_ev: float = Field(520, gt=0, description="plane-wave cut-off, eV; 520 is what Materials Project's GGA uses")
+    kpoint_spacing_per_angstrom: float = Field(
+        0.2, gt=0, description="largest in-plane distance of k-points, 1/angstrom, 2 pi included; 1 point along c"
+    )
+    dos_kpoint_spacing_per_angstrom: float = Field(
+        0.1, gt=0, description="the same for the density of states, 1/angstrom"
+    )
+    ediff_ev: float = Field(1e-6, gt=0, description="electronic convergence of the cell, eV")
+    phonon_ediff_ev: float = Field(1e-8, gt=0, description="electronic convergence of displaced supercells, eV")
+    max_electronic_steps: int = Field(
+        100, ge=1, description="electronic steps (NELM) before a run counts as unconverged"
+    )
+    fmax_ev_per_angstrom: float = Field(
+        0.005, gt=0, description="largest force at the end of the second relaxation, eV/angstrom"
+    )
+    first_fmax_ev_per_angstrom: float = Field(
+        0.02, gt=0, description="largest force at the end of the first relaxation, eV/angstrom"
+    )
+    max_relax_steps: int = Field(100, ge=1, description="ionic steps (NSW) of each of the two relaxations")
+    smearing: Literal["gaussian", "fermi", "methfessel-paxton"] = Field(
+        "gaussian", description="how occupations are smeared; tetrahedra need k-points along c"
+    )
+    sigma_ev: float = Field(0.05, gt=0, description="width of the smearing, eV")
+    spin: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="spin polarisation; auto: where an element may carry a moment (Ti to Cu, Ru, Rh, Os, Ir, f metals)",
+    )
+    initial_moments: dict[str, float] = Field(
+        default_factory=dict,
+        description="element -> initial moment in Bohr magnetons, over the defaults (high spin: 5 for d, 7 for f "
+        "metals that may carry a moment, 0.6 for the rest)",
+    )
+    vdw: Literal["none", "D3"] = Field("none", description="dispersion correction: none, or DFT-D3 (zero damping)")
+    dipole_correction: Literal["auto", "on", "off"] = Field(
+        "auto", description="dipole correction along c; auto: for layer groups without an operation z -> -z"
+    )
+    potcar_functional: Literal["PBE", "PBE_52", "PBE_54", "PBE_64"] = Field(
+        "PBE", description="release of the PAW potentials; PBE is what Materials Project's GGA uses"
+    )
+    potcar_symbols: dict[str, str] = Field(
+        default_factory=dict, description="element -> potential such as Mo_pv, over Materials Project's choice"
+    )
+
+    cell_constraint: Literal["lattice_constraints", "optcell"] = Field(
+        "lattice_constraints",
+        description="what holds c: LATTICE_CONSTRAINTS (VASP 6.4 or newer), or an OPTCELL file for a VASP patched to "
+        "read it",
+    )
+    optcell: str = Field(
+        "110",
+        description="content of the OPTCELL file, where that holds c; patches differ, 110 is the most common form",
+    )
+    vasp_version: str | None = Field(
+        None, description="version of the VASP that will run, such as 6.4.3; SCDM_VASP_VERSION when absent"
+    )
+    min_vacuum_angstrom: float = Field(
+        10.0, gt=0, description="least distance between a layer and its image along c, angstrom"
+    )
+
+    phonon_min_length_angstrom: float = Field(
+        12.0, gt=0, description="shortest in-plane edge of the phonon supercell (n, m, 1), angstrom"
+    )
+    phonon_displacement_angstrom: float = Field(0.01, gt=0, description="finite displacement, angstrom")
+    band_points: int = Field(121, ge=11, description="k-points on the in-plane path of the bands")
+    band_nbands_factor: float = Field(
+        1.2, ge=1, description="bands of the band runs, as a multiple of the static run's"
+    )
+    dos_points: int = Field(2001, ge=101, description="energies of the density of states (NEDOS)")
+
+    walltime_s: int | None = Field(
+        None, gt=0, description="seconds that a VASP run may take before it is told to stop; no limit when absent"
+    )
+    max_custodian_errors: int = Field(5, ge=0, description="errors that custodian mends in one run before it gives up")
+
+    @field_validator("references")
+    @classmethod
+    def _absolute(cls, path: str | None) -> str | None:
+        """Workers run elsewhere: a relative path is taken from the folder of the command that reads the file."""
+        return None if path is None else str(Path(path).absolute())
+
+    @field_validator("vasp_version")
+    @classmethod
+    def _version(cls, version: str | None) -> str | None:
+        if version is not None:
+            check_version(version)
+        return version
+
+
+def check_version(version: str) -> tuple[int, ...]:
+    """Numbers of a version such as 6.4.3; ``ValueError`` where it has none."""
+    match = re.match(r"\d+(\.\d+)*", version)
+    if match is None:
+        raise ValueError(f"{version!r} is not a version; write it like 6.4.3")
+    return tuple(int(part) for part in match[0].split("."))
 
 
 EngineConfig = Annotated[ForceFieldEngineConfig | VaspEngineConfig, Field(discriminator="kind")]
@@ -124,7 +227,7 @@ class ScreenConfig(_Frozen):
 
 
 class GateConfig(_Frozen):
-    """Which relaxed candidates go on to phonons."""
+    """Which relaxed candidates go on to phonons and bands."""
 
     max_e_above_hull: float = Field(
         0.6, ge=0, description="largest calibrated energy above hull, eV/atom (the paper's 0.6)"
@@ -133,6 +236,10 @@ class GateConfig(_Frozen):
         0.2, ge=0, description="largest calibrated energy above hull for phonons, eV/atom"
     )
     phonon_max_atoms: int = Field(12, ge=1, description="largest primitive cell for phonons")
+    bands_max_e_above_hull: float = Field(
+        0.2, ge=0, description="largest energy above hull for electronic bands, eV/atom; calibrated where surrogate"
+    )
+    bands_max_atoms: int = Field(20, ge=1, description="largest primitive cell for electronic bands")
 
 
 class CampaignConfig(_Frozen):

@@ -7,12 +7,13 @@ it again would only replace its output, because uuids are deterministic.
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager, redirect_stdout
+from collections.abc import Callable, Collection, Iterator
+from contextlib import chdir, contextmanager, redirect_stdout, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from io import StringIO
@@ -50,7 +51,12 @@ class StageError:
     @property
     def stage(self) -> str:
         """Name of the stage."""
-        return str(self.job.metadata.get("stage", self.job.name))
+        return stage_of(self.job)
+
+
+def stage_of(job: Job) -> str:
+    """The stage that a job is or is a part of."""
+    return str(job.metadata.get("stage") or job.metadata.get("part_of") or job.name)
 
 
 def _large_objects(store: JobStore, job: Job) -> dict[str, set[str]] | None:
@@ -127,6 +133,37 @@ def scratch() -> Iterator[None]:
 
 
 @contextmanager
+def working_folder(job: Job) -> Iterator[None]:
+    """Where a job runs: a temporary folder, or one that stays where its engine's files are worth keeping.
+
+    That is ``<data folder>/runs/<campaign>/<candidate>/<job>``; a second attempt gets a folder of its own.
+    """
+    if not job.metadata.get("keep_folder"):
+        with scratch():
+            yield
+        return
+    from scdm_flows.settings import get_settings
+
+    candidate = str(job.metadata["candidate_id"])
+    name = "_".join(job.name.removesuffix(candidate).replace("/", " of ").split())
+    parent = get_settings().data_dir.absolute() / "runs" / str(job.metadata["campaign"]) / candidate
+    parent.mkdir(parents=True, exist_ok=True)
+    for attempt in itertools.count(1):
+        folder = parent / (name if attempt == 1 else f"{name}.{attempt}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        try:
+            with chdir(folder):
+                yield
+        finally:
+            with suppress(OSError):
+                folder.rmdir()  # of jobs that leave no files
+        return
+
+
+@contextmanager
 def hushed() -> Iterator[None]:
     """Standard output and warnings of chatty libraries kept away from the user."""
     with redirect_stdout(StringIO()), warnings.catch_warnings():
@@ -134,17 +171,21 @@ def hushed() -> Iterator[None]:
         yield
 
 
-def execute(flow: Flow | Job, store: JobStore, *, follow: bool = True) -> StageError | None:
-    """Run a flow's jobs in order, skipping what is stored; returns the first failure of a stage, if any.
+def execute(flow: Flow | Job, store: JobStore, *, follow: bool = True, over: Collection[str] = ()) -> list[StageError]:
+    """Run a flow's jobs in order, skipping what is stored; returns the failures, the first of each stage.
+
+    After a failure nothing runs that depends on it, nor the rest of its stage; other stages go on.
 
     Parameters
     ----------
     flow
-        Jobs with the metadata key ``stage``.
+        Jobs with the metadata key ``stage``, or ``part_of`` where they are not the last of their stage.
     store
         Connected job store.
     follow
         Also run what the jobs add; what replaces a job runs in any case.
+    over
+        Stages that have failed before and are not tried again.
 
     Raises
     ------
@@ -157,12 +198,17 @@ def execute(flow: Flow | Job, store: JobStore, *, follow: bool = True) -> StageE
     """
     from jobflow.core.flow import get_flow
 
-    for job, _ in get_flow(flow).iterflow():
-        stage = job.metadata.get("stage")
+    failures: list[StageError] = []
+    dead: set[str] = set()  # jobs that have no output, and stages that are over
+    ended = set(over)
+    for job, parents in get_flow(flow, allow_external_references=True).iterflow():
+        if dead.intersection(parents) or stage_of(job) in ended:
+            dead.add(job.uuid)
+            continue
         try:
-            if stage not in DYNAMIC_STAGES and is_complete(store, job):
+            if job.metadata.get("stage") not in DYNAMIC_STAGES and is_complete(store, job):
                 continue
-            with scratch(), hushed():
+            with working_folder(job), hushed():
                 response = run_job(job, store)
         except PyMongoError as error:
             raise StoreError(
@@ -177,16 +223,20 @@ def execute(flow: Flow | Job, store: JobStore, *, follow: bool = True) -> StageE
                     f"the disk is full ({error.filename or tempfile.gettempdir()}); "
                     "what is finished is stored, make room and run the same command again"
                 ) from error
-            return StageError(job, error)
+            failures.append(StageError(job, error))
         except Exception as error:
-            if stage in SHARD_STAGES:
+            if stage_of(job) in SHARD_STAGES:
                 raise
-            return StageError(job, error)
-        added: list[Any] = [f for f in (response.replace, response.detour) if f is not None]
-        if follow and response.addition is not None:
-            added.append(response.addition)
-        for more in added:
-            failure = execute(get_flow(more, allow_external_references=True), store)
-            if failure is not None:
-                return failure
-    return None
+            failures.append(StageError(job, error))
+        else:
+            replaced: list[Any] = [f for f in (response.replace, response.detour) if f is not None]
+            added: list[Any] = [response.addition] if follow and response.addition is not None else []
+            for more in [*replaced, *added]:
+                found = execute(more, store, over=ended)
+                failures += found
+                if found and more in replaced:
+                    dead.add(job.uuid)
+            continue
+        dead.add(job.uuid)
+        ended.add(stage_of(job))
+    return failures

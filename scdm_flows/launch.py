@@ -21,7 +21,7 @@ from jobflow.managers.fireworks import JobFiretask
 from scdm_flows.config import CampaignConfig
 from scdm_flows.documents import StageFailure, StageName
 from scdm_flows.errors import StoreError
-from scdm_flows.execution import DYNAMIC_STAGES, is_complete, run_job
+from scdm_flows.execution import DYNAMIC_STAGES, is_complete, run_job, stage_of
 from scdm_flows.runner import register
 from scdm_flows.stores.database import TIMEOUT_MS, Database, job_store_of
 
@@ -99,7 +99,7 @@ def workflow_of(flow: Any, only: set[str] | None = None, **metadata: Any) -> Wor
     for job, parents in flow.iterflow():
         if only is not None and job.uuid not in only:
             continue
-        stage = str(job.metadata.get("stage", ""))
+        stage = stage_of(job)
         spec = {
             "_add_launchpad_and_fw_id": True,
             "_priority": PRIORITY.get(stage, PRIORITY[StageName.PHONON.value]),
@@ -212,11 +212,17 @@ def status(database: Database, campaign: str, launchpad: LaunchPad | None = None
     """Stage -> state of fireworks (``READY``, ``RUNNING``, ``FIZZLED``, ...) -> how many, in stage order."""
     launchpad = launchpad or launchpad_of(database)
     counts: dict[str, dict[str, int]] = {}
-    for firework in launchpad.fireworks.find({"spec.campaign": campaign}, {"spec.stage": 1, "state": 1}):
-        stage = counts.setdefault(str(firework["spec"].get("stage", "other")), {})
+    fields = {"spec.stage": 1, "spec.part_of": 1, "state": 1}
+    for firework in launchpad.fireworks.find({"spec.campaign": campaign}, fields):
+        stage = counts.setdefault(_stage_in(firework["spec"]), {})
         stage[firework["state"]] = stage.get(firework["state"], 0) + 1
     order = [stage.value for stage in StageName]
     return {s: counts[s] for s in sorted(counts, key=lambda s: order.index(s) if s in order else len(order))}
+
+
+def _stage_in(spec: dict[str, Any]) -> str:
+    """The stage that a firework is or is a part of."""
+    return str(spec.get("stage") or spec.get("part_of") or "other")
 
 
 def collect_failures(database: Database, campaign: str | None = None, launchpad: LaunchPad | None = None) -> int:
@@ -234,6 +240,7 @@ def collect_failures(database: Database, campaign: str | None = None, launchpad:
         "spec.candidate_id": 1,
         "spec.shard": 1,
         "spec.stage": 1,
+        "spec.part_of": 1,
         "spec.job_uuid": 1,
     }
     fizzled = list(launchpad.fireworks.find({**mine, "state": "FIZZLED"}, fields))
@@ -242,9 +249,10 @@ def collect_failures(database: Database, campaign: str | None = None, launchpad:
     for firework in fizzled:
         spec = firework["spec"]
         item = str(spec.get("candidate_id") or f"{spec['campaign']}-shard{spec.get('shard')}")
-        stage = str(spec.get("stage", "other"))
+        stage = _stage_in(spec)
         if f"{item}:{stage}" in known:
             continue
+        known.add(f"{item}:{stage}")
         error_type, message = _reason(launchpad, firework["fw_id"])
         failure = StageFailure(
             failure_id=f"{item}:{stage}",

@@ -16,7 +16,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from scdm_flows.documents import CampaignDoc, CandidateDoc, PhononDoc, StageFailure
+from scdm_flows.documents import BandsDoc, CampaignDoc, CandidateDoc, PhononDoc, StageFailure
 from scdm_flows.documents.hull import HullDoc
 from scdm_flows.errors import CampaignError, ConfigError
 from scdm_flows.stores.database import Database, strip
@@ -37,6 +37,9 @@ FLAT = (
     "surrogate",
     "dynamically_stable",
     "min_frequency_thz",
+    "band_gap",
+    "gap_kind",
+    "magnetic",
     "novel",
     "state",
     "reason",
@@ -118,6 +121,10 @@ class CandidateDB:
     def phonon(self, candidate_id: str) -> PhononDoc | None:
         """The candidate's phonon bands; None where there are none."""
         return self._one(PhononDoc, self._database.phonons, {"candidate_id": str(candidate_id)})
+
+    def bands(self, candidate_id: str) -> BandsDoc | None:
+        """The candidate's electronic bands; None where there are none."""
+        return self._one(BandsDoc, self._database.bands, {"candidate_id": str(candidate_id)})
 
     def hull(self, chemsys: str) -> HullDoc | None:
         """The hull of a chemical system such as ``Mo-S`` (in any order); None where no candidate is in it."""

@@ -30,6 +30,8 @@ from scdm_flows.stores.database import Database, database_of
 from scdm_flows.workers import WorkerDied, work_off
 
 logger = logging.getLogger(__name__)
+FOLLOWING = (StageName.PHONON.value, StageName.BANDS.value)  # stages that the gate opens, each by itself
+MOST_NAMED = 5  # layers that an error names
 Progress = Callable[[str, int, int], None]
 
 
@@ -53,7 +55,6 @@ def register(config: CampaignConfig, database: Database) -> bool:
     EngineError
         If the engine lacks what it needs.
     """
-    from scdm_flows.engines import engine_of
     from scdm_flows.flows import shard_count
 
     known = database.campaign(config.name)
@@ -65,7 +66,7 @@ def register(config: CampaignConfig, database: Database) -> bool:
                 "give the changed file a new name"
             )
         return False
-    missing = engine_of(config.engine).check()
+    missing = obstacles(config)
     if missing:
         raise EngineError("; ".join(missing))
     document = CampaignDoc(
@@ -78,6 +79,27 @@ def register(config: CampaignConfig, database: Database) -> bool:
     )
     database.upsert(database.campaigns, [document.model_dump()])
     return True
+
+
+def obstacles(config: CampaignConfig) -> list[str]:
+    """What keeps a campaign from running: the engine's needs, elements and, where structures are known, layers.
+
+    Each in words with the remedy; of many layers the first five are named.
+    """
+    from scdm_flows.engines import engine_of
+    from scdm_flows.generators import GENERATORS
+
+    engine, generator = engine_of(config.engine), GENERATORS[config.generator.kind]
+    found = engine.check()
+    elements = generator.elements(config.generator)
+    if elements:
+        found += engine.check_elements(elements)
+    layers = []
+    for name, structure in generator.given(config.generator):
+        layers += [f"{name}: {problem}" for problem in engine.layer_problems(structure, as_given=True)]
+    if len(layers) > MOST_NAMED:
+        layers = [*layers[:MOST_NAMED], f"and {len(layers) - MOST_NAMED} more"]
+    return list(dict.fromkeys(found + layers))  # a broken file shows in more than one check
 
 
 def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
@@ -146,11 +168,11 @@ def run_campaign(
         todo, failed = _unfinished(config, database, accepted)
         _set_state(config, database, CampaignState.RUNNING if todo else None)
         before = len(accepted) - len(todo)
-        report("relax, static, gate, phonon", before, len(accepted))
+        report("relax, static, gate, phonon, bands", before, len(accepted))
         for ok in _compute(config, database, todo, processes):
             done += 1
             failed += not ok
-            report("relax, static, gate, phonon", before + done, len(accepted))
+            report("relax, static, gate, phonon, bands", before + done, len(accepted))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"campaign {config.name!r} was interrupted after {done} candidates; what is finished is stored, "
@@ -191,25 +213,35 @@ def _plain(output: Any) -> Any:
     return output
 
 
+def _failed_stages(config: CampaignConfig, database: Database) -> dict[str, set[str]]:
+    """candidate_id -> stages that have failed."""
+    failed: dict[str, set[str]] = {}
+    for d in database.failures.query({"campaign": config.name}, properties=["candidate_id", "stage"]):
+        failed.setdefault(d["candidate_id"], set()).add(d["stage"])
+    return failed
+
+
 def _unfinished(
     config: CampaignConfig, database: Database, accepted: list[ScreenedCandidate]
 ) -> tuple[list[ScreenedCandidate], int]:
-    """Candidates without an end state, and how many have failed."""
+    """Candidates without an end state, and how many have failed in some stage."""
     gates = {
-        d["metadata"]["candidate_id"]: bool(d["output"]["phonon"])
-        for d in stored(database, config.name, "gate", ["output.phonon"]).values()
+        d["metadata"]["candidate_id"]: {s for s in FOLLOWING if d["output"].get(s)}
+        for d in stored(database, config.name, StageName.GATE.value, [f"output.{s}" for s in FOLLOWING]).values()
     }
-    phonons = {d["metadata"]["candidate_id"] for d in stored(database, config.name, "phonon", []).values()}
-    failures = {
-        d["candidate_id"] for d in database.failures.query({"campaign": config.name}, properties=["candidate_id"])
-    }
-    todo = [
-        c
-        for c in accepted
-        if c.candidate_id not in failures
-        and (c.candidate_id not in gates or (gates[c.candidate_id] and c.candidate_id not in phonons))
-    ]
-    return todo, len(failures)
+    done: dict[str, set[str]] = {}
+    for stage in FOLLOWING:
+        for d in stored(database, config.name, stage, []).values():
+            done.setdefault(d["metadata"]["candidate_id"], set()).add(stage)
+    failed = _failed_stages(config, database)
+
+    def is_open(candidate: str) -> bool:
+        ended = done.get(candidate, set()) | failed.get(candidate, set())
+        if candidate not in gates:
+            return not ended - set(FOLLOWING)  # a failure before the gate is an end
+        return bool(gates[candidate] - ended)
+
+    return [c for c in accepted if is_open(c.candidate_id)], len(failed)
 
 
 def _compute(
@@ -252,26 +284,32 @@ def quiet() -> None:
     warnings.simplefilter("ignore")
     for name in ("jobflow", "moyo", "chgnet", "matgl"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("custodian", "VasprunXMLValidator", "VaspFilesValidator"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what they say is in the stage's failure
 
 
 def run_candidate(config: CampaignConfig, database: Database, candidate: ScreenedCandidate) -> bool:
     """Run what a candidate lacks; returns whether all went well, else a ``StageFailure`` is stored."""
     from scdm_flows.flows import candidate_flow
 
-    failure = execute(candidate_flow(config, candidate), database.job_store)
-    if failure is None:
-        return True
-    kind, message = type(failure.error).__name__, str(failure.error)
-    _record_failure(config, database, candidate, failure.stage, kind, message, failure.job.uuid)
-    return False
+    over = _failed_stages(config, database).get(candidate.candidate_id, set())
+    failures = execute(candidate_flow(config, candidate), database.job_store, over=over)
+    for failure in failures:
+        kind, message = type(failure.error).__name__, str(failure.error)
+        _record_failure(config, database, candidate, failure.stage, kind, message, failure.job.uuid)
+    return not failures
 
 
 def _open_stage(config: CampaignConfig, database: Database, candidate: ScreenedCandidate) -> str:
     """The first stage of a candidate that has no output."""
     criteria = {"metadata.campaign": config.name, "metadata.candidate_id": candidate.candidate_id}
-    done = {d["metadata"]["stage"] for d in database.job_store.docs_store.query(criteria, properties=["metadata"])}
-    stages = (StageName.RELAX, StageName.STATIC, StageName.GATE, StageName.PHONON)
-    return next((s.value for s in stages if s.value not in done), StageName.PHONON.value)
+    found = database.job_store.docs_store.query(criteria, properties=["metadata", "output.phonon", "output.bands"])
+    done = {d["metadata"].get("stage"): d for d in found}
+    for stage in (StageName.RELAX.value, StageName.STATIC.value, StageName.GATE.value):
+        if stage not in done:
+            return stage
+    opened = [s for s in FOLLOWING if done[StageName.GATE.value].get("output", {}).get(s)]
+    return next((s for s in opened if s not in done), StageName.GATE.value)
 
 
 def _record_failure(

@@ -35,6 +35,11 @@ class ScdmSettings(BaseSettings):
     data_dir: Path = Field(Path("scdm-data"), description="folder of the embedded database and the reports")
     port: int = Field(DEFAULT_PORT, ge=1, le=65535, description="port of the embedded server, on 127.0.0.1")
     vasp_cmd: str | None = Field(None, description="command that runs VASP")
+    vasp_gamma_cmd: str | None = Field(
+        None, description="command that runs VASP's Gamma-only build; vasp_cmd when absent"
+    )
+    vasp_version: str | None = Field(None, description="version of that VASP, such as 6.4.3")
+    vasp_poll_seconds: float = Field(5.0, gt=0, description="how often custodian looks whether VASP has ended, s")
     processes: int = Field(2, ge=1, description="worker processes of `scdm campaign run`")
 
     @field_validator("mongo_uri")
@@ -42,6 +47,13 @@ class ScdmSettings(BaseSettings):
     def _uri(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("mongodb://", "mongodb+srv://")):
             raise ValueError("must begin with mongodb:// or mongodb+srv://")
+        return value
+
+    @field_validator("vasp_version")
+    @classmethod
+    def _version(cls, value: str | None) -> str | None:
+        if value is not None and re.match(r"\d+\.\d+", value) is None:
+            raise ValueError("must be a version such as 6.4.3")
         return value
 
     @field_validator("database")

@@ -1,7 +1,8 @@
-"""The gate: a relaxed candidate against the frozen references, and whether phonons follow. Pure."""
+"""The gate: a relaxed candidate against the frozen references, and which stages follow. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from pymatgen.core.structure import Structure
 from scdm_flows.analysis.calibration import calibrate
 from scdm_flows.analysis.hull import energy_above_hull
 from scdm_flows.config import CampaignConfig, GateConfig
+from scdm_flows.documents.candidate import StageName
 from scdm_flows.documents.stages import GateDoc, ScreenedCandidate
 from scdm_flows.errors import ReferenceDataError, ScdmError
 from scdm_flows.references.table import ReferenceTable
@@ -58,6 +60,7 @@ def gate(
     *,
     surrogate: bool,
     references: ReferenceTable,
+    cannot: Mapping[str, str] | None = None,
 ) -> GateDoc:
     """The gate's document; the calibrated energy above hull decides where the energy is a surrogate.
 
@@ -74,6 +77,8 @@ def gate(
     references
         Frozen reference phases. A candidate with an element they lack gets no energy above hull, and the
         reason.
+    cannot
+        Stage (phonon, bands) -> why the engine has no such stage.
     """
     relaxed = relaxation.structure
     doc = GateDoc(
@@ -103,8 +108,11 @@ def gate(
     except ReferenceDataError as error:
         doc.reason = f"no energy above hull: {error}"
         return doc
-    doc.reason = _judge(doc, config.gate, len(relaxed))
-    doc.phonon = doc.reason is None
+    doc.reason = _judge(doc, config.gate)
+    if doc.reason is None:
+        doc.skipped = _skipped(doc, config.gate, len(relaxed), cannot or {})
+        doc.phonon, doc.bands = StageName.PHONON not in doc.skipped, StageName.BANDS not in doc.skipped
+        doc.reason = doc.skipped.get(StageName.PHONON)
     return doc
 
 
@@ -120,8 +128,8 @@ def _add_energies(doc: GateDoc, relaxed: Structure, references: ReferenceTable) 
         doc.calibration_id = calibrated.calibration_id
 
 
-def _judge(doc: GateDoc, rules: GateConfig, n_atoms: int) -> str | None:
-    """Sets ``in_window``; returns why no phonons follow, None where they do."""
+def _judge(doc: GateDoc, rules: GateConfig) -> str | None:
+    """Sets ``in_window``; returns why nothing follows, None where something may."""
     if doc.e_above_hull is None:
         return "no energy above hull"
     doc.in_window = doc.e_above_hull <= rules.max_e_above_hull
@@ -136,8 +144,22 @@ def _judge(doc: GateDoc, rules: GateConfig, n_atoms: int) -> str | None:
         return "fell apart: the relaxed structure is not one connected layer"
     if not doc.in_window:
         return f"E_hull {doc.e_above_hull:.3f} eV/atom is above the window of {rules.max_e_above_hull:g}"
-    if doc.e_above_hull > rules.phonon_max_e_above_hull:
-        return f"no phonons: E_hull {doc.e_above_hull:.3f} eV/atom is above {rules.phonon_max_e_above_hull:g}"
-    if n_atoms > rules.phonon_max_atoms:
-        return f"no phonons: {n_atoms} atoms, at most {rules.phonon_max_atoms} for phonons"
     return None
+
+
+def _skipped(doc: GateDoc, rules: GateConfig, n_atoms: int, cannot: Mapping[str, str]) -> dict[str, str]:
+    """Stage -> why it does not follow; stages that follow are not in it."""
+    assert doc.e_above_hull is not None
+    limits = {
+        StageName.PHONON: ("phonons", rules.phonon_max_e_above_hull, rules.phonon_max_atoms),
+        StageName.BANDS: ("bands", rules.bands_max_e_above_hull, rules.bands_max_atoms),
+    }
+    skipped = {}
+    for stage, (noun, energy, atoms) in limits.items():
+        if stage.value in cannot:
+            skipped[stage.value] = f"no {noun}: {cannot[stage.value]}"
+        elif doc.e_above_hull > energy:
+            skipped[stage.value] = f"no {noun}: E_hull {doc.e_above_hull:.3f} eV/atom is above {energy:g}"
+        elif n_atoms > atoms:
+            skipped[stage.value] = f"no {noun}: {n_atoms} atoms, at most {atoms} for {noun}"
+    return skipped

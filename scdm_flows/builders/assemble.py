@@ -10,6 +10,7 @@ from typing import Any
 from pymatgen.core import Structure
 
 from scdm_flows.documents import (
+    BandsDoc,
     CandidateDoc,
     CandidateState,
     Funnel,
@@ -54,6 +55,7 @@ class Found:
     verdict: ScreenedCandidate
     gate: GateDoc | None = None
     phonon: PhononDoc | None = None
+    bands: BandsDoc | None = None
     failures: list[StageFailure] = field(default_factory=list)
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -88,9 +90,16 @@ def assemble(found: Found, campaign: str) -> CandidateDoc:
         document.dynamically_stable = found.phonon.dynamically_stable
         document.min_frequency_thz = found.phonon.min_frequency_thz
         stages[StageName.PHONON.value] = StageRecord(status="passed", reason=found.phonon.reason)
-        if document.state is CandidateState.PENDING:
-            document.state = CandidateState.COMPLETED
+    if found.bands is not None:
+        document.band_gap, document.gap_kind = found.bands.band_gap_ev, found.bands.gap_kind
+        stages[StageName.BANDS.value] = StageRecord(status="passed")
     _add_failures(document, found, stages)
+    if document.state is CandidateState.PENDING and found.gate is not None:
+        opened = [
+            s for s, open_ in ((StageName.PHONON, found.gate.phonon), (StageName.BANDS, found.gate.bands)) if open_
+        ]
+        if all(stage.value in stages for stage in opened):
+            document.state = CandidateState.COMPLETED
     for stage, job in found.jobs.items():
         record = stages.setdefault(stage, StageRecord(status="passed"))
         record.job_uuid = job["uuid"]
@@ -116,6 +125,10 @@ def _add_gate(document: CandidateDoc, gate: GateDoc, stages: dict[str, StageReco
     if gate.decomposition is not None:
         document.decomposition = without_dots(gate.decomposition)
     document.e_above_hull_gate = gate.e_above_hull
+    if gate.static is not None:
+        document.band_gap, document.gap_kind = gate.static.band_gap_ev, gate.static.gap_kind
+        document.magnetic, document.total_magnetization = gate.static.magnetic, gate.static.total_magnetization
+        document.engine_version = gate.static.engine_version
     stages[StageName.RELAX.value] = StageRecord(status="passed" if gate.relax_converged else "failed")
     stages[StageName.STATIC.value] = StageRecord(status="passed")
     passed = gate.relax_converged and gate.one_layer is not False and gate.in_window
@@ -127,9 +140,13 @@ def _add_gate(document: CandidateDoc, gate: GateDoc, stages: dict[str, StageReco
         document.state, document.reason = CandidateState.FAILED, gate.reason
     elif not passed:
         document.state, document.reason = CandidateState.REJECTED, gate.reason
-    elif not gate.phonon:
-        document.state = CandidateState.COMPLETED
-        stages[StageName.PHONON.value] = StageRecord(status="skipped", reason=gate.reason)
+    else:
+        if not gate.phonon:
+            reason = gate.skipped.get(StageName.PHONON.value, gate.reason)
+            stages[StageName.PHONON.value] = StageRecord(status="skipped", reason=reason)
+        if StageName.BANDS.value in gate.skipped:
+            reason = gate.skipped[StageName.BANDS.value]
+            stages[StageName.BANDS.value] = StageRecord(status="skipped", reason=reason)
 
 
 def _add_failures(document: CandidateDoc, found: Found, stages: dict[str, StageRecord]) -> None:
@@ -139,12 +156,14 @@ def _add_failures(document: CandidateDoc, found: Found, stages: dict[str, StageR
         done |= {StageName.RELAX, StageName.STATIC, StageName.GATE}
     if found.phonon is not None:
         done.add(StageName.PHONON)
+    if found.bands is not None:
+        done.add(StageName.BANDS)
     for failure in found.failures:
         if failure.stage in done:
             continue
         text = f"{failure.error_type}: {failure.message}"
         stages[failure.stage] = StageRecord(status="failed", reason=text, job_uuid=failure.job_uuid)
-        if document.state in (CandidateState.PENDING, CandidateState.COMPLETED):
+        if failure.stage != StageName.BANDS and document.state is CandidateState.PENDING:
             document.state, document.reason = CandidateState.FAILED, f"{failure.stage}: {text}"
 
 
@@ -210,4 +229,5 @@ def funnel(candidates: Iterable[Mapping[str, Any]], *, radii: bool, one_layer: b
             counts.in_window += relaxed and passed(StageName.GATE)
             counts.phonon_done += candidate.get("dynamically_stable") is not None
             counts.dynamically_stable += candidate.get("dynamically_stable") is True
+            counts.bands_done += passed(StageName.BANDS)
     return counts

@@ -13,6 +13,7 @@ from scdm_flows.builders.assemble import FUNNEL_FIELDS, Found, assemble, funnel
 from scdm_flows.builders.base import ScdmBuilder, batches, plain
 from scdm_flows.builders.duplicates import across_shards
 from scdm_flows.documents import (
+    BandsDoc,
     CampaignDoc,
     CampaignState,
     CandidateDoc,
@@ -39,19 +40,23 @@ HULL_FIELDS = (
 RANK_FIELDS = ("score", "score_terms", "rank")
 _ENERGY = ("energy_per_atom", "energy_scheme")
 _SHARD_STAGES = (StageName.GENERATE.value, StageName.SCREEN.value)
-_WITH_OUTPUT = (StageName.GATE.value, StageName.PHONON.value)
+_WITH_OUTPUT: dict[str, type[BaseModel]] = {
+    StageName.GATE.value: GateDoc,
+    StageName.PHONON.value: PhononDoc,
+    StageName.BANDS.value: BandsDoc,
+}
 _WITHOUT_OUTPUT = (StageName.RELAX.value, StageName.STATIC.value)
 
 
 class CandidateBuilder(ScdmBuilder):
-    """Job outputs and failures -> ``candidates``, ``phonons`` and the funnels in ``campaigns``."""
+    """Job outputs and failures -> ``candidates``, ``phonons``, ``bands`` and the funnels in ``campaigns``."""
 
     def __init__(self, database: Database, campaign: str | None = None, **kwargs: Any) -> None:
         self.campaign = campaign
         super().__init__(
             database,
             [database.job_store, database.failures],
-            [database.candidates, database.phonons, database.campaigns],
+            [database.candidates, database.phonons, database.bands, database.campaigns],
             **kwargs,
         )
 
@@ -94,7 +99,8 @@ class CandidateBuilder(ScdmBuilder):
             except Exception as error:
                 self.skip(found.verdict.candidate_id, error)
         phonons = [found.phonon.model_dump() for found in item["found"] if found.phonon is not None]
-        return {"campaign": campaign, "candidates": candidates, "phonons": phonons}
+        bands = [found.bands.model_dump() for found in item["found"] if found.bands is not None]
+        return {"campaign": campaign, "candidates": candidates, "phonons": phonons, "bands": bands}
 
     def update_targets(self, items: list[dict[str, Any]]) -> None:
         """Write what changed, keeping the fields of later builders; then count the campaign."""
@@ -103,6 +109,7 @@ class CandidateBuilder(ScdmBuilder):
                 self._keep_later_fields(item["candidates"])
                 self.write_changed(self.database.candidates, item["candidates"])
                 self.write_changed(self.database.phonons, item["phonons"])
+                self.write_changed(self.database.bands, item["bands"])
             else:
                 self._count(item["campaign"], item["shards"])
 
@@ -155,9 +162,8 @@ class CandidateBuilder(ScdmBuilder):
             for job in self.database.job_store.docs_store.query(wanted, properties=fields):
                 candidate, stage = job["metadata"]["candidate_id"], job["metadata"]["stage"]
                 if "output" in fields:
-                    model: type[BaseModel] = GateDoc if stage == StageName.GATE.value else PhononDoc
                     try:
-                        documents[stage][candidate] = model.model_validate(plain(job.pop("output")))
+                        documents[stage][candidate] = _WITH_OUTPUT[stage].model_validate(plain(job.pop("output")))
                     except ValidationError as error:
                         failures[candidate].append(_unreadable(job, error))
                         continue
@@ -172,6 +178,7 @@ class CandidateBuilder(ScdmBuilder):
                 verdict,
                 gate=documents[StageName.GATE.value].get(verdict.candidate_id),
                 phonon=documents[StageName.PHONON.value].get(verdict.candidate_id),
+                bands=documents[StageName.BANDS.value].get(verdict.candidate_id),
                 failures=failures[verdict.candidate_id],
                 jobs={StageName.SCREEN.value: screened, **jobs[verdict.candidate_id]},
             )
@@ -181,10 +188,11 @@ class CandidateBuilder(ScdmBuilder):
     def _document(self, found: Found, campaign: CampaignDoc) -> CandidateDoc:
         document = assemble(found, campaign.name)
         surrogate = " (surrogate)" if document.surrogate else ""
+        version = f", version {document.engine_version}" if document.engine_version else ""
         document.provenance = Provenance(
             versions=campaign.provenance.versions,
             git_commit=campaign.provenance.git_commit,
-            engine=None if document.energy_scheme is None else document.energy_scheme + surrogate,
+            engine=None if document.energy_scheme is None else document.energy_scheme + surrogate + version,
             config_hash=campaign.config_hash,
             job_uuids={s: r.job_uuid for s, r in document.stages.items() if r.job_uuid},
         )

@@ -65,18 +65,35 @@ class HullBuilder(ScdmBuilder):
     Rivals of a candidate are the other candidates of its chemical system and subsystems that relaxed to one
     layer, converged, and are no duplicates. Chemical systems whose inputs have not changed are not computed
     again.
+
+    Parameters
+    ----------
+    table
+        Reference phases, the packaged ones when absent; only candidates with energies of its scheme are placed.
+    campaigns
+        Only candidates of these: campaigns whose own reference file ``table`` is. ``hulls`` holds one document a
+        chemical system, of the packaged table, so for others only the candidates' fields are written.
     """
 
-    def __init__(self, database: Database, table: ReferenceTable | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        database: Database,
+        table: ReferenceTable | None = None,
+        campaigns: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
         self.table = table or ReferenceTable.load()
+        self.campaigns = None if campaigns is None else list(campaigns)
         super().__init__(database, [database.candidates], [database.hulls, database.candidates], **kwargs)
 
     def get_items(self) -> Iterator[dict[str, Any]]:
         """One item for each chemical system: its candidates, and all that may compete there."""
-        criteria = {"energy_per_atom": {"$ne": None}, "energy_scheme": self.table.scheme}
+        criteria: dict[str, Any] = {"energy_per_atom": {"$ne": None}, "energy_scheme": self.table.scheme}
+        if self.campaigns is not None:
+            criteria["campaign"] = {"$in": self.campaigns}
         known = list(self.database.candidates.query(criteria, properties=_NEEDED))
         others = set(self.database.candidates.distinct("energy_scheme")) - {self.table.scheme, None}
-        if others:
+        if others and self.campaigns is None:
             logger.info("no hull for %s: the reference table is of %s", ", ".join(sorted(others)), self.table.scheme)
         rivals = [c for c in known if _competes(c)]
         before = {
@@ -91,7 +108,7 @@ class HullBuilder(ScdmBuilder):
                 "rivals": [c for c in rivals if set(c["elements"]) <= elements],
             }
             item["inputs_sha256"] = self._hash(item)
-            if not _is_current(item, before.get(chemsys)):
+            if self.campaigns is not None or not _is_current(item, before.get(chemsys)):
                 yield item
 
     def process_item(self, item: dict[str, Any]) -> dict[str, Any] | None:
@@ -133,7 +150,8 @@ class HullBuilder(ScdmBuilder):
         """Write the candidates whose values changed, then the hull that says they are current."""
         for item in items:
             self.update_fields(self.database.candidates, item["fields"])
-            self.write_changed(self.database.hulls, [item["hull"]])
+            if self.campaigns is None:
+                self.write_changed(self.database.hulls, [item["hull"]])
 
     def _hash(self, item: dict[str, Any]) -> str:
         calibration = load_calibration().header["id"] if self.table.surrogate else None

@@ -31,7 +31,7 @@ COMMANDS = {
     "screen": ("screen", "screen", "Check structures: validity, one layer, duplicates, novelty."),
     "campaign": ("campaign", "campaign", "Run, submit and report discovery campaigns."),
     "build": ("campaign", "build", "Rebuild candidates, hulls and ranking from job outputs."),
-    "candidates": ("candidates", "candidates", "List, show and export candidates."),
+    "candidates": ("candidates", "candidates", "List, show, export and draw candidates; follow soft modes."),
     "refs": ("refs", "refs", "Reference phases and the calibration of surrogate energies."),
     "db": ("db", "db", "Start, stop and look at the embedded database."),
 }

@@ -10,6 +10,7 @@ import click
 
 from scdm_flows.cli.common import FORCE, JSON, database, echo_json, table
 from scdm_flows.cli.files import check_output, make_folder, output_file
+from scdm_flows.cli.inputs import costs, inputs, show_costs
 from scdm_flows.cli.launchpad import launchpad_dir
 from scdm_flows.cli.progress import progress_bar
 
@@ -30,6 +31,7 @@ STEPS = {
     "in_window": "within the E_hull window",
     "phonon_done": "phonons computed",
     "dynamically_stable": "phonon-stable",
+    "bands_done": "electronic bands computed",
     "failed": "failed",
     "pending": "not finished",
 }
@@ -38,6 +40,9 @@ STEPS = {
 @click.group()
 def campaign() -> None:
     """Run, submit and report discovery campaigns."""
+
+
+campaign.add_command(inputs)
 
 
 @campaign.command()
@@ -98,11 +103,12 @@ def run_and_build(
 
 def plan(config: CampaignConfig, *, as_json: bool) -> None:
     """Say what a campaign would do."""
-    from scdm_flows.engines import engine_of
     from scdm_flows.flows import shard_count
+    from scdm_flows.runner import obstacles
 
     shards, total = shard_count(config)
-    missing = engine_of(config.engine).check()
+    missing = obstacles(config)
+    estimates = costs(config)
     facts: dict[str, Any] = {
         "campaign": config.name,
         "samples": total,
@@ -110,6 +116,7 @@ def plan(config: CampaignConfig, *, as_json: bool) -> None:
         "engine": config.engine.kind,
         "config_hash": config.config_hash,
         "missing": missing,
+        "costs": estimates,
     }
     if as_json:
         echo_json(facts)
@@ -119,6 +126,7 @@ def plan(config: CampaignConfig, *, as_json: bool) -> None:
         f"{config.engine.kind}, "
         f"configuration {config.config_hash[:12]}; nothing was written"
     )
+    show_costs(estimates, total)
     for line in missing:
         click.echo(f"missing: {line}", err=True)
 
@@ -201,7 +209,8 @@ def status(name: str, as_json: bool) -> None:
 def show_funnel(document: CampaignDoc) -> None:
     """The funnel as a table."""
     counts = document.funnel.model_dump()
-    rows = [[words, counts[step], _share(counts[step], counts["generated"])] for step, words in STEPS.items()]
+    shown = {step: words for step, words in STEPS.items() if step != "bands_done" or counts[step]}  # not every engine's
+    rows = [[words, counts[step], _share(counts[step], counts["generated"])] for step, words in shown.items()]
     table(f"Campaign {document.name}: {document.state}", ["step", "samples", "share"], rows)
 
 

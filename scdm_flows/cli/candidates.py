@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from scdm_flows.cli.common import FORCE, JSON, database, echo_json, table
-from scdm_flows.cli.files import check_output, make_folder, output_file
+from scdm_flows.cli.files import check_output, make_folder, output_file, output_path
+from scdm_flows.errors import CampaignError
 
 if TYPE_CHECKING:
     from scdm_flows.documents import CandidateDoc
@@ -32,7 +33,7 @@ SURROGATE = " (surrogate energies, calibrated)"
 
 @click.group()
 def candidates() -> None:
-    """List, show and export candidates."""
+    """List, show, export and draw candidates, and follow the soft modes of unstable ones."""
 
 
 @candidates.command("list")
@@ -112,10 +113,11 @@ def show(candidate_id: str, as_json: bool) -> None:
     with database(create=False) as connected:
         query = CandidateDB(connected)
         document = query.get(candidate_id)
-        phonon = query.phonon(candidate_id)
+        phonon, bands = query.phonon(candidate_id), query.bands(candidate_id)
     data = document.model_dump(mode="json")
     if as_json:
-        echo_json({**data, "phonon": None if phonon is None else phonon.model_dump(mode="json")})
+        more = {"phonon": phonon, "bands": bands}
+        echo_json({**data, **{k: None if d is None else d.model_dump(mode="json") for k, d in more.items()}})
         return
     hidden = {"structure", "relaxed_structure", "provenance", "stages", "score_terms", "schema_version"}
     rows = [[k, v] for k, v in data.items() if k not in hidden and v not in (None, [], {})]
@@ -127,6 +129,15 @@ def show(candidate_id: str, as_json: bool) -> None:
                 f"{n}x{m} supercell, {phonon.n_displacements} displacements; {phonon.reason or 'stable'}",
             ]
         )
+        if phonon.soft_mode is not None:
+            q = ", ".join(f"{x:.3g}" for x in phonon.soft_mode.q)
+            rows.append(["soft mode", f"q = ({q}); `scdm candidates follow {candidate_id} -o DIR` distorts along it"])
+    if bands is not None:
+        heavy = [f"{m.carrier} {m.direction} {m.mass:.2f}" for m in bands.masses if m.mass is not None]
+        rows.append(["bands", f"{bands.gap_kind}, gap {bands.band_gap_ev:.3f} eV"])
+        rows.append(["effective masses (m_e)", ", ".join(heavy) or "none is parabolic"])
+    if document.provenance.engine:
+        rows.append(["energies from", document.provenance.engine])
     table(f"{document.formula}  {candidate_id}", ["field", "value"], rows)
     table("Stages", ["stage", "status", "why"], [[k, v.status, v.reason] for k, v in document.stages.items()])
     if document.score_terms:
@@ -191,3 +202,104 @@ def as_file(document: CandidateDoc, fmt: str) -> str:
     from pymatgen.io.cif import CifWriter
 
     return str(CifWriter(structure))
+
+
+PLOTS = (".svg", ".pdf", ".png", ".html")
+
+
+@candidates.command()
+@click.argument("candidate_id")
+@click.option(
+    "-o", "--out", required=True, type=click.Path(path_type=Path), help="File ending in .svg, .pdf, .png or .html."
+)
+@FORCE
+def plot(candidate_id: str, out: Path, force: bool) -> None:
+    """Draw the phonon bands of a candidate with their density of states.
+
+    A .html file is a page to zoom in, which needs no network; the others are for papers and slides.
+    """
+    if out.suffix.lower() not in PLOTS:
+        raise click.UsageError(f"{out.name} has no known format; its name must end in {', '.join(PLOTS)}")
+    check_output(out, force=force)
+    from scdm_flows.query import CandidateDB
+    from scdm_flows.report.bands import draw, phonon_plot
+    from scdm_flows.report.figures import STYLE, svg
+
+    with database(create=False) as connected:
+        query = CandidateDB(connected)
+        document = query.get(candidate_id)
+        phonon = query.phonon(candidate_id)
+    if phonon is None:
+        raise _without_phonons(document)
+    note = f", {phonon.energy_scheme} (surrogate)" if phonon.surrogate else f", {phonon.energy_scheme}"
+    drawn = phonon_plot(phonon, f"{document.formula}  {candidate_id}{note}")
+    suffix = out.suffix.lower()
+    if suffix in (".svg", ".html"):
+        from scdm_flows.report.interactive import page
+
+        with output_file(out, force=force) as handle:
+            handle.write(page(drawn) if suffix == ".html" else svg(draw(drawn)))
+    else:
+        import matplotlib as mpl
+
+        with output_path(out, force=force) as path, mpl.rc_context(STYLE):
+            draw(drawn).savefig(path, dpi=200)
+    click.echo(f"wrote {out}")
+
+
+def _without_phonons(document: CandidateDoc) -> CampaignError:
+    """Why a candidate has no phonons."""
+    stage = document.stages.get("phonon")
+    reason = (stage.reason if stage is not None else None) or document.reason or "that stage has not run yet"
+    return CampaignError(f"candidate {document.candidate_id} has no phonons: {reason}")
+
+
+@candidates.command()
+@click.argument("candidate_id")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder for the two files.")
+@click.option(
+    "--amplitude",
+    type=click.FloatRange(min=0, min_open=True),
+    default=0.3,
+    show_default=True,
+    help="How far the atom that moves most moves, angstrom.",
+)
+@FORCE
+def follow(candidate_id: str, out: Path, amplitude: float, force: bool) -> None:
+    """Distort an unstable candidate along its soft mode, ready to be run again.
+
+    Writes OUT/distorted.jsonl, the layer in the cell that the mode fits in, distorted both ways where these differ, and
+    OUT/campaign.yaml, a campaign that relaxes them with the settings of the candidate's own.
+    """
+    import yaml
+    from pymatgen.core import Structure
+
+    from scdm_flows.analysis.soft_mode import follow as distort
+    from scdm_flows.following import follow_campaign, follow_records
+    from scdm_flows.query import CandidateDB
+
+    structures, campaign = out / "distorted.jsonl", out / "campaign.yaml"
+    with database(create=False) as connected:
+        query = CandidateDB(connected)
+        document = query.get(candidate_id)
+        phonon = query.phonon(candidate_id)
+        origin = query.campaign(document.campaign)
+    if phonon is None:
+        raise _without_phonons(document)
+    if phonon.soft_mode is None or document.relaxed_structure is None:
+        why = "is stable" if phonon.dynamically_stable else "is unstable only where no small cell holds the mode"
+        raise CampaignError(f"candidate {candidate_id} {why}: there is no mode to follow ({phonon.reason or 'stable'})")
+    distorted = distort(Structure.from_dict(document.relaxed_structure), phonon.soft_mode, amplitude)
+    config = follow_campaign(origin, candidate_id, structures, len(distorted[0]))
+    make_folder(out)
+    for path in (structures, campaign):  # both or none
+        check_output(path, force=force)
+    with output_file(structures, force=force) as handle:
+        handle.writelines(json.dumps(r) + "\n" for r in follow_records(candidate_id, phonon, distorted, amplitude))
+    with output_file(campaign, force=force) as handle:
+        yaml.safe_dump(config.model_dump(mode="json"), handle, sort_keys=False)
+    q = ", ".join(f"{x:.3g}" for x in phonon.soft_mode.q)
+    click.echo(
+        f"mode of {phonon.soft_mode.frequency_thz:.2f} THz at q = ({q}): wrote {len(distorted)} of {len(distorted[0])} "
+        f"atoms to {structures}; go on with `scdm campaign run {campaign}` (or submit)"
+    )

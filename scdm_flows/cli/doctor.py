@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from pathlib import Path
 
 import click
 
@@ -142,28 +141,43 @@ def _launchpad() -> str:
     return str(launchpad_dir())
 
 
+def _missing(problem: str | None) -> None:
+    """Raise ``Missing`` for a problem in words, "what; remedy"."""
+    if problem is not None:
+        detail, _, remedy = problem.partition("; ")
+        raise Missing(detail, remedy)
+
+
 def _vasp() -> str:
+    from scdm_flows.engines.vasp_checks import command_problem
     from scdm_flows.settings import get_settings
 
-    command = get_settings().vasp_cmd
-    if not command:
-        raise Missing("SCDM_VASP_CMD is not set", "set it to the command that runs VASP, such as 'srun vasp_std'")
-    if shutil.which(command.split()[0]) is None:
-        raise Missing(f"SCDM_VASP_CMD: {command.split()[0]} is not on the PATH", "give the full path")
-    return command
+    _missing(command_problem())
+    return str(get_settings().vasp_cmd)
+
+
+def _vasp_version() -> str:
+    from scdm_flows.engines.vasp_checks import version_problem
+    from scdm_flows.settings import get_settings
+
+    _missing(version_problem())
+    return str(get_settings().vasp_version)
 
 
 def _potcars() -> str:
-    from pymatgen.core import SETTINGS
+    from scdm_flows.config import VaspEngineConfig
+    from scdm_flows.engines.vasp_checks import potcar_folder, potcar_problems, potcar_symbols
 
-    folder = SETTINGS.get("PMG_VASP_PSP_DIR")
-    if not folder:
+    folder, problem = potcar_folder()
+    _missing(problem)
+    config = VaspEngineConfig()
+    lacking = [e for e in potcar_symbols(config) if potcar_problems(config, [e])]
+    if lacking:
+        few = ", ".join(lacking[:20]) + (f" and {len(lacking) - 20} more" if len(lacking) > 20 else "")
         raise Missing(
-            "PMG_VASP_PSP_DIR is not set",
-            "run `pmg config -p VASP_FOLDER OUT`, then `pmg config --add PMG_VASP_PSP_DIR OUT`",
+            f"{folder} has no {config.potcar_functional} POTCAR for {few}",
+            "add them, or name others in a campaign's engine.potcar_functional and engine.potcar_symbols",
         )
-    if not Path(folder).expanduser().is_dir():
-        raise Missing(f"PMG_VASP_PSP_DIR={folder} is not a folder", "set it to the folder with the POTCAR files")
     return str(folder)
 
 
@@ -188,6 +202,7 @@ def checks() -> list[tuple[str, bool, Callable[[], str]]]:
         ("FireWorks", False, _package("fireworks", "fireworks", "pip install 'fireworks>=2.1.3,<3'")),
         ("FireWorks configuration", False, _launchpad),
         ("VASP", False, _vasp),
+        ("VASP holds c (LATTICE_CONSTRAINTS)", False, _vasp_version),
         ("POTCAR files", False, _potcars),
     ]
 

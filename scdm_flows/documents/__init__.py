@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+from scdm_flows.documents.bands import BandEdge, BandMass, BandsDoc, DosData, GapKind
 from scdm_flows.documents.base import Provenance, ScdmDocument, utc_now
 from scdm_flows.documents.campaign import CampaignDoc, CampaignState, Funnel
 from scdm_flows.documents.candidate import CandidateDoc, CandidateState, StageName, StageRecord
-from scdm_flows.documents.stages import GateDoc, PhononDoc, ScreenedCandidate, ScreenOutput, StageFailure
+from scdm_flows.documents.phonon import PhononDoc, PhononDos, SoftMode, ThermalQuantities
+from scdm_flows.documents.stages import GateDoc, ScreenedCandidate, ScreenOutput, StageFailure
+from scdm_flows.documents.static import StaticSummary
 
 __all__ = [
+    "BandEdge",
+    "BandMass",
+    "BandsDoc",
     "CampaignDoc",
     "CampaignState",
     "CandidateDoc",
     "CandidateState",
+    "DosData",
     "Funnel",
+    "GapKind",
     "GateDoc",
     "PhononDoc",
+    "PhononDos",
     "Provenance",
     "ScdmDocument",
     "ScreenOutput",
     "ScreenedCandidate",
+    "SoftMode",
     "StageFailure",
     "StageName",
     "StageRecord",
+    "StaticSummary",
+    "ThermalQuantities",
     "utc_now",
 ]

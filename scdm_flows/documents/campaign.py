@@ -31,6 +31,7 @@ class Funnel(BaseModel):
     in_window: int = Field(0, description="e_above_hull within the campaign's window")
     phonon_done: int = Field(0, description="phonons computed")
     dynamically_stable: int = Field(0, description="no imaginary mode")
+    bands_done: int = Field(0, description="electronic bands computed")
     failed: int = Field(0, description="a stage failed")
     pending: int = Field(0, description="not finished yet")
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from scdm_flows.documents.bands import GapKind
 from scdm_flows.documents.base import ScdmDocument, queryable
 
 
@@ -32,8 +33,8 @@ class CandidateState(StrEnum):
 
     PENDING = "pending"  # screened in, not everything computed yet
     REJECTED = "rejected"  # stopped by the screen or by the gate, with the reason
-    FAILED = "failed"  # a stage failed, with the reason
-    COMPLETED = "completed"  # every stage that its gates opened is done
+    FAILED = "failed"  # a stage failed, with the reason; bands alone do not count, the stage's record tells of them
+    COMPLETED = "completed"  # every stage that its gates opened has ended
 
 
 class StageRecord(BaseModel):
@@ -110,7 +111,13 @@ class CandidateDoc(ScdmDocument):
     min_frequency_thz: float | None = queryable(
         None, "lowest phonon frequency on the in-plane path, THz; imaginary is negative"
     )
-    band_gap: float | None = queryable(None, "electronic band gap, eV", indexed=True)
+    band_gap: float | None = queryable(
+        None, "electronic band gap, eV; from the bands, else on the k-points of the static run", indexed=True
+    )
+    gap_kind: GapKind | None = queryable(None, "direct, indirect or metal; as band_gap")
+    magnetic: bool | None = queryable(None, "some atom's moment is above 0.1 Bohr magnetons; null where unknown")
+    total_magnetization: float | None = queryable(None, "Bohr magnetons per cell; null without spin polarisation")
+    engine_version: str | None = queryable(None, "version that the engine's program printed; a test's stand-in says so")
 
     score: float | None = queryable(None, "ranking score, larger is better")
     score_terms: dict[str, float] = Field(default_factory=dict, description="term -> contribution to score")

@@ -11,7 +11,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from scdm_flows.documents.base import ScdmDocument, utc_now
+from scdm_flows.documents.base import utc_now
+from scdm_flows.documents.phonon import PhononDoc  # its dotted path in stored documents
+from scdm_flows.documents.static import StaticSummary
+
+__all__ = ["GateDoc", "PhononDoc", "ScreenOutput", "ScreenedCandidate", "StageFailure"]
 
 
 class _Output(BaseModel):
@@ -53,7 +57,7 @@ class ScreenOutput(_Output):
 
 
 class GateDoc(_Output):
-    """Output of the gate job: the relaxed candidate, its energies, and whether phonons follow."""
+    """Output of the gate job: the relaxed candidate, its energies, and which stages follow."""
 
     candidate_id: str
     campaign: str
@@ -77,27 +81,10 @@ class GateDoc(_Output):
     reference_sha256: str | None = Field(None, description="sha256 of the frozen reference entries")
     in_window: bool = Field(description="e_above_hull within the campaign's window")
     phonon: bool = Field(description="phonons follow")
+    bands: bool = Field(False, description="electronic bands follow")
     reason: str | None = Field(None, description="why no phonons, or why out of the window")
-
-
-class PhononDoc(ScdmDocument):
-    """Phonon bands of a candidate on its in-plane path. Collection ``phonons``, key ``candidate_id``."""
-
-    candidate_id: str
-    campaign: str
-    energy_scheme: str
-    surrogate: bool
-    supercell: list[list[int]] = Field(description="3x3 supercell matrix")
-    displacement_angstrom: float
-    n_displacements: int
-    q_points: list[list[float]] = Field(description="(n_q, 3) fractional coordinates of the path")
-    distances: list[float] = Field(description="(n_q,) distance along the path, 1/angstrom")
-    labels: list[tuple[float, str]] = Field(description="(distance, label) of the high-symmetry points")
-    frequencies_thz: list[list[float]] = Field(description="(n_q, n_modes); imaginary modes are negative, THz")
-    min_frequency_thz: float
-    threshold_thz: float = Field(description="a mode below minus this counts as imaginary, THz")
-    dynamically_stable: bool
-    reason: str | None = None
+    skipped: dict[str, str] = Field(default_factory=dict, description="stage (phonon, bands) -> why it does not follow")
+    static: StaticSummary | None = Field(None, description="what the static run says besides its energy")
 
 
 class StageFailure(_Output):

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from scdm_flows.analysis.stability import judge, phonon_bands
+import numpy as np
+from numpy.typing import NDArray
+
+from scdm_flows.analysis.phonons import (
+    PhononMesh,
+    density_of_states,
+    flexural_exponent,
+    phonon_bands,
+    phonon_mesh,
+    thermal_quantities,
+)
+from scdm_flows.analysis.soft_mode import soft_mode
+from scdm_flows.analysis.stability import judge, thresholds
+from scdm_flows.analysis.sum_rules import enforce, pairs_of
 from scdm_flows.documents.base import Provenance
-from scdm_flows.documents.stages import PhononDoc
+from scdm_flows.documents.phonon import PhononDoc, PhononDos, ThermalQuantities
 from scdm_flows.provenance import git_commit, versions
 
 if TYPE_CHECKING:
@@ -15,33 +30,72 @@ if TYPE_CHECKING:
     from pymatgen.core.structure import Structure
 
     from scdm_flows.config import CampaignConfig
+    from scdm_flows.documents.static import StaticSummary
     from scdm_flows.references.table import ReferenceTable
 
 
+@dataclass(frozen=True)
+class StageCost:
+    """What a stage of one candidate takes, estimated: runs of so many atoms, k-points and bands; core hours of all."""
+
+    stage: str
+    runs: int
+    atoms: int
+    k_points: int
+    bands: int
+    core_hours: float
+
+
 class Engine(Protocol):
-    """What computes energies, forces and phonons.
+    """What computes energies, forces, phonons and bands.
 
     scheme: name of its energies, which must be the reference table's; surrogate: whether a force field makes
-    them.
+    them; keeps_runs: whether the folders of its runs are kept; cannot: stage -> why the engine has no such stage,
+    in which case its jobs are never asked for.
     """
 
     scheme: str
     surrogate: bool
+    keeps_runs: bool
+    cannot: Mapping[str, str]
 
     def check(self) -> list[str]:
         """What is missing to run, each in words with the remedy; empty when ready."""
 
+    def check_elements(self, elements: Sequence[str]) -> list[str]:
+        """Why some elements cannot be computed, with the remedy."""
+
+    def layer_problems(self, structure: Structure, *, as_given: bool = False) -> list[str]:
+        """Why a layer cannot be computed; as_given: as it lies in the user's file, not yet oriented."""
+
+    def cost(self, structure: Structure | None, n_atoms: int = 0) -> list[StageCost]:
+        """Each stage's estimated cost for a layer, or for a typical one of ``n_atoms``; empty for next to nothing."""
+
+    def input_files(self, structure: Structure) -> dict[str, dict[str, str]]:
+        """Run -> file name -> text of what the engine's program reads for a layer; empty where it reads no files."""
+
     def relax_maker(self) -> Maker:
-        """An atomate2 maker that relaxes atoms and the in-plane cell and keeps c."""
+        """A maker of a job or flow that relaxes atoms and the in-plane cell and keeps c."""
 
     def static_maker(self) -> Maker:
         """An atomate2 maker of a single-point energy."""
+
+    def static_summary(self, task: Any) -> StaticSummary:
+        """What the document of ``static_maker``'s job says."""
 
     def references(self) -> ReferenceTable:
         """The reference phases of ``scheme``; ``EngineError`` where there are none."""
 
     def phonon_jobs(self, config: CampaignConfig, candidate_id: str, structure: Structure) -> list[Job]:
         """Jobs that compute the phonons of a relaxed layer; the output of the last one is a ``PhononDoc``."""
+
+    def band_jobs(
+        self, config: CampaignConfig, candidate_id: str, structure: Structure, static: StaticSummary
+    ) -> list[Job]:
+        """Jobs that compute the bands of a relaxed layer; the output of the last one is a ``BandsDoc``."""
+
+
+SUM_RULES = ["translation", "exchange", "Born-Huang", "Huang"]
 
 
 def phonon_document(
@@ -54,13 +108,23 @@ def phonon_document(
     surrogate: bool,
     displacement: float,
     n_displacements: int,
+    virial: NDArray[np.float64] | None = None,
 ) -> PhononDoc:
-    """Bands on the in-plane path and the verdict of a ``phonopy.Phonopy`` whose force constants are set.
+    """Sum rules, bands, density of states and the verdict of a ``phonopy.Phonopy`` whose force constants are set.
 
-    displacement: angstrom; n_displacements: supercells whose forces were computed.
+    The force constants of ``phonon`` are replaced by those that obey the sum rules. displacement: angstrom;
+    n_displacements: supercells whose forces were computed; virial: (3, 3) stress times the volume of the cell, eV, of
+    the layer as it is; None where it is known to be relaxed.
     """
-    bands = phonon_bands(phonon, structure)
-    verdict = judge(bands)
+    enforced = enforce(pairs_of(phonon), virial)
+    phonon.force_constants = enforced.constants
+    bands, mesh = phonon_bands(phonon, structure), phonon_mesh(phonon)
+    verdict = judge(bands, mesh)
+    mode = None
+    if not verdict.stable:
+        q_points = np.concatenate([bands.q_points, mesh.q_points])
+        lowest = np.concatenate([bands.frequencies.min(axis=1), mesh.frequencies.min(axis=1)])
+        mode = soft_mode(phonon, q_points, lowest, thresholds(q_points))
     return PhononDoc(
         candidate_id=candidate_id,
         campaign=campaign,
@@ -69,17 +133,43 @@ def phonon_document(
         supercell=[[int(x) for x in row] for row in phonon.supercell_matrix],
         displacement_angstrom=displacement,
         n_displacements=n_displacements,
+        sum_rules=SUM_RULES,
+        sum_rule_change=enforced.relative_change,
         q_points=bands.q_points.round(6).tolist(),
         distances=bands.distances.round(6).tolist(),
         labels=bands.labels,
         frequencies_thz=bands.frequencies.round(5).tolist(),
+        mesh=mesh.mesh,
         min_frequency_thz=verdict.min_frequency_thz,
         threshold_thz=verdict.threshold_thz,
         dynamically_stable=verdict.stable,
         reason=verdict.reason,
+        soft_mode=mode,
+        flexural_exponent=flexural_exponent(phonon),
+        dos=_dos(mesh),
+        thermal=_thermal(phonon) if verdict.stable else None,
         provenance=Provenance(
             versions=versions(),
             git_commit=git_commit(),
             engine=f"{scheme} (surrogate)" if surrogate else scheme,
         ),
+    )
+
+
+def _dos(mesh: PhononMesh) -> PhononDos:
+    dos = density_of_states(mesh)
+    return PhononDos(
+        frequencies_thz=dos.frequencies.round(5).tolist(),
+        density_per_thz=dos.density.round(6).tolist(),
+        smearing_thz=dos.smearing,
+    )
+
+
+def _thermal(phonon: Any) -> ThermalQuantities:
+    found = thermal_quantities(phonon)
+    return ThermalQuantities(
+        temperatures_k=found.temperatures.tolist(),
+        free_energy_ev_per_atom=found.free_energy.round(7).tolist(),
+        entropy_kb_per_atom=found.entropy.round(6).tolist(),
+        heat_capacity_kb_per_atom=found.heat_capacity.round(6).tolist(),
     )

@@ -143,7 +143,7 @@ def _side_by_side(
 ) -> list[Relaxed]:
     parts = [structures[i : i + PART] for i in range(0, len(structures), PART)]
     found: list[Relaxed] = []
-    with pool(processes, _one_thread) as workers:
+    with pool(processes, one_thread) as workers:
         for part in workers.map(_part, parts, repeat(fmax), repeat(max_steps)):
             found += part
             if progress is not None:
@@ -151,7 +151,8 @@ def _side_by_side(
     return found
 
 
-def _one_thread() -> None:
+def one_thread() -> None:
+    """How a worker process begins."""
     import torch
 
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Flows: one shard of a campaign (generate -> screen), one candidate (relax -> static -> gate), its phonons.
+"""Flows: one shard of a campaign (generate -> screen), one candidate (relax -> static -> gate), its phonons and bands.
 
 A workflow holds one shard, so its size is bounded by the shard's; duplicates across shards are marked by the
 candidate builder.
@@ -6,15 +6,17 @@ candidate builder.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from jobflow.core.flow import Flow
 from jobflow.core.job import Job
+from monty.json import MontyDecoder, MontyEncoder
 from pymatgen.core.structure import Structure
 
 from scdm_flows import jobs
 from scdm_flows.config import CampaignConfig
-from scdm_flows.documents import ScreenedCandidate, StageName
+from scdm_flows.documents import ScreenedCandidate, StageName, StaticSummary
 from scdm_flows.engines import engine_of
 from scdm_flows.errors import StructureError
 from scdm_flows.generators import GENERATORS
@@ -32,9 +34,7 @@ def _tagged(job: Any, config: CampaignConfig, stage: StageName, **identity: Any)
     item = str(identity.get("candidate_id", f"shard{identity.get('shard')}"))
     job.set_uuid(jobs.job_uuid(config, item, stage.value))
     job.name = f"{stage.value} {item}"
-    job.metadata.update({"campaign": config.name, "stage": stage.value, **identity})
-    job.config.manager_config = {**job.config.manager_config, "_category": stage_category(stage.value)}
-    job.config.pass_manager_config = False  # jobflow would overwrite the children's with this one
+    _describe(job, config, stage, {"stage": stage.value, **identity}, False)
     tagged: Job = job
     return tagged
 
@@ -54,7 +54,7 @@ def shard_flow(config: CampaignConfig, shard: int) -> Flow:
 
 
 def candidate_flow(config: CampaignConfig, screened: ScreenedCandidate) -> Flow:
-    """relax -> static -> gate of one candidate; the gate adds the phonon jobs where it opens.
+    """relax -> static -> gate of one candidate; the gate adds the jobs of the stages that it opens.
 
     Raises
     ------
@@ -66,30 +66,60 @@ def candidate_flow(config: CampaignConfig, screened: ScreenedCandidate) -> Flow:
     engine = engine_of(config.engine)
     structure = Structure.from_dict(screened.structure)
     identity = {"candidate_id": screened.candidate_id}
-    relax = _tagged(engine.relax_maker().make(structure), config, StageName.RELAX, **identity)
-    static = _tagged(engine.static_maker().make(relax.output.structure), config, StageName.STATIC, **identity)
+    relaxations = _stage(engine.relax_maker().make(structure), config, StageName.RELAX, **identity)
+    relax = relaxations[-1]
+    static_runs = _stage(engine.static_maker().make(relax.output.structure), config, StageName.STATIC, **identity)
+    static = static_runs[-1]
     dump = screened.model_dump(mode="json", exclude={"structure"})
     gate = jobs.gate(config.model_dump(mode="json"), dump, structure, relax.output, static.output)
     return Flow(
-        [relax, static, _tagged(gate, config, StageName.GATE, **identity)],
+        [*relaxations, *static_runs, _tagged(gate, config, StageName.GATE, **identity)],
         name=f"candidate {screened.candidate_id}",
     )
 
 
 def phonon_flow(config: CampaignConfig, candidate_id: str, structure: Structure) -> Flow:
-    """The engine's phonon jobs of a relaxed candidate; the last one's output is its ``PhononDoc``.
+    """The engine's phonon jobs of a relaxed candidate; the last one's output is its ``PhononDoc``."""
+    made = engine_of(config.engine).phonon_jobs(config, candidate_id, structure)
+    return Flow(_stage(made, config, StageName.PHONON, candidate_id=candidate_id), name=f"phonons {candidate_id}")
 
-    Only that one is the stage ``phonon``, with its deterministic uuid: the stage is done when its output is
-    there.
+
+def bands_flow(config: CampaignConfig, candidate_id: str, structure: Structure, static: StaticSummary) -> Flow:
+    """The engine's band jobs of a relaxed candidate; the last one's output is its ``BandsDoc``."""
+    made = engine_of(config.engine).band_jobs(config, candidate_id, structure, static)
+    return Flow(_stage(made, config, StageName.BANDS, candidate_id=candidate_id), name=f"bands {candidate_id}")
+
+
+def _stage(made: Flow | Job | list[Job], config: CampaignConfig, stage: StageName, candidate_id: str) -> list[Any]:
+    """The jobs of one stage, with their deterministic uuids.
+
+    Only the last is the stage, which is done when its output is there; the others carry the metadata key
+    ``part_of``. References among the jobs follow their new uuids.
     """
-    *inner, last = engine_of(config.engine).phonon_jobs(config, candidate_id, structure)
-    for job in inner:
-        job.metadata.update({"campaign": config.name, "candidate_id": candidate_id})
-        job.config.manager_config = {
-            **job.config.manager_config,
-            "_category": stage_category(StageName.PHONON),
-        }
-    return Flow(
-        [*inner, _tagged(last, config, StageName.PHONON, candidate_id=candidate_id)],
-        name=f"phonons {candidate_id}",
-    )
+    if isinstance(made, Flow):
+        jobs_ = [job for job, _ in made.iterflow()]
+        for job in jobs_:
+            job.hosts = []  # they become members of the candidate's flow
+    else:
+        jobs_ = [made] if isinstance(made, Job) else made
+    if len(jobs_) > 1:
+        # a reference is a copy of its uuid wherever an output was used: rename them in the queue's own form
+        text = json.dumps(jobs_, cls=MontyEncoder)
+        for number, job in enumerate(jobs_[:-1], 1):
+            text = text.replace(job.uuid, jobs.job_uuid(config, candidate_id, f"{stage.value}:{number}"))
+        text = text.replace(jobs_[-1].uuid, jobs.job_uuid(config, candidate_id, stage.value))
+        jobs_ = MontyDecoder().decode(text)
+    folders = engine_of(config.engine).keeps_runs
+    for job in jobs_[:-1]:
+        _describe(job, config, stage, {"part_of": stage.value, "candidate_id": candidate_id}, folders)
+        job.name = f"{job.name} {candidate_id}"
+    last = _tagged(jobs_[-1], config, stage, candidate_id=candidate_id)
+    if folders:
+        last.metadata["keep_folder"] = True
+    return [*jobs_[:-1], last]
+
+
+def _describe(job: Any, config: CampaignConfig, stage: StageName, metadata: dict[str, Any], folders: bool) -> None:
+    job.metadata.update({"campaign": config.name, **metadata, **({"keep_folder": True} if folders else {})})
+    job.config.manager_config = {**job.config.manager_config, "_category": stage_category(stage.value)}
+    job.config.pass_manager_config = False  # jobflow would overwrite the children's with this one

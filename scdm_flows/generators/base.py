@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from pymatgen.core.structure import Structure
 
 
 class Generator(Protocol):
@@ -11,6 +14,12 @@ class Generator(Protocol):
 
     def count(self, config: Any) -> int:
         """How many records there will be."""
+
+    def given(self, config: Any) -> Iterator[tuple[str, Structure]]:
+        """(name, structure) of what is known before anything runs; nothing where structures are made later."""
+
+    def elements(self, config: Any) -> list[str]:
+        """Elements that are known to be the only ones; empty where any may come."""
 
     def generate(
         self, config: Any, start: int, stop: int, progress: Callable[[int], None] | None = None

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scdm_flows.config import FilesGeneratorConfig
 from scdm_models.datasets.readers import read_any
 from scdm_models.datasets.records import Dropped, LayerRecord
+
+if TYPE_CHECKING:
+    from pymatgen.core.structure import Structure
 
 
 class FilesGenerator:
@@ -18,6 +21,16 @@ class FilesGenerator:
     def count(self, config: FilesGeneratorConfig) -> int:
         """Entries of all paths, readable or not; ``DatasetError`` if a path cannot be read at all."""
         return len(_entries(config.paths, _stamps(config.paths)))
+
+    def given(self, config: FilesGeneratorConfig) -> Iterator[tuple[str, Structure]]:
+        """Every readable entry."""
+        for item in _entries(config.paths, _stamps(config.paths)):
+            if isinstance(item, LayerRecord):
+                yield item.id, item.structure
+
+    def elements(self, config: FilesGeneratorConfig) -> list[str]:
+        """Elements of the readable entries."""
+        return sorted({str(e) for _, structure in self.given(config) for e in structure.composition})
 
     def generate(
         self,

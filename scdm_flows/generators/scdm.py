@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from scdm_flows.config import ScdmGeneratorConfig
 
 if TYPE_CHECKING:
+    from pymatgen.core.structure import Structure
+
     from scdm_models.sampler import SamplerOptions
 
 
@@ -44,6 +46,18 @@ class ScdmGenerator:
     def count(self, config: ScdmGeneratorConfig) -> int:
         """``config.n``."""
         return config.n
+
+    def given(self, config: ScdmGeneratorConfig) -> Iterator[tuple[str, Structure]]:
+        """Nothing: samples are made later."""
+        return iter(())
+
+    def elements(self, config: ScdmGeneratorConfig) -> list[str]:
+        """What the configuration allows, where it says so."""
+        from pymatgen.core import Composition
+
+        if config.formula is not None:
+            return sorted(str(e) for e in Composition(config.formula))
+        return sorted({e.strip() for e in (config.elements or "").split(",")} - {""})
 
     def generate(
         self,

@@ -9,7 +9,9 @@ from jobflow import Response, job
 from pymatgen.core.structure import Structure
 
 from scdm_flows.config import CampaignConfig
+from scdm_flows.documents.bands import BandsDoc
 from scdm_flows.documents.stages import GateDoc, PhononDoc, ScreenedCandidate, ScreenOutput
+from scdm_flows.documents.static import StaticSummary
 from scdm_flows.errors import EngineError
 
 NAMESPACE = uuid.UUID("6f0cbb52-0a3c-5d39-8c5b-3d5e0b3f5c11")
@@ -38,6 +40,7 @@ def generate(config: dict[str, Any], shard: int) -> dict[str, Any]:
 def screen(config: dict[str, Any], shard: int, records: list[dict[str, Any]]) -> Response[ScreenOutput]:
     """Verdicts of one shard; adds a flow for each accepted candidate."""
     from scdm_flows.analysis import screening
+    from scdm_flows.engines import engine_of
     from scdm_flows.flows import candidate_flow
     from scdm_models.datasets.fingerprints import FingerprintIndex
 
@@ -46,7 +49,20 @@ def screen(config: dict[str, Any], shard: int, records: list[dict[str, Any]]) ->
         if isinstance(record["structure"], Structure):
             record["structure"] = record["structure"].as_dict()
     verdicts = screening.screen(campaign, records, FingerprintIndex.load())
-    flows = [candidate_flow(campaign, verdict) for verdict in verdicts if verdict.accepted]
+    engine = engine_of(campaign.engine)
+    flows = []
+    for verdict in verdicts:
+        if not verdict.accepted:
+            continue
+        try:
+            problems = engine.layer_problems(Structure.from_dict(verdict.structure or {}))
+            if not problems:
+                flows.append(candidate_flow(campaign, verdict))
+        except Exception as error:  # one odd structure must not end the shard
+            problems = [f"{type(error).__name__}: {error}"]
+        if problems:
+            verdict.accepted = False
+            verdict.reason = f"the {campaign.engine.kind} engine cannot compute it: {'; '.join(problems)}"
     output = ScreenOutput(campaign=campaign.name, shard=shard, candidates=verdicts)
     return Response(output=output, addition=flows) if flows else Response(output=output)
 
@@ -55,30 +71,36 @@ def screen(config: dict[str, Any], shard: int, records: list[dict[str, Any]]) ->
 def gate(
     config: dict[str, Any], screened: dict[str, Any], sample: Structure, relaxed: Any, static: Any
 ) -> Response[GateDoc]:
-    """Energies against the references; adds the phonon jobs where the gate opens.
+    """Energies against the references; adds the jobs of the stages that the gate opens.
 
     screened: the verdict without its structure, which is ``sample``; relaxed, static: atomate2's documents.
     """
     from scdm_flows.analysis.gate import Relaxation
     from scdm_flows.analysis.gate import gate as decide
     from scdm_flows.engines import engine_of
-    from scdm_flows.flows import phonon_flow
+    from scdm_flows.flows import bands_flow, phonon_flow
 
     campaign = CampaignConfig.model_validate(config)
     candidate = ScreenedCandidate.model_validate({**screened, "structure": sample.as_dict()})
     engine = engine_of(campaign.engine)
+    summary = engine.static_summary(static)
     doc = decide(
         campaign,
         candidate,
         Relaxation.of_task(relaxed),
-        float(static.output.energy_per_atom),
+        summary.energy_per_atom,
         surrogate=engine.surrogate,
         references=engine.references(),
+        cannot=engine.cannot,
     )
-    if not doc.phonon:
-        return Response(output=doc)
+    doc.static = summary
     relaxed_layer = Structure.from_dict(doc.relaxed_structure)
-    return Response(output=doc, addition=phonon_flow(campaign, candidate.candidate_id, relaxed_layer))
+    flows = []
+    if doc.phonon:
+        flows.append(phonon_flow(campaign, candidate.candidate_id, relaxed_layer))
+    if doc.bands:
+        flows.append(bands_flow(campaign, candidate.candidate_id, relaxed_layer, summary))
+    return Response(output=doc, addition=flows) if flows else Response(output=doc)
 
 
 @job(output_schema=PhononDoc)
@@ -94,12 +116,17 @@ def phonon(config: dict[str, Any], candidate_id: str, structure: Structure) -> P
 
 @job(output_schema=PhononDoc)
 def phonon_summary(
-    config: dict[str, Any], candidate_id: str, structure: Structure, phonons: Any, displacement: float
+    config: dict[str, Any],
+    candidate_id: str,
+    structure: Structure,
+    phonons: Any,
+    displacement: float,
+    version: str | None = None,
 ) -> PhononDoc:
     """Phonon bands of a relaxed candidate from the force constants in atomate2's phonon document.
 
     atomate2's own bands follow a three-dimensional path; the sum rules are applied here. displacement:
-    angstrom.
+    angstrom; version: what the engine's program printed.
     """
     import numpy as np
     from phonopy import Phonopy
@@ -113,7 +140,7 @@ def phonon_summary(
     calculation = Phonopy(get_phonopy_structure(structure), phonons.supercell_matrix, primitive_matrix=np.eye(3))
     calculation.force_constants = np.array(phonons.force_constants.force_constants)
     calculation.symmetrize_force_constants(level=2)
-    return phonon_document(
+    document = phonon_document(
         calculation,
         structure,
         candidate_id=candidate_id,
@@ -122,4 +149,27 @@ def phonon_summary(
         surrogate=engine.surrogate,
         displacement=displacement,
         n_displacements=len(phonons.jobdirs.displacements_job_dirs or []),
+    )
+    if version is not None:
+        document.provenance.engine = f"{engine.scheme}, version {version}"
+    return document
+
+
+@job(output_schema=BandsDoc)
+def bands_summary(
+    config: dict[str, Any], candidate_id: str, static: dict[str, Any], uniform: Any, line: Any
+) -> BandsDoc:
+    """Bands, gap, masses and density of states from atomate2's documents of the uniform and the line run."""
+    from scdm_flows.analysis.bands import bands_document
+    from scdm_flows.engines import engine_of
+
+    campaign = CampaignConfig.model_validate(config)
+    return bands_document(
+        line.vasp_objects["bandstructure"],
+        uniform.vasp_objects.get("bandstructure"),
+        uniform.vasp_objects.get("dos"),
+        candidate_id=candidate_id,
+        campaign=campaign.name,
+        scheme=engine_of(campaign.engine).scheme,
+        static=StaticSummary.model_validate(static),
     )

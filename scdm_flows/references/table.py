@@ -1,4 +1,4 @@
-"""The packaged reference phases, indexed by chemical system. One energy scheme each table; schemes never mix."""
+"""Reference phases, packaged or the user's, indexed by chemical system. One energy scheme a table; they never mix."""
 
 from __future__ import annotations
 
@@ -48,7 +48,14 @@ class ReferenceTable:
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> ReferenceTable:
-        """The table of a file, the packaged one when no path is given; ``ReferenceDataError`` if missing or corrupt."""
+        """The table of a file, the packaged one when no path is given; ``ReferenceDataError`` if missing or corrupt.
+
+        A JSON file (``.json``, ``.json.gz``) holds computed entries of VASP, see ``references.vasp``.
+        """
+        if path is not None and Path(path).name.endswith((".json", ".json.gz")):
+            from scdm_flows.references.vasp import load_entries
+
+            return load_entries(path)
         return _load(None if path is None else str(path))
 
     @property

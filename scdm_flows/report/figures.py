@@ -1,6 +1,4 @@
-"""Diagrams of a report as SVG text: E_hull histogram and phonon bands. Pure; no global matplotlib state
-changes.
-"""
+"""The look of all diagrams, SVG text of a figure, and the E_hull histogram. Pure; matplotlib's global state stays."""
 
 from __future__ import annotations
 
@@ -17,8 +15,6 @@ from scdm_flows.report.content import BinRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from scdm_flows.documents import PhononDoc
 
 INK, SOFT, LINE = "#1c2430", "#5b6472", "#d5dae1"
 CALIBRATED, RAW, IMAGINARY = "#1f6f8b", "#c3ccd6", "#c2412d"
@@ -73,26 +69,6 @@ def hull_histogram(bins: Sequence[BinRow], surrogate: bool) -> str:
         axes.tick_params(axis="x", length=0)
         if surrogate:
             axes.legend(frameon=False, fontsize=8)
-        return svg(figure)
-
-
-def phonon_bands(document: PhononDoc) -> str:
-    """Bands along the in-plane path; what lies below the threshold of stability is red."""
-    with mpl.rc_context(STYLE):
-        figure, axes = _axes(3.6, 2.5)
-        x, bands = np.array(document.distances), np.array(document.frequencies_thz)
-        axes.axhline(0, color=SOFT, linewidth=0.6)
-        ticks = path_ticks(document.labels)
-        for place in ticks:
-            axes.axvline(place, color=LINE, linewidth=0.7, zorder=0)
-        axes.plot(x, bands, color=CALIBRATED, linewidth=0.9)
-        imaginary = np.where(bands < -document.threshold_thz, bands, np.nan)
-        if np.isfinite(imaginary).any():
-            axes.plot(x, imaginary, color=IMAGINARY, linewidth=1.4, marker=".", markersize=2)
-        axes.set_xticks(list(ticks), list(ticks.values()))
-        axes.tick_params(axis="x", length=0)
-        axes.set_xlim(float(x.min()), float(x.max()))
-        axes.set_ylabel("frequency (THz)")
         return svg(figure)
 
 

@@ -17,7 +17,7 @@ from scdm_flows.analysis.calibration import load_calibration
 from scdm_flows.analysis.ranking import WEIGHTS, WINDOW
 from scdm_flows.documents import CampaignDoc, CandidateDoc, CandidateState, PhononDoc, StageFailure, utc_now
 from scdm_flows.query import FLAT, CandidateDB
-from scdm_flows.report import content, crystals, figures
+from scdm_flows.report import bands, content, crystals, figures
 
 if TYPE_CHECKING:
     from scdm_flows.stores.database import Database
@@ -136,7 +136,7 @@ def _card(candidate: CandidateDoc, phonon: PhononDoc | None) -> dict[str, Any]:
         "picture": crystals.layer_picture(structure),
         "legend": crystals.legend(structure),
         "lattice": [structure.lattice.a, structure.lattice.b, structure.lattice.gamma],
-        "bands": None if phonon is None else figures.phonon_bands(phonon),
+        "bands": None if phonon is None else bands.phonon_bands(phonon),
         "phonon": phonon,
         "no_phonons": None if phonon is not None or stage is None else stage.reason,
         "warnings": content.candidate_warnings(candidate, phonon),

@@ -23,6 +23,7 @@ KEYS = {
     "candidates": "candidate_id",
     "campaigns": "name",
     "phonons": "candidate_id",
+    "bands": "candidate_id",
     "hulls": "chemsys",
     "failures": "failure_id",
 }
@@ -62,6 +63,7 @@ class Database:
     candidates: Store
     campaigns: Store
     phonons: Store
+    bands: Store
     hulls: Store
     failures: Store
     uri: str | None = None
@@ -82,7 +84,7 @@ class Database:
 
     def stores(self) -> list[Store]:
         """The plain collections."""
-        return [self.candidates, self.campaigns, self.phonons, self.hulls, self.failures]
+        return [self.candidates, self.campaigns, self.phonons, self.bands, self.hulls, self.failures]
 
     def connect(self) -> Database:
         """Open every store and create missing indexes.

@@ -310,6 +310,7 @@ def test_funnel_and_campaign_state(campaign: Campaign) -> None:
         "in_window": 2,
         "phonon_done": 2,
         "dynamically_stable": 1,
+        "bands_done": 0,
         "failed": 1,
         "pending": 0,
     }

@@ -13,7 +13,7 @@ from conftest import mx2
 from pymatgen.core import Lattice, Structure
 
 from scdm_flows import config as configs
-from scdm_flows.documents import PhononDoc
+from scdm_flows.documents import BandsDoc, PhononDoc, StageName, StaticSummary
 from scdm_flows.engines import ENGINES, engine_of
 from scdm_flows.engines.forcefield import ForceFieldEngine
 from scdm_flows.errors import EngineError
@@ -35,7 +35,8 @@ def test_every_kind_of_the_configuration_has_an_engine() -> None:
 
 @pytest.mark.parametrize("kind", sorted(ENGINES))
 def test_contract(kind: str) -> None:
-    from jobflow import Job, Maker
+    from jobflow import Flow, Job, Maker
+    from jobflow.core.flow import get_flow
     from monty.json import MontyDecoder, MontyEncoder
 
     engine = engine_of(engine_configs()[kind])
@@ -45,12 +46,24 @@ def test_contract(kind: str) -> None:
     for maker in (engine.relax_maker(), engine.static_maker()):
         assert isinstance(maker, Maker)
         job = maker.make(mx2("1H"))
-        assert isinstance(job, Job)
+        assert isinstance(job, Job | Flow)
         again = MontyDecoder().decode(json.dumps(job, cls=MontyEncoder))  # as it is queued
         # JSON has no tuples, so the two are compared as they are written
-        assert json.dumps(again.maker, cls=MontyEncoder) == json.dumps(maker, cls=MontyEncoder)
+        for one, other in zip(get_flow(job).jobs, get_flow(again).jobs, strict=True):
+            assert json.dumps(one.maker, cls=MontyEncoder) == json.dumps(other.maker, cls=MontyEncoder)
     jobs = engine.phonon_jobs(CAMPAIGN, "t-1", mx2("1H"))
     assert jobs[-1].output_schema is PhononDoc
+    static = StaticSummary(energy_per_atom=-7.0, folder="host:/somewhere")
+    if StageName.BANDS.value in engine.cannot:
+        assert engine.cannot[StageName.BANDS.value]  # the reason that candidates carry
+        with pytest.raises(EngineError, match="no bands"):
+            engine.band_jobs(CAMPAIGN, "t-1", mx2("1H"), static)
+    else:
+        assert engine.band_jobs(CAMPAIGN, "t-1", mx2("1H"), static)[-1].output_schema is BandsDoc
+    assert engine.layer_problems(mx2("1H")) == []
+    stages = {cost.stage for cost in engine.cost(mx2("1H"))}
+    runs = {run.partition("_")[0] for run in engine.input_files(mx2("1H")) if run}
+    assert {stage.partition("_")[0] for stage in stages} == runs  # what reads files costs, and the other way round
     # energies are never judged by references of another scheme
     try:
         assert engine.references().scheme == engine.scheme
@@ -142,6 +155,7 @@ def test_phonons_agree_with_atomate2s_flow(layer: Structure, tmp_path: Path) -> 
     engine = ForceFieldEngine(configs.ForceFieldEngineConfig(phonon_min_length_angstrom=8.0))
     own = phonons(layer, phonon_min_length_angstrom=8.0)
     maker = PhononMaker(
+        displacement=own.displacement_angstrom,
         bulk_relax_maker=None,
         static_energy_maker=None,
         born_maker=None,
@@ -157,27 +171,3 @@ def test_phonons_agree_with_atomate2s_flow(layer: Structure, tmp_path: Path) -> 
     assert theirs.n_displacements == own.n_displacements
     # away from Gamma's zeros; ours also takes the residual forces off
     assert np.array(theirs.frequencies_thz) == pytest.approx(np.array(own.frequencies_thz), abs=0.05)
-
-
-def test_vasp_input_is_for_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = engine_of(configs.VaspEngineConfig())
-    layer = mx2("1H")
-    inputs = {
-        name: maker.input_set_generator.get_input_set(layer, potcar_spec=True)
-        for name, maker in (("relax", engine.relax_maker()), ("static", engine.static_maker()))
-    }
-    for made in inputs.values():
-        assert made.incar["GGA"].upper() == "PE"  # the paper's functional, not the makers' PBEsol
-        kpoints = made.kpoints
-        assert kpoints.style.name == "Gamma"
-        (n, m, k) = kpoints.kpts[0]
-        assert (k, n) == (1, m)
-        # spacing 2 pi / (a sin 60) / n at most 0.2 1/angstrom
-        assert n == int(np.ceil(2 * np.pi / (3.18 * np.sin(np.pi / 3)) / 0.2))
-    incar = inputs["relax"].incar
-    assert (incar["ISIF"], incar["IBRION"]) == (3, 2)
-    # VASP reads a logical by its first letter
-    assert "LATTICE_CONSTRAINTS = True True False" in str(incar)
-    monkeypatch.delenv("SCDM_VASP_CMD", raising=False)
-    assert any("SCDM_VASP_CMD is not set" in text for text in engine.check())
-    assert any("reference phases" in text for text in engine.check())  # and so a campaign with it is refused

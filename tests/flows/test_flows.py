@@ -84,6 +84,38 @@ def test_phonons_end_in_one_job_with_the_stages_uuid(config: CampaignConfig) -> 
     assert last == (job_uuid(config, "t-1", "phonon"), "phonon")
 
 
+@pytest.mark.parametrize("stage", ["relax", "phonon", "bands"])
+def test_parts_of_a_stage_keep_their_uuids_and_their_links(config: CampaignConfig, stage: str) -> None:
+    """An interrupted stage of many VASP runs finds those that are finished again."""
+    from scdm_flows.documents import StaticSummary
+    from scdm_flows.jobs import job_uuid
+
+    vasp = parse_config({**config.model_dump(), "engine": {"kind": "vasp"}})
+    candidate = screen(vasp, [{"index": 0, "structure": mx2("1H").as_dict()}], FingerprintIndex.build([], []))[0]
+    static = StaticSummary(energy_per_atom=-7.0, folder="host:/static")
+
+    def made() -> list[Any]:
+        flow = {
+            "relax": lambda: flows.candidate_flow(vasp, candidate),
+            "phonon": lambda: flows.phonon_flow(vasp, "t-1", mx2("1H")),
+            "bands": lambda: flows.bands_flow(vasp, "t-1", mx2("1H"), static),
+        }[stage]()
+        found = [job for job, _ in flow.iterflow()]
+        return [j for j in found if stage in (j.metadata.get("stage"), j.metadata.get("part_of"))]
+
+    first, again = made(), made()
+    assert [job.uuid for job in first] == [job.uuid for job in again]
+    *parts, last = first
+    assert parts
+    assert all("stage" not in job.metadata and job.metadata["keep_folder"] for job in parts)
+    assert last.metadata["stage"] == stage
+    assert last.uuid == job_uuid(vasp, last.metadata["candidate_id"], stage)
+    # what a job refers to is a job of the stage, by its new uuid
+    known = {job.uuid for job in first}
+    assert any(job.input_uuids for job in first)
+    assert all(set(job.input_uuids) <= known for job in first)
+
+
 def test_a_candidate_without_structure_is_refused(config: CampaignConfig) -> None:
     empty = ScreenedCandidate(
         candidate_id="t-1", index=0, generator="files", structure=None, accepted=False, reason="unreadable"

@@ -1,0 +1,157 @@
+"""``scdm campaign inputs``: the files that VASP would read; and what a campaign costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from scdm_flows.cli.common import FORCE, JSON, database, echo_json, table
+from scdm_flows.cli.files import check_output, make_folder, output_file
+from scdm_flows.errors import ConfigError, StructureError
+
+if TYPE_CHECKING:
+    from pymatgen.core.structure import Structure
+
+    from scdm_flows.config import CampaignConfig
+
+YAML_SUFFIXES = (".yaml", ".yml")
+MOST_ESTIMATED = 50  # known layers whose cost is worked out one by one; the mean stands for the others
+TYPICAL_ATOMS = (3, 6, 12)
+
+
+@click.command()
+@click.argument("file_or_id")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+@click.option("--settings", type=click.Path(path_type=Path), help="Campaign file whose engine settings to use.")
+@FORCE
+@JSON
+def inputs(file_or_id: str, out: Path, settings: Path | None, force: bool, as_json: bool) -> None:
+    """Write the INCAR, KPOINTS, POSCAR and POTCAR of every stage, to be read before a node hour is spent.
+
+    FILE_OR_ID is a file of structures, a campaign file whose generator reads files, or a candidate's id. Neither VASP
+    nor POTCARs are needed: without them POTCAR.spec names the potentials.
+    """
+    from scdm_flows.config import CampaignConfig, VaspEngineConfig, load_config
+    from scdm_flows.engines import engine_of
+    from scdm_models.lattice import orient_slab
+
+    config, layers, given = _layers(file_or_id)
+    if not layers:
+        raise StructureError(f"{file_or_id} holds no structure that can be read; `scdm screen` tells why")
+    if settings is not None:
+        config = load_config(settings)
+    if config is None:
+        config = CampaignConfig(name="inputs", engine=VaspEngineConfig())
+    engine = engine_of(config.engine)
+    written: dict[str, list[str]] = {}
+    for name, structure in layers:
+        problems = engine.layer_problems(structure, as_given=given)
+        if problems:
+            raise StructureError(f"{name}: {'; '.join(problems)}")
+        files = engine.input_files(orient_slab(structure) if given else structure)
+        if not files:
+            raise ConfigError(
+                f"the {config.engine.kind} engine reads no input files; give --settings FILE of a campaign with the "
+                "vasp engine"
+            )
+        folder = out if len(layers) == 1 else out / _safe(name)
+        targets = {folder / run / file: text for run, texts in files.items() for file, text in texts.items()}
+        for parent in sorted({path.parent for path in targets}):
+            make_folder(parent)
+        for path in targets:
+            check_output(path, force=force)
+        for path, text in targets.items():
+            with output_file(path, force=force) as handle:
+                handle.write(text)
+        written[str(folder)] = [run for run in files if run]
+    if as_json:
+        echo_json(written)
+        return
+    for folder_name, runs in written.items():
+        click.echo(f"wrote {len(runs)} runs to {folder_name}: {', '.join(runs)}")
+
+
+def _layers(file_or_id: str) -> tuple[CampaignConfig | None, list[tuple[str, Structure]], bool]:
+    """The configuration, where one belongs to it; (name, structure); whether those are as a user gave them."""
+    from pymatgen.core.structure import Structure
+
+    from scdm_flows.config import FilesGeneratorConfig, load_config, parse_config
+    from scdm_flows.engines import engine_of
+    from scdm_flows.generators import GENERATORS
+    from scdm_flows.query import CandidateDB
+
+    path = Path(file_or_id)
+    if path.suffix.lower() in YAML_SUFFIXES:
+        config = load_config(path)
+        layers = list(GENERATORS[config.generator.kind].given(config.generator))
+        if not layers:
+            raise ConfigError(
+                f"{path}: its generator ({config.generator.kind}) makes structures later; give a structure file or "
+                "the id of a candidate"
+            )
+        return config, layers, True
+    if path.exists():
+        return None, list(GENERATORS["files"].given(FilesGeneratorConfig(paths=(str(path),)))), True
+    if path.suffix or "/" in file_or_id:
+        raise ConfigError(f"{file_or_id} does not exist; give a structure file, a campaign file or a candidate's id")
+    with database(create=False) as connected:
+        query = CandidateDB(connected)
+        document = query.get(file_or_id)
+        stored = parse_config(query.campaign(document.campaign).config, origin=f"campaign {document.campaign}")
+    structure = Structure.from_dict(document.relaxed_structure or document.structure)
+    reads_files = bool(engine_of(stored.engine).input_files(structure))
+    return stored if reads_files else None, [(file_or_id, structure)], False
+
+
+def _safe(name: str) -> str:
+    """A folder name of a structure's id."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in Path(name).name) or "structure"
+
+
+def costs(config: CampaignConfig) -> list[dict[str, Any]]:
+    """Estimated cost of each known layer, or of typical ones; empty for an engine that costs next to nothing."""
+    from scdm_flows.engines import engine_of
+    from scdm_flows.generators import GENERATORS
+    from scdm_models.errors import ScdmError
+    from scdm_models.lattice import orient_slab
+
+    engine = engine_of(config.engine)
+    found: list[dict[str, Any]] = []
+
+    def add(name: str, atoms: int, known: bool, layer: Structure | None) -> None:
+        stages = [vars(stage) for stage in engine.cost(layer, atoms)]
+        if stages:
+            total = float(f"{sum(s['core_hours'] for s in stages):.2g}")
+            found.append({"name": name, "atoms": atoms, "known": known, "core_hours": total, "stages": stages})
+
+    for number, (name, structure) in enumerate(GENERATORS[config.generator.kind].given(config.generator)):
+        if number == MOST_ESTIMATED:
+            break
+        try:
+            add(name, len(structure), True, orient_slab(structure))
+        except ScdmError:
+            continue  # the screen will reject it
+    if not found:
+        for atoms in TYPICAL_ATOMS:
+            add(f"a layer of {atoms} atoms", atoms, False, None)
+    return found
+
+
+def show_costs(estimates: list[dict[str, Any]], total: int) -> None:
+    """The estimates as a table."""
+    if not estimates:
+        return
+    rows = [
+        [e["name"], s["stage"], s["runs"], s["atoms"], s["k_points"], s["bands"], s["core_hours"]]
+        for e in estimates
+        for s in e["stages"]
+    ]
+    title = "Estimated cost (good to a factor of three; every gate open)"
+    table(title, ["layer", "stage", "runs", "atoms", "k-points", "bands", "core hours"], rows)
+    mean = sum(e["core_hours"] for e in estimates) / len(estimates)
+    if estimates[0]["known"]:
+        click.echo(f"{mean:.2g} core hours a layer, {mean * total:.2g} for {total} that pass every gate")
+    else:
+        click.echo("structures are made later: layers without symmetry are shown, an upper bound for their size")

@@ -1,0 +1,24 @@
+"""What the static run of a candidate says, whatever engine made it; part of ``GateDoc``."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from scdm_flows.documents.bands import GapKind
+
+
+class StaticSummary(BaseModel):
+    """Energy, forces, gap and moments of a single point; what an engine does not know is null."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    energy_per_atom: float = Field(description="total energy, eV/atom")
+    max_force_ev_per_angstrom: float | None = Field(None, description="largest force on an atom, eV/angstrom")
+    band_gap_ev: float | None = Field(None, description="band gap on the k-points of the run, eV; 0 for a metal")
+    gap_kind: GapKind | None = Field(None, description="direct, indirect or metal")
+    spin_polarised: bool | None = Field(None, description="the run had two spins")
+    magnetic: bool | None = Field(None, description="some atom's moment is above 0.1 Bohr magnetons")
+    total_magnetization: float | None = Field(None, description="Bohr magnetons per cell; null without spin")
+    atom_magnetizations: list[float] | None = Field(None, description="(n_atoms,) Bohr magnetons, projected")
+    engine_version: str | None = Field(None, description="version the program printed; a test's stand-in says so")
+    folder: str | None = Field(None, description="where the run's files lie, host:path")

@@ -17,16 +17,18 @@ those that only the first front's beat, and so on. Terms of weight 0 do not coun
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scdm_flows.config import ObjectiveConfig
 from scdm_models.symmetry import layer_group
 
 WINDOW = 0.6  # eV/atom, the paper's
-WEIGHTS = {"stability": 0.6, "dynamics": 0.3, "novelty": 0.05, "prototype": 0.02, "symmetry": 0.03, "gap": 0.0}
+WEIGHTS: dict[str, float] = ObjectiveConfig().model_dump(exclude={"gap_ev"})
 BINS = (0.0, 0.05, 0.1, 0.2, 0.6)
 UNKNOWN = 0.5
 GAP_SLOPE_EV = 1.0
@@ -42,6 +44,12 @@ class Objective:
 
     weights: Mapping[str, float] = field(default_factory=lambda: dict(WEIGHTS))
     gap: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Objective:
+        """The objective of a campaign's stored configuration."""
+        given = ObjectiveConfig.model_validate(config.get("objective") or {})
+        return cls(given.model_dump(exclude={"gap_ev"}), given.gap_ev)
 
 
 @dataclass(frozen=True)
@@ -169,21 +177,15 @@ def pareto_fronts(values: NDArray[np.float64], fronts: int = FRONTS) -> NDArray[
     return level[inverse]
 
 
-def why(results: Sequence[RankResult], candidate_id: str) -> list[str]:
-    """Why a candidate stands where it does: its parts, and what sets it apart from the one before it, in words."""
-    place = next((i for i, r in enumerate(results) if r.candidate_id == candidate_id), None)
-    if place is None:
-        return [f"{candidate_id} is not among the {len(results)} ranked candidates"]
-    own = results[place]
-    if own.rank is None:
-        return ["not ranked: its energy above hull is not known"]
-    sums = " + ".join(f"{value:.3f} {term}" for term, value in own.terms.items())
-    lines = [f"rank {own.rank}: score {own.score:.3f} = {sums}"]
+def why(own: RankResult, before: RankResult | None) -> list[str]:
+    """Why a candidate stands where it does, in words: its parts, and what sets it apart from the one ``before`` it."""
+    if own.rank is None or own.score is None:
+        return ["not ranked: its energy above hull is not known, or it was rejected or failed"]
+    lines = [f"rank {own.rank}: score {own.score:.3f} = {' + '.join(f'{v:.3f} {t}' for t, v in own.terms.items())}"]
     if own.unknown:
         lines.append(f"not known, counted half: {', '.join(own.unknown)}")
-    if place:
-        before = results[place - 1]
-        gains = {term: before.terms[term] - own.terms[term] for term in own.terms}
+    if before is not None:
+        gains = {term: before.terms.get(term, 0.0) - value for term, value in own.terms.items()}
         told = sorted((x for x in gains.items() if abs(x[1]) > 5e-4), key=lambda x: -abs(x[1]))
         parts = [f"{gain:+.3f} {term}" for term, gain in told]
         lines.append(f"{before.candidate_id} is before it: {', '.join(parts) or 'a tie, by its id'}")

@@ -44,6 +44,8 @@ class ScreenedCandidate(_Output):
     duplicate_of: str | None = None
     novel: bool | None = None
     known_as: list[str] = Field(default_factory=list)
+    template: str | None = None
+    new_template: bool | None = None
     accepted: bool = Field(description="goes on to relaxation")
     reason: str | None = Field(None, description="why it does not")
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from scdm_flows.analysis.calibration import CalibratedHull, calibrate
+from scdm_flows.analysis.calibration import CalibratedHull, LayerShape, calibrate
 from scdm_flows.analysis.hull import Phase, PhaseSystem
 from scdm_flows.documents.hull import HullPoint
 
@@ -55,13 +55,15 @@ class Place:
     e_above_same_composition: float | None
 
 
-def place(system: PhaseSystem, name: str, formula: str, energy_per_atom: float, *, surrogate: bool) -> Placed:
+def place(
+    system: PhaseSystem, name: str, formula: str, energy_per_atom: float, shape: LayerShape, *, surrogate: bool
+) -> Placed:
     """The candidate on the hull of the references, calibrated where its energy (eV/atom) is a surrogate's."""
     own = Phase.from_formula(name, formula, energy_per_atom)
     hull = system.place(own.fractions, energy_per_atom)
     calibrated = None
     if surrogate:
-        calibrated = calibrate(own.fractions, hull.e_above_hull, hull.formation_energy_per_atom)
+        calibrated = calibrate(own.fractions, hull.e_above_hull, hull.formation_energy_per_atom, shape)
     value = hull.e_above_hull if calibrated is None else calibrated.e_above_hull
     energy = energy_per_atom - hull.e_above_hull + value
     return Placed(

@@ -22,7 +22,7 @@ from functools import lru_cache
 from itertools import combinations
 from typing import Any
 
-from scdm_flows.analysis.calibration import load_calibration
+from scdm_flows.analysis.calibration import LayerShape, load_calibration
 from scdm_flows.analysis.hull import Phase, PhaseSystem
 from scdm_flows.analysis.placing import Place, Placed, compete, place, points
 from scdm_flows.builders.assemble import without_dots
@@ -38,11 +38,13 @@ logger = logging.getLogger(__name__)
 
 ALGORITHM = 3  # part of the basis: raise it when the computation changes
 ATTEMPTS = 20
+_SHAPE = ("area_per_atom_angstrom2", "thickness_angstrom")
 _NEEDED = [
     "candidate_id",
     "formula",
     "chemsys",
     "energy_per_atom",
+    *_SHAPE,
     "stages.relax.status",
     "one_layer",
     "duplicate_of",
@@ -145,8 +147,8 @@ class HullBuilder(ScdmBuilder):
             if system is None:
                 continue
             try:
-                energy = candidate["energy_per_atom"]
-                placed.append(place(system, name, candidate["formula"], energy, surrogate=basis.table.surrogate))
+                energy, surrogate = candidate["energy_per_atom"], basis.table.surrogate
+                placed.append(place(system, name, candidate["formula"], energy, _shape(candidate), surrogate=surrogate))
             except Exception as error:
                 self.skip(name, error)
                 errors[name] = self.errors[name]
@@ -319,8 +321,16 @@ def pending_token(candidate: CandidateDoc | dict[str, Any]) -> str | None:
     data = candidate if isinstance(candidate, dict) else candidate.model_dump()
     if data.get("energy_per_atom") is None:
         return None
-    text = json.dumps([data[k] for k in ("formula", "energy_scheme", "energy_per_atom")] + [competes(data)])
+    text = json.dumps(
+        [data.get(k) for k in ("formula", "energy_scheme", "energy_per_atom", *_SHAPE)] + [competes(data)]
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _shape(candidate: dict[str, Any]) -> LayerShape:
+    """Area and thickness; no numbers where they are not known, which only a calibration minds."""
+    area, thickness = (float("nan") if candidate.get(k) is None else float(candidate[k]) for k in _SHAPE)
+    return LayerShape(area, thickness)
 
 
 def _fields(own: Placed, where: Place) -> dict[str, Any]:

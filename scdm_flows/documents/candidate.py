@@ -77,7 +77,10 @@ class CandidateDoc(ScdmDocument):
         None, "layer group after relaxation (symprec 0.05 angstrom), else of the sample", indexed=True
     )
     space_group: int | None = queryable(None, "space group of the three-periodic cell, as layer_group", indexed=True)
-    thickness_angstrom: float | None = queryable(None, "distance between the outermost atoms along c, angstrom")
+    thickness_angstrom: float | None = queryable(
+        None, "distance between the outermost atoms along c, angstrom; after relaxation where there was one"
+    )
+    area_per_atom_angstrom2: float | None = queryable(None, "area of the relaxed cell over its atoms, angstrom^2")
     min_distance_angstrom: float | None = Field(
         None, description="shortest distance between atoms of the sample, angstrom"
     )

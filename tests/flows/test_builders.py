@@ -418,7 +418,7 @@ def test_surrogate_energies_compete_on_the_calibrated_scale(
 ) -> None:
     """The surrogate flatters layers (here by 0.3 eV/atom): that must not turn one layer against another."""
 
-    def calibrate(fractions: Any, e_above_hull: float, formation_energy: float) -> CalibratedHull:
+    def calibrate(fractions: Any, e_above_hull: float, formation_energy: float, shape: Any) -> CalibratedHull:
         return CalibratedHull(e_above_hull + 0.3, 0.1, True, "test")
 
     monkeypatch.setattr("scdm_flows.analysis.placing.calibrate", calibrate)
@@ -435,7 +435,7 @@ def test_surrogate_energies_compete_on_the_calibrated_scale(
 def test_a_calibrated_rival_below_the_hull_counts_with_its_calibrated_energy(
     campaign: Campaign, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def calibrate(fractions: Any, e_above_hull: float, formation_energy: float) -> CalibratedHull:
+    def calibrate(fractions: Any, e_above_hull: float, formation_energy: float, shape: Any) -> CalibratedHull:
         return CalibratedHull(e_above_hull / 2, 0.1, True, "test")
 
     monkeypatch.setattr("scdm_flows.analysis.placing.calibrate", calibrate)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from scdm_flows.errors import ConfigError
 
@@ -244,6 +244,29 @@ class GateConfig(_Frozen):
     bands_max_atoms: int = Field(20, ge=1, description="largest primitive cell for electronic bands")
 
 
+class ObjectiveConfig(_Frozen):
+    """What the ranking prefers; a changed objective ranks anew and computes nothing again."""
+
+    stability: float = Field(0.6, ge=0, description="weight of the energy above hull, 0 to 0.6 eV/atom")
+    dynamics: float = Field(0.3, ge=0, description="weight of phonon stability")
+    novelty: float = Field(0.05, ge=0, description="weight of not being a known layer")
+    prototype: float = Field(0.02, ge=0, description="weight of a Wyckoff template that no known layer has")
+    symmetry: float = Field(0.03, ge=0, description="weight of the order of the point group")
+    gap: float = Field(0.0, ge=0, description="weight of a band gap within gap_ev")
+    gap_ev: tuple[float, float] | None = Field(None, description="lowest and highest wished band gap, eV")
+
+    @model_validator(mode="after")
+    def _sensible(self) -> ObjectiveConfig:
+        weights = (self.stability, self.dynamics, self.novelty, self.prototype, self.symmetry, self.gap)
+        if not sum(weights) > 0:
+            raise ValueError("all weights are 0; give at least one term a weight")
+        if (self.gap > 0) != (self.gap_ev is not None):
+            raise ValueError("gap, the weight, and gap_ev, the range in eV, go together; give both or none")
+        if self.gap_ev is not None and not 0 <= self.gap_ev[0] <= self.gap_ev[1]:
+            raise ValueError(f"gap_ev = {list(self.gap_ev)} must be [lowest, highest] with 0 <= lowest <= highest, eV")
+        return self
+
+
 class CampaignConfig(_Frozen):
     """A discovery campaign."""
 
@@ -253,11 +276,13 @@ class CampaignConfig(_Frozen):
     screen: ScreenConfig = Field(default_factory=ScreenConfig)
     engine: EngineConfig = Field(default_factory=ForceFieldEngineConfig)
     gate: GateConfig = Field(default_factory=GateConfig)
+    objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
 
     @property
     def config_hash(self) -> str:
-        """sha256 of the canonical JSON form, 64 hex digits."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """sha256 of the canonical JSON form, 64 hex digits; of what is computed, so without the objective."""
+        computed = self.model_dump(mode="json", exclude={"objective"})
+        canonical = json.dumps(computed, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 

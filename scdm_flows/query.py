@@ -126,9 +126,13 @@ class CandidateDB:
         """The candidate's electronic bands; None where there are none."""
         return self._one(BandsDoc, self._database.bands, {"candidate_id": str(candidate_id)})
 
-    def hull(self, chemsys: str) -> HullDoc | None:
-        """The hull of a chemical system such as ``Mo-S`` (in any order); None where no candidate is in it."""
-        return self._one(HullDoc, self._database.hulls, {"chemsys": _chemsys(chemsys)})
+    def hull(self, chemsys: str, energy_scheme: str | None = None) -> HullDoc | None:
+        """The hull of a chemical system such as ``Mo-S`` (in any order); None where no candidate is in it.
+
+        energy_scheme: of which energies; of any when absent.
+        """
+        scheme = {} if energy_scheme is None else {"energy_scheme": energy_scheme}
+        return self._one(HullDoc, self._database.hulls, {"chemsys": _chemsys(chemsys), **scheme})
 
     def failures(self, campaign: str) -> list[StageFailure]:
         """Stages that failed, of candidates and of whole shards."""

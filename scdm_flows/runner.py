@@ -46,7 +46,7 @@ class RunResult:
 
 
 def register(config: CampaignConfig, database: Database) -> bool:
-    """Write the campaign document; returns False where the same campaign is there already.
+    """Write the campaign document; returns False where the same campaign is there already, if with another objective.
 
     Raises
     ------
@@ -65,6 +65,9 @@ def register(config: CampaignConfig, database: Database) -> bool:
                 f"campaign {config.name!r} exists with another configuration ({changes}); "
                 "give the changed file a new name"
             )
+        if known.config.get("objective") != (wanted := config.model_dump(mode="json"))["objective"]:
+            known.config = wanted
+            database.upsert(database.campaigns, [known.model_dump()])
         return False
     missing = obstacles(config)
     if missing:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Structure
 
-from scdm_flows.analysis.calibration import calibrate
+from scdm_flows.analysis.calibration import LayerShape, calibrate
 from scdm_flows.analysis.gate import rmsd
 from scdm_flows.analysis.hull import energy_above_hull
 from scdm_flows.errors import ReferenceDataError
@@ -125,7 +125,7 @@ def judge_relaxed(sample: Structure, relaxed: Relaxed, references: ReferenceTabl
         hull = energy_above_hull(fractions, relaxed.energy_per_atom, references.entries(list(fractions)))
     except ReferenceDataError as error:
         return SampleEnergy(None, None, relaxed.converged, one_layer, kept, moved, str(error))
-    calibrated = calibrate(fractions, hull.e_above_hull, hull.formation_energy_per_atom)
+    calibrated = calibrate(fractions, hull.e_above_hull, hull.formation_energy_per_atom, LayerShape.of(after))
     return SampleEnergy(calibrated.e_above_hull, hull.e_above_hull, relaxed.converged, one_layer, kept, moved)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from pymatgen.core.structure import Structure
 
-from scdm_flows.analysis.calibration import calibrate
+from scdm_flows.analysis.calibration import LayerShape, calibrate
 from scdm_flows.analysis.hull import energy_above_hull
 from scdm_flows.config import CampaignConfig, GateConfig
 from scdm_flows.documents.candidate import StageName
@@ -80,7 +80,7 @@ def gate(
     cannot
         Stage (phonon, bands) -> why the engine has no such stage.
     """
-    relaxed = relaxation.structure
+    relaxed, shape = relaxation.structure, LayerShape.of(relaxation.structure)
     doc = GateDoc(
         candidate_id=screened.candidate_id,
         campaign=config.name,
@@ -93,6 +93,8 @@ def gate(
         surrogate=surrogate,
         reference_sha256=references.sha256,
         one_layer=is_one_layer(relaxed),
+        thickness_angstrom=shape.thickness,
+        area_per_atom_angstrom2=shape.area_per_atom,
         in_window=False,
         phonon=False,
     )
@@ -104,7 +106,7 @@ def gate(
     except ScdmError:
         pass  # a distorted layer may have no group at this tolerance; the energies still count
     try:
-        _add_energies(doc, relaxed, references)
+        _add_energies(doc, relaxed, shape, references)
     except ReferenceDataError as error:
         doc.reason = f"no energy above hull: {error}"
         return doc
@@ -116,14 +118,14 @@ def gate(
     return doc
 
 
-def _add_energies(doc: GateDoc, relaxed: Structure, references: ReferenceTable) -> None:
+def _add_energies(doc: GateDoc, relaxed: Structure, shape: LayerShape, references: ReferenceTable) -> None:
     fractions = {str(e): float(x) for e, x in relaxed.composition.fractional_composition.items()}
     hull = energy_above_hull(fractions, doc.energy_per_atom, references.entries(list(fractions)))
     doc.formation_energy_per_atom = hull.formation_energy_per_atom
     doc.e_above_hull_raw, doc.decomposition = hull.e_above_hull, hull.decomposition
     doc.e_above_hull = hull.e_above_hull
     if doc.surrogate:
-        calibrated = calibrate(fractions, hull.e_above_hull, hull.formation_energy_per_atom)
+        calibrated = calibrate(fractions, hull.e_above_hull, hull.formation_energy_per_atom, shape)
         doc.e_above_hull, doc.e_above_hull_error = calibrated.e_above_hull, calibrated.error
         doc.calibration_id = calibrated.calibration_id
 

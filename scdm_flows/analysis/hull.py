@@ -3,6 +3,10 @@
 For a composition x (atom fractions) the hull energy is the smallest ``sum_i w_i e_i`` over weights w_i >= 0 of the
 phases with ``sum_i w_i x_i = x``; the weights are the decomposition (Bartel et al., npj Comput. Mater. 6, 97 (2020),
 doi:10.1038/s41524-020-00362-y).
+
+The programme has one equation an element, and the elements themselves are a solution to begin with, so the simplex
+method (Dantzig) needs no first phase and its basis is a matrix as small as the chemical system: a few steps of a few
+vector products. General solvers spend their time on setting up.
 """
 
 from __future__ import annotations
@@ -13,11 +17,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linprog
+from numpy.typing import NDArray
 
 from scdm_flows.errors import ReferenceDataError
 
+Array = NDArray[np.float64]
 LIMIT = 100.0  # eV/atom: no total energy of matter per atom is larger in magnitude
+TOLERANCE = 1e-11  # eV/atom: a phase that would lower the hull by less is not taken in
+PATIENCE = 200  # steps by the largest gain; then by the first gain, which cannot go in circles (Bland's rule)
 _TERM = re.compile(r"([A-Z][a-z]?)([0-9.]*)")
 
 
@@ -57,6 +64,97 @@ class HullResult:
     n_phases: int
 
 
+class PhaseSystem:
+    """The phases of one chemical system, ready for many questions.
+
+    Parameters
+    ----------
+    elements
+        The system's elements.
+    phases
+        Its phases; those with other elements are ignored.
+
+    Raises
+    ------
+    ReferenceDataError
+        If an energy is not a number or absurd, or an element has no elemental phase.
+    """
+
+    def __init__(self, elements: Sequence[str], phases: Sequence[Phase]) -> None:
+        self.elements = tuple(sorted(set(elements)))
+        known = set(self.elements)
+        self.phases = [p for p in phases if known.issuperset(p.fractions)]
+        lowest: dict[str, int] = {}
+        for i, phase in enumerate(self.phases):
+            check_energy(phase.name, phase.energy_per_atom)
+            if len(phase.fractions) == 1:
+                (element,) = phase.fractions
+                if element not in lowest or phase.energy_per_atom < self.phases[lowest[element]].energy_per_atom:
+                    lowest[element] = i
+        missing = [e for e in self.elements if e not in lowest]
+        if missing:
+            raise ReferenceDataError(f"no elemental reference phase for {', '.join(missing)}; add one to the phases")
+        self.corners = np.array([lowest[e] for e in self.elements])
+        self.matrix = np.array([[p.fractions.get(e, 0.0) for e in self.elements] for p in self.phases])  # (n, k)
+        energy = np.array([p.energy_per_atom for p in self.phases])
+        self.elemental = energy[self.corners]  # (k,) eV/atom
+        # relative to the elements, so that what the corners cost is 0
+        self.formation: Array = energy - self.matrix @ self.elemental
+
+    def target(self, fractions: Mapping[str, float]) -> Array:
+        """(k,) atom fractions of a composition, normalised."""
+        amounts = np.array([fractions.get(e, 0.0) for e in self.elements], dtype=float)
+        return np.asarray(amounts / amounts.sum(), dtype=float)
+
+    def decompose(self, target: Array, without: Sequence[int] = ()) -> tuple[float, dict[int, float]]:
+        """Hull energy of a composition relative to the elements (eV/atom), and phase -> fraction of atoms.
+
+        target: (k,) atom fractions; without: phases that do not compete. The corners always do.
+        """
+        formation = self.formation
+        if len(without):
+            formation = formation.copy()
+            formation[list(set(without) - set(self.corners.tolist()))] = np.inf
+        basis, inverse = self.corners.copy(), np.eye(len(self.elements))
+        weights = np.array(target, dtype=float)
+        for step in range(100 * PATIENCE):
+            gain = formation - self.matrix @ (formation[basis] @ inverse)
+            enters = int(gain.argmin()) if step < PATIENCE else int(np.argmax(gain < -TOLERANCE))
+            if gain[enters] >= -TOLERANCE:
+                break
+            direction = self.matrix[enters] @ inverse.T
+            ratio = np.full(len(weights), np.inf)
+            np.divide(weights, direction, out=ratio, where=direction > 1e-12)
+            leaves = int(ratio.argmin())
+            weights -= ratio[leaves] * direction
+            weights[leaves] = ratio[leaves]
+            basis[leaves] = enters
+            row = inverse[leaves] / direction[leaves]
+            inverse -= np.outer(direction, row)
+            inverse[leaves] = row
+        else:
+            raise ReferenceDataError(f"the hull of {'-'.join(self.elements)} could not be solved; report this system")
+        products = {int(i): float(w) for i, w in zip(basis, weights, strict=True) if w > 1e-6}
+        return float(weights @ formation[basis]), products
+
+    def place(self, fractions: Mapping[str, float], energy_per_atom: float, without: Sequence[int] = ()) -> HullResult:
+        """Where a composition of this energy (eV/atom) lies; its elements are some of the system's."""
+        check_energy("the composition", energy_per_atom)
+        target = self.target(fractions)
+        hull, products = self.decompose(target, without)
+        formation = energy_per_atom - float(target @ self.elemental)
+        named = {f"{self.phases[i].name} {self.phases[i].formula}".strip(): w for i, w in products.items()}
+        return HullResult(formation - hull, formation, named, len(self.phases) - len(without))
+
+
+def check_energy(name: str, energy: float) -> None:
+    """Nothing, or ``ReferenceDataError`` where an energy (eV/atom) is no number or that of no matter."""
+    if not math.isfinite(energy) or abs(energy) > LIMIT:
+        raise ReferenceDataError(
+            f"energy {energy} eV/atom of {name} must be a number within +-{LIMIT:g}; check the run"
+        )
+
+
 def energy_above_hull(fractions: Mapping[str, float], energy_per_atom: float, phases: Sequence[Phase]) -> HullResult:
     """Energy of a composition above the hull of ``phases``.
 
@@ -74,33 +172,5 @@ def energy_above_hull(fractions: Mapping[str, float], energy_per_atom: float, ph
     ReferenceDataError
         If an energy is not a number or absurd, or an element has no elemental phase.
     """
-    total = sum(fractions.values())
-    amounts = {e: n / total for e, n in fractions.items() if n > 0}
-    elements = sorted(amounts)
-    inside = [p for p in phases if set(p.fractions) <= set(elements)]
-    for name, energy in [
-        ("the composition", energy_per_atom),
-        *((p.name, p.energy_per_atom) for p in inside),
-    ]:
-        if not math.isfinite(energy) or abs(energy) > LIMIT:
-            raise ReferenceDataError(
-                f"energy {energy} eV/atom of {name} must be a number within +-{LIMIT:g}; check the run"
-            )
-    lowest: dict[str, float] = {}
-    for phase in inside:
-        if len(phase.fractions) == 1:
-            element = next(iter(phase.fractions))
-            lowest[element] = min(lowest.get(element, math.inf), phase.energy_per_atom)
-    missing = [e for e in elements if e not in lowest]
-    if missing:
-        raise ReferenceDataError(f"no elemental reference phase for {', '.join(missing)}; add one to the phases")
-    matrix = np.array([[p.fractions.get(e, 0.0) for p in inside] for e in elements])
-    # energies relative to the elements keep the programme well scaled
-    relative = np.array([p.energy_per_atom - sum(x * lowest[e] for e, x in p.fractions.items()) for p in inside])
-    target = np.array([amounts[e] for e in elements])
-    solution = linprog(relative, A_eq=matrix, b_eq=target, bounds=(0, None), method="highs")
-    if not solution.success:
-        raise ReferenceDataError(f"the hull of {'-'.join(elements)} could not be solved ({solution.message})")
-    formation = energy_per_atom - sum(x * lowest[e] for e, x in amounts.items())
-    products = {f"{p.name} {p.formula}".strip(): float(w) for p, w in zip(inside, solution.x, strict=True) if w > 1e-6}
-    return HullResult(float(formation - solution.fun), float(formation), products, len(inside))
+    check_energy("the composition", energy_per_atom)
+    return PhaseSystem([e for e, n in fractions.items() if n > 0], phases).place(fractions, energy_per_atom)

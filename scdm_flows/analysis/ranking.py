@@ -1,42 +1,81 @@
-"""Ranks candidates by a sum of named terms, so that every score can be taken apart. Pure.
+"""Ranks candidates by named, weighted terms, so that every score can be taken apart, and by Pareto fronts. Pure.
 
-Terms (weights in ``WEIGHTS``): stability falls linearly from 1 at E_hull <= 0 to 0 at 0.6 eV/atom (the paper's
-window); dynamics is 1 for phonon-stable, 0 for unstable and 1/2 where unknown (nothing is pretended: the candidate
-says null, and ranks between the two); novelty is 1 for structures absent from the training data; symmetry is the
-share of the layer group's point-group order among 24. Ties go by candidate_id.
+Each term is between 0 and 1; a score is ``sum(weight * term) / sum(weight)``:
+
+stability  falls linearly from 1 at E_hull <= 0 to 0 at 0.6 eV/atom (the paper's window)
+dynamics   1 for phonon-stable, 0 for unstable
+novelty    1 for structures absent from the known layers
+prototype  1 where no known layer occupies its Wyckoff positions in that way
+symmetry   order of the layer group's point group over 24
+gap        1 within the wished range of band gaps, falling to 0 at 1 eV from it; only where a range is wished
+
+What is not known counts half, between no and yes, and is named: nothing is pretended. Ties go by candidate_id.
+
+The first Pareto front holds the candidates that no other equals or beats in every term and beats in one; the next holds
+those that only the first front's beat, and so on. Terms of weight 0 do not count there either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from scdm_flows.config import ObjectiveConfig
 from scdm_models.symmetry import layer_group
 
 WINDOW = 0.6  # eV/atom, the paper's
-WEIGHTS = {"stability": 0.6, "dynamics": 0.3, "novelty": 0.07, "symmetry": 0.03}
+WEIGHTS: dict[str, float] = ObjectiveConfig().model_dump(exclude={"gap_ev"})
 BINS = (0.0, 0.05, 0.1, 0.2, 0.6)
+UNKNOWN = 0.5
+GAP_SLOPE_EV = 1.0
+FRONTS = 5  # Pareto fronts that are told apart
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a campaign looks for.
+
+    weights: term -> weight >= 0; gap: (lowest, highest) wished band gap, eV, or None.
+    """
+
+    weights: Mapping[str, float] = field(default_factory=lambda: dict(WEIGHTS))
+    gap: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Objective:
+        """The objective of a campaign's stored configuration."""
+        given = ObjectiveConfig.model_validate(config.get("objective") or {})
+        return cls(given.model_dump(exclude={"gap_ev"}), given.gap_ev)
 
 
 @dataclass(frozen=True)
 class RankInput:
-    """What ranking needs of a candidate; e_above_hull in eV/atom, None where not yet known."""
+    """What ranking needs of a candidate; None where it is not known. e_above_hull: eV/atom; band_gap: eV."""
 
     candidate_id: str
     e_above_hull: float | None
     dynamically_stable: bool | None
     novel: bool | None
     layer_group: int | None
+    new_prototype: bool | None = None
+    band_gap: float | None = None
 
 
 @dataclass(frozen=True)
 class RankResult:
-    """Rank (1 is best; None where E_hull is unknown), score and its terms."""
+    """Rank (1 is best; None where E_hull is unknown), score, its parts by term, the terms that are guesses, and the
+    Pareto front (1 is the best; None beyond the last that is told apart)."""
 
     candidate_id: str
     rank: int | None
     score: float | None
     terms: dict[str, float]
+    unknown: tuple[str, ...] = ()
+    front: int | None = None
 
 
 def window_bin(e_above_hull: float) -> str:
@@ -47,38 +86,107 @@ def window_bin(e_above_hull: float) -> str:
     return f"> {BINS[-1]:g}"
 
 
-def terms(candidate: RankInput) -> dict[str, float] | None:
-    """Weighted terms of the score; None where E_hull is not known."""
+def terms(candidate: RankInput, objective: Objective) -> dict[str, float | None] | None:
+    """Each term of weight > 0, between 0 and 1, None where it is not known; None without an energy above hull."""
     if candidate.e_above_hull is None:
         return None
-    half = 0.5  # unknown lies between no and yes
-
-    def answer(flag: bool | None) -> float:
-        return half if flag is None else float(flag)
-
-    group = candidate.layer_group
-    order = 0.0
+    group, symmetry = candidate.layer_group, None
     if group is not None:
         tables = layer_group(group)
-        order = tables.general.multiplicity / (2 if tables.centred else 1) / 24
+        symmetry = tables.general.multiplicity / (2 if tables.centred else 1) / 24
+    gap = None
+    if objective.gap is not None and candidate.band_gap is not None:
+        low, high = objective.gap
+        away = max(low - candidate.band_gap, candidate.band_gap - high, 0.0)
+        gap = max(0.0, 1 - away / GAP_SLOPE_EV)
+
+    def answer(flag: bool | None) -> float | None:
+        return None if flag is None else float(flag)
+
     values = {
         "stability": min(1.0, max(0.0, 1 - candidate.e_above_hull / WINDOW)),
         "dynamics": answer(candidate.dynamically_stable),
         "novelty": answer(candidate.novel),
-        "symmetry": order,
+        "prototype": answer(candidate.new_prototype),
+        "symmetry": symmetry,
+        "gap": gap,
     }
-    return {name: WEIGHTS[name] * value for name, value in values.items()}
+    return {name: value for name, value in values.items() if objective.weights.get(name, 0.0) > 0}
 
 
-def rank(candidates: Iterable[RankInput]) -> list[RankResult]:
+def rank(candidates: Iterable[RankInput], objective: Objective | None = None) -> list[RankResult]:
     """Results in rank order; those without a known E_hull follow, unranked, by candidate_id."""
-    scored, unknown = [], []
+    objective = objective or Objective()
+    scored: list[tuple[float, str, dict[str, float | None]]] = []
+    unknown: list[RankResult] = []
+    total = sum(objective.weights.values())
     for candidate in candidates:
-        parts = terms(candidate)
+        parts = terms(candidate, objective)
         if parts is None:
             unknown.append(RankResult(candidate.candidate_id, None, None, {}))
-        else:
-            scored.append((round(sum(parts.values()), 9), candidate.candidate_id, parts))
+            continue
+        score = sum(objective.weights[name] * _value(value) for name, value in parts.items()) / total
+        scored.append((round(score, 9), candidate.candidate_id, parts))
     scored.sort(key=lambda item: (-item[0], item[1]))
-    ranked = [RankResult(name, k, score, parts) for k, (score, name, parts) in enumerate(scored, 1)]
+    fronts = pareto_fronts(np.array([[_value(v) for v in parts.values()] for _, _, parts in scored]))
+    ranked = [
+        RankResult(
+            name,
+            place,
+            score,
+            {term: objective.weights[term] * _value(value) / total for term, value in parts.items()},
+            tuple(term for term, value in parts.items() if value is None),
+            front or None,
+        )
+        for place, ((score, name, parts), front) in enumerate(zip(scored, fronts.tolist(), strict=True), 1)
+    ]
     return ranked + sorted(unknown, key=lambda r: r.candidate_id)
+
+
+def _value(term: float | None) -> float:
+    return UNKNOWN if term is None else term
+
+
+def pareto_fronts(values: NDArray[np.float64], fronts: int = FRONTS) -> NDArray[np.int64]:
+    """(n,) the Pareto front of each row, 1 the best; 0 beyond the last.
+
+    values: (n, m) to be maximised. A row dominates another if it is nowhere smaller and somewhere larger.
+    """
+    found = np.zeros(len(values), dtype=np.int64)
+    if not len(values):
+        return found
+    unique, inverse = np.unique(values, axis=0, return_inverse=True)
+    inverse = inverse.ravel()
+    level = np.zeros(len(unique), dtype=np.int64)
+    left = np.lexsort(unique.T[::-1])[::-1]  # no row can dominate one before it
+    for front in range(1, fronts + 1):
+        chosen: list[int] = []
+        kept = np.empty((0, unique.shape[1]))
+        rest: list[int] = []
+        for row in left.tolist():
+            # equal rows were made one, so nowhere smaller is enough
+            if len(kept) and bool((kept >= unique[row]).all(1).any()):
+                rest.append(row)
+                continue
+            chosen.append(row)
+            kept = np.vstack([kept, unique[row]])
+        level[chosen] = front
+        left = np.array(rest, dtype=np.int64)
+        if not len(left):
+            break
+    return level[inverse]
+
+
+def why(own: RankResult, before: RankResult | None) -> list[str]:
+    """Why a candidate stands where it does, in words: its parts, and what sets it apart from the one ``before`` it."""
+    if own.rank is None or own.score is None:
+        return ["not ranked: its energy above hull is not known, or it was rejected or failed"]
+    lines = [f"rank {own.rank}: score {own.score:.3f} = {' + '.join(f'{v:.3f} {t}' for t, v in own.terms.items())}"]
+    if own.unknown:
+        lines.append(f"not known, counted half: {', '.join(own.unknown)}")
+    if before is not None:
+        gains = {term: before.terms.get(term, 0.0) - value for term, value in own.terms.items()}
+        told = sorted((x for x in gains.items() if abs(x[1]) > 5e-4), key=lambda x: -abs(x[1]))
+        parts = [f"{gain:+.3f} {term}" for term, gain in told]
+        lines.append(f"{before.candidate_id} is before it: {', '.join(parts) or 'a tie, by its id'}")
+    return lines

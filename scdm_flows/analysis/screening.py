@@ -17,6 +17,7 @@ from pymatgen.core.structure import Structure
 from scdm_flows.config import CampaignConfig, ScreenConfig
 from scdm_flows.documents.stages import ScreenedCandidate
 from scdm_models.datasets.fingerprints import FingerprintIndex
+from scdm_models.encoding import symmetrize
 from scdm_models.errors import ScdmError, SymmetryError
 from scdm_models.lattice import is_one_layer, orient_slab, slab_thickness
 from scdm_models.matching import LayerMatcher
@@ -131,4 +132,9 @@ def _look(verdict: ScreenedCandidate, given: Structure, rules: ScreenConfig, kno
         return "not one connected layer"
     matches = known.lookup(slab)
     verdict.known_as, verdict.novel = [match.id for match in matches[:MOST_KNOWN]], not matches
+    try:
+        crystal = symmetrize(slab, SYMPREC).crystal
+        verdict.template, verdict.new_template = crystal.template, not known.knows_template(crystal)
+    except ScdmError:
+        pass  # without symmetry there is no template; the layer is judged all the same
     return None

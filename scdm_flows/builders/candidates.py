@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from scdm_flows.builders.assemble import FUNNEL_FIELDS, Found, assemble, funnel
-from scdm_flows.builders.base import ScdmBuilder, batches, plain
+from scdm_flows.builders.base import ScdmBuilder, batches, content, plain
 from scdm_flows.builders.duplicates import across_shards
+from scdm_flows.builders.hulls import pending_token
 from scdm_flows.documents import (
     BandsDoc,
     CampaignDoc,
@@ -24,21 +25,12 @@ from scdm_flows.documents import (
     StageFailure,
     StageName,
 )
+from scdm_flows.documents.base import utc_now
+from scdm_flows.documents.candidate import HULL_FIELDS, RANK_FIELDS
 from scdm_flows.errors import CampaignError
-from scdm_flows.stores.database import Database, strip
+from scdm_flows.stores.database import Database, plain_values, strip
 
 BATCH = 200
-# fields of later builders: a rebuild keeps those of the hull while the energy is the same, the rank always
-HULL_FIELDS = (
-    "formation_energy_per_atom",
-    "e_above_hull_raw",
-    "e_above_hull",
-    "e_above_hull_error",
-    "calibration_id",
-    "decomposition",
-)
-RANK_FIELDS = ("score", "score_terms", "rank")
-_ENERGY = ("energy_per_atom", "energy_scheme")
 _SHARD_STAGES = (StageName.GENERATE.value, StageName.SCREEN.value)
 _WITH_OUTPUT: dict[str, type[BaseModel]] = {
     StageName.GATE.value: GateDoc,
@@ -103,11 +95,10 @@ class CandidateBuilder(ScdmBuilder):
         return {"campaign": campaign, "candidates": candidates, "phonons": phonons, "bands": bands}
 
     def update_targets(self, items: list[dict[str, Any]]) -> None:
-        """Write what changed, keeping the fields of later builders; then count the campaign."""
+        """Write what changed; then count the campaign."""
         for item in items:
             if "candidates" in item:
-                self._keep_later_fields(item["candidates"])
-                self.write_changed(self.database.candidates, item["candidates"])
+                self._write_candidates(item["candidates"])
                 self.write_changed(self.database.phonons, item["phonons"])
                 self.write_changed(self.database.bands, item["bands"])
             else:
@@ -198,18 +189,36 @@ class CandidateBuilder(ScdmBuilder):
         )
         return document
 
-    def _keep_later_fields(self, documents: list[dict[str, Any]]) -> None:
-        ids = [d["candidate_id"] for d in documents]
-        fields = ["candidate_id", *HULL_FIELDS, *RANK_FIELDS, *_ENERGY]
-        stored = self.database.candidates.query({"candidate_id": {"$in": ids}}, properties=fields)
-        known = {d["candidate_id"]: d for d in stored}
+    def _write_candidates(self, documents: list[dict[str, Any]]) -> None:
+        """Write what changed. Fields of later builders stay as they are, also if these write at the same time; where a
+        candidate brings another energy to the hull, its hull fields begin anew and it is marked pending.
+        """
+        from pymongo import UpdateOne
+
+        stored = self.database.candidates.query({"candidate_id": {"$in": [d["candidate_id"] for d in documents]}})
+        known = {d["candidate_id"]: strip(d) for d in stored}
+        updates = []
         for document in documents:
+            key = {"candidate_id": document["candidate_id"]}
             before = known.get(document["candidate_id"])
+            token = pending_token(document)
+            document["hull_pending"] = token
+            left = set(RANK_FIELDS)
+            if before is not None and pending_token(before) == token and "hull_revision" in before:
+                left |= {*HULL_FIELDS, "hull_pending"}
+            own = {k: v for k, v in plain_values(document).items() if k not in left}
             if before is None:
-                continue
-            document |= {k: before[k] for k in RANK_FIELDS if k in before}
-            if all(before.get(k) == document[k] for k in _ENERGY):
-                document |= {k: before[k] for k in HULL_FIELDS if k in before}
+                rest = {k: v for k, v in plain_values(document).items() if k in left}
+                updates.append(
+                    UpdateOne(key, {"$set": {**own, "last_updated": utc_now()}, "$setOnInsert": rest}, upsert=True)
+                )
+            elif content({k: v for k, v in before.items() if k not in left}) != content(own):
+                gone = {k: "" for k in before if k not in document}
+                change = {"$set": {**own, "last_updated": utc_now()}} | ({"$unset": gone} if gone else {})
+                updates.append(UpdateOne(key, change))
+        if updates:
+            self.database.candidates._collection.bulk_write(updates, ordered=False)
+        self.written += len(updates)
 
     def _count(self, campaign: CampaignDoc, screened: int) -> None:
         stored = self.database.candidates.query({"campaign": campaign.name}, properties=FUNNEL_FIELDS)

@@ -1,9 +1,14 @@
-"""The authoritative hull: every relaxed candidate against the references and the other candidates.
+"""Keeps the convex hulls: every relaxed candidate against the references and the other candidates.
 
-Raw surrogate energies flatter layers by about 0.3 eV/atom, and the calibration was fitted on energies above
-the hull of the *references*. So a candidate is first placed on the references' hull and calibrated there;
-only then do candidates compete, each at the references' hull plus its calibrated distance. Only one below the
-references' hull can change the place of another. Without a calibration (DFT) the two scales are the same.
+A chemical system is computed again when one of its candidates changed (``hull_pending``, set by the candidate builder
+in the same write as the change), when the basis did (references, calibration, algorithm), or when a candidate is gone.
+A candidate below the hull of the references also moves those of every larger system that holds its elements, and only
+such a one does.
+
+No order of events leaves a wrong hull. The hull document is written first, only over the revision that was read
+(otherwise its system is computed anew), and says whether larger systems have followed (``spread``); then come the
+candidates, only over results of an earlier revision; then the larger systems; at last the candidates are no longer
+pending, unless they changed meanwhile. Whatever is interrupted is found again, and done twice it is the same.
 """
 
 from __future__ import annotations
@@ -11,265 +16,332 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations
 from typing import Any
 
-import numpy as np
-
-from scdm_flows.analysis.calibration import CalibratedHull, calibrate, load_calibration
-from scdm_flows.analysis.hull import Phase, energy_above_hull
+from scdm_flows.analysis.calibration import LayerShape, load_calibration
+from scdm_flows.analysis.hull import Phase, PhaseSystem
+from scdm_flows.analysis.placing import Place, Placed, compete, place, points
 from scdm_flows.builders.assemble import without_dots
-from scdm_flows.builders.base import ScdmBuilder
-from scdm_flows.documents.hull import HullDoc, HullPoint
-from scdm_flows.errors import ScdmError
+from scdm_flows.builders.base import ScdmBuilder, comparable, content
+from scdm_flows.documents.base import utc_now
+from scdm_flows.documents.candidate import HULL_FIELDS, CandidateDoc
+from scdm_flows.documents.hull import HullDoc, LowerPhase
+from scdm_flows.errors import ReferenceDataError, ScdmError, StoreError
 from scdm_flows.references.table import ReferenceTable
-from scdm_flows.stores.database import Database
+from scdm_flows.stores.database import Database, strip
 
 logger = logging.getLogger(__name__)
 
-ALGORITHM = 2  # part of the inputs' hash: raise it when the computation changes
-MAX_POINTS = 400
-MAX_DRAWN_ELEMENTS = 5
+ALGORITHM = 3  # part of the basis: raise it when the computation changes
+ATTEMPTS = 20
+_SHAPE = ("area_per_atom_angstrom2", "thickness_angstrom")
 _NEEDED = [
     "candidate_id",
     "formula",
     "chemsys",
-    "elements",
     "energy_per_atom",
-    "e_above_hull",
-    "stages",
+    *_SHAPE,
+    "stages.relax.status",
     "one_layer",
     "duplicate_of",
+    "hull_pending",
+    *HULL_FIELDS,
 ]
 
 
 @dataclass(frozen=True)
-class Placed:
-    """A candidate on the hull of the references.
+class Basis:
+    """The references of some campaigns. key: part of ``hull_id``; scope: criteria of the candidates they judge."""
 
-    phase: at its calibrated energy; raw: e_above_hull and formation energy of the scheme itself, eV/atom.
+    key: str
+    table: ReferenceTable
+    scope: dict[str, Any]
+
+    @property
+    def calibration_id(self) -> str | None:
+        """Of the calibration that candidates go through."""
+        return str(load_calibration().header["id"]) if self.table.surrogate else None
+
+    @property
+    def sha256(self) -> str:
+        """Of everything but the candidates that a hull comes from."""
+        text = json.dumps([ALGORITHM, self.table.scheme, self.table.sha256, self.calibration_id])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def hull_id(self, chemsys: str) -> str:
+        """Key of a hull document."""
+        return f"{self.key}:{chemsys}"
+
+
+def bases(database: Database, packaged: ReferenceTable) -> list[Basis]:
+    """The packaged references and those that campaigns name in ``engine.references``.
+
+    A file that cannot be read here is left out with a warning; its candidates keep the gate's energies.
     """
-
-    phase: Phase
-    e_above_hull: float
-    e_above_hull_raw: float
-    formation_energy_per_atom: float
-    decomposition: dict[str, float]
-    calibrated: CalibratedHull | None
+    named: dict[str, list[str]] = {}
+    for found in database.campaigns.query({}, properties=["name", "config.engine.references"]):
+        path = ((found.get("config") or {}).get("engine") or {}).get("references")
+        if path is not None:
+            named.setdefault(path, []).append(found["name"])
+    elsewhere = sorted(name for names in named.values() for name in names)
+    scope = {"campaign": {"$nin": elsewhere}} if elsewhere else {}
+    found_bases = [Basis(packaged.scheme, packaged, scope)]
+    for path, names in sorted(named.items()):
+        try:
+            table = ReferenceTable.load(path)
+        except ReferenceDataError as error:
+            logger.warning("candidates of %s keep the gate's energies above hull: %s", ", ".join(names), error)
+            continue
+        key = f"{table.scheme}-{table.sha256[:12]}"
+        found_bases.append(Basis(key, table, {"campaign": {"$in": names}}))
+    return found_bases
 
 
 class HullBuilder(ScdmBuilder):
-    """Candidates with a static energy -> their E_hull fields, and ``hulls``: one document a chemical system.
+    """Candidates with a static energy -> their hull fields, and ``hulls``: one document a chemical system.
 
-    Rivals of a candidate are the other candidates of its chemical system and subsystems that relaxed to one
-    layer, converged, and are no duplicates. Chemical systems whose inputs have not changed are not computed
-    again.
+    A candidate competes if it relaxed to one layer, converged, and is no duplicate.
 
     Parameters
     ----------
+    database
+        Connected.
     table
-        Reference phases, the packaged ones when absent; only candidates with energies of its scheme are placed.
-    campaigns
-        Only candidates of these: campaigns whose own reference file ``table`` is. ``hulls`` holds one document a
-        chemical system, of the packaged table, so for others only the candidates' fields are written.
+        Reference phases of campaigns that name none of their own; the packaged ones when absent.
+    everything
+        Compute every system again, whatever is known.
     """
 
     def __init__(
-        self,
-        database: Database,
-        table: ReferenceTable | None = None,
-        campaigns: Sequence[str] | None = None,
-        **kwargs: Any,
+        self, database: Database, table: ReferenceTable | None = None, *, everything: bool = False, **kwargs: Any
     ) -> None:
         self.table = table or ReferenceTable.load()
-        self.campaigns = None if campaigns is None else list(campaigns)
+        self.everything = everything
         super().__init__(database, [database.candidates], [database.hulls, database.candidates], **kwargs)
+        self._system = lru_cache(maxsize=256)(self._new_system)
+        self._bases: dict[str, Basis] = {}
 
     def get_items(self) -> Iterator[dict[str, Any]]:
-        """One item for each chemical system: its candidates, and all that may compete there."""
-        criteria: dict[str, Any] = {"energy_per_atom": {"$ne": None}, "energy_scheme": self.table.scheme}
-        if self.campaigns is not None:
-            criteria["campaign"] = {"$in": self.campaigns}
-        known = list(self.database.candidates.query(criteria, properties=_NEEDED))
-        others = set(self.database.candidates.distinct("energy_scheme")) - {self.table.scheme, None}
-        if others and self.campaigns is None:
-            logger.info("no hull for %s: the reference table is of %s", ", ".join(sorted(others)), self.table.scheme)
-        rivals = [c for c in known if _competes(c)]
-        before = {
-            d["chemsys"]: d
-            for d in self.database.hulls.query({}, properties=["chemsys", "inputs_sha256", "candidates", "errors"])
-        }
-        for chemsys in sorted({c["chemsys"] for c in known}):
-            elements = set(chemsys.split("-"))
-            item = {
-                "chemsys": chemsys,
-                "members": [c for c in known if c["chemsys"] == chemsys],
-                "rivals": [c for c in rivals if set(c["elements"]) <= elements],
-            }
-            item["inputs_sha256"] = self._hash(item)
-            if self.campaigns is not None or not _is_current(item, before.get(chemsys)):
-                yield item
+        """One item for each chemical system to compute, smaller systems first."""
+        self._bases = {basis.key: basis for basis in bases(self.database, self.table)}
+        for basis in self._bases.values():
+            for chemsys in sorted(self._dirty(basis), key=lambda name: (name.count("-"), name)):
+                yield {"basis": basis.key, **self._read(basis, chemsys)}
 
-    def process_item(self, item: dict[str, Any]) -> dict[str, Any] | None:
+    def process_item(self, item: dict[str, Any]) -> dict[str, Any]:
         """The hull document and the new fields of its candidates; what cannot be placed is left as it is."""
+        basis, chemsys = self._bases[item["basis"]], item["chemsys"]
+        members, errors = item["members"], {}
+        system, placed = None, []
         try:
-            references = self.table.entries(item["chemsys"].split("-"))
+            system = self._system(basis.key, chemsys)
         except ScdmError as error:
-            self.skip(f"hull {item['chemsys']}", error)
-            return None
-        errors: dict[str, str] = {}
-        placed: dict[str, Placed] = {}
-        for candidate in [*item["members"], *item["rivals"]]:
+            self.skip(f"hull {chemsys}", error)
+            errors = {c["candidate_id"]: self.errors[f"hull {chemsys}"] for c in members}
+        for candidate in members:
             name = candidate["candidate_id"]
-            if name in placed or name in errors:
+            if system is None:
                 continue
             try:
-                placed[name] = place(candidate, references, surrogate=self.table.surrogate)
+                energy, surrogate = candidate["energy_per_atom"], basis.table.surrogate
+                placed.append(place(system, name, candidate["formula"], energy, _shape(candidate), surrogate=surrogate))
             except Exception as error:
                 self.skip(name, error)
                 errors[name] = self.errors[name]
-        rivals = [placed[c["candidate_id"]] for c in item["rivals"] if c["candidate_id"] in placed]
-        members = [c["candidate_id"] for c in item["members"] if c["candidate_id"] in placed]
-        fields = {name: _fields(placed[name], rivals, references) for name in members}
+        competing = {c["candidate_id"] for c in members if competes(c)}
+        own = [p.phase for p in placed if p.e_above_hull < 0 and p.phase.name in competing]
+        lower = own + [Phase.from_formula(x["name"], x["formula"], x["energy_per_atom"]) for x in item["lower"]]
+        places = [] if system is None else compete(placed, system, lower)
+        fields = {p.phase.name: _fields(p, where) for p, where in zip(placed, places, strict=True)}
+        drawn = [p.phase for p in placed if p.phase.name in competing]
+        drawn += [phase for phase in lower if phase.name not in competing]
         document = HullDoc(
-            chemsys=item["chemsys"],
-            energy_scheme=self.table.scheme,
-            surrogate=self.table.surrogate,
-            reference_sha256=self.table.sha256,
-            calibration_id=next((p.calibrated.calibration_id for p in placed.values() if p.calibrated), None),
-            n_reference_phases=len(references),
-            inputs_sha256=item["inputs_sha256"],
+            hull_id=basis.hull_id(chemsys),
+            references=basis.key,
+            chemsys=chemsys,
+            elements=chemsys.split("-"),
+            energy_scheme=basis.table.scheme,
+            surrogate=basis.table.surrogate,
+            basis_sha256=basis.sha256,
+            reference_sha256=basis.table.sha256,
+            calibration_id=basis.calibration_id,
+            n_reference_phases=0 if system is None else len(system.phases),
+            n_candidates=len(members),
             candidates={name: fields[name]["e_above_hull"] for name in sorted(fields)},
+            lower=[LowerPhase(name=p.name, formula=p.formula, energy_per_atom=p.energy_per_atom) for p in own],
             errors=errors,
-            points=points(item["chemsys"].split("-"), references, [p.phase for p in rivals]),
+            points=[] if system is None else points(chemsys.split("-"), system.phases, drawn),
         )
-        return {"hull": document.model_dump(), "fields": fields}
+        return {**item, "document": document.model_dump(), "fields": fields}
 
     def update_targets(self, items: list[dict[str, Any]]) -> None:
-        """Write the candidates whose values changed, then the hull that says they are current."""
+        """Write hulls, then candidates, then the larger systems that depend on them."""
         for item in items:
-            self.update_fields(self.database.candidates, item["fields"])
-            if self.campaigns is None:
-                self.write_changed(self.database.hulls, [item["hull"]])
+            self._settle(item)
 
-    def _hash(self, item: dict[str, Any]) -> str:
-        calibration = load_calibration().header["id"] if self.table.surrogate else None
-        rows = [
-            sorted([c["candidate_id"], c["formula"], c["energy_per_atom"]] for c in item[group])
-            for group in ("members", "rivals")
+    def _settle(self, item: dict[str, Any]) -> None:
+        basis, chemsys = self._bases[item["basis"]], item["chemsys"]
+        for _ in range(ATTEMPTS):
+            revision, spread = self._write_hull(item)
+            if revision is not None:
+                break
+            item = self.process_item({"basis": basis.key, **self._read(basis, chemsys)})  # somebody was faster
+        else:
+            raise StoreError(f"the hull of {chemsys} changed {ATTEMPTS} times while it was computed; build again")
+        self._write_candidates(item, revision)
+        if not spread:
+            for larger in self._larger(basis, chemsys):
+                self._settle(self.process_item({"basis": basis.key, **self._read(basis, larger)}))
+            same = {"hull_id": basis.hull_id(chemsys), "revision": revision}
+            if item["members"]:
+                self._hulls.update_one(same, {"$set": {"spread": True}})
+            else:
+                self._hulls.delete_one(same)
+        for candidate in item["members"]:
+            if candidate.get("hull_pending") is not None:
+                same = {k: candidate[k] for k in ("candidate_id", "hull_pending")}
+                self._candidates.update_one(same, {"$set": {"hull_pending": None}})
+
+    def _write_hull(self, item: dict[str, Any]) -> tuple[int | None, bool]:
+        """The hull's revision now and whether larger systems have followed; no revision where somebody was faster."""
+        before, document = item["before"], item["document"]
+        lower_before = [] if before is None else before.get("lower") or []
+        settled = before is None or bool(before.get("spread"))
+        spread = settled and comparable(lower_before) == comparable(document["lower"]) and bool(item["members"])
+        if before is not None:
+            revision = int(before["revision"])
+            if content({**before, "revision": 0, "spread": True}) == content({**document, "spread": True}):
+                return revision, spread
+            new = {**document, "revision": revision + 1, "spread": spread, "last_updated": utc_now()}
+            found = self._hulls.replace_one({"hull_id": document["hull_id"], "revision": revision}, new)
+            if not found.matched_count:
+                return None, False
+        else:
+            new = {**document, "revision": 1, "spread": spread, "last_updated": utc_now()}
+            found = self._hulls.update_one({"hull_id": document["hull_id"]}, {"$setOnInsert": new}, upsert=True)
+            if found.matched_count:
+                return None, False
+        self.written += 1
+        return int(new["revision"]), spread
+
+    def _write_candidates(self, item: dict[str, Any], revision: int) -> None:
+        from pymongo import UpdateOne
+
+        older = [{"hull_revision": None}, {"hull_revision": {"$lt": revision}}]
+        updates = []
+        for before in item["members"]:
+            name = before["candidate_id"]
+            values = item["fields"].get(name)
+            if values is None or before.get("energy_per_atom") is None:
+                continue
+            same = all(comparable(before.get(k)) == comparable(v) for k, v in values.items())
+            if same and before.get("hull_revision") is not None:
+                continue
+            new = {**values, "hull_revision": revision, "last_updated": utc_now()}
+            updates.append(UpdateOne({"candidate_id": name, "$or": older}, {"$set": new}))
+        if updates:
+            self.written += int(self._candidates.bulk_write(updates, ordered=False).modified_count)
+
+    def _dirty(self, basis: Basis) -> set[str]:
+        """Chemical systems of a basis that have to be computed."""
+        scope = {**basis.scope, "energy_scheme": basis.table.scheme}
+        if self.everything:
+            criteria: dict[str, Any] = scope
+            hulls: dict[str, Any] = {"references": basis.key}
+        else:
+            criteria = {**scope, "hull_pending": {"$ne": None}}
+            unlike = [{"basis_sha256": {"$ne": basis.sha256}}, {"spread": False}]
+            hulls = {"references": basis.key, "$or": unlike}
+        found = {d["chemsys"] for d in self._candidates.find(criteria, {"chemsys": 1})}
+        found |= {d["chemsys"] for d in self._hulls.find(hulls, {"chemsys": 1})}
+        return found | self._shrunk(basis)
+
+    def _shrunk(self, basis: Basis) -> set[str]:
+        """Systems with a hull that names candidates which are no longer there."""
+        total = [{"$match": {"references": basis.key}}, {"$group": {"_id": None, "n": {"$sum": "$n_candidates"}}}]
+        named = next(iter(self._hulls.aggregate(total)), {"n": 0})["n"]
+        criteria = {**basis.scope, "energy_scheme": basis.table.scheme, "energy_per_atom": {"$ne": None}}
+        present = self._candidates.count_documents({**criteria, "hull_pending": None})
+        if named <= present:
+            return set()
+        counted: dict[str, int] = {}
+        for d in self._candidates.find(criteria, {"chemsys": 1}):
+            counted[d["chemsys"]] = counted.get(d["chemsys"], 0) + 1
+        stored = self._hulls.find({"references": basis.key}, {"chemsys": 1, "n_candidates": 1})
+        return {d["chemsys"] for d in stored if counted.get(d["chemsys"], 0) < d["n_candidates"]}
+
+    def _read(self, basis: Basis, chemsys: str) -> dict[str, Any]:
+        """What a hull comes from: the document before, its candidates, and those below the hull in its subsystems."""
+        before = self._hulls.find_one({"hull_id": basis.hull_id(chemsys)})
+        elements = chemsys.split("-")
+        subsystems = ["-".join(c) for n in range(1, len(elements)) for c in combinations(elements, n)]
+        ids = [basis.hull_id(s) for s in subsystems]
+        smaller = self._hulls.find({"hull_id": {"$in": ids}}, {"lower": 1, "chemsys": 1})
+        lower = [phase for d in sorted(smaller, key=lambda d: str(d["chemsys"])) for phase in d.get("lower") or []]
+        criteria = {**basis.scope, "chemsys": chemsys, "energy_scheme": basis.table.scheme}
+        members = [
+            strip(d)
+            for d in self._candidates.find(criteria, dict.fromkeys(_NEEDED, 1)).sort("candidate_id", 1)
+            if d.get("energy_per_atom") is not None
         ]
-        text = json.dumps([ALGORITHM, self.table.scheme, self.table.sha256, calibration, rows])
-        return hashlib.sha256(text.encode()).hexdigest()
+        return {"chemsys": chemsys, "before": before and strip(before), "members": members, "lower": lower}
+
+    def _larger(self, basis: Basis, chemsys: str) -> list[str]:
+        elements = chemsys.split("-")
+        criteria = {"references": basis.key, "elements": {"$all": elements}}
+        found = {d["chemsys"] for d in self._hulls.find(criteria, {"chemsys": 1})}
+        return sorted(found - {chemsys}, key=lambda name: (name.count("-"), name))
+
+    def _new_system(self, key: str, chemsys: str) -> PhaseSystem:
+        elements = chemsys.split("-")
+        return PhaseSystem(elements, self._bases[key].table.entries(elements))
+
+    @property
+    def _hulls(self) -> Any:
+        return self.database.hulls._collection
+
+    @property
+    def _candidates(self) -> Any:
+        return self.database.candidates._collection
 
 
-def _competes(candidate: dict[str, Any]) -> bool:
+def competes(candidate: dict[str, Any]) -> bool:
+    """Whether a candidate may be part of a hull: one relaxed layer, and no duplicate."""
     relax = (candidate.get("stages") or {}).get("relax") or {}
     converged = relax.get("status") == "passed"
     return converged and candidate.get("one_layer") is not False and candidate.get("duplicate_of") is None
 
 
-def _is_current(item: dict[str, Any], before: dict[str, Any] | None) -> bool:
-    """Whether the stored hull comes from the same inputs, and its candidates still carry its values."""
-    if before is None or before.get("inputs_sha256") != item["inputs_sha256"]:
-        return False
-    values, errors = before.get("candidates") or {}, before.get("errors") or {}
-    return all(
-        c["candidate_id"] in errors or c.get("e_above_hull") == values.get(c["candidate_id"]) for c in item["members"]
+def pending_token(candidate: CandidateDoc | dict[str, Any]) -> str | None:
+    """A hash of what a candidate brings to the hull; None where it brings no energy."""
+    data = candidate if isinstance(candidate, dict) else candidate.model_dump()
+    if data.get("energy_per_atom") is None:
+        return None
+    text = json.dumps(
+        [data.get(k) for k in ("formula", "energy_scheme", "energy_per_atom", *_SHAPE)] + [competes(data)]
     )
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def place(candidate: dict[str, Any], references: Sequence[Phase], *, surrogate: bool) -> Placed:
-    """The candidate on the hull of the references, calibrated where its energy is a surrogate's."""
-    own = Phase.from_formula(candidate["candidate_id"], candidate["formula"], candidate["energy_per_atom"])
-    hull = energy_above_hull(own.fractions, own.energy_per_atom, references)
-    calibrated = None
-    if surrogate:
-        calibrated = calibrate(own.fractions, hull.e_above_hull, hull.formation_energy_per_atom)
-    value = hull.e_above_hull if calibrated is None else calibrated.e_above_hull
-    energy = own.energy_per_atom - hull.e_above_hull + value
-    return Placed(
-        Phase(own.name, own.fractions, energy, own.formula),
-        value,
-        hull.e_above_hull,
-        hull.formation_energy_per_atom,
-        hull.decomposition,
-        calibrated,
-    )
+def _shape(candidate: dict[str, Any]) -> LayerShape:
+    """Area and thickness; no numbers where they are not known, which only a calibration minds."""
+    area, thickness = (float("nan") if candidate.get(k) is None else float(candidate[k]) for k in _SHAPE)
+    return LayerShape(area, thickness)
 
 
-def _fields(own: Placed, rivals: Sequence[Placed], references: Sequence[Phase]) -> dict[str, Any]:
-    """The fields of a candidate, among rivals that lie below the references' hull."""
-    value, decomposition = own.e_above_hull, own.decomposition
-    lower = [r.phase for r in rivals if r.e_above_hull < 0 and r.phase.name != own.phase.name]
-    if lower:
-        hull = energy_above_hull(own.phase.fractions, own.phase.energy_per_atom, [*references, *lower])
-        value, decomposition = hull.e_above_hull, hull.decomposition
+def _fields(own: Placed, where: Place) -> dict[str, Any]:
+    """The hull fields of a candidate (``HULL_FIELDS`` without the revision)."""
     calibrated = own.calibrated
     return {
         "formation_energy_per_atom": own.formation_energy_per_atom,
         "e_above_hull_raw": own.e_above_hull_raw,
-        "e_above_hull": value,
+        "e_above_hull": where.e_above_hull,
         "e_above_hull_error": None if calibrated is None else calibrated.error,
+        "e_above_same_composition": where.e_above_same_composition,
         "calibration_id": None if calibrated is None else calibrated.calibration_id,
-        "decomposition": without_dots(decomposition),
+        "decomposition": without_dots(where.decomposition),
     }
-
-
-def points(elements: Sequence[str], references: Sequence[Phase], candidates: Sequence[Phase]) -> list[HullPoint]:
-    """The phases of a chemical system with their formation energies, those on the hull marked.
-
-    Of more than ``MAX_POINTS`` phases, elements, candidates, those on the hull, and the lowest others are
-    kept.
-    """
-    phases = [*references, *candidates]
-    lowest = {e: min(p.energy_per_atom for p in phases if set(p.fractions) == {e}) for e in elements}
-    x = np.array([[p.fractions.get(e, 0.0) for e in elements] for p in phases])
-    formation = np.array([p.energy_per_atom for p in phases]) - x @ np.array([lowest[e] for e in elements])
-    stable = lower_hull(x, formation)
-    order = sorted(
-        range(len(phases)),
-        key=lambda i: (
-            i < len(references) and len(phases[i].fractions) > 1 and not (stable is not None and stable[i]),
-            formation[i],
-        ),
-    )
-    return [
-        HullPoint(
-            name=phases[i].name,
-            formula=phases[i].formula,
-            candidate=i >= len(references),
-            energy_per_atom=phases[i].energy_per_atom,
-            formation_energy_per_atom=float(formation[i]),
-            stable=None if stable is None else bool(stable[i]),
-        )
-        for i in order[:MAX_POINTS]
-    ]
-
-
-def lower_hull(x: np.ndarray[Any, Any], formation: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
-    """Which points lie at corners of the lower convex hull; None where that is not worked out.
-
-    x: (n, n_elements) atom fractions; formation: (n,) eV/atom, 0 for the stable elements.
-    """
-    n_elements = x.shape[1]
-    stable = np.zeros(len(x), dtype=bool)
-    if n_elements == 1:
-        stable[int(np.argmin(formation))] = True
-        return stable
-    if n_elements > MAX_DRAWN_ELEMENTS:
-        return None
-    from scipy.spatial import ConvexHull, QhullError
-
-    # only what is not above the elements' plane can be stable; a far point above closes the hull, so that all
-    # other corners are of the lower hull
-    rows = np.flatnonzero(formation <= 1e-9)
-    top = np.append(np.full(n_elements - 1, 1 / n_elements), 10.0)
-    cloud = np.vstack([np.column_stack([x[rows][:, 1:], formation[rows]]), top])
-    try:
-        corners = ConvexHull(cloud).vertices
-    except QhullError as error:
-        logger.warning("the corners of a hull were not found: %s", str(error).splitlines()[0])
-        return None
-    stable[rows[[k for k in corners if k < len(rows)]]] = True
-    return stable

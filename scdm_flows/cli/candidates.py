@@ -13,6 +13,7 @@ from scdm_flows.cli.files import check_output, make_folder, output_file, output_
 from scdm_flows.errors import CampaignError
 
 if TYPE_CHECKING:
+    from scdm_flows.analysis.ranking import RankResult
     from scdm_flows.documents import CandidateDoc
 
 SUFFIX = {"cif": ".cif", "poscar": ".vasp", "json": ".json"}
@@ -108,12 +109,17 @@ def show_records(title: str, records: list[dict[str, Any]], columns: dict[str, s
 @JSON
 def show(candidate_id: str, as_json: bool) -> None:
     """Everything known of one candidate."""
+    from scdm_flows.analysis.ranking import why
     from scdm_flows.query import CandidateDB
 
     with database(create=False) as connected:
         query = CandidateDB(connected)
         document = query.get(candidate_id)
+        before = None
+        if document.rank is not None and document.rank > 1:
+            before = next(iter(query.find(campaign=document.campaign, rank=document.rank - 1, limit=1)), None)
         phonon, bands = query.phonon(candidate_id), query.bands(candidate_id)
+    reasons = why(_standing(document), None if before is None else _standing(before))
     data = document.model_dump(mode="json")
     if as_json:
         more = {"phonon": phonon, "bands": bands}
@@ -140,8 +146,15 @@ def show(candidate_id: str, as_json: bool) -> None:
         rows.append(["energies from", document.provenance.engine])
     table(f"{document.formula}  {candidate_id}", ["field", "value"], rows)
     table("Stages", ["stage", "status", "why"], [[k, v.status, v.reason] for k, v in document.stages.items()])
-    if document.score_terms:
-        table("Score", ["term", "contribution"], [list(x) for x in document.score_terms.items()])
+    for line in reasons:
+        click.echo(line)
+
+
+def _standing(document: CandidateDoc) -> RankResult:
+    from scdm_flows.analysis.ranking import RankResult as Result
+
+    terms, unknown = document.score_terms, tuple(document.score_unknown)
+    return Result(document.candidate_id, document.rank, document.score, terms, unknown, document.pareto_front)
 
 
 @candidates.command()

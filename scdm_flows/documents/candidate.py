@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from scdm_flows.documents.bands import GapKind
 from scdm_flows.documents.base import ScdmDocument, queryable
 
+INDEXED: dict[str, Any] = {"indexed": True}
+
 
 class StageName(StrEnum):
     """The stages of a candidate, in order."""
@@ -75,7 +77,10 @@ class CandidateDoc(ScdmDocument):
         None, "layer group after relaxation (symprec 0.05 angstrom), else of the sample", indexed=True
     )
     space_group: int | None = queryable(None, "space group of the three-periodic cell, as layer_group", indexed=True)
-    thickness_angstrom: float | None = queryable(None, "distance between the outermost atoms along c, angstrom")
+    thickness_angstrom: float | None = queryable(
+        None, "distance between the outermost atoms along c, angstrom; after relaxation where there was one"
+    )
+    area_per_atom_angstrom2: float | None = queryable(None, "area of the relaxed cell over its atoms, angstrom^2")
     min_distance_angstrom: float | None = Field(
         None, description="shortest distance between atoms of the sample, angstrom"
     )
@@ -85,6 +90,8 @@ class CandidateDoc(ScdmDocument):
     duplicate_of: str | None = Field(None, description="candidate_id of the first equal sample of the campaign")
     novel: bool | None = queryable(None, "not among the training structures (fingerprint index)")
     known_as: list[str] = Field(default_factory=list, description="ids of equal training structures")
+    template: str | None = Field(None, description="Wyckoff template of the sample, such as 78:a-e")
+    new_template: bool | None = queryable(None, "no known layer has this Wyckoff template")
 
     structure: dict[str, Any] = Field(description="the sample, pymatgen's dict")
     relaxed_structure: dict[str, Any] | None = Field(None, description="after relaxation, pymatgen's dict")
@@ -103,7 +110,14 @@ class CandidateDoc(ScdmDocument):
     )
     e_above_hull_error: float | None = queryable(None, "expected error of e_above_hull, eV/atom")
     e_above_hull_gate: float | None = Field(None, description="value the in-flow gate decided on, eV/atom")
+    e_above_same_composition: float | None = queryable(
+        None, "energy above the lowest other phase of the same composition, eV/atom, on the scale of e_above_hull"
+    )
     calibration_id: str | None = Field(None, description="calibration used for e_above_hull")
+    hull_revision: int | None = Field(None, description="revision of the hull document that e_above_hull comes from")
+    hull_pending: str | None = Field(
+        None, description="hash of what the hull has still to take in; null where it has", json_schema_extra=INDEXED
+    )
     decomposition: dict[str, float] | None = Field(None, description="hull phase -> fraction of atoms")
     dynamically_stable: bool | None = queryable(
         None, "no imaginary mode beyond the stated threshold; null where unknown", indexed=True
@@ -119,6 +133,24 @@ class CandidateDoc(ScdmDocument):
     total_magnetization: float | None = queryable(None, "Bohr magnetons per cell; null without spin polarisation")
     engine_version: str | None = queryable(None, "version that the engine's program printed; a test's stand-in says so")
 
-    score: float | None = queryable(None, "ranking score, larger is better")
+    score: float | None = queryable(None, "ranking score, 0 to 1, larger is better")
     score_terms: dict[str, float] = Field(default_factory=dict, description="term -> contribution to score")
+    score_unknown: list[str] = Field(default_factory=list, description="terms that count half as they are not known")
     rank: int | None = queryable(None, "1 is best within the campaign; null where it cannot be ranked", indexed=True)
+    pareto_front: int | None = queryable(
+        None, "Pareto front within the campaign, 1 is the best; null beyond the last that is told apart"
+    )
+
+
+# Fields that later builders own: a rebuild of the candidates leaves them alone.
+HULL_FIELDS = (
+    "formation_energy_per_atom",
+    "e_above_hull_raw",
+    "e_above_hull",
+    "e_above_hull_error",
+    "e_above_same_composition",
+    "calibration_id",
+    "decomposition",
+    "hull_revision",
+)
+RANK_FIELDS = ("score", "score_terms", "score_unknown", "rank", "pareto_front")

@@ -1,4 +1,4 @@
-"""A convex hull: the phases of a chemical system as last computed. Collection ``hulls``, key ``chemsys``."""
+"""A convex hull: the phases of a chemical system as last computed. Collection ``hulls``, key ``hull_id``."""
 
 from __future__ import annotations
 
@@ -20,18 +20,37 @@ class HullPoint(BaseModel):
     stable: bool | None = Field(None, description="on the hull; null where that was not worked out")
 
 
-class HullDoc(ScdmDocument):
-    """References and candidates of one chemical system and its subsystems."""
+class LowerPhase(BaseModel):
+    """A candidate below the hull of the references: the only kind that moves other candidates."""
 
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(description="candidate_id")
+    formula: str = Field(description="its formula")
+    energy_per_atom: float = Field(description="eV/atom of energy_scheme, calibrated where surrogate")
+
+
+class HullDoc(ScdmDocument):
+    """References and candidates of one chemical system; those of subsystems compete too."""
+
+    hull_id: str = Field(description="references and chemical system, <references>:<chemsys>")
+    references: str = Field(description="what the candidates are judged by: the energy scheme, and a file's sha256")
     chemsys: str = Field(description="elements in alphabetical order joined by -")
+    elements: list[str] = Field(description="elements in alphabetical order")
     energy_scheme: str = Field(description="what the energies are; schemes never mix")
     surrogate: bool = Field(description="whether the energies come from a force field")
+    basis_sha256: str = Field(description="of reference table, calibration and algorithm: another basis, another hull")
     reference_sha256: str = Field(description="sha256 of the reference table")
     calibration_id: str | None = Field(None, description="calibration of the candidates, where surrogate")
-    n_reference_phases: int = Field(description="reference phases that competed")
-    inputs_sha256: str = Field(description="of all that went in; the same inputs are not computed again")
+    revision: int = Field(0, description="how often it was written: a writer that read an older one starts again")
+    spread: bool = Field(True, description="larger systems have followed the last change of ``lower``")
+    n_reference_phases: int = Field(description="number of reference phases that competed")
+    n_candidates: int = Field(description="number of candidates of this chemical system, those in errors included")
     candidates: dict[str, float] = Field(
         default_factory=dict, description="candidate_id of this chemical system -> e_above_hull, eV/atom"
+    )
+    lower: list[LowerPhase] = Field(
+        default_factory=list, description="candidates of this chemical system below the hull of the references"
     )
     errors: dict[str, str] = Field(default_factory=dict, description="candidate_id -> why it has no place")
     points: list[HullPoint] = Field(

@@ -44,6 +44,8 @@ class ScreenedCandidate(_Output):
     duplicate_of: str | None = None
     novel: bool | None = None
     known_as: list[str] = Field(default_factory=list)
+    template: str | None = None
+    new_template: bool | None = None
     accepted: bool = Field(description="goes on to relaxation")
     reason: str | None = Field(None, description="why it does not")
 
@@ -67,6 +69,8 @@ class GateDoc(_Output):
     max_force_ev_per_angstrom: float | None = None
     rmsd_to_relaxed_angstrom: float | None = None
     one_layer: bool | None = Field(None, description="still one connected layer after relaxation")
+    thickness_angstrom: float | None = Field(None, description="distance between the outermost atoms, angstrom")
+    area_per_atom_angstrom2: float | None = Field(None, description="area of the cell over its atoms, angstrom^2")
     layer_group: int | None = None
     space_group: int | None = None
     energy_per_atom: float = Field(description="static energy, eV/atom, of energy_scheme")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scdm_flows.analysis.calibration import calibrate
+from scdm_flows.analysis.calibration import LayerShape, calibrate
 from scdm_flows.analysis.hull import energy_above_hull
 from scdm_flows.errors import ReferenceDataError
 from scdm_flows.references.table import ReferenceTable
@@ -32,7 +32,9 @@ def stability_labels(
             except ReferenceDataError:
                 pass
             else:
-                value = calibrate(phase.fractions, hull.e_above_hull, hull.formation_energy_per_atom).e_above_hull
+                value = calibrate(
+                    phase.fractions, hull.e_above_hull, hull.formation_energy_per_atom, LayerShape.of(layer.structure)
+                ).e_above_hull
         counts[source if value is not None else "none"] += 1
         labels.append(None if value is None else float(value))
     return labels, counts

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from pymatgen.core import Structure
 
 from scdm_flows.analysis.calibration import load_calibration
-from scdm_flows.analysis.ranking import WEIGHTS, WINDOW
+from scdm_flows.analysis.ranking import WINDOW, Objective
 from scdm_flows.documents import CampaignDoc, CandidateDoc, CandidateState, PhononDoc, StageFailure, utc_now
 from scdm_flows.query import FLAT, CandidateDB
 from scdm_flows.report import bands, content, crystals, figures
@@ -117,7 +117,7 @@ def render_documents(
         n_failures=len(failures),
         n_failed=sum(c.state is CandidateState.FAILED for c in candidates),
         config=yaml.safe_dump(campaign.config, sort_keys=False, allow_unicode=True),
-        weights=WEIGHTS,
+        objective=Objective.of(campaign.config),
         ranking_window=WINDOW,
         data={
             "campaign": campaign.model_dump(mode="json"),

@@ -24,7 +24,7 @@ KEYS = {
     "campaigns": "name",
     "phonons": "candidate_id",
     "bands": "candidate_id",
-    "hulls": "chemsys",
+    "hulls": "hull_id",
     "failures": "failure_id",
 }
 # (collection, fields, unique); jobflow makes no index but _id, and upserts without a unique one can duplicate
@@ -150,7 +150,7 @@ class Database:
         """Insert or replace documents by the store's key; ``StoreError`` if the database refuses."""
         if documents:
             with store_errors(self.uri):
-                store.update([_plain_values(d) for d in documents], key=store.key)
+                store.update([plain_values(d) for d in documents], key=store.key)
 
     def close(self) -> None:
         """Close every store."""
@@ -159,12 +159,12 @@ class Database:
             store.close()
 
 
-def _plain_values(value: Any) -> Any:
+def plain_values(value: Any) -> Any:
     """Enumerations as their values, which is how they are read back (maggma would store the class)."""
     if isinstance(value, dict):
-        return {k: _plain_values(v) for k, v in value.items()}
+        return {k: plain_values(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain_values(v) for v in value]
+        return [plain_values(v) for v in value]
     return value.value if isinstance(value, Enum) else value
 
 

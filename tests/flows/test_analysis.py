@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import mx2
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 
-from scdm_flows.analysis.calibration import OUT_OF_DOMAIN_FACTOR, features, load_calibration
-from scdm_flows.analysis.ranking import RankInput, rank, window_bin
+from scdm_flows.analysis.calibration import (
+    OUT_OF_DOMAIN_FACTOR,
+    LayerShape,
+    element_properties,
+    features,
+    load_calibration,
+)
+from scdm_flows.analysis.ranking import Objective, RankInput, pareto_fronts, rank, why, window_bin
 from scdm_flows.analysis.screening import screen
 from scdm_flows.analysis.stability import PhononBands, in_plane_path, judge, phonon_supercell
 from scdm_flows.config import parse_config
@@ -16,65 +26,55 @@ from scdm_flows.errors import ReferenceDataError
 from scdm_flows.references.table import ReferenceTable
 from scdm_models.datasets.fingerprints import FingerprintIndex
 
+FLAT = LayerShape(2.9, 3.1)  # about 1H-MoS2's
+
 
 def test_packaged_calibration_is_what_science_asks() -> None:
     header = load_calibration().header
-    # left out by chemical system on C2DB: raw CHGNet is 0.3 eV/atom too low, the forest reaches 0.11
+    # left out by chemical system on C2DB's relaxed layers: raw CHGNet is 0.3 eV/atom too low
     assert header["n"] > 4000
-    assert header["calibrated_left_out"]["mae"] < 0.12 < header["raw"]["mae"]
+    assert header["calibrated_left_out"]["mae"] <= 0.10 < 0.3 < header["raw"]["mae"]
+    assert header["calibrated_left_out"]["spearman"] >= 0.78
     assert abs(header["calibrated_left_out"]["bias"]) < 0.02
+    assert header["stable_kept_in_window"] >= 0.98
+    # the error of a layer is that of layers it was not part of: what is said to hold 90 % does so
+    assert header["error_coverage"] == pytest.approx(header["error_coverage_claimed"], abs=0.01)
     assert header["reference_sha256"] == ReferenceTable.load().sha256
 
 
-def test_forest_equals_sklearns() -> None:
-    tree_module = pytest.importorskip("sklearn.ensemble", reason="scikit-learn is in the extra 'fit'")
-    from scdm_flows.analysis.calibration import Calibration
+def test_trees_equal_sklearns() -> None:
+    ensemble = pytest.importorskip("sklearn.ensemble", reason="scikit-learn is in the extra 'fit'")
+    from scdm_flows.references.fit import flat_trees
 
     rng = np.random.default_rng(0)
-    x, y = rng.random((200, 105)), rng.random(200)
-    forest = tree_module.RandomForestRegressor(5, random_state=0).fit(x, y)
-    arrays: dict[str, list] = {k: [] for k in ("feature", "threshold", "left", "right", "value")}
-    roots, offset = [], 0
-    for estimator in forest.estimators_:
-        tree = estimator.tree_
-        roots.append(offset)
-        arrays["feature"].append(np.maximum(tree.feature, 0))
-        arrays["threshold"].append(tree.threshold)
-        for name, child in (("left", tree.children_left), ("right", tree.children_right)):
-            arrays[name].append(np.where(child >= 0, child + offset, -1))
-        arrays["value"].append(tree.value[:, 0, 0])
-        offset += tree.node_count
-    flat = {k: np.concatenate(v) for k, v in arrays.items()}
-    ours = Calibration(
-        **flat,
-        roots=np.array(roots),
-        elements=np.arange(1, 9),
-        error_edges=np.arange(2.0),
-        errors=np.ones(1),
-        header={},
-    )
+    x, y = rng.random((300, 25)), rng.random(300)
+    model = ensemble.HistGradientBoostingRegressor(max_iter=20, random_state=0).fit(x, y)
+    ours = replace(load_calibration(), **{k: np.asarray(v) for k, v in flat_trees(model).items()})
     for row in x[:20]:
-        assert ours.correction(row) == pytest.approx(forest.predict(row[None])[0], abs=1e-6)
+        assert ours.correction(row) == pytest.approx(model.predict(row[None])[0], abs=1e-6)
 
 
 def test_calibration_keeps_bad_structures_bad_and_flags_unknown_elements() -> None:
     calibration = load_calibration()
-    good = calibration.apply({"Mo": 1, "S": 2}, 0.0, -1.0)
-    bad = calibration.apply({"Mo": 1, "S": 2}, 5.0, 4.0)
-    assert good.e_above_hull < 0.2
+    good = calibration.apply({"Mo": 1, "S": 2}, 0.0, -1.0, FLAT)
+    bad = calibration.apply({"Mo": 1, "S": 2}, 5.0, 4.0, FLAT)
+    assert good.e_above_hull < 0.3
     assert bad.e_above_hull > 3  # far beyond all training data: the correction is bounded, the value is not
-    unknown = calibration.apply({"Pu": 1, "S": 2}, 0.0, -1.0)
+    unknown = calibration.apply({"Pu": 1, "S": 2}, 0.0, -1.0, FLAT)
     assert not unknown.in_domain
     assert unknown.error >= OUT_OF_DOMAIN_FACTOR * calibration.errors.min()
-    with pytest.raises(ReferenceDataError, match="must be numbers"):
-        calibration.apply({"Mo": 1}, float("nan"), 0.0)
+    for energy, shape in ((float("nan"), FLAT), (0.0, LayerShape(float("nan"), 3.0))):
+        with pytest.raises(ReferenceDataError, match="must be numbers"):
+            calibration.apply({"Mo": 1}, energy, 0.0, shape)
 
 
 def test_features() -> None:
-    row = features({"Mo": 1, "S": 2}, 0.1, -0.5)
-    assert row[41] == pytest.approx(1 / 3)
-    assert row[15] == pytest.approx(2 / 3)
-    assert row[-2:].tolist() == [0.1, -0.5]
+    row = features({"Mo": 1, "S": 2}, 0.1, -0.5, FLAT, element_properties())
+    assert row[:5].tolist() == [0.1, -0.5, 2.9, 3.1, 2]
+    # Pauling electronegativities 2.16 of Mo and 2.58 of S: mean over atoms, smallest, largest, mean deviation
+    assert row[[5, 10, 15, 20]] == pytest.approx([2.44, 2.16, 2.58, (0.28 + 2 * 0.14) / 3])
+    # supercells and the order of the elements change nothing
+    assert features({"S": 8, "Mo": 4}, 0.1, -0.5, FLAT, element_properties()) == pytest.approx(row)
 
 
 def test_reference_table_covers_subsystems_and_names_what_is_missing() -> None:
@@ -101,6 +101,39 @@ def test_rank_order_terms_and_unknowns() -> None:
     for result in results[:-1]:
         assert result.score == pytest.approx(sum(result.terms.values()))
     assert rank(reversed(inputs)) == results
+    assert [r.front for r in results] == [1, 1, 2, 3, None]  # they differ in dynamics alone
+    # the prototype is known of none of them, dynamics not of one
+    assert [r.unknown for r in results[:3]] == [("prototype",), ("prototype",), ("dynamics", "prototype")]
+    assert why(results[1], results[0])[-1] == "stable is before it: a tie, by its id"
+    assert why(results[2], results[1])[-1] == "tie-b is before it: +0.150 dynamics"  # weight 0.3, counted half
+    assert why(results[4], results[3])[0].startswith("not ranked")
+
+
+def test_an_objective_names_its_terms() -> None:
+    gaps = {"metal": 0.0, "near": 0.8, "wished": 1.4, "unknown": None}
+    inputs = [RankInput(name, 0.3, None, None, None, None, gap) for name, gap in gaps.items()]
+    results = rank(inputs, Objective({"stability": 1.0, "gap": 3.0}, gap=(1.0, 2.0)))
+    # 1 within the range, 0.8 at 0.2 eV from it, half where not known, 0 at 1 eV from it; stability 0.5 at half the window
+    assert {r.candidate_id: r.score for r in results} == pytest.approx(
+        {"wished": (0.5 + 3) / 4, "near": (0.5 + 2.4) / 4, "unknown": (0.5 + 1.5) / 4, "metal": 0.5 / 4}
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6))
+def test_fronts_are_those_of_the_definition(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.integers(0, 4, (30, 3)) / 3  # few levels, so that equal rows and ties occur
+
+    def dominated(i: int, rows: list[int]) -> bool:
+        return any((values[j] >= values[i]).all() and (values[j] > values[i]).any() for j in rows)
+
+    left, expected = list(range(30)), np.zeros(30, dtype=int)
+    for front in (1, 2, 3):
+        chosen = [i for i in left if not dominated(i, left)]
+        expected[chosen] = front
+        left = [i for i in left if i not in chosen]
+    assert pareto_fronts(values, 3).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize(

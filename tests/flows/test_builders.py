@@ -16,9 +16,9 @@ from pymatgen.core import Lattice, Structure
 
 from scdm_flows.analysis.calibration import CalibratedHull
 from scdm_flows.analysis.hull import Phase
+from scdm_flows.analysis.placing import lower_hull
 from scdm_flows.builders import CandidateBuilder, HullBuilder, RankingBuilder, build_all
 from scdm_flows.builders.assemble import completed_at
-from scdm_flows.builders.hulls import lower_hull
 from scdm_flows.documents import (
     CampaignDoc,
     CampaignState,
@@ -418,10 +418,10 @@ def test_surrogate_energies_compete_on_the_calibrated_scale(
 ) -> None:
     """The surrogate flatters layers (here by 0.3 eV/atom): that must not turn one layer against another."""
 
-    def calibrate(fractions: Any, e_above_hull: float, formation_energy: float) -> CalibratedHull:
+    def calibrate(fractions: Any, e_above_hull: float, formation_energy: float, shape: Any) -> CalibratedHull:
         return CalibratedHull(e_above_hull + 0.3, 0.1, True, "test")
 
-    monkeypatch.setattr("scdm_flows.builders.hulls.calibrate", calibrate)
+    monkeypatch.setattr("scdm_flows.analysis.placing.calibrate", calibrate)
     campaign.screen(0, screened("a", 0), screened("b", 1, layer("1T"), layer_group_generated=72))
     campaign.gate("a", -2 / 3 - 0.2)  # raw 0.2 below the references' hull, in truth 0.1 above
     campaign.gate("b", -2 / 3 - 0.1)
@@ -435,10 +435,10 @@ def test_surrogate_energies_compete_on_the_calibrated_scale(
 def test_a_calibrated_rival_below_the_hull_counts_with_its_calibrated_energy(
     campaign: Campaign, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def calibrate(fractions: Any, e_above_hull: float, formation_energy: float) -> CalibratedHull:
+    def calibrate(fractions: Any, e_above_hull: float, formation_energy: float, shape: Any) -> CalibratedHull:
         return CalibratedHull(e_above_hull / 2, 0.1, True, "test")
 
-    monkeypatch.setattr("scdm_flows.builders.hulls.calibrate", calibrate)
+    monkeypatch.setattr("scdm_flows.analysis.placing.calibrate", calibrate)
     campaign.screen(0, screened("a", 0), screened("b", 1, layer("1T"), layer_group_generated=72))
     campaign.gate("a", -2 / 3 - 0.4)  # calibrated 0.2 below the references' hull
     campaign.gate("b", -2 / 3 + 0.2)  # calibrated 0.1 above it, so 0.3 above a

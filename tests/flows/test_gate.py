@@ -9,7 +9,7 @@ import pytest
 from conftest import mx2
 from pymatgen.core import Structure
 
-from scdm_flows.analysis.calibration import calibrate
+from scdm_flows.analysis.calibration import LayerShape, calibrate
 from scdm_flows.analysis.gate import Relaxation, gate, rmsd
 from scdm_flows.analysis.hull import Phase
 from scdm_flows.config import parse_config
@@ -66,7 +66,7 @@ def test_a_layer_below_the_hull_has_a_negative_distance() -> None:
 
 def test_the_calibrated_value_decides_for_a_surrogate() -> None:
     raw = 0.15
-    expected = calibrate({"Mo": 1 / 3, "S": 2 / 3}, raw, -1.0 + raw)
+    expected = calibrate({"Mo": 1 / 3, "S": 2 / 3}, raw, -1.0 + raw, LayerShape.of(mx2("1H")))
     doc = run(-7.0 + raw, surrogate=True, max_e_above_hull=expected.e_above_hull + 1e-6)
     assert doc.e_above_hull == pytest.approx(expected.e_above_hull)
     assert doc.e_above_hull_raw == pytest.approx(raw)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from scdm_flows.analysis.calibration import calibrate
+from scdm_flows.analysis.calibration import LayerShape, calibrate
 from scdm_flows.analysis.hull import energy_above_hull
 from scdm_flows.references.labels import stability_labels
 from scdm_flows.references.table import ReferenceTable
@@ -22,6 +22,8 @@ def test_labels_name_their_source() -> None:
         [layer, replace(layer, id=phase.name, properties={}), replace(layer, properties={})], table
     )
     hull = energy_above_hull(phase.fractions, phase.energy_per_atom, table.entries(["Mo", "S"]))
-    surrogate = calibrate(phase.fractions, hull.e_above_hull, hull.formation_energy_per_atom).e_above_hull
+    surrogate = calibrate(
+        phase.fractions, hull.e_above_hull, hull.formation_energy_per_atom, LayerShape.of(layer.structure)
+    ).e_above_hull
     assert labels == [0.07, surrogate, None]
     assert counts == {"dft": 1, "surrogate": 1, "none": 1}

@@ -1,0 +1,164 @@
+"""Places candidates on the hull of the references and among each other. Pure.
+
+Raw surrogate energies flatter layers by about 0.3 eV/atom, and the calibration was fitted on energies above the hull of
+the *references*. So a candidate is first placed on the references' hull and calibrated there; only then do candidates
+compete, each at the references' hull plus its calibrated distance. Only one below the references' hull can change the
+place of another. Without a calibration (DFT) the two scales are the same.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from scdm_flows.analysis.calibration import CalibratedHull, LayerShape, calibrate
+from scdm_flows.analysis.hull import Phase, PhaseSystem
+from scdm_flows.documents.hull import HullPoint
+
+logger = logging.getLogger(__name__)
+
+MAX_POINTS = 400
+MAX_DRAWN_ELEMENTS = 5
+SAME_COMPOSITION = 1e-6  # atom fractions that differ by less are one composition
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A candidate on the hull of the references.
+
+    phase: at its calibrated energy; e_above_hull: calibrated; e_above_hull_raw and formation_energy_per_atom: of the
+    scheme itself; all eV/atom.
+    """
+
+    phase: Phase
+    e_above_hull: float
+    e_above_hull_raw: float
+    formation_energy_per_atom: float
+    decomposition: dict[str, float]
+    calibrated: CalibratedHull | None
+
+
+@dataclass(frozen=True)
+class Place:
+    """A candidate among references and rivals, eV/atom.
+
+    e_above_hull, decomposition: against the hull of all others. e_above_same_composition: above the lowest other phase
+    of the same composition, None where there is none; below it where negative.
+    """
+
+    e_above_hull: float
+    decomposition: dict[str, float]
+    e_above_same_composition: float | None
+
+
+def place(
+    system: PhaseSystem, name: str, formula: str, energy_per_atom: float, shape: LayerShape, *, surrogate: bool
+) -> Placed:
+    """The candidate on the hull of the references, calibrated where its energy (eV/atom) is a surrogate's."""
+    own = Phase.from_formula(name, formula, energy_per_atom)
+    hull = system.place(own.fractions, energy_per_atom)
+    calibrated = None
+    if surrogate:
+        calibrated = calibrate(own.fractions, hull.e_above_hull, hull.formation_energy_per_atom, shape)
+    value = hull.e_above_hull if calibrated is None else calibrated.e_above_hull
+    energy = energy_per_atom - hull.e_above_hull + value
+    return Placed(
+        Phase(own.name, own.fractions, energy, own.formula),
+        value,
+        hull.e_above_hull,
+        hull.formation_energy_per_atom,
+        hull.decomposition,
+        calibrated,
+    )
+
+
+def compete(placed: Sequence[Placed], references: PhaseSystem, lower: Sequence[Phase]) -> list[Place]:
+    """The places of the candidates of a chemical system.
+
+    placed: its candidates; lower: all candidates below the references' hull that may compete, of the system and its
+    subsystems, at their calibrated energies (those among ``placed`` do not compete with themselves).
+    """
+    everything = references if not lower else PhaseSystem(references.elements, [*references.phases, *lower])
+    first = len(references.phases)
+    at = {phase.name: first + i for i, phase in enumerate(lower)}
+    found = []
+    for one in placed:
+        value, decomposition = one.e_above_hull, one.decomposition
+        without = [at[one.phase.name]] if one.phase.name in at else []
+        if len(lower) > len(without):
+            hull = everything.place(one.phase.fractions, one.phase.energy_per_atom, without)
+            value, decomposition = hull.e_above_hull, hull.decomposition
+        found.append(Place(value, decomposition, _above_same(one.phase, everything, without)))
+    return found
+
+
+def _above_same(own: Phase, system: PhaseSystem, without: Sequence[int]) -> float | None:
+    same = np.abs(system.matrix - system.target(own.fractions)).max(1) < SAME_COMPOSITION
+    same[list(without)] = False
+    if not same.any():
+        return None
+    formation = own.energy_per_atom - float(system.target(own.fractions) @ system.elemental)
+    return float(formation - system.formation[same].min())
+
+
+def points(elements: Sequence[str], references: Sequence[Phase], candidates: Sequence[Phase]) -> list[HullPoint]:
+    """The phases of a chemical system with their formation energies, those on the hull marked.
+
+    Of more than ``MAX_POINTS`` phases, elements, candidates, those on the hull, and the lowest others are
+    kept.
+    """
+    phases = [*references, *candidates]
+    lowest = {e: min(p.energy_per_atom for p in phases if set(p.fractions) == {e}) for e in elements}
+    x = np.array([[p.fractions.get(e, 0.0) for e in elements] for p in phases])
+    formation = np.array([p.energy_per_atom for p in phases]) - x @ np.array([lowest[e] for e in elements])
+    stable = lower_hull(x, formation)
+    order = sorted(
+        range(len(phases)),
+        key=lambda i: (
+            i < len(references) and len(phases[i].fractions) > 1 and not (stable is not None and stable[i]),
+            formation[i],
+        ),
+    )
+    return [
+        HullPoint(
+            name=phases[i].name,
+            formula=phases[i].formula,
+            candidate=i >= len(references),
+            energy_per_atom=phases[i].energy_per_atom,
+            formation_energy_per_atom=float(formation[i]),
+            stable=None if stable is None else bool(stable[i]),
+        )
+        for i in order[:MAX_POINTS]
+    ]
+
+
+def lower_hull(x: np.ndarray[Any, Any], formation: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
+    """Which points lie at corners of the lower convex hull; None where that is not worked out.
+
+    x: (n, n_elements) atom fractions; formation: (n,) eV/atom, 0 for the stable elements.
+    """
+    n_elements = x.shape[1]
+    stable = np.zeros(len(x), dtype=bool)
+    if n_elements == 1:
+        stable[int(np.argmin(formation))] = True
+        return stable
+    if n_elements > MAX_DRAWN_ELEMENTS:
+        return None
+    from scipy.spatial import ConvexHull, QhullError
+
+    # only what is not above the elements' plane can be stable; a far point above closes the hull, so that all
+    # other corners are of the lower hull
+    rows = np.flatnonzero(formation <= 1e-9)
+    top = np.append(np.full(n_elements - 1, 1 / n_elements), 10.0)
+    cloud = np.vstack([np.column_stack([x[rows][:, 1:], formation[rows]]), top])
+    try:
+        corners = ConvexHull(cloud).vertices
+    except QhullError as error:
+        logger.warning("the corners of a hull were not found: %s", str(error).splitlines()[0])
+        return None
+    stable[rows[[k for k in corners if k < len(rows)]]] = True
+    return stable

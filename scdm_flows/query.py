@@ -190,7 +190,7 @@ class CandidateDB:
             if prefix in RANGES and key not in _fields() and rest in _fields():
                 criteria.setdefault(rest, {})[RANGES[prefix]] = _number(key, rest, value)
             elif key == "elements":
-                criteria.setdefault(key, {})["$all"] = _elements(value)
+                criteria.setdefault(key, {})["$all"] = element_symbols(value)
             else:
                 known_field(key)
                 several = isinstance(value, list | tuple | set | frozenset)
@@ -260,10 +260,10 @@ def _formula(value: str) -> str:
 
 
 def _chemsys(value: str) -> str:
-    return "-".join(sorted(_elements(value.split("-"))))
+    return "-".join(sorted(element_symbols(value.split("-"))))
 
 
-def _elements(value: Iterable[str] | str) -> list[str]:
+def element_symbols(value: Iterable[str] | str) -> list[str]:
     """Checked element symbols, from a list or from text with commas, hyphens or spaces between them."""
     from pymatgen.core import Element
 

@@ -274,8 +274,9 @@ def write_report(connected: Database, name: str, out: Path | None, *, force: boo
 
 @click.command()
 @click.option("--campaign", "name", help="Only this campaign; all when absent.")
+@click.option("--all", "everything", is_flag=True, help="Compute every hull again, whatever is known.")
 @JSON
-def build(name: str | None, as_json: bool) -> None:
+def build(name: str | None, everything: bool, as_json: bool) -> None:
     """Rebuild candidates, hulls and ranking from job outputs; what has not changed is not written."""
     from scdm_flows.builders import build_all
     from scdm_flows.launch import collect_failures
@@ -285,7 +286,7 @@ def build(name: str | None, as_json: bool) -> None:
         if name is not None:
             CandidateDB(connected).campaign(name)
         collect_failures(connected, name)
-        written = build_all(connected, name)
+        written = build_all(connected, name, everything=everything)
     if as_json:
         echo_json(written)
     else:

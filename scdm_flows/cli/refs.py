@@ -118,6 +118,30 @@ def _measured(data_dir: Path, relaxed: Path, processes: int) -> Measured:
 
 
 @refs.command()
+@click.argument("elements")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="JSON file to write.")
+@FORCE
+@JSON
+def fetch(elements: str, out: Path, force: bool, as_json: bool) -> None:
+    """Fetch the Materials Project's phases of ELEMENTS, such as Mo,S, for a vasp campaign's engine.references.
+
+    Needs mp-api (extra 'mp') and a key in MP_API_KEY.
+    """
+    check_output(out, force=force)
+    from scdm_flows.query import element_symbols
+    from scdm_flows.references.materials_project import fetch as get
+
+    with output_path(out, force=force) as temporary:
+        found = get(element_symbols(elements), temporary)
+    if as_json:
+        echo_json({"file": str(out), **found})
+        return
+    click.echo(f"wrote {out}: {found['entries']} entries")
+    for line in found["left_out"]:
+        click.echo(f"left out: {line}")
+
+
+@refs.command()
 @JSON
 def show(as_json: bool) -> None:
     """What the packaged table and calibration are, and how good."""

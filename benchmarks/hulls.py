@@ -1,0 +1,206 @@
+"""Convex hulls: ours beside pymatgen's, a published table, and a store of 100,000 candidates (`make bench`).
+
+    python benchmarks/hulls.py --systems 2000 --table mp_compositions_ef_ed.csv.gz --candidates 100000
+
+The table is that of Bartel et al. 2020 (columns formula, formation_energy_ev_per_atom,
+decomposition_energy_ev_per_atom); its decomposition energies are worked out again. Candidates are synthetic.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import itertools
+import random
+import time
+from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+CHUNK = 500  # chemical systems handed to a process at a time
+
+
+def beside_pymatgen(n: int) -> None:
+    """Energies above hull of all packaged phases of ``n`` random chemical systems."""
+    from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
+    from pymatgen.core import Composition
+
+    from scdm_flows.analysis.hull import PhaseSystem
+    from scdm_flows.references.table import ReferenceTable
+
+    table = ReferenceTable.load()
+    rng = random.Random(0)
+    elements = sorted(table.elements)
+    systems = [sorted(rng.sample(elements, rng.choice((2, 3, 4)))) for _ in range(n)]
+    ours = theirs = 0.0
+    worst, compared = 0.0, 0
+    for names in systems:
+        phases = table.entries(names)
+        entries = [PDEntry(Composition(dict(p.fractions)), p.energy_per_atom) for p in phases]
+        start = time.perf_counter()
+        system = PhaseSystem(names, phases)
+        here = [system.place(p.fractions, p.energy_per_atom).e_above_hull for p in phases]
+        ours += time.perf_counter() - start
+        start = time.perf_counter()
+        diagram = PhaseDiagram(entries)
+        there = [diagram.get_e_above_hull(entry) for entry in entries]
+        theirs += time.perf_counter() - start
+        worst = max(worst, float(np.abs(np.array(here) - there).max()))
+        compared += len(phases)
+    print(
+        f"hulls of {n} systems  {n / ours:8.0f} /s   {theirs / ours:6.1f} x pymatgen's PhaseDiagram; "
+        f"{compared} energies above hull differ by at most {worst:.1e} eV/atom"
+    )
+
+
+def _decompose(chunk: list[tuple[str, list[Any], list[Any]]]) -> dict[str, float]:
+    from scdm_flows.analysis.hull import PhaseSystem
+
+    found = {}
+    for name, own, others in chunk:
+        system = PhaseSystem(name.split("-"), [*own, *others])
+        for i, phase in enumerate(own):
+            found[phase.name] = system.place(phase.fractions, phase.energy_per_atom, [i]).e_above_hull
+    return found
+
+
+def decomposition_energies(file: Path, processes: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) decomposition energies of a table's compositions, ours and its own, eV/atom."""
+    from scdm_flows.analysis.hull import Phase
+
+    with gzip.open(file, "rt") as handle:
+        rows = list(csv.DictReader(handle))
+    by_system: dict[str, list[Phase]] = defaultdict(list)
+    for row in rows:
+        phase = Phase.from_formula(row["formula"], row["formula"], float(row["formation_energy_ev_per_atom"]))
+        by_system["-".join(sorted(phase.fractions))].append(phase)
+    for element in {e for name in by_system for e in name.split("-")}:
+        by_system[element] = [Phase(element, {element: 1.0}, 0.0, element)]
+    work = [
+        (name, own, [p for s in _subsystems(name) for p in by_system.get(s, ())])
+        for name, own in by_system.items()
+        if "-" in name
+    ]
+    chunks = [work[i : i + CHUNK] for i in range(0, len(work), CHUNK)]
+    found: dict[str, float] = {}
+    if processes == 1:
+        for chunk in chunks:
+            found |= _decompose(chunk)
+    else:
+        with ProcessPoolExecutor(processes) as pool:
+            for part in pool.map(_decompose, chunks):
+                found |= part
+    ours = np.array([found[row["formula"]] for row in rows])
+    return ours, np.array([float(row["decomposition_energy_ev_per_atom"]) for row in rows])
+
+
+def _subsystems(name: str) -> list[str]:
+    elements = name.split("-")
+    return ["-".join(c) for n in range(1, len(elements)) for c in itertools.combinations(elements, n)]
+
+
+def published_table(file: Path, processes: int) -> None:
+    """The whole table again, and how far it agrees."""
+    start = time.perf_counter()
+    ours, theirs = decomposition_energies(file, processes)
+    taken = time.perf_counter() - start
+    off = np.abs(ours - theirs)
+    print(
+        f"{len(ours)} decomposition energies in {taken:.1f} s on {processes} processes; within 2 meV/atom "
+        f"{100 * (off <= 0.002).mean():.2f} %, at most {1000 * off.max():.1f} meV/atom"
+    )
+
+
+def store(n: int) -> None:
+    """One candidate more among ``n`` on the embedded server: how long until all hulls that it moves are right."""
+    from scdm_flows.builders import HullBuilder, RankingBuilder
+    from scdm_flows.builders.hulls import pending_token
+    from scdm_flows.documents import CandidateDoc, StageRecord
+    from scdm_flows.references.table import ReferenceTable
+    from scdm_flows.settings import ScdmSettings
+    from scdm_flows.stores import EmbeddedServer, connect
+
+    table, rng = ReferenceTable.load(), random.Random(0)
+    elements = sorted(table.elements)[:30]
+    systems = [sorted(rng.sample(elements, 4)) for _ in range(400)] + [
+        sorted(rng.sample(elements, 2)) for _ in range(60)
+    ]
+
+    def candidate(number: int, names: list[str], energy: float | None = None) -> dict[str, Any]:
+        counts = [rng.randint(1, 4) for _ in names]
+        fractions = np.array(counts) / sum(counts)
+        lowest = [min(p.energy_per_atom for p in table.phases[e]) for e in names]
+        document = CandidateDoc(
+            candidate_id=f"bench-{number:012x}",
+            campaign="bench",
+            generator="files",
+            formula="".join(f"{e}{c}" for e, c in zip(names, counts, strict=True)),
+            chemsys="-".join(names),
+            elements=names,
+            nelements=len(names),
+            nsites=sum(counts),
+            structure={},
+            state="completed",
+            energy_per_atom=float(fractions @ lowest) + (rng.uniform(0.2, 1.5) if energy is None else energy),
+            energy_scheme=table.scheme,
+            surrogate=True,
+            one_layer=True,
+            thickness_angstrom=3.0,
+            area_per_atom_angstrom2=4.0,
+            stages={"relax": StageRecord(status="passed")},
+        ).model_dump()
+        return document | {"hull_pending": pending_token(document)}
+
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        settings = ScdmSettings(data_dir=Path(folder))
+        server = EmbeddedServer(settings.data_dir)
+        try:
+            database = connect(settings)
+            documents = [candidate(i, systems[i % len(systems)]) for i in range(n)]
+            for first in range(0, n, 1000):
+                database.candidates._collection.insert_many([dict(d) for d in documents[first : first + 1000]])
+            first_build = _timed(HullBuilder(database).run)
+            print(f"hulls of {n} candidates in {len(systems)} systems, all new: {first_build:.1f} s")
+            larger = next(s for s in systems if len(s) == 4)
+            for names, energy, what in (
+                (larger, None, "in a system of four elements"),
+                (larger[:2], -3.0, "of two elements below the hull, which moves every larger system"),
+            ):
+                database.upsert(database.candidates, [candidate(n + len(names), names, energy)])
+                builder = HullBuilder(database)
+                taken = _timed(builder.run)
+                print(f"one candidate more {what}: {taken:.2f} s, {builder.written} documents written")
+            print(f"ranking of {n} candidates: {_timed(RankingBuilder(database).run):.1f} s")
+            database.close()
+        finally:
+            server.stop()
+
+
+def _timed(run: Any) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--systems", type=int, default=200, help="random chemical systems compared with pymatgen")
+    parser.add_argument("--table", type=Path, help="table of decomposition energies")
+    parser.add_argument("--candidates", type=int, default=0, help="candidates of the store; none when 0")
+    parser.add_argument("--processes", type=int, default=2, help="processes of the table")
+    given = parser.parse_args()
+    beside_pymatgen(given.systems)
+    if given.table is not None:
+        published_table(given.table, given.processes)
+    if given.candidates:
+        store(given.candidates)
+
+
+if __name__ == "__main__":
+    main()

@@ -81,6 +81,8 @@ def gate_doc(name: str, energy: float, structure: Structure | None = None, **fie
         "decomposition": {"ref.MoS Mo1S1": 1.0},
         "energy_scheme": SCHEME,
         "surrogate": False,
+        "thickness_angstrom": 3.1,
+        "area_per_atom_angstrom2": 2.9,
     }
     return GateDoc(
         candidate_id=name,

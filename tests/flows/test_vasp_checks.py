@@ -329,7 +329,9 @@ def test_a_dry_run_of_structures_to_come_shows_typical_ones(tmp_path: Path, caps
 def test_candidates_of_a_vasp_campaign_compete_on_its_own_references(tmp_path: Path) -> None:
     """Two layers below the references' hull: the lower one becomes part of the hull of the other."""
     from scdm_flows.builders import build_all
+    from scdm_flows.builders.hulls import pending_token
     from scdm_flows.documents import CampaignDoc, CandidateDoc, StageRecord
+    from scdm_flows.query import CandidateDB
 
     write(tmp_path / "references.json", MO_S)  # MoS2 at -21.8 / 3 eV/atom
     database = memory_database()
@@ -344,13 +346,17 @@ def test_candidates_of_a_vasp_campaign_compete_on_its_own_references(tmp_path: P
         )
         for name, below in (("low", 0.3), ("high", 0.1))
     ]  # fmt: skip
-    database.upsert(database.candidates, [c.model_dump() for c in candidates])
+    documents = [c.model_dump() for c in candidates]
+    database.upsert(database.candidates, [d | {"hull_pending": pending_token(d)} for d in documents])
     build_all(database)
     found = {d["candidate_id"]: d["e_above_hull"] for d in database.candidates.query({})}
     assert found["low"] == pytest.approx(
         -0.2
     )  # below the hull of all others, of which the other candidate is the lowest
     assert found["high"] == pytest.approx(0.2)  # no longer below it: the other candidate is lower
+    hull = CandidateDB(database).hull("Mo-S", energy_scheme="vasp-pbe")
+    assert hull is not None
+    assert {p.name for p in hull.points if p.candidate and p.stable} == {"low"}
     assert set(build_all(database).values()) == {0}
     (tmp_path / "references.json").unlink()
     build_all(database)  # the file is not on this machine: what is known stays

@@ -223,11 +223,14 @@ PLOTS = (".svg", ".pdf", ".png", ".html")
 @candidates.command()
 @click.argument("candidate_id")
 @click.option(
+    "--what", type=click.Choice(["phonons", "bands"]), default="phonons", show_default=True, help="What to draw."
+)
+@click.option(
     "-o", "--out", required=True, type=click.Path(path_type=Path), help="File ending in .svg, .pdf, .png or .html."
 )
 @FORCE
-def plot(candidate_id: str, out: Path, force: bool) -> None:
-    """Draw the phonon bands of a candidate with their density of states.
+def plot(candidate_id: str, what: str, out: Path, force: bool) -> None:
+    """Draw the phonons or the electronic bands of a candidate with their density of states.
 
     A .html file is a page to zoom in, which needs no network; the others are for papers and slides.
     """
@@ -235,17 +238,23 @@ def plot(candidate_id: str, out: Path, force: bool) -> None:
         raise click.UsageError(f"{out.name} has no known format; its name must end in {', '.join(PLOTS)}")
     check_output(out, force=force)
     from scdm_flows.query import CandidateDB
-    from scdm_flows.report.bands import draw, phonon_plot
+    from scdm_flows.report.bands import draw, electronic_plot, phonon_plot
     from scdm_flows.report.figures import STYLE, svg
 
     with database(create=False) as connected:
         query = CandidateDB(connected)
         document = query.get(candidate_id)
-        phonon = query.phonon(candidate_id)
-    if phonon is None:
-        raise _without_phonons(document)
-    note = f", {phonon.energy_scheme} (surrogate)" if phonon.surrogate else f", {phonon.energy_scheme}"
-    drawn = phonon_plot(phonon, f"{document.formula}  {candidate_id}{note}")
+        phonon, bands = query.phonon(candidate_id), query.bands(candidate_id)
+    title = f"{document.formula}  {candidate_id}, "
+    if what == "bands":
+        if bands is None:
+            raise _without(document, "bands")
+        version = f" ({bands.engine_version})" if bands.engine_version else ""
+        drawn = electronic_plot(bands, title + bands.energy_scheme + version)
+    else:
+        if phonon is None:
+            raise _without(document, "phonon")
+        drawn = phonon_plot(phonon, title + phonon.energy_scheme + (" (surrogate)" if phonon.surrogate else ""))
     suffix = out.suffix.lower()
     if suffix in (".svg", ".html"):
         from scdm_flows.report.interactive import page
@@ -260,11 +269,11 @@ def plot(candidate_id: str, out: Path, force: bool) -> None:
     click.echo(f"wrote {out}")
 
 
-def _without_phonons(document: CandidateDoc) -> CampaignError:
-    """Why a candidate has no phonons."""
-    stage = document.stages.get("phonon")
+def _without(document: CandidateDoc, name: str) -> CampaignError:
+    """Why a candidate has no result of a stage."""
+    stage = document.stages.get(name)
     reason = (stage.reason if stage is not None else None) or document.reason or "that stage has not run yet"
-    return CampaignError(f"candidate {document.candidate_id} has no phonons: {reason}")
+    return CampaignError(f"candidate {document.candidate_id} has no {name.removesuffix('s')}s: {reason}")
 
 
 @candidates.command()
@@ -298,7 +307,7 @@ def follow(candidate_id: str, out: Path, amplitude: float, force: bool) -> None:
         phonon = query.phonon(candidate_id)
         origin = query.campaign(document.campaign)
     if phonon is None:
-        raise _without_phonons(document)
+        raise _without(document, "phonon")
     if phonon.soft_mode is None or document.relaxed_structure is None:
         why = "is stable" if phonon.dynamically_stable else "is unstable only where no small cell holds the mode"
         raise CampaignError(f"candidate {candidate_id} {why}: there is no mode to follow ({phonon.reason or 'stable'})")

@@ -6,21 +6,21 @@ pages.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from scdm_flows.report.figures import CALIBRATED, IMAGINARY, LINE, SOFT, STYLE, path_ticks, svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from scdm_flows.documents import PhononDoc
+    from scdm_flows.documents import BandsDoc, PhononDoc
 
 Array = NDArray[np.float64]
 SPIN_COLOURS = {"up": CALIBRATED, "down": "#d08a2e"}
@@ -88,36 +88,15 @@ def phonon_plot(document: PhononDoc, title: str = "") -> BandPlot:
     )
 
 
-def electronic_plot(
-    distances: ArrayLike,
-    labels: Sequence[tuple[float, str]],
-    energies: Mapping[str, ArrayLike],
-    *,
-    zero: str,
-    gap: tuple[float, float] | None = None,
-    dos: tuple[ArrayLike, Mapping[str, ArrayLike]] | None = None,
-    title: str = "",
-) -> BandPlot:
-    """Electronic bands and their density of states.
-
-    Parameters
-    ----------
-    distances
-        (n_k,) along the path.
-    labels
-        (distance, name) of the high-symmetry points.
-    energies
-        Spin (``up``, ``down``) -> (n_k, n_bands), eV relative to ``zero``.
-    zero
-        What zero is, such as ``valence band maximum`` or ``Fermi level``.
-    gap
-        Highest occupied and lowest empty energy, eV; None for a metal.
-    dos
-        Energies (n,) eV, and spin -> (n,) states/eV and cell.
-    title
-        Above the figure.
-    """
-    places = np.asarray(distances, dtype=float)
+def electronic_plot(document: BandsDoc, title: str = "") -> BandPlot:
+    """Electronic bands and, where the document has it, their density of states; the gap is shaded."""
+    labels, energies = document.labels, document.energies_ev
+    gap = None
+    if document.vbm is not None and document.cbm is not None:
+        gap = (document.vbm.energy_ev, document.cbm.energy_ev)
+    dos = None if document.dos is None else (document.dos.energies_ev, document.dos.densities)
+    zero = document.energy_zero
+    places = np.asarray(document.distances, dtype=float)
     jumps = _jumps(places, labels)
     branches = [
         Branches(

@@ -17,6 +17,8 @@ from pymatgen.core import Structure
 from scdm_flows.builders import build_all
 from scdm_flows.cli import candidates as commands
 from scdm_flows.config import load_config, parse_config
+from scdm_flows.documents import BandsDoc
+from scdm_flows.documents.bands import BandEdge, DosData
 from scdm_flows.documents.phonon import PhononDos, SoftMode
 from scdm_flows.errors import CampaignError, OutputError
 from scdm_flows.generators import GENERATORS
@@ -118,6 +120,42 @@ def test_follow_writes_a_campaign_that_reads_its_structures(stored: CampaignDocu
         scdm("follow", UNSTABLE, "-o", folder)
 
 
+def bands_doc(k: Any, labels: Any, energies: Any, **fields: Any) -> BandsDoc:
+    """Bands along (n_k,) places of a line; energies: spin -> (n_k, n_bands) eV."""
+    known = {
+        "candidate_id": UNSTABLE,
+        "campaign": "demo",
+        "energy_scheme": "vasp-pbe",
+        "engine_version": "6.5.0.stand-in",
+        "energy_zero": "Fermi level",
+        "energy_zero_ev": 0.0,
+        "efermi_ev": 0.0,
+        "band_gap_ev": 0.0,
+        "direct_gap_ev": 0.0,
+        "gap_kind": "metal",
+        "spin_polarised": "down" in energies,
+        "magnetic": False,
+    }
+    return BandsDoc(
+        k_points=[[x, 0.0, 0.0] for x in k],
+        distances=list(k),
+        labels=labels,
+        energies_ev={spin: values.tolist() for spin, values in energies.items()},
+        **(known | fields),
+    )
+
+
+def test_the_command_draws_bands_where_there_are_some(stored: CampaignDocuments, tmp_path: Path) -> None:
+    with pytest.raises(CampaignError, match="has no bands: that stage has not run yet"):
+        scdm("plot", UNSTABLE, "--what", "bands", "-o", tmp_path / "b.svg")
+    k = np.linspace(0, 1, 5)
+    document = bands_doc(k, [(0.0, "Γ"), (1.0, "X")], {"up": np.column_stack([k - 2, k + 1])})
+    with commands.database() as connected:
+        connected.upsert(connected.bands, [document.model_dump()])
+    scdm("plot", UNSTABLE, "--what", "bands", "-o", tmp_path / "b.svg")
+    assert "stand-in" in (tmp_path / "b.svg").read_text()  # the title names what made them
+
+
 def test_bands_jump_where_the_path_does(stored: CampaignDocuments) -> None:
     plot = phonon_plot(stored.phonons[UNSTABLE])
     values = plot.branches[0].values
@@ -126,7 +164,7 @@ def test_bands_jump_where_the_path_does(stored: CampaignDocuments) -> None:
     assert len(torn) == 0
     k = np.array([0.0, 0.5, 0.5, 1.0])
     bands = np.array([[0.0, 1.0], [1.0, 2.0], [5.0, 6.0], [0.0, 1.0]])
-    jumping = electronic_plot(k, GAMMA_TO_GAMMA, {"up": bands}, zero="Fermi level")
+    jumping = electronic_plot(bands_doc(k, GAMMA_TO_GAMMA, {"up": bands}))
     assert np.isnan(jumping.branches[0].values[2]).all()  # no line from M to X
     assert len(jumping.distances) == 5
     assert jumping.ticks[0.5] == "M|X"
@@ -138,14 +176,18 @@ def test_electronic_bands_in_both_kinds_of_figure() -> None:
     up = np.column_stack([valence, conduction])
     energies = np.linspace(-3, 3, 61)
     density = np.exp(-((energies + 1) ** 2))
-    plot = electronic_plot(
+    edges = [BandEdge(energy_ev=e, k_point=[0.0, 0.0, 0.0], spin="up") for e in (0.2, 1.5)]
+    document = bands_doc(
         k,
         [(0.0, "Γ"), (1.0, "X")],
         {"up": up, "down": up + 0.2},
-        zero="valence band maximum",
-        gap=(0.2, 1.5),
-        dos=(energies, {"up": density, "down": density / 2}),
+        energy_zero="valence band maximum",
+        vbm=edges[0],
+        cbm=edges[1],
+        dos=DosData(energies_ev=energies.tolist(), densities={"up": density.tolist(), "down": (density / 2).tolist()}),
     )
+    plot = electronic_plot(document)
+    assert plot.spans == [(0.2, 1.5)]
     bands_axes, dos_axes = draw(plot).axes
     drawn = [line for line in bands_axes.lines if len(line.get_xdata()) == len(k)]
     assert np.array(drawn[1].get_ydata()) == pytest.approx(conduction)

@@ -28,10 +28,30 @@ class ScdmBuilder(Builder):
     alone.
     """
 
+    not_for_workers = frozenset({"database", "sources", "targets"})
+
     def __init__(self, database: Database, sources: list[Store], targets: list[Store], **kwargs: Any) -> None:
         super().__init__(sources=sources, targets=targets, **kwargs)
         self.database, self.written = database, 0
         self.errors: dict[str, str] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For ``mrun``'s worker processes, which only process items: without stores and what was read from them."""
+        return {k: v for k, v in self.__dict__.items() if k not in self.not_for_workers}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What names the builder in a file for maggma's ``mrun``; the database is that of the settings."""
+        return {"@module": type(self).__module__, "@class": type(self).__name__}
+
+    @classmethod
+    def from_dict(cls, d: dict[str, Any]) -> ScdmBuilder:
+        """The builder of such a file, with the options in it, on the database of the settings."""
+        from scdm_flows.stores import connect
+
+        return cls(connect(create=False), **{k: v for k, v in d.items() if not k.startswith("@")})
 
     def connect(self) -> None:
         """Nothing to do: the database is connected."""

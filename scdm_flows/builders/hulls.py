@@ -18,7 +18,6 @@ import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import combinations
 from typing import Any
 
@@ -72,6 +71,18 @@ class Basis:
         text = json.dumps([ALGORITHM, self.table.scheme, self.table.sha256, self.calibration_id])
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """Fields of a hull document that every system has in common."""
+        return {
+            "references": self.key,
+            "energy_scheme": self.table.scheme,
+            "surrogate": self.table.surrogate,
+            "basis_sha256": self.sha256,
+            "reference_sha256": self.table.sha256,
+            "calibration_id": self.calibration_id,
+        }
+
     def hull_id(self, chemsys: str) -> str:
         """Key of a hull document."""
         return f"{self.key}:{chemsys}"
@@ -116,13 +127,14 @@ class HullBuilder(ScdmBuilder):
         Compute every system again, whatever is known.
     """
 
+    not_for_workers = ScdmBuilder.not_for_workers | {"table", "_bases"}
+
     def __init__(
         self, database: Database, table: ReferenceTable | None = None, *, everything: bool = False, **kwargs: Any
     ) -> None:
         self.table = table or ReferenceTable.load()
         self.everything = everything
         super().__init__(database, [database.candidates], [database.hulls, database.candidates], **kwargs)
-        self._system = lru_cache(maxsize=256)(self._new_system)
         self._bases: dict[str, Basis] = {}
 
     def get_items(self) -> Iterator[dict[str, Any]]:
@@ -130,15 +142,17 @@ class HullBuilder(ScdmBuilder):
         self._bases = {basis.key: basis for basis in bases(self.database, self.table)}
         for basis in self._bases.values():
             for chemsys in sorted(self._dirty(basis), key=lambda name: (name.count("-"), name)):
-                yield {"basis": basis.key, **self._read(basis, chemsys)}
+                yield self._read(basis, chemsys)
 
     def process_item(self, item: dict[str, Any]) -> dict[str, Any]:
         """The hull document and the new fields of its candidates; what cannot be placed is left as it is."""
-        basis, chemsys = self._bases[item["basis"]], item["chemsys"]
-        members, errors = item["members"], {}
+        chemsys, about, members = item["chemsys"], item["about"], item["members"]
+        errors: dict[str, str] = {}
         system, placed = None, []
         try:
-            system = self._system(basis.key, chemsys)
+            if isinstance(item["references"], ScdmError):
+                raise item["references"]
+            system = PhaseSystem(chemsys.split("-"), item["references"])
         except ScdmError as error:
             self.skip(f"hull {chemsys}", error)
             errors = {c["candidate_id"]: self.errors[f"hull {chemsys}"] for c in members}
@@ -147,7 +161,7 @@ class HullBuilder(ScdmBuilder):
             if system is None:
                 continue
             try:
-                energy, surrogate = candidate["energy_per_atom"], basis.table.surrogate
+                energy, surrogate = candidate["energy_per_atom"], about["surrogate"]
                 placed.append(place(system, name, candidate["formula"], energy, _shape(candidate), surrogate=surrogate))
             except Exception as error:
                 self.skip(name, error)
@@ -160,15 +174,10 @@ class HullBuilder(ScdmBuilder):
         drawn = [p.phase for p in placed if p.phase.name in competing]
         drawn += [phase for phase in lower if phase.name not in competing]
         document = HullDoc(
-            hull_id=basis.hull_id(chemsys),
-            references=basis.key,
+            hull_id=item["hull_id"],
             chemsys=chemsys,
             elements=chemsys.split("-"),
-            energy_scheme=basis.table.scheme,
-            surrogate=basis.table.surrogate,
-            basis_sha256=basis.sha256,
-            reference_sha256=basis.table.sha256,
-            calibration_id=basis.calibration_id,
+            **about,
             n_reference_phases=0 if system is None else len(system.phases),
             n_candidates=len(members),
             candidates={name: fields[name]["e_above_hull"] for name in sorted(fields)},
@@ -187,15 +196,16 @@ class HullBuilder(ScdmBuilder):
         basis, chemsys = self._bases[item["basis"]], item["chemsys"]
         for _ in range(ATTEMPTS):
             revision, spread = self._write_hull(item)
-            if revision is not None:
+            # what changes in a subsystem after this look comes back to the hull that was just written
+            if revision is not None and comparable(self._lower(basis, chemsys)) == comparable(item["lower"]):
                 break
-            item = self.process_item({"basis": basis.key, **self._read(basis, chemsys)})  # somebody was faster
+            item = self.process_item(self._read(basis, chemsys))  # somebody was faster
         else:
             raise StoreError(f"the hull of {chemsys} changed {ATTEMPTS} times while it was computed; build again")
         self._write_candidates(item, revision)
         if not spread:
             for larger in self._larger(basis, chemsys):
-                self._settle(self.process_item({"basis": basis.key, **self._read(basis, larger)}))
+                self._settle(self.process_item(self._read(basis, larger)))
             same = {"hull_id": basis.hull_id(chemsys), "revision": revision}
             if item["members"]:
                 self._hulls.update_one(same, {"$set": {"spread": True}})
@@ -276,29 +286,43 @@ class HullBuilder(ScdmBuilder):
 
     def _read(self, basis: Basis, chemsys: str) -> dict[str, Any]:
         """What a hull comes from: the document before, its candidates, and those below the hull in its subsystems."""
+        elements, lower = chemsys.split("-"), self._lower(basis, chemsys)
         before = self._hulls.find_one({"hull_id": basis.hull_id(chemsys)})
-        elements = chemsys.split("-")
-        subsystems = ["-".join(c) for n in range(1, len(elements)) for c in combinations(elements, n)]
-        ids = [basis.hull_id(s) for s in subsystems]
-        smaller = self._hulls.find({"hull_id": {"$in": ids}}, {"lower": 1, "chemsys": 1})
-        lower = [phase for d in sorted(smaller, key=lambda d: str(d["chemsys"])) for phase in d.get("lower") or []]
         criteria = {**basis.scope, "chemsys": chemsys, "energy_scheme": basis.table.scheme}
         members = [
             strip(d)
             for d in self._candidates.find(criteria, dict.fromkeys(_NEEDED, 1)).sort("candidate_id", 1)
             if d.get("energy_per_atom") is not None
         ]
-        return {"chemsys": chemsys, "before": before and strip(before), "members": members, "lower": lower}
+        references: list[Phase] | ScdmError
+        try:
+            references = basis.table.entries(elements)
+        except ScdmError as error:
+            references = error
+        return {
+            "basis": basis.key,
+            "hull_id": basis.hull_id(chemsys),
+            "chemsys": chemsys,
+            "about": basis.about,
+            "references": references,
+            "before": before and strip(before),
+            "members": members,
+            "lower": lower,
+        }
+
+    def _lower(self, basis: Basis, chemsys: str) -> list[dict[str, Any]]:
+        """Candidates of the subsystems below the hull of the references."""
+        elements = chemsys.split("-")
+        subsystems = ["-".join(c) for n in range(1, len(elements)) for c in combinations(elements, n)]
+        ids = [basis.hull_id(s) for s in subsystems]
+        smaller = self._hulls.find({"hull_id": {"$in": ids}}, {"lower": 1, "chemsys": 1})
+        return [phase for d in sorted(smaller, key=lambda d: str(d["chemsys"])) for phase in d.get("lower") or []]
 
     def _larger(self, basis: Basis, chemsys: str) -> list[str]:
         elements = chemsys.split("-")
         criteria = {"references": basis.key, "elements": {"$all": elements}}
         found = {d["chemsys"] for d in self._hulls.find(criteria, {"chemsys": 1})}
         return sorted(found - {chemsys}, key=lambda name: (name.count("-"), name))
-
-    def _new_system(self, key: str, chemsys: str) -> PhaseSystem:
-        elements = chemsys.split("-")
-        return PhaseSystem(elements, self._bases[key].table.entries(elements))
 
     @property
     def _hulls(self) -> Any:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymatgen.core import Composition
@@ -16,7 +22,9 @@ from scdm_flows.analysis.hull import Phase
 from scdm_flows.builders import CandidateBuilder, HullBuilder
 from scdm_flows.documents import CandidateDoc, StageRecord
 from scdm_flows.references.table import ReferenceTable
-from scdm_flows.stores import memory_database
+from scdm_flows.settings import ScdmSettings
+from scdm_flows.stores import Database, EmbeddedServer, connect, memory_database
+from scdm_flows.stores.process import free_port
 
 SCHEME = "test-dft"
 # elements at 0 and two compounds
@@ -29,10 +37,10 @@ FORMULAS = ["MoS2", "MoS", "WS2", "MoWS4", "MoSSe", "MoWS2Se2", "SSe", "MoSe2"]
 
 
 class Hulls:
-    """Candidates written as the candidate builder does, and hulls built on ``WIDE``."""
+    """Candidates written as the candidate builder does, and hulls built on a table."""
 
-    def __init__(self) -> None:
-        self.database = memory_database()
+    def __init__(self, database: Database | None = None, table: ReferenceTable = WIDE) -> None:
+        self.database, self.table = database or memory_database(), table
 
     def put(self, name: str, formula: str, energy: float, one_layer: bool = True) -> None:
         elements = sorted(str(e) for e in Composition(formula).elements)
@@ -47,14 +55,16 @@ class Hulls:
             nsites=1,
             structure={},
             energy_per_atom=energy,
-            energy_scheme=SCHEME,
+            energy_scheme=self.table.scheme,
+            thickness_angstrom=3.1,
+            area_per_atom_angstrom2=2.9,
             one_layer=one_layer,
             stages={"relax": StageRecord(status="passed")},
         )
         CandidateBuilder(self.database)._write_candidates([document.model_dump()])
 
     def build(self, **options: Any) -> HullBuilder:
-        builder = HullBuilder(self.database, WIDE, **options)
+        builder = HullBuilder(self.database, self.table, **options)
         builder.run()
         return builder
 
@@ -70,7 +80,7 @@ class Hulls:
 
     def anew(self) -> dict[str, Any]:
         """The same, of a new database with the same candidates built at once."""
-        other = Hulls()
+        other = Hulls(table=self.table)
         for d in self.database.candidates.query():
             other.put(d["candidate_id"], d["formula"], d["energy_per_atom"], d["one_layer"])
         other.build()
@@ -185,3 +195,26 @@ def test_another_basis_computes_every_hull_again() -> None:
     assert builder.written == 2
     (found,) = hulls.values()["candidates"].values()
     assert found["e_above_hull"] == pytest.approx(4 / 3 - 0.5)  # two thirds of the atoms make MoS at -2 eV/atom
+
+
+def test_mrun_in_two_processes_builds_the_same(tmp_path: Path) -> None:
+    """maggma's own command, on a server; it reads ahead of what it has written."""
+    pytest.importorskip("secantus", reason="the embedded database is an optional extra")
+    server = EmbeddedServer(tmp_path, free_port())
+    settings_ = ScdmSettings(data_dir=tmp_path, port=server.port)
+    with connect(settings_) as database:
+        hulls = Hulls(database, ReferenceTable.load())
+        for i, (formula, energy) in enumerate(
+            [("MoS2", -20.0), ("MoS2", -7.0), ("MoSSe", -6.5), ("MoWS2Se2", -7.0), ("WSe2", -6.5), ("MoS", -7.5)]
+        ):
+            hulls.put(f"k{i}", formula, energy)
+        environment = {**os.environ, "SCDM_DATA_DIR": str(tmp_path), "SCDM_PORT": str(server.port)}
+        command = [Path(sys.executable).with_name("mrun"), "-n", "2", ROOT / "launchpad" / "builders" / "hulls.json"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert hulls.values() == hulls.anew()
+        # -20 eV/atom lies far below the hull of the packaged phases, so it moves the systems that hold Mo and S
+        assert "k0 MoS2" in hulls.values()["candidates"]["k3"]["decomposition"]
+        pid = server.status().pid
+    if pid is not None:
+        os.kill(pid, signal.SIGKILL)

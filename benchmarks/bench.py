@@ -98,8 +98,9 @@ def phonons(c2db: Path | None = None, n: int = 6, processes: int = 1) -> None:
     from scdm_flows.analysis.sum_rules import enforce, pairs_of
     from scdm_flows.config import ForceFieldEngineConfig
     from scdm_flows.documents import PhononDoc
+    from scdm_flows.engines.base import PHONON_SYMPREC_ANGSTROM
     from scdm_flows.engines.forcefield import CALCULATOR
-    from scdm_flows.engines.phonons import SYMPREC_ANGSTROM, phonons_together
+    from scdm_flows.engines.phonons import phonons_together
     from scdm_flows.engines.relaxation import relax_together
     from scdm_flows.execution import hushed
     from scdm_flows.stores import memory_database
@@ -135,7 +136,7 @@ def phonons(c2db: Path | None = None, n: int = 6, processes: int = 1) -> None:
             bulk_relax_maker=None,
             static_energy_maker=None,
             born_maker=None,
-            symprec=SYMPREC_ANGSTROM,  # else a layer that is symmetric to 1e-3 gets other displacements
+            symprec=PHONON_SYMPREC_ANGSTROM,  # else a layer that is symmetric to 1e-3 gets other displacements
             phonon_displacement_maker=static,
         )
         flow = maker.make(structure, supercell_matrix=doc.supercell)
@@ -147,7 +148,7 @@ def phonons(c2db: Path | None = None, n: int = 6, processes: int = 1) -> None:
         # the same level: ours takes off the residual forces of the undisplaced supercell, so they go here too; at
         # phonopy's own symprec of 1e-5, images of an atom that are equally far only nearly would not share their part
         cell = get_phonopy_structure(structure)
-        check = Phonopy(cell, doc.supercell, primitive_matrix=np.eye(3), symprec=SYMPREC_ANGSTROM)
+        check = Phonopy(cell, doc.supercell, primitive_matrix=np.eye(3), symprec=PHONON_SYMPREC_ANGSTROM)
         check.generate_displacements(distance=doc.displacement_angstrom)
         with TemporaryDirectory() as folder, chdir(folder), hushed():
             rest = static.make(get_pmg_structure(check.supercell)).run(store).output.output.forces

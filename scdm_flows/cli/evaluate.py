@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
     from scdm_models.datasets.fingerprints import FingerprintIndex
     from scdm_models.encoding import LayerCrystal
-    from scdm_models.metrics.samples import Interval, Population
+    from scdm_models.metrics.samples import Population
 
 MEASURES = {
     "kept_draws": "kept of all draws (bonded layers, no repeated skeleton)",
@@ -53,9 +52,9 @@ MEASURES = {
     "one_layer_relaxed": "one connected layer after relaxation",
     "group_kept": "all operations kept on relaxing",
     "rmsd_angstrom": "RMSD to relaxed, Å",
+    "phonon_stable": "phonon-stable, of the layers of lowest surrogate E_hull",
 }
 LENGTHS = {"rmsd_angstrom"}  # all others are shares
-RELAX_FMAX, RELAX_STEPS = 0.05, 200
 
 
 @click.command()
@@ -66,6 +65,11 @@ RELAX_FMAX, RELAX_STEPS = 0.05, 200
     type=click.FloatRange(min=0, min_open=True),
     help="With --relax: first move every atom by this much in a random direction, angstrom. A relaxation keeps "
     "symmetry, also at a saddle point; this frees it.",
+)
+@click.option(
+    "--phonons",
+    type=click.IntRange(1),
+    help="With --relax: also the phonons of each file's N relaxed layers of lowest E_hull, of at most 12 atoms.",
 )
 @click.option(
     "--held-out", type=click.Path(path_type=Path), help="Curated set: compare distributions with its held-out part."
@@ -83,6 +87,7 @@ def evaluate(
     files: tuple[Path, ...],
     relax: bool,
     displace: float | None,
+    phonons: int | None,
     held_out: Path | None,
     pictures: Path | None,
     out: Path | None,
@@ -96,14 +101,16 @@ def evaluate(
     there are two or more (Student's t) and over samples otherwise (Wilson). Energies are CHGNet's, calibrated on C2DB;
     raw ones stand beside them, and every share is over all samples.
     """
-    if displace is not None and not relax:
-        raise click.UsageError("--displace says how a relaxation begins; give it together with --relax")
+    if not relax and (displace is not None or phonons is not None):
+        raise click.UsageError("--displace and --phonons are about relaxed samples; give them together with --relax")
     if out is not None:
         check_output(out, force=force)
     if pictures is not None:
         make_folder(pictures)
     from scdm_flows.analysis.calibration import load_calibration
+    from scdm_flows.analysis.stability import GAMMA_THRESHOLD_THZ, THRESHOLD_THZ
     from scdm_flows.references.table import ReferenceTable
+    from scdm_flows.sample_energies import RELAX_FMAX, RELAX_STEPS, energies_of
     from scdm_models.datasets.fingerprints import FingerprintIndex
     from scdm_models.metrics.samples import smact_provenance
 
@@ -117,11 +124,18 @@ def evaluate(
             run = _judge(file, samples, index)
             if relax:
                 workers = processes or cores()
-                begin = (
-                    samples.structures if displace is None else _displaced(samples.structures, displace, run["seed"])
+                judged = energies_of(
+                    samples.structures,
+                    run.pop("novel"),
+                    run.pop("representative"),
+                    displaced=displace,
+                    seed=run["seed"],
+                    phonons=phonons,
+                    processes=workers,
+                    report=report,
                 )
-                run |= _energies(samples, begin, run.pop("novel"), run.pop("representative"), workers, report)
-                run["measures"] |= run.pop("energy_measures")
+                run["measures"] |= judged.pop("measures")
+                run |= judged
             else:
                 run.pop("novel"), run.pop("representative")
             if yardstick is not None:
@@ -140,6 +154,7 @@ def evaluate(
             "fmax_ev_per_angstrom": RELAX_FMAX,
             "max_steps": RELAX_STEPS,
             "displaced_angstrom": displace,
+            "phonon_thresholds_thz": {"near_gamma": GAMMA_THRESHOLD_THZ, "elsewhere": THRESHOLD_THZ},
         }
     if pictures is not None:
         from scdm_flows.report.evaluation import write_pictures
@@ -213,6 +228,7 @@ def read_samples(file: Path) -> Samples:
 
 def _judge(file: Path, read: Samples, index: FingerprintIndex) -> dict[str, Any]:
     """The shares of one file that need no energy."""
+    from scdm_flows.sample_energies import plain
     from scdm_models.metrics import samples
     from scdm_models.metrics.groups import found_by_both
 
@@ -251,7 +267,7 @@ def _judge(file: Path, read: Samples, index: FingerprintIndex) -> dict[str, Any]
         "seed": records[0]["seed"],
         "steps": records[0].get("steps"),
         "n": n,
-        "measures": {name: _plain(interval) for name, interval in shares.items()},
+        "measures": {name: plain(interval) for name, interval in shares.items()},
         "unreadable": read.unreadable,
         "populations": {
             "n_atoms": [v.n_atoms for v in verdicts],
@@ -260,73 +276,6 @@ def _judge(file: Path, read: Samples, index: FingerprintIndex) -> dict[str, Any]
         },
         "novel": new.novel_to_references,
         "representative": unique.representative,
-    }
-
-
-def _plain(interval: Interval) -> dict[str, Any]:
-    return {"value": interval.value, "low": interval.low, "high": interval.high, "n": interval.n}
-
-
-def _displaced(structures: list[Structure | None], distance: float, seed: int) -> list[Structure | None]:
-    """The structures with every atom moved by ``distance`` angstrom in a random direction."""
-    import numpy as np
-
-    rng = np.random.default_rng(seed)
-    moved: list[Structure | None] = []
-    for structure in structures:
-        if structure is not None:
-            steps = rng.normal(size=(len(structure), 3))
-            steps *= distance / np.linalg.norm(steps, axis=1, keepdims=True)
-            structure = structure.copy()
-            for i, step in enumerate(steps):
-                structure.translate_sites([i], step, frac_coords=False, to_unit_cell=False)
-        moved.append(structure)
-    return moved
-
-
-def _energies(
-    read: Samples,
-    begin: list[Structure | None],
-    novel: Any,
-    representative: Any,
-    processes: int,
-    report: Callable[[str, int, int], None],
-) -> dict[str, Any]:
-    """Energies above hull of one file's samples relaxed from ``begin``, and the shares that follow."""
-    from scdm_flows.analysis.evaluation import judge_relaxed, sun, window_shares
-    from scdm_flows.engines.relaxation import relax_together
-    from scdm_flows.references.table import ReferenceTable
-    from scdm_models.metrics.samples import mean_interval, share_interval
-
-    references = ReferenceTable.load()
-    present = [i for i, structure in enumerate(read.structures) if structure is not None]
-    structures = [structure for structure in read.structures if structure is not None]
-    relaxed = relax_together(
-        [structure for structure in begin if structure is not None],
-        fmax=RELAX_FMAX,
-        max_steps=RELAX_STEPS,
-        processes=processes,
-        progress=lambda done: report("relax", done, len(structures)),
-    )
-    found = [judge_relaxed(s, r, references) for s, r in zip(structures, relaxed, strict=True)]
-    n = len(read.structures)
-    shares = {name: int(flags.sum()) for name, flags in window_shares(found).items()}
-    one_layer = [e.one_layer for e in found]
-    in_window = [e.e_above_hull is not None and e.e_above_hull <= 0.6 for e in found]
-    shares["e_hull_0.6_one_layer"] = sum(a and b for a, b in zip(in_window, one_layer, strict=True))
-    shares["sun"] = int(sun(found, [novel[i] for i in present], [representative[i] for i in present]).sum())
-    shares["relax_converged"] = sum(e.converged for e in found)
-    shares["one_layer_relaxed"] = sum(one_layer)
-    shares["group_kept"] = sum(e.group_kept for e in found)
-    measures = {name: _plain(share_interval(count, n)) for name, count in shares.items()}
-    moved = [e.rmsd_angstrom for e in found if e.rmsd_angstrom is not None]
-    if moved:
-        measures["rmsd_angstrom"] = _plain(mean_interval(moved))
-    return {
-        "energy_measures": measures,
-        "e_above_hull": [e.e_above_hull for e in found],
-        "e_above_hull_raw": [e.e_above_hull_raw for e in found],
-        "not_judged": {str(i): e.reason for i, e in zip(present, found, strict=True) if e.reason is not None},
     }
 
 

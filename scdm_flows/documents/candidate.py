@@ -123,7 +123,7 @@ class CandidateDoc(ScdmDocument):
         None, "no imaginary mode beyond the stated threshold; null where unknown", indexed=True
     )
     min_frequency_thz: float | None = queryable(
-        None, "lowest phonon frequency on the in-plane path, THz; imaginary is negative"
+        None, "lowest phonon frequency on the in-plane path and mesh, THz; imaginary is negative"
     )
     band_gap: float | None = queryable(
         None, "electronic band gap, eV; from the bands, else on the k-points of the static run", indexed=True

@@ -95,6 +95,7 @@ class Engine(Protocol):
         """Jobs that compute the bands of a relaxed layer; the output of the last one is a ``BandsDoc``."""
 
 
+PHONON_SYMPREC_ANGSTROM = 1e-3  # of displacements and force constants; relaxed layers are symmetric to about that
 SUM_RULES = ["translation", "exchange", "Born-Huang", "Huang"]
 
 

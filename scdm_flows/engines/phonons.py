@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from scdm_flows.analysis.phonons import phonon_supercell
 from scdm_flows.documents.phonon import PhononDoc
-from scdm_flows.engines.base import phonon_document
+from scdm_flows.engines.base import PHONON_SYMPREC_ANGSTROM, phonon_document
 from scdm_flows.engines.forcefield import ForceFieldEngine, chgnet
 from scdm_flows.engines.relaxation import energies_forces_stresses, one_thread
 from scdm_models.processes import pool
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 BATCH_ATOMS = 300  # atoms evaluated together: enough to hide the overhead of a call, little enough for the cache
 PART = 5  # layers handed to a process at a time
-SYMPREC_ANGSTROM = 1e-3
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def _displaced(
         supercell = phonon_supercell(structure, min_length or 0.0)
     try:
         phonon = Phonopy(
-            get_phonopy_structure(structure), supercell, primitive_matrix=np.eye(3), symprec=SYMPREC_ANGSTROM
+            get_phonopy_structure(structure), supercell, primitive_matrix=np.eye(3), symprec=PHONON_SYMPREC_ANGSTROM
         )
         phonon.generate_displacements(distance=displacement)
         cells = [phonon.supercell, *(phonon.supercells_with_displacements or [])]

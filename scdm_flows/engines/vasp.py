@@ -19,7 +19,7 @@ from scdm_flows.config import CampaignConfig, VaspEngineConfig
 from scdm_flows.documents.bands import GapKind
 from scdm_flows.documents.static import StaticSummary
 from scdm_flows.engines import vasp_checks
-from scdm_flows.engines.base import StageCost
+from scdm_flows.engines.base import PHONON_SYMPREC_ANGSTROM, StageCost
 from scdm_flows.engines.vasp_inputs import input_set, is_polar
 from scdm_flows.errors import EngineError, ReferenceDataError
 from scdm_flows.references.table import ReferenceTable
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from jobflow.core.maker import Maker
     from pymatgen.core.structure import Structure
 
-PHONON_SYMPREC_ANGSTROM = 1e-3
 THEIR_BAND_POINTS = 11  # a branch of atomate2's three-dimensional path, which a layer has no use for
 NO_RAW_OBJECTS = {"parse_dos": False, "parse_bandstructure": False}  # those of the uniform and line runs are kept
 

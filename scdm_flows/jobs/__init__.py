@@ -133,11 +133,17 @@ def phonon_summary(
     from pymatgen.io.phonopy import get_phonopy_structure
 
     from scdm_flows.engines import engine_of
-    from scdm_flows.engines.base import phonon_document
+    from scdm_flows.engines.base import PHONON_SYMPREC_ANGSTROM, phonon_document
 
     campaign = CampaignConfig.model_validate(config)
     engine = engine_of(campaign.engine)
-    calculation = Phonopy(get_phonopy_structure(structure), phonons.supercell_matrix, primitive_matrix=np.eye(3))
+    # the tolerance of the displacements: with another one, almost equal images would not share their force constants
+    calculation = Phonopy(
+        get_phonopy_structure(structure),
+        phonons.supercell_matrix,
+        primitive_matrix=np.eye(3),
+        symprec=PHONON_SYMPREC_ANGSTROM,
+    )
     calculation.force_constants = np.array(phonons.force_constants.force_constants)
     calculation.symmetrize_force_constants(level=2)
     document = phonon_document(

@@ -11,9 +11,10 @@ import pytest
 from click.testing import CliRunner
 from pymatgen.core import Lattice, Structure
 
-from scdm_flows.cli.evaluate import _displaced, evaluate
+from scdm_flows.cli.evaluate import evaluate
 from scdm_flows.cli.reconstruct import reconstruct
 from scdm_flows.report.evaluation import quality_against_steps
+from scdm_flows.sample_energies import move_atoms
 from scdm_models.datasets.records import CuratedLayer, write_curated
 from scdm_models.encoding import LayerCrystal, Site, decode
 from scdm_models.errors import ScdmError
@@ -133,7 +134,7 @@ def test_displaced_atoms_have_no_symmetry_to_hold_them(files: list[Path]) -> Non
         CliRunner().invoke(
             evaluate, [str(files[1]), "--displace", "0.1"], catch_exceptions=False, standalone_mode=False
         )
-    (moved,) = _displaced([decode(MOS2)], 0.1, 0)
+    (moved,) = move_atoms([decode(MOS2)], 0.1, 0)
     distances = [a.distance(b) for a, b in zip(moved, decode(MOS2), strict=True)]
     assert distances == pytest.approx([0.1] * 3)
     assert detect_layer_group(moved, 1e-3) == 1
@@ -189,7 +190,20 @@ def test_energies_of_samples_are_counted_over_all_samples(tmp_path: Path, curate
     ]
     samples, out = tmp_path / "s.jsonl", tmp_path / "e.json"
     samples.write_text("\n".join(lines))
-    arguments = [samples, "--relax", "--processes", 1, "-o", out, "--held-out", curated, "--pictures", tmp_path / "p"]
+    arguments = [
+        samples,
+        "--relax",
+        "--phonons",
+        1,
+        "--processes",
+        1,
+        "-o",
+        out,
+        "--held-out",
+        curated,
+        "--pictures",
+        tmp_path / "p",
+    ]
     result = CliRunner().invoke(evaluate, [str(a) for a in arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert "calibrated" in result.output
@@ -200,6 +214,12 @@ def test_energies_of_samples_are_counted_over_all_samples(tmp_path: Path, curate
     assert shares["sun"] == 0.0  # both are known layers
     assert shares["e_hull_0"] <= shares["e_hull_0.2"] <= shares["e_hull_0.6"]
     assert 0 < shares["rmsd_angstrom"] < 0.1
+    assert found["models"][0]["measures"]["phonon_stable"] == {
+        "value": 1.0,
+        "low": pytest.approx(0.207, abs=1e-3),
+        "high": 1.0,
+        "n": 1,
+    }
     assert found["energies"]["surrogate"] is True
     assert found["files"][0]["distances_to_held_out"]["samples"]["n_samples"] == 3
     assert {p.name for p in (tmp_path / "p").iterdir()} == {"distributions.svg", "e_hull.svg"}

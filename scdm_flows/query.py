@@ -146,17 +146,15 @@ class CandidateDB:
         Pages that follow one another hold every candidate once, also where others are added or removed
         meanwhile; one whose sort field changes may be on two pages or on none.
         """
-        order, criteria = _order(sort), self._criteria(filters)
-        rows = list(self._rows(sort, limit + 1, after, filters))
+        rows, following = self._page(sort, limit, after, filters)
         documents, skipped = [], 0
-        for row in rows[:limit]:
+        for row in rows:
             try:
                 documents.append(_candidate(row))
             except NewerDocumentError:
                 skipped += 1
         _warn_of(skipped)
-        more = len(rows) > limit
-        return Page(documents, write_cursor(order, criteria, rows[limit - 1]) if more else None, skipped)
+        return Page(documents, following, skipped)
 
     def count(self, **filters: Any) -> int:
         """How many candidates match; filters as for ``find``."""
@@ -195,8 +193,15 @@ class CandidateDB:
         self, *, sort: str = "rank", limit: int | None = None, after: str | None = None, **filters: Any
     ) -> list[dict[str, Any]]:
         """``find`` as flat dictionaries of the fields in ``FLAT``, unknown ones None; ready for JSON."""
+        return self.flat_page(sort=sort, limit=limit, after=after, **filters)[0]
+
+    def flat_page(
+        self, *, sort: str = "rank", limit: int | None = None, after: str | None = None, **filters: Any
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """``flat_records``, and the cursor of what comes after them; None where nothing does."""
+        rows, following = self._page(sort, limit, after, filters, [*FLAT, "schema_version", "provenance"])
         records, skipped = [], 0
-        for row in self._rows(sort, limit, after, filters, [*FLAT, "schema_version", "provenance"]):
+        for row in rows:
             try:
                 current = migrate(CandidateDoc, row)
             except NewerDocumentError:
@@ -204,7 +209,7 @@ class CandidateDB:
                 continue
             records.append({name: current.get(name) for name in FLAT})
         _warn_of(skipped)
-        return records
+        return records, following
 
     def phonon(self, candidate_id: str) -> PhononDoc | None:
         """The candidate's phonon bands; None where there are none."""
@@ -251,13 +256,22 @@ class CandidateDB:
         _warn_of(skipped)
         return documents
 
+    def _page(
+        self, sort: str, limit: int | None, after: str | None, filters: dict[str, Any], fields: list[str] | None = None
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """Stored documents in order, and the cursor of those after them."""
+        _check_limit(limit)
+        rows = list(self._rows(sort, limit and limit + 1, after, filters, fields))
+        if limit is None or len(rows) <= limit:
+            return rows, None
+        return rows[:limit], write_cursor(_order(sort), self._criteria(filters), rows[limit - 1])
+
     def _rows(
         self, sort: str, limit: int | None, after: str | None, filters: dict[str, Any], fields: list[str] | None = None
     ) -> Iterator[dict[str, Any]]:
         """Stored documents in order, read in batches. Arguments are checked before the first is asked for."""
         criteria, order = self._criteria(filters), _order(sort)
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-            raise ConfigError(f"limit={limit!r} must be a whole number >= 1")
+        _check_limit(limit)
         start = None if after is None else read_cursor(after, order, criteria)
 
         def batches(last: After | None) -> Iterator[dict[str, Any]]:
@@ -304,6 +318,11 @@ def _warn_of(skipped: int) -> None:
             "" if skipped == 1 else "s",
             *(["it"] * 2 if skipped == 1 else ["them"] * 2),
         )
+
+
+def _check_limit(limit: Any) -> None:
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise ConfigError(f"limit={limit!r} must be a whole number >= 1")
 
 
 def _order(sort: str) -> Order:

@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from scdm_flows.documents import CampaignDoc
+from scdm_flows.documents.migrations import migrate
 from scdm_flows.errors import StoreError
 from scdm_flows.settings import ScdmSettings, get_settings, masked
 from scdm_flows.stores.indexes import BLOBS, OUTPUTS, ensure_or_warn
@@ -81,8 +82,12 @@ class Database:
             for store in self.stores():
                 store.connect()
             if indexes:
-                ensure_or_warn(self)
+                self.ensure_indexes()
         return self
+
+    def ensure_indexes(self) -> None:
+        """Create missing indexes; duplicates that prevent one are a warning, who may only read goes without."""
+        ensure_or_warn(self)
 
     @cached_property
     def sorts_before_it_limits(self) -> bool:
@@ -104,16 +109,40 @@ class Database:
             store._coll = client[_name_in(self.uri)][store.collection_name]
 
     def campaign(self, name: str) -> CampaignDoc | None:
-        """The campaign's document, None where there is none."""
+        """The campaign's document, None where there is none; ``StoreError`` if a later scdm-flows wrote it."""
         with store_errors(self.uri):
-            found = self.campaigns.query_one({"name": name}, properties=list(CampaignDoc.model_fields))
-        return None if found is None else CampaignDoc.model_validate(strip(found))
+            found = self.campaigns.query_one({"name": name})
+        if found is None:
+            return None
+        current = migrate(CampaignDoc, found, f"campaign {name!r}")
+        return CampaignDoc.model_validate({k: v for k, v in current.items() if k in CampaignDoc.model_fields})
 
     def upsert(self, store: Store, documents: list[dict[str, Any]]) -> None:
-        """Insert or replace documents by the store's key; ``StoreError`` if the database refuses."""
+        """Insert or replace documents by the store's key.
+
+        Raises
+        ------
+        StoreError
+            If the database refuses, or one of them would replace a document of a later version.
+        """
         if documents:
             with store_errors(self.uri):
+                self._refuse_to_replace_newer(store, documents)
                 store.update([_plain_values(d) for d in documents], key=store.key)
+
+    def _refuse_to_replace_newer(self, store: Store, documents: list[dict[str, Any]]) -> None:
+        """An older program must not undo what a later one wrote."""
+        key = str(store.key)
+        version = max((int(d.get("schema_version", 1)) for d in documents), default=1)
+        newer = store.query_one(
+            {key: {"$in": [d[key] for d in documents]}, "schema_version": {"$gt": version}},
+            [key, "schema_version"],
+        )
+        if newer is not None:
+            raise StoreError(
+                f"{store.name} {newer[key]!r} has schema version {newer['schema_version']}, this scdm-flows "
+                f"writes {version}; upgrade scdm-flows, or use another database (SCDM_DATABASE)"
+            )
 
     def close(self) -> None:
         """Close every store."""
@@ -192,7 +221,7 @@ def database_of(uri: str) -> Database:
     return Database(job_store=job_store_of(uri), uri=uri, **{name: make(name, key=key) for name, key in KEYS.items()})
 
 
-def connect(settings: ScdmSettings | None = None, *, create: bool = True) -> Database:
+def connect(settings: ScdmSettings | None = None, *, create: bool = True, indexes: bool = True) -> Database:
     """The connected database of the settings.
 
     Parameters
@@ -201,6 +230,8 @@ def connect(settings: ScdmSettings | None = None, *, create: bool = True) -> Dat
         ``get_settings()`` when absent.
     create
         Whether an embedded database that does not exist yet may be made; commands that only read say no.
+    indexes
+        Whether to create missing indexes.
 
     Raises
     ------
@@ -213,7 +244,7 @@ def connect(settings: ScdmSettings | None = None, *, create: bool = True) -> Dat
             f"there is no database in {settings.data_dir.absolute()}; run a campaign here first, "
             "or set SCDM_DATA_DIR (or SCDM_MONGO_URI) to where one is"
         )
-    return database_of(database_uri(settings)).connect()
+    return database_of(database_uri(settings)).connect(indexes=indexes)
 
 
 def memory_database() -> Database:

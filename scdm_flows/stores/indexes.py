@@ -68,7 +68,9 @@ def fields_that_are(what: str) -> list[str]:
 def declared(keys: dict[str, str]) -> list[Index]:
     """All indexes. keys: collection -> its key, which is unique."""
     unique = [Index(collection, (key,), unique=True) for collection, key in keys.items()]
-    candidates = [Index("candidates", (name, "candidate_id")) for name in fields_that_are("indexed") if name != "candidate_id"]
+    candidates = [
+        Index("candidates", (name, "candidate_id")) for name in fields_that_are("indexed") if name != "candidate_id"
+    ]
     return [*unique, *_FIXED, *candidates]
 
 

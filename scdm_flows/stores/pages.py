@@ -58,7 +58,7 @@ class Pages:
     ) -> list[dict[str, Any]]:
         """The next ``limit`` documents, without ``_id``; ``fields``: only these, and those of the order."""
         found: list[dict[str, Any]] = []
-        projection = {**({name: 1 for name in [*fields, order.field, KEY]} if fields else {}), "_id": 0}
+        projection = {**(dict.fromkeys([*fields, order.field, KEY, *criteria], 1) if fields else {}), "_id": 0}
         find = partial(self._find, projection)
         with store_errors(self._database.uri):
             for conditions, field, inside in _parts(criteria, order, after):
@@ -197,7 +197,7 @@ def read_cursor(cursor: str, order: Order, criteria: Criteria) -> After:
             raise ValueError(cursor)
     except (ValueError, TypeError, AttributeError):
         raise ConfigError(
-            f"cursor {str(cursor)[:40]!r} is damaged; take it as it was given with the page before, or begin anew without"
+            f"cursor {str(cursor)[:40]!r} is damaged; take it as the page before gave it, or begin anew without"
         ) from None
     if (sort, digest) != (str(order), _digest(criteria)):
         raise ConfigError(

@@ -9,7 +9,7 @@ estimate costs time; what comes back is read from the database, so it is right w
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -23,12 +23,12 @@ Find = Callable[[Criteria, str, bool, int], list[dict[str, Any]]]  # criteria, s
 
 KEY = "candidate_id"
 FEW = 250  # documents that one request may read without a thought
-WINDOW = 120  # documents of the first window, where the page does not need more
-SAMPLE = 1200  # documents of the sample
+WINDOW = 60  # documents of the first window, where the page does not need more
+SAMPLE = 1000  # documents of the sample
 DIGITS = 12  # hexadecimal digits at the end of a candidate_id: as good as random numbers
 MAX_CAMPAIGNS = 12  # that the sample is taken from
 MOST = 1e8  # more candidates than this are an estimate gone wrong
-GRID = 4096  # steps of the id within a campaign
+STEP = 40  # documents between two ids that a window may begin at
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,13 @@ class Range:
 
 @dataclass(frozen=True)
 class Sample:
-    """Some candidates, each standing for ``weight`` others of its campaign.
+    """Some candidates, each standing for others of its campaign.
 
-    rows: (weight, the candidate's indexed fields); counts: campaign -> candidates, estimated.
+    rows: campaign -> some of its candidates' fields, those with the lowest ids; counts: campaign -> candidates,
+    estimated.
     """
 
-    rows: Sequence[tuple[float, Mapping[str, Any]]]
+    rows: Mapping[str, Sequence[Mapping[str, Any]]]
     counts: Mapping[str, float]
 
     @property
@@ -73,25 +74,67 @@ class Sample:
 
     def rows_of(self, criteria: Criteria) -> float:
         """How many candidates match, estimated; at least half of what one row stands for."""
-        found = sum(weight for weight, row in self.rows if matches(row, criteria))
-        return max(found, self.total / max(2 * len(self.rows), 1))
+        inside = criteria.get(KEY)
+        others = {f: c for f, c in criteria.items() if f != KEY}
+        found = 0.0
+        for campaign, weight, n in self._matching(others):
+            # the sample's own ids are the lowest ones: what a range of ids holds follows from its width
+            found += weight * n * (1.0 if inside is None else _share(campaign, inside))
+        return max(found, self.total / (2 * max(sum(map(len, self.rows.values())), 1)))
 
-    def cuts(self, field: str, criteria: Criteria, inside: Range) -> list[tuple[Any, float]]:
-        """(value, candidates it stands for) in ascending order, of the candidates that match."""
+    def _matching(self, criteria: Criteria) -> Iterator[tuple[str, float, int]]:
+        """(campaign, what one row stands for, rows that match)."""
+        for campaign, rows in self.rows.items():
+            if rows:
+                n = sum(matches(row, criteria) for row in rows) if criteria else len(rows)
+                yield campaign, self.counts[campaign] / len(rows), n
+
+    def cuts(self, field: str, criteria: Criteria, inside: Range, descending: bool) -> Iterable[tuple[Any, float]]:
+        """(value, candidates it stands for), in order, of the candidates that match."""
         if field == KEY:
-            share = self.rows_of(criteria) / max(self.total, 1)
-            grid = (
-                (f"{campaign}-{step * 16**DIGITS // GRID:0{DIGITS}x}", n / GRID * share)
-                for campaign, n in sorted(self.counts.items())
-                for step in range(GRID)
-            )
-            return [(value, weight) for value, weight in grid if inside.holds(value)]
-        values = sorted(
-            (row[field], weight)
-            for weight, row in self.rows
+            return self._ids(criteria, inside, descending)
+        values = [
+            (row[field], self.counts[campaign] / len(rows))
+            for campaign, rows in self.rows.items()
+            for row in rows
             if row.get(field) is not None and inside.holds(row[field]) and matches(row, criteria)
-        )
+        ]
+        values.sort(reverse=descending)
         return [(value, sum(w for _, w in group)) for value, group in groupby(values, key=lambda pair: pair[0])]
+
+    def _ids(self, criteria: Criteria, inside: Range, descending: bool) -> Iterator[tuple[str, float]]:
+        matching = {campaign: weight * n for campaign, weight, n in self._matching(criteria)}
+        average = sum(matching.values()) / max(len(matching), 1)  # of campaigns that the sample leaves out
+        for campaign in sorted(self.counts, reverse=descending):
+            steps = max(1, round(matching.get(campaign, average) / STEP))
+            for step in range(steps, 0, -1) if descending else range(steps):
+                value = f"{campaign}-{min(step * 16**DIGITS // steps, 16**DIGITS - 1):0{DIGITS}x}"
+                if inside.holds(value):
+                    yield value, matching.get(campaign, average) / steps
+
+
+def _share(campaign: str, condition: Any) -> float:
+    """The part of a campaign's ids that fit a condition on the id."""
+    if not isinstance(condition, Mapping):
+        return float(str(condition).startswith(f"{campaign}-")) / 16**DIGITS
+    low, high = 0.0, 1.0
+    for operator, bound in condition.items():
+        if operator in ("$gte", "$gt"):
+            low = _place(campaign, bound)
+        elif operator in ("$lte", "$lt"):
+            high = _place(campaign, bound)
+    return max(0.0, high - low)
+
+
+def _place(campaign: str, candidate_id: str) -> float:
+    """Where an id lies among those of a campaign, from 0 to 1."""
+    start, digits = f"{campaign}-", candidate_id[len(campaign) + 1 :]
+    if not candidate_id.startswith(start):
+        return float(candidate_id > start)
+    try:
+        return min(1.0, int(digits[:DIGITS].ljust(DIGITS, "0") or "0", 16) / 16**DIGITS)
+    except ValueError:
+        return float(digits > "8")
 
 
 def take_sample(collection: Any, campaigns: Sequence[str]) -> Sample | None:
@@ -102,7 +145,7 @@ def take_sample(collection: Any, campaigns: Sequence[str]) -> Sample | None:
     if not campaigns:
         return None
     fields = dict.fromkeys([*fields_that_are("queryable"), KEY], 1)
-    rows: list[tuple[float, dict[str, Any]]] = []
+    rows: dict[str, list[dict[str, Any]]] = {}
     counts: dict[str, float] = {}
     chosen = list(campaigns)[:: -(-len(campaigns) // MAX_CAMPAIGNS)]
     wanted = SAMPLE / len(chosen)
@@ -116,17 +159,14 @@ def take_sample(collection: Any, campaigns: Sequence[str]) -> Sample | None:
                     steps = min(16, int(wanted / len(found)))
                     found, scale = _first(collection, campaign, steps * 16**digits, fields)
                 break
-        counts[campaign] = len(found) * scale
-        rows += [(scale, row) for row in found]
-    average, left_out = sum(counts.values()) / len(chosen), len(campaigns) / len(chosen)
-    sample = Sample([(weight * left_out, row) for weight, row in rows], dict.fromkeys(campaigns, average) | counts)
+        counts[campaign], rows[campaign] = len(found) * scale, found
+    average = sum(counts.values()) / len(chosen)
+    sample = Sample(rows, dict.fromkeys(campaigns, average) | counts)
     # ids of another kind: nothing can be concluded from their digits
-    return sample if rows and sample.total < MOST else None
+    return sample if any(rows.values()) and sample.total < MOST else None
 
 
-def _first(
-    collection: Any, campaign: str, width: int, fields: Mapping[str, int]
-) -> tuple[list[dict[str, Any]], float]:
+def _first(collection: Any, campaign: str, width: int, fields: Mapping[str, int]) -> tuple[list[dict[str, Any]], float]:
     """The campaign's candidates whose digits are below ``width``, and how many each stands for."""
     inside = Range(f"{campaign}-{0:0{DIGITS}x}", f"{campaign}-{width - 1:0{DIGITS}x}")
     return list(collection.find({KEY: inside.operators()}, fields)), 16.0**DIGITS / width
@@ -174,18 +214,16 @@ class WindowedReader:
         find: makes one request.
         """
         bounded = {**criteria, field: inside.operators()}
-        if field not in self._leading:
-            return _request(find, bounded, self._cheapest(criteria)[0], field, descending, limit)
-        expected = self._sample.rows_of(bounded)
         clause, direct = self._cheapest(bounded)
-        covered = self._covered(criteria, field)
-        walked = expected if covered else self._sample.rows_of({field: inside.operators()})
-        cost = walked * min(1.0, limit / expected)
-        if direct <= FEW or direct <= cost:
+        if field not in self._leading or direct <= FEW:
+            return _request(find, bounded, clause, field, descending, limit)
+        walked, used = self._walk(criteria, field, inside)
+        cost = walked * min(1.0, limit / self._sample.rows_of(bounded))
+        if direct <= cost:
             return _request(find, bounded, clause, field, descending, limit)
         found: list[dict[str, Any]] = []
         spent = 0.0
-        for window, rows in self._windows(criteria if covered else {}, field, inside, descending, cost):
+        for window, rows in self._windows(used, field, inside, descending, cost):
             if spent > max(2 * direct, 2 * FEW):  # the estimate was wrong: all that is left, at a known price
                 rest = replace(inside, high=window.high, high_inclusive=window.high_inclusive)
                 if not descending:
@@ -193,12 +231,15 @@ class WindowedReader:
                 bounded = {**criteria, field: rest.operators()}
                 return found + _request(find, bounded, clause, field, descending, limit - len(found))
             spent += rows
+            wanted = limit - len(found)
             if window.low is not None and window.low == window.high and rows > FEW and field != KEY:
-                tied = {**criteria, field: window.low}
-                found += self.read(find, tied, KEY, Range(""), descending, limit - len(found))
-            else:
+                found += self.read(find, {**criteria, field: window.low}, KEY, Range(""), descending, wanted)
+            elif used in (criteria, {}):
                 bounded = {**criteria, field: window.operators()}
-                found += _request(find, bounded, field, field, descending, limit - len(found))
+                found += _request(find, bounded, field, field, descending, wanted)
+            else:  # the server takes an index for exactly these conditions, or none: the others are looked at here
+                some = find(for_an_index({**used, field: window.operators()}), field, descending, 0)
+                found += [document for document in some if matches(document, criteria)][:wanted]
             if len(found) >= limit:
                 break
         return found
@@ -208,10 +249,9 @@ class WindowedReader:
     ) -> Iterator[tuple[Range, float]]:
         """Ranges that together make up ``inside``, in order, with the documents each holds, estimated."""
         size = min(max(cost, WINDOW), 2 * FEW)
-        cuts = self._sample.cuts(field, criteria, inside)
         left, rows = inside, 0.0
-        for value, weight in reversed(cuts) if descending else cuts:
-            heavy = weight > FEW
+        for value, weight in self._sample.cuts(field, criteria, inside, descending):
+            heavy = weight > FEW and field != KEY
             if not heavy and rows + weight < size:
                 rows += weight
                 continue
@@ -230,13 +270,25 @@ class WindowedReader:
         clause = min(prices, key=lambda f: prices[f], default="")
         return clause, prices.get(clause, self._sample.total)
 
-    def _covered(self, criteria: Criteria, field: str) -> bool:
-        """Whether one index holds exactly the criteria's fields, then the sort field."""
-        plain = {f: c for f, c in for_an_index(criteria).items() if not isinstance(c, Mapping)}
-        n = len(plain)
-        if n < len(criteria):
-            return False
-        return any(set(i[:n]) == set(plain) and i[n : n + 1] == (field,) for i in self._indexes)
+    def _walk(self, criteria: Criteria, field: str, inside: Range) -> tuple[float, Criteria]:
+        """The index to walk in order: how many documents it holds of the range, and the criteria that are in it.
+
+        It holds equal values of some of the criteria, then the sort field.
+        """
+        plain = {
+            f: criteria[f] for f, c in for_an_index(criteria).items() if not isinstance(c, Mapping) and f in criteria
+        }
+        best = self._sample.rows_of({field: inside.operators()}), Criteria()
+        # ids begin with the campaign: in their order, all matches of one campaign come together, maybe late
+        by_campaign = field == KEY and "campaign" in plain
+        for index in self._indexes:
+            n = index.index(field) if field in index else 0
+            if n and set(index[:n]) <= set(plain) and ("campaign" in index or not by_campaign):
+                used = {f: plain[f] for f in index[:n]}
+                rows = self._sample.rows_of({**used, field: inside.operators()})
+                if rows < best[0] or (by_campaign and not best[1]):
+                    best = rows, used
+        return best
 
 
 def _request(
@@ -268,6 +320,4 @@ def for_an_index(criteria: Criteria) -> Criteria:
         elif "chemsys" not in asked:
             asked["elements"] = first
             asked["chemsys"] = {"$regex": "^" + "".join(rf"(?=.*(^|-){e}(-|$))" for e in others)}
-    return {
-        f: c["$eq"] if isinstance(c, Mapping) and set(c) == {"$eq"} else c for f, c in asked.items()
-    }
+    return {f: c["$eq"] if isinstance(c, Mapping) and set(c) == {"$eq"} else c for f, c in asked.items()}

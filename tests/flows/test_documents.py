@@ -187,7 +187,9 @@ def test_the_command_refuses_a_breaking_change_until_the_version_is_raised(
 
 
 def test_the_command_runs_and_finds_nothing_to_do() -> None:
-    done = subprocess.run([sys.executable, "-m", "scdm_flows.documents.schemas"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "scdm_flows.documents.schemas"], capture_output=True, text=True, check=True
+    )
     assert done.stdout == "nothing has changed\n"
 
 
@@ -214,7 +216,11 @@ def test_documents_are_brought_to_the_version_that_is_known() -> None:
         "energy_per_atom": 0.5,
         "schema_version": 3,
     }
-    assert old == {"title": "a", "energy_mev": 500, "last_updated": "2026-01-01T00:00:00Z"}  # what went in is left alone
+    assert old == {
+        "title": "a",
+        "energy_mev": 500,
+        "last_updated": "2026-01-01T00:00:00Z",
+    }  # what went in is left alone
     half = {"name": "b", "energy_mev": 1000, "schema_version": 2}
     assert migrate(Thing, half, migrations=STEPS)["energy_per_atom"] == 1.0
     assert migrate(Thing, new, migrations=STEPS) == new
@@ -222,7 +228,9 @@ def test_documents_are_brought_to_the_version_that_is_known() -> None:
 
 def test_a_later_version_and_a_missing_step_are_refused() -> None:
     later = {"schema_version": 4, "provenance": {"versions": {"scdm-flows": "9.0"}}}
-    with pytest.raises(NewerDocumentError, match=r"thing 'x' has schema version 4.*knows 3.*needs scdm-flows 9\.0 or later"):
+    with pytest.raises(
+        NewerDocumentError, match=r"thing 'x' has schema version 4.*knows 3.*needs scdm-flows 9\.0 or later"
+    ):
         migrate(Thing, later, "thing 'x'")
     with pytest.raises(NewerDocumentError, match="it needs a later scdm-flows: upgrade"):
         migrate(Thing, {"schema_version": 4, "provenance": None})

@@ -111,7 +111,7 @@ def test_find(db: CandidateDB, filters: dict[str, Any], expected: list[str]) -> 
         ({"limit": 0}, "limit=0 must be a whole number >= 1"),
         ({"limit": -1}, "limit=-1 must"),
         ({"sort": "elements"}, "holds several values; sort by chemsys"),
-        ({"after": "nonsense!"}, "cursor 'nonsense!' is damaged; take it as it was given"),
+        ({"after": "nonsense!"}, "cursor 'nonsense!' is damaged; take it as the page before gave it"),
         ({"state": "complete"}, "did you mean 'completed'?"),
         ({"elements": ["Mo", "Xx"]}, "'Xx' is not an element"),
         ({"elements": ["mo"]}, "did you mean 'Mo'?"),

@@ -81,6 +81,8 @@ class Database:
             self.job_store.connect()
             for store in self.stores():
                 store.connect()
+            if self.uri is not None:
+                self.mongo.client.admin.command("ping")
             if indexes:
                 self.ensure_indexes()
         return self

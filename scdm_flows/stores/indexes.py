@@ -7,7 +7,7 @@ one index then serves a filter, a sorted page in either direction, and the page 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from scdm_flows.documents import CandidateDoc
@@ -21,6 +21,13 @@ logger = logging.getLogger(__name__)
 
 OUTPUTS, BLOBS = "outputs", "outputs_blobs"
 REMEDY = "run `scdm db index`"
+# The embedded server writes each entry of a new index to the disk by itself (4 ms on a laptop), and one that is killed
+# meanwhile keeps the index without its other entries: so this is not done in passing where there are more documents.
+MANY = 2000
+_BY_ITSELF = (
+    "run `scdm db index` (the embedded server takes about 4 ms a document for each, and must not be stopped), "
+    "or `scdm db backup FILE.tar` and restore it in a new SCDM_DATA_DIR, which is quicker"
+)
 _SHOWN = 3  # duplicates that a message names
 _INDEX_CONFLICTS = (85, 86)  # the same fields or the same name with other options
 
@@ -37,9 +44,14 @@ class Index:
         return f"{self.collection} ({', '.join(self.fields)}){' unique' if self.unique else ''}"
 
 
-# What a page of candidates is filtered by (values that many candidates share), and sorted by.
-SHARED_BY_MANY = ("campaign", "state", "layer_group", "elements", "dynamically_stable")
-SORTED_BY = ("rank", "e_above_hull")
+# Fields whose values many candidates share, and what a listing of them is sorted by: one index serves both. MongoDB
+# and the embedded server alike would otherwise read thousands of documents for a page of twenty. Every index makes
+# each write slower, so these are the pairs that were measured to need one (benchmarks/database.py).
+FILTERED_AND_SORTED = {
+    "state": ("rank", "e_above_hull", "dynamically_stable", "band_gap"),
+    "layer_group": ("rank", "e_above_hull"),
+    "dynamically_stable": ("rank", "e_above_hull"),
+}
 
 _FIXED = (
     # jobflow makes no index but _id, and its upserts can duplicate without the unique one
@@ -52,7 +64,7 @@ _FIXED = (
     Index(f"{BLOBS}.files", ("metadata.blob_uuid",)),
     Index("failures", ("campaign", "failure_id")),
     Index("failures", ("candidate_id",)),
-    *(Index("candidates", (a, b, "candidate_id")) for a in SHARED_BY_MANY for b in SORTED_BY),
+    *(Index("candidates", (a, b, "candidate_id")) for a, sorts in FILTERED_AND_SORTED.items() for b in sorts),
 )
 
 
@@ -68,10 +80,11 @@ def fields_that_are(what: str) -> list[str]:
 def declared(keys: dict[str, str]) -> list[Index]:
     """All indexes. keys: collection -> its key, which is unique."""
     unique = [Index(collection, (key,), unique=True) for collection, key in keys.items()]
-    candidates = [
-        Index("candidates", (name, "candidate_id")) for name in fields_that_are("indexed") if name != "candidate_id"
-    ]
-    return [*unique, *_FIXED, *candidates]
+    fields = [name for name in fields_that_are("indexed") if name != "candidate_id"]
+    alone = [Index("candidates", (name, "candidate_id")) for name in fields]
+    # within a campaign, which is how most listings are asked for; not by elements: four entries a candidate
+    inside = [Index("candidates", ("campaign", f, "candidate_id")) for f in fields if f not in ("campaign", "elements")]
+    return [*unique, *_FIXED, *alone, *inside]
 
 
 @dataclass(frozen=True)
@@ -93,7 +106,7 @@ def look(database: Database) -> list[IndexTrouble]:
     with store_errors(database.uri):
         for index in declared(KEYS):
             if index.collection not in found:
-                found[index.collection] = _there(database.mongo[index.collection])
+                found[index.collection] = plain_indexes(database.mongo[index.collection])
             same = [unique for fields, unique in found[index.collection] if fields == index.fields]
             if not same:
                 troubles.append(IndexTrouble(index, "missing", f"{index} is missing"))
@@ -102,7 +115,7 @@ def look(database: Database) -> list[IndexTrouble]:
     return troubles
 
 
-def _there(collection: Any) -> list[tuple[tuple[str, ...], bool]]:
+def plain_indexes(collection: Any) -> list[tuple[tuple[str, ...], bool]]:
     """(fields, unique) of the plain ascending indexes of a collection; none where it does not exist yet.
 
     Partial, sparse and descending ones do not serve our queries, so they do not count.
@@ -115,8 +128,10 @@ def _there(collection: Any) -> list[tuple[tuple[str, ...], bool]]:
     return found
 
 
-def ensure(database: Database) -> list[IndexTrouble]:
-    """Create what is missing; returns what could not be made: for lack of rights, or because of duplicates.
+def ensure(database: Database, *, in_passing: bool = False) -> list[IndexTrouble]:
+    """Create what is missing; returns what was not made: for lack of rights, because of duplicates, or for its size.
+
+    in_passing: leave out what would take the embedded server long (``MANY``).
 
     Raises
     ------
@@ -124,7 +139,15 @@ def ensure(database: Database) -> list[IndexTrouble]:
         If the database fails in any other way.
     """
     left = []
+    sizes: dict[str, int] = {}
     for trouble in look(database):
+        name = trouble.index.collection
+        if in_passing and database.sorts_before_it_limits:
+            if name not in sizes:
+                sizes[name] = database.mongo[name].estimated_document_count()
+            if sizes[name] > MANY:
+                left.append(replace(trouble, remedy=_BY_ITSELF))
+                continue
         problem = _create(database, trouble)
         if problem is not None:
             left.append(problem)
@@ -187,9 +210,13 @@ def duplicates_in_words(collection: Any, fields: tuple[str, ...]) -> str:
 
 
 def ensure_or_warn(database: Database) -> None:
-    """At connect: create what is missing, warn of duplicates; a user who may only read goes without."""
-    for trouble in ensure(database):
-        if "only read" not in trouble.detail:
+    """At connect: create what is missing and warn of what cannot be; a user who may only read goes without."""
+    left = [t for t in ensure(database, in_passing=True) if "only read" not in t.detail]
+    slow = [t for t in left if t.remedy == _BY_ITSELF]
+    if slow:
+        logger.warning("%d indexes are missing, so listings are slow; %s", len(slow), _BY_ITSELF)
+    for trouble in left:
+        if trouble not in slow:
             logger.warning("%s; %s", trouble.detail, trouble.remedy)
 
 

@@ -16,7 +16,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from scdm_flows.errors import ConfigError
-from scdm_flows.stores.indexes import declared
+from scdm_flows.stores.indexes import plain_indexes
 from scdm_flows.stores.trouble import store_errors
 from scdm_flows.stores.windows import KEY, Criteria, Range, WindowedReader, for_an_index, take_sample
 
@@ -92,7 +92,7 @@ class Pages:
             return None
         campaigns = sorted(d["name"] for d in self._database.mongo["campaigns"].find({}, {"name": 1}))
         sample = take_sample(self._database.mongo["candidates"], campaigns)
-        indexes = [i for i in declared({"candidates": KEY}) if i.collection == "candidates"]
+        indexes = [fields for fields, _ in plain_indexes(self._database.mongo["candidates"])]
         return None if sample is None else WindowedReader(sample, indexes)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
-from scdm_flows.stores.indexes import Index, fields_that_are
+from scdm_flows.stores.indexes import fields_that_are
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ SAMPLE = 1000  # documents of the sample
 DIGITS = 12  # hexadecimal digits at the end of a candidate_id: as good as random numbers
 MAX_CAMPAIGNS = 12  # that the sample is taken from
 MOST = 1e8  # more candidates than this are an estimate gone wrong
+IDS: int = 16**DIGITS  # that a campaign may have
 STEP = 40  # documents between two ids that a window may begin at
 
 
@@ -70,7 +71,7 @@ class Sample:
     @property
     def total(self) -> float:
         """How many candidates there are, estimated."""
-        return sum(self.counts.values())
+        return float(sum(self.counts.values()))
 
     def rows_of(self, criteria: Criteria) -> float:
         """How many candidates match, estimated; at least half of what one row stands for."""
@@ -80,7 +81,7 @@ class Sample:
         for campaign, weight, n in self._matching(others):
             # the sample's own ids are the lowest ones: what a range of ids holds follows from its width
             found += weight * n * (1.0 if inside is None else _share(campaign, inside))
-        return max(found, self.total / (2 * max(sum(map(len, self.rows.values())), 1)))
+        return float(max(found, self.total / (2 * max(sum(map(len, self.rows.values())), 1))))
 
     def _matching(self, criteria: Criteria) -> Iterator[tuple[str, float, int]]:
         """(campaign, what one row stands for, rows that match)."""
@@ -93,7 +94,7 @@ class Sample:
         """(value, candidates it stands for), in order, of the candidates that match."""
         if field == KEY:
             return self._ids(criteria, inside, descending)
-        values = [
+        values: list[tuple[Any, float]] = [
             (row[field], self.counts[campaign] / len(rows))
             for campaign, rows in self.rows.items()
             for row in rows
@@ -108,7 +109,7 @@ class Sample:
         for campaign in sorted(self.counts, reverse=descending):
             steps = max(1, round(matching.get(campaign, average) / STEP))
             for step in range(steps, 0, -1) if descending else range(steps):
-                value = f"{campaign}-{min(step * 16**DIGITS // steps, 16**DIGITS - 1):0{DIGITS}x}"
+                value = f"{campaign}-{min(step * IDS // steps, IDS - 1):0{DIGITS}x}"
                 if inside.holds(value):
                     yield value, matching.get(campaign, average) / steps
 
@@ -116,7 +117,7 @@ class Sample:
 def _share(campaign: str, condition: Any) -> float:
     """The part of a campaign's ids that fit a condition on the id."""
     if not isinstance(condition, Mapping):
-        return float(str(condition).startswith(f"{campaign}-")) / 16**DIGITS
+        return float(str(condition).startswith(f"{campaign}-")) / IDS
     low, high = 0.0, 1.0
     for operator, bound in condition.items():
         if operator in ("$gte", "$gt"):
@@ -132,7 +133,7 @@ def _place(campaign: str, candidate_id: str) -> float:
     if not candidate_id.startswith(start):
         return float(candidate_id > start)
     try:
-        return min(1.0, int(digits[:DIGITS].ljust(DIGITS, "0") or "0", 16) / 16**DIGITS)
+        return min(1.0, int(digits[:DIGITS].ljust(DIGITS, "0") or "0", 16) / IDS)
     except ValueError:
         return float(digits > "8")
 
@@ -169,7 +170,7 @@ def take_sample(collection: Any, campaigns: Sequence[str]) -> Sample | None:
 def _first(collection: Any, campaign: str, width: int, fields: Mapping[str, int]) -> tuple[list[dict[str, Any]], float]:
     """The campaign's candidates whose digits are below ``width``, and how many each stands for."""
     inside = Range(f"{campaign}-{0:0{DIGITS}x}", f"{campaign}-{width - 1:0{DIGITS}x}")
-    return list(collection.find({KEY: inside.operators()}, fields)), 16.0**DIGITS / width
+    return list(collection.find({KEY: inside.operators()}, fields)), IDS / width
 
 
 def matches(row: Mapping[str, Any], criteria: Criteria) -> bool:
@@ -199,11 +200,10 @@ def _matches(value: Any, condition: Any) -> bool:
 
 
 class WindowedReader:
-    """Reads sorted pages in windows. sample, indexes: of the collection."""
+    """Reads sorted pages in windows. sample: of the collection; indexes: the fields of each."""
 
-    def __init__(self, sample: Sample, indexes: Sequence[Index]) -> None:
-        self._sample = sample
-        self._indexes = [i.fields for i in indexes]
+    def __init__(self, sample: Sample, indexes: Sequence[tuple[str, ...]]) -> None:
+        self._sample, self._indexes = sample, indexes
         self._leading = {fields[0] for fields in self._indexes}
 
     def read(

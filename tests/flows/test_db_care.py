@@ -145,7 +145,9 @@ def test_restore_refuses_what_it_would_destroy(tmp_path: Path) -> None:
     backup(source, tmp_path / "b")
     target.upsert(target.candidates, [_candidate("c-2")])
     target.upsert(target.campaigns, [CampaignDoc(name="mine", config={}, config_hash="0").model_dump()])
-    with pytest.raises(StoreError, match=r"holds documents already \(campaigns, candidates\); restore into another one"):
+    with pytest.raises(
+        StoreError, match=r"holds documents already \(campaigns, candidates\); restore into another one"
+    ):
         restore(target, tmp_path / "b")
     assert [d["candidate_id"] for d in target.candidates.query()] == ["c-2"]
     restore(target, tmp_path / "b", force=True)
@@ -368,6 +370,20 @@ def test_a_missing_and_a_different_index_are_seen_and_mended(served: Callable[..
     assert ensure_or_raise(database) == 2
     assert look(database) == []
     assert candidates.index_information()["candidate_id_1"]["unique"]
+
+
+def test_a_large_embedded_database_is_not_indexed_in_passing(
+    served: Callable[..., Database], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = served("large")
+    _fill(database)
+    monkeypatch.setattr("scdm_flows.stores.indexes.MANY", 2)
+    database.mongo["candidates"].drop_index("rank_1_candidate_id_1")
+    database.mongo["campaigns"].drop_index("name_1")
+    database.connect()
+    assert [t.index.collection for t in look(database)] == ["candidates"]
+    assert "1 indexes are missing, so listings are slow; run `scdm db index`" in caplog.text
+    assert ensure_or_raise(database) == 1
 
 
 def test_who_may_only_read_goes_without(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -119,11 +119,8 @@ def fill(database: Any, n: int) -> None:
     for k in range(CAMPAIGNS):
         database.upsert(database.campaigns, [CampaignDoc(name=f"bench{k}", config={}, config_hash="0").model_dump()])
     batch: list[dict[str, Any]] = []
-    ranked: dict[str, list[dict[str, Any]]] = {}
     for document in candidates(n):
         batch.append(document)
-        if document["campaign"] not in ranked:
-            ranked[document["campaign"]] = []
         if len(batch) == n // CAMPAIGNS:  # one campaign is complete
             order = sorted(
                 (d for d in batch if d["state"] in ("pending", "completed")), key=lambda d: d["e_above_hull"]

@@ -5,6 +5,7 @@ Reads everything once, in bounded memory but for the ids of large objects. Repai
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -30,6 +31,14 @@ CLOCKS_DIFFER = timedelta(minutes=5)  # clocks of two machines may differ by as 
 FRESH = timedelta(hours=1)  # a job in this hour may still be storing its large objects
 _BUILD = "run `scdm build`, which writes it anew from the job outputs"
 
+# what the provenance of a collection's documents has to say
+PROVENANCE = {
+    "candidates": ("versions", "config_hash", "job_uuids"),
+    "campaigns": ("versions", "config_hash"),
+    "phonons": ("versions", "engine", "config_hash", "job_uuids"),
+    "hulls": ("versions",),
+}
+
 RULES = {
     "index": "every declared index exists",
     "key": "no two documents have the same key",
@@ -41,6 +50,7 @@ RULES = {
     "blob-missing": "a large object that a job output names exists and is whole",
     "blob-dangling": "a large object belongs to a job output",
     "restore": "no restore was interrupted",
+    "provenance": "a document says which code, configuration and jobs it comes from",
 }
 
 
@@ -84,8 +94,15 @@ def check(database: Database, *, repair: bool = False) -> Iterator[Finding]:
             yield _mended(finding, lambda: _make_indexes(database), repair=repair)
         campaigns = {d["name"] for d in mongo["campaigns"].find({}, ["name"])}
         for name in KEYS:
+            silent: Counter[str] = Counter()
             for document in scan(database, name):
                 yield from _document(database, name, document, campaigns, repair=repair)
+                said = document.get("provenance") or {}
+                silent.update(field for field in PROVENANCE.get(name, ()) if not said.get(field))
+            if silent:
+                detail = "documents that do not say their " + ", ".join(f"{f}: {n}" for f, n in silent.items())
+                remedy = "none: they were written before that was noted, or by another program"
+                yield Finding("provenance", name, "", detail, remedy, wrong=False)
         yield from _blobs(database)
 
 

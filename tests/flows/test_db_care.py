@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from pydantic import Field
 
 from scdm_flows.cli import cli
-from scdm_flows.documents import CampaignDoc, CandidateDoc, utc_now
+from scdm_flows.documents import CampaignDoc, CandidateDoc, Provenance, utc_now
 from scdm_flows.documents.base import ScdmDocument, versioned
 from scdm_flows.errors import OutputError, StoreError
 from scdm_flows.settings import ScdmSettings
@@ -63,15 +63,23 @@ def served(server: EmbeddedServer, request: pytest.FixtureRequest) -> Iterator[C
         database.close()
 
 
+FULL = Provenance(versions={"scdm-flows": "1"}, config_hash="0", job_uuids={"screen": "u"})
+
+
 def _candidate(name: str, **fields: Any) -> dict[str, Any]:
     known: dict[str, Any] = {"formula": "MoS2", "elements": ["Mo", "S"], "chemsys": "Mo-S", "nelements": 2}
     known |= {"nsites": 3, "structure": {}, "generator": "scdm", "campaign": "c"}
+    known["provenance"] = FULL
     return CandidateDoc(candidate_id=name, **(known | fields)).model_dump(mode="json")
+
+
+def _campaign(name: str = "c", **fields: Any) -> dict[str, Any]:
+    return CampaignDoc(name=name, config={}, config_hash="0", **({"provenance": FULL} | fields)).model_dump()
 
 
 def _fill(database: Database) -> None:
     """A campaign with three candidates, and a job whose output has a large object."""
-    database.upsert(database.campaigns, [CampaignDoc(name="c", config={}, config_hash="0").model_dump()])
+    database.upsert(database.campaigns, [_campaign()])
     documents = [_candidate(f"c-{i:02x}0000000000") for i in (0, 128, 255)]
     for document in documents:
         document["last_updated"] = utc_now()
@@ -133,7 +141,7 @@ def test_a_backup_is_what_mongodump_writes(served: Callable[..., Database], tmp_
 
 def test_memory_and_server_read_each_others_backups(served: Callable[..., Database], tmp_path: Path) -> None:
     source, target = memory_database(), served("other")
-    source.upsert(source.campaigns, [CampaignDoc(name="c", config={}, config_hash="0").model_dump()])
+    source.upsert(source.campaigns, [_campaign()])
     backup(source, tmp_path / "b.tar")
     restore(target, tmp_path / "b.tar")
     assert target.campaign("c") == source.campaign("c")
@@ -144,7 +152,7 @@ def test_restore_refuses_what_it_would_destroy(tmp_path: Path) -> None:
     source.upsert(source.candidates, [_candidate("c-1")])
     backup(source, tmp_path / "b")
     target.upsert(target.candidates, [_candidate("c-2")])
-    target.upsert(target.campaigns, [CampaignDoc(name="mine", config={}, config_hash="0").model_dump()])
+    target.upsert(target.campaigns, [_campaign("mine")])
     with pytest.raises(
         StoreError, match=r"holds documents already \(campaigns, candidates\); restore into another one"
     ):
@@ -215,7 +223,7 @@ def test_other_formats_and_names_outside_are_refused(tmp_path: Path) -> None:
 def test_an_interrupted_restore_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, target = memory_database(), memory_database()
     source.upsert(source.candidates, [_candidate(f"c-{i}") for i in range(50)])
-    source.upsert(source.campaigns, [CampaignDoc(name="c", config={}, config_hash="0").model_dump()])
+    source.upsert(source.campaigns, [_campaign()])
     backup(source, tmp_path / "b")
     monkeypatch.setattr("scdm_flows.stores.backup._MANY", 10)
 
@@ -308,7 +316,7 @@ def test_large_objects_without_job_and_jobs_without_large_object(served: Callabl
 )
 def test_what_is_wrong_with_a_document_is_named(change: dict[str, Any], rule: str, says: str) -> None:
     database = memory_database()
-    database.upsert(database.campaigns, [CampaignDoc(name="c", config={}, config_hash="0").model_dump()])
+    database.upsert(database.campaigns, [_campaign()])
     database.upsert(database.candidates, [_candidate("c-1"), _candidate("c-2")])
     database.mongo["candidates"].update_one({"candidate_id": "c-2"}, {"$set": change})
     (finding,) = check(database)
@@ -316,6 +324,16 @@ def test_what_is_wrong_with_a_document_is_named(change: dict[str, Any], rule: st
     assert says in finding.detail
     assert finding.remedy
     assert finding.rule in RULES
+
+
+def test_documents_that_do_not_say_where_they_come_from_are_counted() -> None:
+    database = memory_database()
+    database.upsert(database.campaigns, [_campaign()])
+    database.upsert(database.candidates, [_candidate("c-1"), *(_candidate(f"c-{i}", provenance={}) for i in (2, 3))])
+    (finding,) = check(database)
+    assert finding.rule == "provenance"
+    assert finding.detail == "documents that do not say their versions: 2, config_hash: 2, job_uuids: 2"
+    assert not finding.wrong
 
 
 def test_duplicates_prevent_the_unique_index_and_are_named(caplog: pytest.LogCaptureFixture) -> None:
@@ -336,7 +354,7 @@ def test_duplicates_prevent_the_unique_index_and_are_named(caplog: pytest.LogCap
 
 def test_repair_does_only_what_loses_nothing() -> None:
     database = memory_database()
-    database.upsert(database.campaigns, [CampaignDoc(name="c", config={}, config_hash="0").model_dump()])
+    database.upsert(database.campaigns, [_campaign()])
     collection = database.mongo["candidates"]
     collection.drop_index("candidate_id_1")
     same = _candidate("c-1")

@@ -145,7 +145,9 @@ def questions(database: Any, times: int) -> dict[str, list[dict[str, Any]]]:
     asked: dict[str, list[dict[str, Any]]] = {"(none)": [{}] * times}
     asked |= {field: [{field: v} for v in values(field)] for field in plain}
     asked["elements"] = [{"elements": v[:1]} for v in values("elements")]
-    asked["two elements"] = [{"elements": v[:2]} for v in values("elements") if len(v) > 1]
+    pairs = [d for d in some if len(d["elements"]) > 1][:times]
+    asked["chemsys and layer group"] = [{"chemsys": d["chemsys"], "layer_group": d["layer_group"]} for d in pairs]
+    asked["two elements"] = [{"elements": d["elements"][:2]} for d in pairs]  # no index holds pairs: slow
     asked["max_e_above_hull"] = [{"max_e_above_hull": v} for v in values("e_above_hull")]
     asked["min_band_gap"] = [{"min_band_gap": v} for v in values("band_gap")]
     asked["campaign, state"] = [{"campaign": d["campaign"], "state": d["state"]} for d in some[:times]]

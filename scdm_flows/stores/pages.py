@@ -58,14 +58,14 @@ class Pages:
     ) -> list[dict[str, Any]]:
         """The next ``limit`` documents, without ``_id``; ``fields``: only these, and those of the order."""
         found: list[dict[str, Any]] = []
-        projection = {**(dict.fromkeys([*fields, order.field, KEY, *criteria], 1) if fields else {}), "_id": 0}
+        projection = {**(dict.fromkeys([*fields, order.field, KEY], 1) if fields else {}), "_id": 0}
         find = partial(self._find, projection)
         with store_errors(self._database.uri):
             for conditions, field, inside in _parts(criteria, order, after):
                 wanted = limit - len(found)
                 if self._windows is None:
                     asked = {**conditions, field: inside.operators()}
-                    found += find(asked, field, order.descending, wanted)
+                    found += find(asked, field, order.descending, wanted, None)
                 else:
                     found += self._windows.read(find, conditions, field, inside, order.descending, wanted)
                 if len(found) >= limit:
@@ -80,10 +80,18 @@ class Pages:
             return int(self._database.mongo["candidates"].count_documents(criteria))
 
     def _find(
-        self, projection: dict[str, int], criteria: Criteria, field: str, descending: bool, limit: int
+        self,
+        projection: dict[str, int],
+        criteria: Criteria,
+        field: str,
+        descending: bool,
+        limit: int,
+        only: list[str] | None,
     ) -> list[dict[str, Any]]:
         order = dict.fromkeys([field, KEY], -1 if descending else 1)
         asked = {f: c for f, c in criteria.items() if c != {}}
+        if only is not None:
+            projection = {**dict.fromkeys(only, 1), "_id": 0}
         return list(self._database.mongo["candidates"].find(asked, projection).sort(list(order.items())).limit(limit))
 
     @cached_property

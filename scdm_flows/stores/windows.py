@@ -19,7 +19,8 @@ from scdm_flows.stores.indexes import fields_that_are
 logger = logging.getLogger(__name__)
 
 Criteria = dict[str, Any]  # field -> value, None, or a mapping of operators
-Find = Callable[[Criteria, str, bool, int], list[dict[str, Any]]]  # criteria, sort field, descending, limit
+# criteria, sort field, descending, limit (0: none), only these fields (None: those of the page)
+Find = Callable[[Criteria, str, bool, int, list[str] | None], list[dict[str, Any]]]
 
 KEY = "candidate_id"
 FEW = 250  # documents that one request may read without a thought
@@ -213,12 +214,15 @@ class WindowedReader:
 
         find: makes one request.
         """
+        if "$all" in (criteria.get("elements") or ()):
+            rarest = sorted(criteria["elements"]["$all"], key=lambda e: self._sample.rows_of({"elements": e}))
+            criteria = {**criteria, "elements": {"$all": rarest}}
         bounded = {**criteria, field: inside.operators()}
         clause, direct = self._cheapest(bounded)
         if field not in self._leading or direct <= FEW:
             return _request(find, bounded, clause, field, descending, limit)
-        walked, used = self._walk(criteria, field, inside)
-        cost = walked * min(1.0, limit / self._sample.rows_of(bounded))
+        used = self._walk(criteria, field, inside)
+        cost = self._cost(criteria, used, field, inside, descending, limit)
         if direct <= cost:
             return _request(find, bounded, clause, field, descending, limit)
         found: list[dict[str, Any]] = []
@@ -238,8 +242,9 @@ class WindowedReader:
                 bounded = {**criteria, field: window.operators()}
                 found += _request(find, bounded, field, field, descending, wanted)
             else:  # the server takes an index for exactly these conditions, or none: the others are looked at here
-                some = find(for_an_index({**used, field: window.operators()}), field, descending, 0)
-                found += [document for document in some if matches(document, criteria)][:wanted]
+                heads = find(for_an_index({**used, field: window.operators()}), field, descending, 0, [KEY, *criteria])
+                ids = [head[KEY] for head in heads if matches(head, criteria)][:wanted]
+                found += find({KEY: {"$in": ids}}, field, descending, 0, None) if ids else []
             if len(found) >= limit:
                 break
         return found
@@ -265,20 +270,25 @@ class WindowedReader:
         yield left, rows
 
     def _cheapest(self, criteria: Criteria) -> tuple[str, float]:
-        """The indexed condition that the fewest documents match, and how many."""
-        prices = {f: self._sample.rows_of({f: c}) for f, c in criteria.items() if f in self._leading and c != {}}
+        """The condition whose index range holds the fewest documents, and how many."""
+        asked = for_an_index(criteria)
+        prices = {}
+        for name in criteria:
+            condition = {"$all": criteria[name]["$all"][:1]} if "$all" in _keys(criteria[name]) else criteria[name]
+            if name in self._leading and condition != {} and "$all" not in _keys(asked[name]):
+                prices[name] = self._sample.rows_of({name: condition})
         clause = min(prices, key=lambda f: prices[f], default="")
         return clause, prices.get(clause, self._sample.total)
 
-    def _walk(self, criteria: Criteria, field: str, inside: Range) -> tuple[float, Criteria]:
-        """The index to walk in order: how many documents it holds of the range, and the criteria that are in it.
+    def _walk(self, criteria: Criteria, field: str, inside: Range) -> Criteria:
+        """The index to walk in order, as the criteria that are in it: that whose range holds the fewest documents.
 
         It holds equal values of some of the criteria, then the sort field.
         """
-        plain = {
-            f: criteria[f] for f, c in for_an_index(criteria).items() if not isinstance(c, Mapping) and f in criteria
-        }
-        best = self._sample.rows_of({field: inside.operators()}), Criteria()
+        plain = {f: c for f, c in criteria.items() if not isinstance(for_an_index({f: c})[f], Mapping)}
+        if len(criteria.get("elements", {}).get("$all", ())) > 1:
+            plain["elements"] = {"$all": criteria["elements"]["$all"][:1]}
+        fewest, best = self._sample.rows_of({field: inside.operators()}), Criteria()
         # ids begin with the campaign: in their order, all matches of one campaign come together, maybe late
         by_campaign = field == KEY and "campaign" in plain
         for index in self._indexes:
@@ -286,9 +296,35 @@ class WindowedReader:
             if n and set(index[:n]) <= set(plain) and ("campaign" in index or not by_campaign):
                 used = {f: plain[f] for f in index[:n]}
                 rows = self._sample.rows_of({**used, field: inside.operators()})
-                if rows < best[0] or (by_campaign and not best[1]):
-                    best = rows, used
+                if rows < fewest or (by_campaign and not best):
+                    fewest, best = rows, used
         return best
+
+    def _cost(
+        self, criteria: Criteria, used: Criteria, field: str, inside: Range, descending: bool, limit: int
+    ) -> float:
+        """How many documents a walk reads until ``limit`` match, estimated."""
+        bounded = {**criteria, field: inside.operators()}
+        if field == KEY:
+            walked = self._sample.rows_of({**used, field: inside.operators()})
+            return walked * min(1.0, limit / self._sample.rows_of(bounded))
+        # values may go together with the criteria: count along the walk, in twenty steps, not on average
+        matching = dict(self._sample.cuts(field, criteria, inside, descending))
+        cuts = list(self._sample.cuts(field, used, inside, descending))
+        step = sum(weight for _, weight in cuts) / 20
+        walked = found = rows = hits = 0.0
+        for value, weight in cuts:
+            rows, hits = rows + weight, hits + matching.get(value, 0.0)
+            if rows < step:
+                continue
+            if found + hits >= limit:
+                return float(walked + rows * (limit - found) / hits)
+            walked, found, rows, hits = walked + rows, found + hits, 0.0, 0.0
+        return walked + rows
+
+
+def _keys(condition: Any) -> set[str]:
+    return set(condition) if isinstance(condition, Mapping) else set()
 
 
 def _request(
@@ -296,7 +332,7 @@ def _request(
 ) -> list[dict[str, Any]]:
     """One request; the server takes the index of the first condition that has one."""
     ordered = dict(sorted(criteria.items(), key=lambda item: item[0] != first))
-    return find(for_an_index(ordered), field, descending, limit)
+    return find(for_an_index(ordered), field, descending, limit, None)
 
 
 def _split(whole: Range, value: Any, descending: bool, *, with_value: bool) -> tuple[Range, Range]:
@@ -320,4 +356,12 @@ def for_an_index(criteria: Criteria) -> Criteria:
         elif "chemsys" not in asked:
             asked["elements"] = first
             asked["chemsys"] = {"$regex": "^" + "".join(rf"(?=.*(^|-){e}(-|$))" for e in others)}
-    return {f: c["$eq"] if isinstance(c, Mapping) and set(c) == {"$eq"} else c for f, c in asked.items()}
+    return {f: _from_the_first_number(c["$eq"] if _keys(c) == {"$eq"} else c) for f, c in asked.items()}
+
+
+def _from_the_first_number(condition: Any) -> Any:
+    """Below a number lie those without a value: the embedded server would read them all, to leave them out."""
+    highest = next((condition[o] for o in ("$lte", "$lt") if o in _keys(condition)), None)
+    if isinstance(highest, int | float) and not isinstance(highest, bool) and not {"$gte", "$gt"} & _keys(condition):
+        return {"$gte": float("-inf"), **condition}
+    return condition

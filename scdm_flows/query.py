@@ -7,9 +7,11 @@ are checked against the field's type before they reach the database.
 from __future__ import annotations
 
 import difflib
+import logging
 import math
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin
@@ -18,9 +20,13 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from scdm_flows.documents import BandsDoc, CampaignDoc, CandidateDoc, PhononDoc, StageFailure
 from scdm_flows.documents.hull import HullDoc
+from scdm_flows.documents.migrations import NewerDocumentError, migrate
 from scdm_flows.errors import CampaignError, ConfigError
 from scdm_flows.stores.database import Database, strip
+from scdm_flows.stores.pages import After, Order, Pages, read_cursor, write_cursor
 from scdm_flows.stores.trouble import store_errors
+
+logger = logging.getLogger(__name__)
 
 FLAT = (
     "candidate_id",
@@ -46,6 +52,8 @@ FLAT = (
     "score",
 )
 RANGES = {"max": "$lte", "min": "$gte"}
+BATCH = 500  # documents in memory at a time, however many are asked for
+_NEAR = 50  # ids that are compared with one that does not exist
 GROUPS = {"layer_group": 80, "space_group": 230}
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -69,21 +77,42 @@ def queryable_fields() -> list[str]:
     return list(_fields())
 
 
+@dataclass(frozen=True)
+class Page:
+    """Some candidates in order, and where the next ones begin.
+
+    next: cursor of the page after this one, None where this is the last; skipped: documents of a later
+    version, which are left out.
+    """
+
+    documents: list[CandidateDoc]
+    next: str | None
+    skipped: int = 0
+
+
 class CandidateDB:
     """Typed queries over a connected database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._pages = Pages(database)
 
-    def find(self, *, sort: str = "rank", limit: int | None = None, **filters: Any) -> list[CandidateDoc]:
+    def find(
+        self, *, sort: str = "rank", limit: int | None = None, after: str | None = None, **filters: Any
+    ) -> list[CandidateDoc]:
         """Candidates that match every filter.
+
+        Documents that a later scdm-flows wrote are left out, with a warning.
 
         Parameters
         ----------
         sort
-            Field to sort by, ascending, or descending as ``-field``; candidates without it come last.
+            Field to sort by, ascending, or descending as ``-field``; equal ones by id, in the same direction;
+            candidates without the field come last.
         limit
             Most candidates to return, >= 1.
+        after
+            Cursor of a ``Page`` of the same sort and filters: what comes after it.
         filters
             ``field=value``, ``min_field=value`` and ``max_field=value`` with a queryable field; a list of
             values asks for any of them; ``elements=["Mo", "S"]`` asks for candidates that hold all of them. A
@@ -92,31 +121,98 @@ class CandidateDB:
         Raises
         ------
         ConfigError
-            For an unknown field (with the nearest known one) or a value that does not fit it.
+            For an unknown field (with the nearest known one), a value that does not fit it, or a cursor that
+            is damaged or of another listing.
         """
-        return [CandidateDoc.model_validate(d) for d in self._documents(None, sort, limit, filters)]
+        return list(self.stream(sort=sort, limit=limit, after=after, **filters))
+
+    def stream(
+        self, *, sort: str = "rank", limit: int | None = None, after: str | None = None, **filters: Any
+    ) -> Iterator[CandidateDoc]:
+        """As ``find``, one by one: any number of candidates in bounded memory. Arguments are checked at once."""
+        rows = self._rows(sort, limit, after, filters)
+
+        def documents() -> Iterator[CandidateDoc]:
+            skipped = 0
+            for row in rows:
+                try:
+                    yield _candidate(row)
+                except NewerDocumentError:
+                    skipped += 1
+            _warn_of(skipped)
+
+        return documents()
+
+    def page(self, *, sort: str = "rank", limit: int = 20, after: str | None = None, **filters: Any) -> Page:
+        """A page of candidates and the cursor of the next; arguments as for ``find``.
+
+        Pages that follow one another hold every candidate once, also where others are added or removed
+        meanwhile; one whose sort field changes may be on two pages or on none.
+        """
+        rows, following = self._page(sort, limit, after, filters)
+        documents, skipped = [], 0
+        for row in rows:
+            try:
+                documents.append(_candidate(row))
+            except NewerDocumentError:
+                skipped += 1
+        _warn_of(skipped)
+        return Page(documents, following, skipped)
 
     def count(self, **filters: Any) -> int:
         """How many candidates match; filters as for ``find``."""
-        criteria = self._criteria(filters)
-        with store_errors(self._database.uri):
-            return int(self._database.candidates._collection.count_documents(criteria))
+        return self._pages.count(self._criteria(filters))
 
     def get(self, candidate_id: str) -> CandidateDoc:
-        """The candidate with this id; ``CampaignError`` with the nearest id where there is none."""
-        with store_errors(self._database.uri):
-            found = self._database.candidates.query_one({"candidate_id": str(candidate_id)})
-            if found is None:
-                ids = self._database.candidates.distinct("candidate_id")
-                near = difflib.get_close_matches(str(candidate_id), ids, n=1)
-                hint = f"did you mean {near[0]}?" if near else "`scdm candidates list` shows what there is"
-                raise CampaignError(f"no candidate has the id {candidate_id!r}; {hint}")
-        return CandidateDoc.model_validate(strip(found))
+        """The candidate with this id.
 
-    def flat_records(self, *, sort: str = "rank", limit: int | None = None, **filters: Any) -> list[dict[str, Any]]:
+        Raises
+        ------
+        CampaignError
+            Where there is none; names the nearest id.
+        StoreError
+            If a later scdm-flows wrote it.
+        """
+        found = self._one(CandidateDoc, self._database.candidates, {"candidate_id": str(candidate_id)})
+        if found is None:
+            near = difflib.get_close_matches(str(candidate_id), self._ids_like(str(candidate_id)), n=1)
+            hint = f"did you mean {near[0]}?" if near else "`scdm candidates list` shows what there is"
+            raise CampaignError(f"no candidate has the id {candidate_id!r}; {hint}")
+        return found
+
+    def _ids_like(self, candidate_id: str) -> list[str]:
+        """Ids that begin alike; of the last six characters as few as need be may differ."""
+        with store_errors(self._database.uri):
+            for length in range(len(candidate_id) - 1, max(0, len(candidate_id) - 7), -1):
+                start = candidate_id[:length]
+                criteria = {"candidate_id": {"$gte": start, "$lt": start + "\U0010ffff"}}
+                found = self._database.candidates.query(criteria, properties=["candidate_id"], limit=_NEAR)
+                ids = [d["candidate_id"] for d in found]
+                if ids:
+                    return ids
+        return []
+
+    def flat_records(
+        self, *, sort: str = "rank", limit: int | None = None, after: str | None = None, **filters: Any
+    ) -> list[dict[str, Any]]:
         """``find`` as flat dictionaries of the fields in ``FLAT``, unknown ones None; ready for JSON."""
-        found = self._documents(list(FLAT), sort, limit, filters)
-        return [{name: d.get(name) for name in FLAT} for d in found]
+        return self.flat_page(sort=sort, limit=limit, after=after, **filters)[0]
+
+    def flat_page(
+        self, *, sort: str = "rank", limit: int | None = None, after: str | None = None, **filters: Any
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """``flat_records``, and the cursor of what comes after them; None where nothing does."""
+        rows, following = self._page(sort, limit, after, filters, [*FLAT, "schema_version", "provenance"])
+        records, skipped = [], 0
+        for row in rows:
+            try:
+                current = migrate(CandidateDoc, row)
+            except NewerDocumentError:
+                skipped += 1
+                continue
+            records.append({name: current.get(name) for name in FLAT})
+        _warn_of(skipped)
+        return records, following
 
     def phonon(self, candidate_id: str) -> PhononDoc | None:
         """The candidate's phonon bands; None where there are none."""
@@ -136,15 +232,11 @@ class CandidateDB:
 
     def failures(self, campaign: str) -> list[StageFailure]:
         """Stages that failed, of candidates and of whole shards."""
-        with store_errors(self._database.uri):
-            found = list(self._database.failures.query({"campaign": str(campaign)}, sort={"failure_id": 1}))
-        return [StageFailure.model_validate(strip(d)) for d in found]
+        return self._all(StageFailure, self._database.failures, {"campaign": str(campaign)})
 
     def campaigns(self) -> list[CampaignDoc]:
-        """All campaigns by name."""
-        with store_errors(self._database.uri):
-            found = list(self._database.campaigns.query({}, sort={"name": 1}))
-        return [CampaignDoc.model_validate(strip(d)) for d in found]
+        """All campaigns by name; those of a later version are left out, with a warning."""
+        return self._all(CampaignDoc, self._database.campaigns, {})
 
     def campaign(self, name: str) -> CampaignDoc:
         """The campaign; ``CampaignError`` with the nearest name where there is none."""
@@ -158,27 +250,53 @@ class CandidateDB:
     def _one(self, model: type[Model], store: Any, criteria: dict[str, Any]) -> Model | None:
         with store_errors(self._database.uri):
             found = store.query_one(criteria)
-        return None if found is None else model.model_validate(strip(found))
+        if found is None:
+            return None
+        name = f"{store.collection_name} {found.get(store.key)!r}"
+        return model.model_validate(migrate(model, strip(found), name))
 
-    def _documents(
-        self, fields: list[str] | None, sort: str, limit: int | None, filters: dict[str, Any]
-    ) -> list[dict[str, Any]]:
-        """Stored documents in order: those with the sort field by its value, then those without, by id."""
-        criteria = self._criteria(filters)
-        name, descending = sort.removeprefix("-"), sort.startswith("-")
-        known_field(name)
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-            raise ConfigError(f"limit={limit!r} must be a whole number >= 1")
-        order: Any = {name: -1 if descending else 1} | ({} if name == "candidate_id" else {"candidate_id": 1})
-        store = self._database.candidates
+    def _all(self, model: type[Model], store: Any, criteria: dict[str, Any]) -> list[Model]:
+        documents, skipped = [], 0
         with store_errors(self._database.uri):
-            having = {"$and": [criteria, {name: {"$ne": None}}]}
-            found = list(store.query(having, properties=fields, sort=order, limit=limit or 0))
-            if limit is None or len(found) < limit:
-                lacking = {"$and": [criteria, {name: None}]}
-                rest = 0 if limit is None else limit - len(found)
-                found += store.query(lacking, properties=fields, sort={"candidate_id": 1}, limit=rest)
-        return [strip(d) for d in found]
+            found = list(store.query(criteria, sort={store.key: 1}))
+        for document in found:
+            try:
+                documents.append(model.model_validate(migrate(model, strip(document))))
+            except NewerDocumentError:
+                skipped += 1
+        _warn_of(skipped)
+        return documents
+
+    def _page(
+        self, sort: str, limit: int | None, after: str | None, filters: dict[str, Any], fields: list[str] | None = None
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """Stored documents in order, and the cursor of those after them."""
+        _check_limit(limit)
+        rows = list(self._rows(sort, limit and limit + 1, after, filters, fields))
+        if limit is None or len(rows) <= limit:
+            return rows, None
+        return rows[:limit], write_cursor(_order(sort), self._criteria(filters), rows[limit - 1])
+
+    def _rows(
+        self, sort: str, limit: int | None, after: str | None, filters: dict[str, Any], fields: list[str] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Stored documents in order, read in batches. Arguments are checked before the first is asked for."""
+        criteria, order = self._criteria(filters), _order(sort)
+        _check_limit(limit)
+        start = None if after is None else read_cursor(after, order, criteria)
+
+        def batches(last: After | None) -> Iterator[dict[str, Any]]:
+            left = math.inf if limit is None else limit
+            while left > 0:
+                size = int(min(BATCH, left))
+                found = self._pages.read(criteria, order, size, last, fields)
+                yield from found
+                if len(found) < size:
+                    return
+                last = After(found[-1].get(order.field), found[-1]["candidate_id"])
+                left -= size
+
+        return batches(start)
 
     @staticmethod
     def _criteria(filters: dict[str, Any]) -> dict[str, Any]:
@@ -197,6 +315,37 @@ class CandidateDB:
                 values = [_checked(key, v) for v in value] if several else [_checked(key, value)]
                 criteria.setdefault(key, {}).update({"$in": values} if several else {"$eq": values[0]})
         return criteria
+
+
+def _candidate(row: dict[str, Any]) -> CandidateDoc:
+    return CandidateDoc.model_validate(migrate(CandidateDoc, row, f"candidate {row.get('candidate_id')!r}"))
+
+
+def _warn_of(skipped: int) -> None:
+    if skipped:
+        logger.warning(
+            "%d document%s left out: a later scdm-flows wrote %s; upgrade to read %s",
+            skipped,
+            "" if skipped == 1 else "s",
+            *(["it"] * 2 if skipped == 1 else ["them"] * 2),
+        )
+
+
+def _check_limit(limit: Any) -> None:
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise ConfigError(f"limit={limit!r} must be a whole number >= 1")
+
+
+def _order(sort: str) -> Order:
+    """The order that ``field`` or ``-field`` asks for."""
+    name = sort.removeprefix("-")
+    known_field(name)
+    kind = _fields()[name]
+    if get_origin(kind) is list:
+        raise ConfigError(f"sort={sort!r}: {name} holds several values; sort by chemsys or formula instead")
+    if issubclass(kind, Enum):
+        kind = str
+    return Order(name, kind, sort.startswith("-"))
 
 
 def known_field(field: str) -> None:

@@ -90,8 +90,8 @@ class CandidateBuilder(ScdmBuilder):
                 candidates.append(self._document(found, campaign).model_dump())
             except Exception as error:
                 self.skip(found.verdict.candidate_id, error)
-        phonons = [found.phonon.model_dump() for found in item["found"] if found.phonon is not None]
-        bands = [found.bands.model_dump() for found in item["found"] if found.bands is not None]
+        phonons = [_with_origin(f, f.phonon, campaign) for f in item["found"] if f.phonon is not None]
+        bands = [_with_origin(f, f.bands, campaign) for f in item["found"] if f.bands is not None]
         return {"campaign": campaign, "candidates": candidates, "phonons": phonons, "bands": bands}
 
     def update_targets(self, items: list[dict[str, Any]]) -> None:
@@ -195,6 +195,7 @@ class CandidateBuilder(ScdmBuilder):
         """
         from pymongo import UpdateOne
 
+        self.database.refuse_to_replace_newer(self.database.candidates, documents)
         stored = self.database.candidates.query({"candidate_id": {"$in": [d["candidate_id"] for d in documents]}})
         known = {d["candidate_id"]: strip(d) for d in stored}
         updates = []
@@ -235,6 +236,13 @@ class CandidateBuilder(ScdmBuilder):
         elif screened or failed:
             campaign.state = CampaignState.RUNNING
         self.write_changed(self.database.campaigns, [campaign.model_dump()])
+
+
+def _with_origin(found: Found, document: PhononDoc | BandsDoc, campaign: CampaignDoc) -> dict[str, Any]:
+    """The document of a stage with the campaign's configuration and its candidate's jobs in its provenance."""
+    document.provenance.config_hash = campaign.config_hash
+    document.provenance.job_uuids |= {stage: job["uuid"] for stage, job in found.jobs.items()}
+    return document.model_dump()
 
 
 def _unreadable(job: dict[str, Any], error: ValidationError) -> StageFailure:

@@ -26,10 +26,12 @@ from scdm_flows.analysis.hull import Phase, PhaseSystem
 from scdm_flows.analysis.placing import Place, Placed, compete, place, points
 from scdm_flows.builders.assemble import without_dots
 from scdm_flows.builders.base import ScdmBuilder, comparable, content
-from scdm_flows.documents.base import utc_now
+from scdm_flows.documents.base import Provenance, utc_now
 from scdm_flows.documents.candidate import HULL_FIELDS, CandidateDoc
 from scdm_flows.documents.hull import HullDoc, LowerPhase
+from scdm_flows.documents.migrations import check_version
 from scdm_flows.errors import ReferenceDataError, ScdmError, StoreError
+from scdm_flows.provenance import git_commit, versions
 from scdm_flows.references.table import ReferenceTable
 from scdm_flows.stores.database import Database, strip
 
@@ -183,6 +185,7 @@ class HullBuilder(ScdmBuilder):
             candidates={name: fields[name]["e_above_hull"] for name in sorted(fields)},
             lower=[LowerPhase(name=p.name, formula=p.formula, energy_per_atom=p.energy_per_atom) for p in own],
             errors=errors,
+            provenance=Provenance(versions=versions(), git_commit=git_commit()),
             points=[] if system is None else points(chemsys.split("-"), system.phases, drawn),
         )
         return {**item, "document": document.model_dump(), "fields": fields}
@@ -288,6 +291,8 @@ class HullBuilder(ScdmBuilder):
         """What a hull comes from: the document before, its candidates, and those below the hull in its subsystems."""
         elements, lower = chemsys.split("-"), self._lower(basis, chemsys)
         before = self._hulls.find_one({"hull_id": basis.hull_id(chemsys)})
+        if before is not None:
+            check_version(HullDoc, before, f"hull {chemsys}")
         criteria = {**basis.scope, "chemsys": chemsys, "energy_scheme": basis.table.scheme}
         members = [
             strip(d)

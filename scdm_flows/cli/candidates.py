@@ -48,6 +48,7 @@ def candidates() -> None:
 @click.option("--where", multiple=True, metavar="FIELD=VALUE", help="Any field; min_FIELD and max_FIELD for ranges.")
 @click.option("--sort", default="rank", show_default=True, help="Field to sort by.")
 @click.option("--limit", type=click.IntRange(1), help="Most rows; 20 in a table, all with --json, when absent.")
+@click.option("--after", metavar="CURSOR", help="The rows after those that gave this cursor, with the same options.")
 @JSON
 def list_(
     campaign: str | None,
@@ -60,9 +61,13 @@ def list_(
     where: tuple[str, ...],
     sort: str,
     limit: int | None,
+    after: str | None,
     as_json: bool,
 ) -> None:
-    """Candidates by rank, those without one last."""
+    """Candidates by rank, those without one last.
+
+    Where there are more, the cursor of the next rows is said on standard error.
+    """
     from scdm_flows.query import CandidateDB
 
     filters: dict[str, Any] = {
@@ -79,11 +84,14 @@ def list_(
         query = CandidateDB(connected)
         if campaign is not None:
             query.campaign(campaign)  # says "did you mean" for a name that does not exist
-        records = query.flat_records(sort=sort, limit=limit if as_json else limit or 20, **filters)
+        limit = limit if as_json else limit or 20
+        records, following = query.flat_page(sort=sort, limit=limit, after=after, **filters)
     if as_json:
         echo_json(records)
-        return
-    show_records("Candidates", records)
+    else:
+        show_records("Candidates", records)
+    if following is not None:
+        click.echo(f"more with --after {following}", err=True)
 
 
 def _condition(text: str) -> tuple[str, Any]:

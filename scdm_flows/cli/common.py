@@ -156,13 +156,13 @@ def as_text(value: Any) -> str:
 
 
 @contextmanager
-def database(*, create: bool = True) -> Iterator[Database]:
+def database(*, create: bool = True, indexes: bool = True) -> Iterator[Database]:
     """The connected database of the settings, closed at the end; create: make an embedded one that is not
-    there.
+    there; indexes: create missing ones.
     """
     from scdm_flows.stores.database import connect
 
-    connected = connect(create=create)
+    connected = connect(create=create, indexes=indexes)
     try:
         yield connected
     finally:

@@ -1,16 +1,24 @@
-"""``scdm db``: the embedded database."""
+"""``scdm db``: the embedded server; indexes, backups and checks of any database."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from scdm_flows.cli.common import JSON, echo_json
+from scdm_flows.cli.common import FAILED, JSON, database, echo_json, table
+from scdm_flows.cli.progress import progress_bar
 
 if TYPE_CHECKING:
+    from scdm_flows.stores.database import Database
     from scdm_flows.stores.embedded import EmbeddedServer
+
+_MOST_ROWS = 50  # of a table; --json has all
 
 
 def _server() -> EmbeddedServer:
@@ -27,9 +35,9 @@ def _server() -> EmbeddedServer:
 
 @click.group()
 def db() -> None:
-    """Start, stop and look at the embedded database.
+    """Start and stop the embedded database; index, save, restore and check any database.
 
-    Commands that need it start it, and it stays up for the next one. It listens on 127.0.0.1 only.
+    Commands that need the embedded server start it, and it stays up for the next one. It listens on 127.0.0.1 only.
     """
 
 
@@ -60,3 +68,133 @@ def status(as_json: bool) -> None:
         return
     where = f"running on port {state.port} (process {state.pid})" if state.running else "not running"
     click.echo(f"{where}, storage {state.storage}")
+
+
+@contextmanager
+def _as_it_is(*, create: bool = False) -> Iterator[Database]:
+    """The database without the indexes being made: to be looked at as it is."""
+    with database(create=create, indexes=False) as connected:
+        yield connected
+
+
+@db.command()
+@click.option("--dry-run", is_flag=True, help="Only say what is missing.")
+@JSON
+def index(dry_run: bool, as_json: bool) -> None:
+    """Create missing indexes; those with other options are made anew."""
+    from scdm_flows.stores.indexes import ensure_or_raise, look
+
+    with _as_it_is() as connected:
+        troubles = look(connected)
+        if not dry_run:
+            ensure_or_raise(connected)
+    if as_json:
+        echo_json({"indexes": [{"index": str(t.index), "state": t.state} for t in troubles], "dry_run": dry_run})
+        return
+    for trouble in troubles:
+        click.echo(f"{'would create' if dry_run else 'created'} {trouble.index}")
+    if not troubles:
+        click.echo("every index is there")
+
+
+@db.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@JSON
+def backup(path: Path, as_json: bool) -> None:
+    """Save the whole database in PATH: a new folder, or a file that ends in .tar.
+
+    Documents, large objects, the job queue and the indexes, as `mongodump --gzip` writes them, with a manifest of
+    counts and checksums. It may run while a campaign does; what is stored meanwhile may or may not be in it.
+    """
+    from scdm_flows.stores.backup import backup as save
+
+    with _as_it_is() as connected, progress_bar() as report:
+        manifest = save(connected, path, report)
+    _tell(f"saved in {path}", manifest.collections, as_json=as_json, size=sum(m.bytes for m in manifest.members))
+
+
+@db.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--force", is_flag=True, help="Replace the documents of collections that the backup holds, too.")
+@click.option("--dry-run", is_flag=True, help="Only check the backup against its manifest.")
+@JSON
+def restore(path: Path, force: bool, dry_run: bool, as_json: bool) -> None:
+    """Store what the backup PATH holds; the database must be empty, unless --force.
+
+    The whole backup is checked before anything is written. After an interruption the same command goes on.
+    """
+    from scdm_flows.stores.archive import Archive
+    from scdm_flows.stores.backup import restore as load
+
+    if dry_run:
+        archive = Archive(path)
+        archive.verify()
+        manifest = archive.manifest
+        archive.close()
+    else:
+        with _as_it_is(create=True) as connected, progress_bar() as report:
+            manifest = load(connected, path, force=force, report=report)
+            connected.ensure_indexes()
+    said = f"{path} is whole" if dry_run else f"restored from {path}"
+    _tell(said, manifest.collections, as_json=as_json, size=sum(m.bytes for m in manifest.members))
+
+
+def _tell(what: str, collections: dict[str, int], *, as_json: bool, size: int) -> None:
+    if as_json:
+        echo_json({"collections": collections, "bytes": size})
+    else:
+        table(f"{what} ({size / 1e6:.1f} MB)", ["collection", "documents"], [list(x) for x in collections.items()])
+
+
+@db.command()
+@click.option("--repair", is_flag=True, help="Mend what can be mended without losing anything.")
+@JSON
+def check(repair: bool, as_json: bool) -> None:
+    """Look for damage: large objects, duplicates, schemas, campaigns, clocks, indexes.
+
+    --repair creates missing indexes, removes all but one of documents with the same key and content, and sets times
+    in the future to now. Exit code 1 if something is wrong and was not repaired.
+    """
+    from scdm_flows.stores.check import check as findings_of
+
+    with _as_it_is() as connected:
+        findings = list(findings_of(connected, repair=repair))
+    wrong = any(f.wrong and not f.repaired for f in findings)
+    if as_json:
+        echo_json({"ok": not wrong, "findings": [asdict(f) for f in findings]})
+    else:
+        rows = [[f.rule, f.collection, f.id, f.detail, "repaired" if f.repaired else f.remedy] for f in findings]
+        table("scdm db check", ["rule", "collection", "document", "found", "what to do"], rows[:_MOST_ROWS])
+        if len(rows) > _MOST_ROWS:
+            counts = ", ".join(f"{rule}: {n}" for rule, n in Counter(f.rule for f in findings).items())
+            click.echo(f"{len(rows) - _MOST_ROWS} more, see --json ({counts})")
+        click.echo("something is wrong" if wrong else "nothing is wrong")
+    if wrong:
+        raise click.exceptions.Exit(FAILED)
+
+
+@db.command()
+@click.option("--dry-run", is_flag=True, help="Change nothing, and say what would be.")
+@JSON
+def migrate(dry_run: bool, as_json: bool) -> None:
+    """Bring all documents to the current versions of their schemas.
+
+    Reading does the same to each document, so nothing has to wait for this. Save the database first: an older
+    scdm-flows does not read the new versions. After an interruption the same command goes on. Exit code 1 if a
+    document could not be brought to the current version; it is left as it is.
+    """
+    from scdm_flows.stores.upgrade import upgrade
+
+    with _as_it_is() as connected:
+        done = upgrade(connected, dry_run=dry_run)
+    if as_json:
+        echo_json({name: asdict(result) for name, result in done.items()})
+    else:
+        rows = [[name, r.changed, r.newer, len(r.problems)] for name, r in done.items()]
+        columns = ["collection", "would change" if dry_run else "changed", "of a later version", "not possible"]
+        table("scdm db migrate", columns, rows)
+        for name, result in done.items():
+            for document, why in list(result.problems.items())[:_MOST_ROWS]:
+                click.echo(f"{name} {document}: {why}", err=True)
+    if any(r.problems for r in done.values()):
+        raise click.exceptions.Exit(FAILED)

@@ -119,7 +119,7 @@ def _database() -> str:
     if settings.mongo_uri is not None:
         from scdm_flows.stores.database import connect
 
-        connect(settings).close()
+        connect(settings, indexes=False).close()
         return f"{masked(settings.mongo_uri)} answers"
     from scdm_flows.stores.embedded import EmbeddedServer
 
@@ -133,6 +133,25 @@ def _database() -> str:
     if trouble is not None:
         raise Missing(f"port {settings.explicit_port} {trouble}", "set SCDM_PORT to a free port, or unset it")
     return "embedded, started when it is needed"
+
+
+def _indexes() -> str:
+    """Looked at where the server runs already; nothing is started and nothing is made."""
+    from scdm_flows.settings import get_settings
+    from scdm_flows.stores.database import KEYS, connect
+    from scdm_flows.stores.embedded import EmbeddedServer
+    from scdm_flows.stores.indexes import declared, look
+
+    settings = get_settings()
+    if settings.mongo_uri is None and not EmbeddedServer(settings.data_dir, settings.explicit_port).status().running:
+        return f"{len(declared(KEYS))}, made when the database is used"
+    with connect(settings, indexes=False) as database:
+        troubles = look(database)
+        new = database.mongo["campaigns"].find_one({}) is None
+    if troubles and not new:
+        more = f"; and {len(troubles) - 3} more" if len(troubles) > 3 else ""
+        raise Missing("; ".join(t.detail for t in troubles[:3]) + more, troubles[0].remedy)
+    return f"{len(declared(KEYS))}" + (", made when the database is used" if troubles else "")
 
 
 def _launchpad() -> str:
@@ -199,6 +218,7 @@ def checks() -> list[tuple[str, bool, Callable[[], str]]]:
         ("data folder", True, _data_folder),
         ("SecantusDB (embedded database)", embedded, _secantus),
         ("database", True, _database),
+        ("database indexes", False, _indexes),
         ("FireWorks", False, _package("fireworks", "fireworks", "pip install 'fireworks>=2.1.3,<3'")),
         ("FireWorks configuration", False, _launchpad),
         ("VASP", False, _vasp),

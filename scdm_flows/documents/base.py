@@ -7,8 +7,6 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 1
-
 
 def utc_now() -> datetime:
     """The time now, timezone-aware, in whole milliseconds (what MongoDB stores)."""
@@ -20,6 +18,11 @@ def queryable(default: Any, description: str, *, indexed: bool = False, **constr
     """A field that the command line, pages and OPTIMADE may filter and sort by."""
     extra: dict[str, Any] = {"queryable": True, "indexed": indexed}
     return Field(default, description=description, json_schema_extra=extra, **constraints)
+
+
+def versioned(number: int) -> Any:
+    """The ``schema_version`` of a document class; ``documents.migrations`` says when and how to raise it."""
+    return Field(number, ge=1, description="version of this document's schema")
 
 
 class Provenance(BaseModel):
@@ -39,6 +42,6 @@ class ScdmDocument(BaseModel):
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
-    schema_version: int = Field(SCHEMA_VERSION, description="version of this document's schema")
+    schema_version: int = versioned(1)
     last_updated: datetime = Field(default_factory=utc_now, description="UTC time of the last change")
     provenance: Provenance = Field(default_factory=Provenance, description="where this comes from")

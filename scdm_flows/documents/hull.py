@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from scdm_flows.documents.base import ScdmDocument
+from scdm_flows.documents.base import ScdmDocument, versioned
 
 
 class HullPoint(BaseModel):
@@ -33,6 +33,7 @@ class LowerPhase(BaseModel):
 class HullDoc(ScdmDocument):
     """References and candidates of one chemical system; those of subsystems compete too."""
 
+    schema_version: int = versioned(2)  # 2: several references in one database; revisions
     hull_id: str = Field(description="references and chemical system, <references>:<chemsys>")
     references: str = Field(description="what the candidates are judged by: the energy scheme, and a file's sha256")
     chemsys: str = Field(description="elements in alphabetical order joined by -")

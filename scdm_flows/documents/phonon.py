@@ -46,9 +46,12 @@ class SoftMode(_Part):
     q: tuple[float, float, float] = Field(description="fractional coordinates in the reciprocal lattice")
     frequency_thz: float = Field(description="negative: imaginary, THz")
     eigenvector_real: list[tuple[float, float, float]] = Field(
-        description="(n_atoms, 3) Cartesian real part of the eigenvector of the dynamical matrix, norm 1 with the other"
+        description="(n_atoms, 3) Cartesian real part of the eigenvector of the dynamical matrix, dimensionless; "
+        "norm 1 with the other"
     )
-    eigenvector_imag: list[tuple[float, float, float]] = Field(description="(n_atoms, 3) its imaginary part")
+    eigenvector_imag: list[tuple[float, float, float]] = Field(
+        description="(n_atoms, 3) its imaginary part, dimensionless"
+    )
     supercell: list[list[int]] = Field(
         description="3x3; rows are the vectors, in those of the cell, of the smallest cell that the mode fits in"
     )
@@ -63,11 +66,11 @@ class PhononDoc(ScdmDocument):
     energy_scheme: str
     surrogate: bool
     supercell: list[list[int]] = Field(description="3x3 supercell matrix")
-    displacement_angstrom: float
-    n_displacements: int
+    displacement_angstrom: float = Field(description="how far an atom was moved, angstrom")
+    n_displacements: int = Field(description="number of supercells whose forces were computed")
     sum_rules: list[str] = Field(default_factory=list, description="what the force constants were made to obey")
     sum_rule_change: float | None = Field(
-        None, description="norm of the change that took, over the norm of the force constants"
+        None, description="norm of the change that took, over the norm of the force constants, dimensionless"
     )
     q_points: list[list[float]] = Field(description="(n_q, 3) fractional coordinates of the path")
     distances: list[float] = Field(description="(n_q,) distance along the path, 1/angstrom")
@@ -82,7 +85,9 @@ class PhononDoc(ScdmDocument):
     reason: str | None = Field(None, description="why it is unstable")
     soft_mode: SoftMode | None = Field(None, description="where unstable at a q that fits in a supercell")
     flexural_exponent: float | None = Field(
-        None, description="p of omega = c q^p of the flexural (ZA) branch near Gamma; 2 for a layer without stress"
+        None,
+        description="p of omega = c q^p of the flexural (ZA) branch near Gamma, dimensionless; 2 for a layer without "
+        "stress",
     )
-    dos: PhononDos | None = None
+    dos: PhononDos | None = Field(None, description="density of states on the mesh")
     thermal: ThermalQuantities | None = Field(None, description="where stable")

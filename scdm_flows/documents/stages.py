@@ -35,7 +35,7 @@ class ScreenedCandidate(_Output):
     formula: str | None = None
     layer_group_requested: int | None = None
     layer_group_generated: int | None = None
-    space_group_generated: int | None = None
+    space_group_generated: int | None = Field(None, description="space group of the sample, symprec 1e-3 angstrom")
     min_distance_angstrom: float | None = None
     thickness_angstrom: float | None = None
     valid_distance: bool | None = None
@@ -54,8 +54,8 @@ class ScreenOutput(_Output):
     """Output of a screening job: every sample of one shard, accepted or not."""
 
     campaign: str
-    shard: int
-    candidates: list[ScreenedCandidate]
+    shard: int = Field(description="number of the shard, from 0")
+    candidates: list[ScreenedCandidate] = Field(description="every sample of the shard")
 
 
 class GateDoc(_Output):
@@ -64,9 +64,11 @@ class GateDoc(_Output):
     candidate_id: str
     campaign: str
     relaxed_structure: dict[str, Any]
-    relax_converged: bool
-    relax_steps: int | None = None
-    max_force_ev_per_angstrom: float | None = None
+    relax_converged: bool = Field(description="the relaxation ended below its largest allowed force")
+    relax_steps: int | None = Field(None, description="number of ionic steps; null where the engine does not say")
+    max_force_ev_per_angstrom: float | None = Field(
+        None, description="largest force on an atom at its end, eV/angstrom"
+    )
     rmsd_to_relaxed_angstrom: float | None = None
     one_layer: bool | None = Field(None, description="still one connected layer after relaxation")
     thickness_angstrom: float | None = Field(None, description="distance between the outermost atoms, angstrom")
@@ -97,8 +99,8 @@ class StageFailure(_Output):
     failure_id: str = Field(description="<candidate_id>:<stage>")
     candidate_id: str
     campaign: str
-    stage: str
-    error_type: str
-    message: str
-    job_uuid: str | None = None
-    failed_at: datetime = Field(default_factory=utc_now)
+    stage: str = Field(description="name of the stage")
+    error_type: str = Field(description="class of the error")
+    message: str = Field(description="what it said")
+    job_uuid: str | None = Field(None, description="jobflow uuid of the job")
+    failed_at: datetime = Field(default_factory=utc_now, description="UTC time")

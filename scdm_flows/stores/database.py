@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from scdm_flows.documents import CampaignDoc, CandidateDoc
-from scdm_flows.documents.base import SCHEMA_VERSION
+from scdm_flows.documents import CampaignDoc
+from scdm_flows.documents.migrations import migrate
 from scdm_flows.errors import StoreError
 from scdm_flows.settings import ScdmSettings, get_settings, masked
+from scdm_flows.stores.indexes import BLOBS, OUTPUTS, ensure_or_warn
 from scdm_flows.stores.trouble import check_uri, store_errors
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from maggma.stores import Store
 
 TIMEOUT_MS = 5000
-OUTPUTS, BLOBS = "outputs", "outputs_blobs"
 KEYS = {
     "candidates": "candidate_id",
     "campaigns": "name",
@@ -27,28 +27,6 @@ KEYS = {
     "hulls": "hull_id",
     "failures": "failure_id",
 }
-# (collection, fields, unique); jobflow makes no index but _id, and upserts without a unique one can duplicate
-INDEXES: list[tuple[str, tuple[str, ...], bool]] = [
-    (OUTPUTS, ("uuid", "index"), True),
-    (OUTPUTS, ("metadata.campaign", "metadata.stage"), False),
-    (OUTPUTS, ("metadata.candidate_id",), False),
-    (OUTPUTS, ("name",), False),
-    (OUTPUTS, ("completed_at",), False),
-    (f"{BLOBS}.files", ("metadata.blob_uuid",), False),
-    ("failures", ("campaign",), False),
-    ("candidates", ("campaign", "rank"), False),
-    *((collection, (key,), True) for collection, key in KEYS.items()),
-]
-
-
-def indexes() -> list[tuple[str, tuple[str, ...], bool]]:
-    """All indexes: the fixed ones, and one for each field that ``CandidateDoc`` declares ``indexed``."""
-    declared = [
-        ("candidates", (name,), False)
-        for name, field in CandidateDoc.model_fields.items()
-        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("indexed")
-    ]
-    return INDEXES + [d for d in declared if d[:2] not in {i[:2] for i in INDEXES}]
 
 
 @dataclass(repr=False)
@@ -86,31 +64,42 @@ class Database:
         """The plain collections."""
         return [self.candidates, self.campaigns, self.phonons, self.bands, self.hulls, self.failures]
 
-    def connect(self) -> Database:
+    def connect(self, *, indexes: bool = True) -> Database:
         """Open every store and create missing indexes.
+
+        Parameters
+        ----------
+        indexes
+            Whether to create what is missing; duplicates that prevent it are a warning, and a user who may
+            only read goes without.
 
         Raises
         ------
         StoreError
-            If the server cannot be reached within 5 s, refuses the login, or holds documents of a later
-            version.
+            If the server cannot be reached within 5 s, or refuses the login.
         """
         with store_errors(self.uri):
             self._share_client()
             self.job_store.connect()
             for store in self.stores():
                 store.connect()
-            self.ensure_indexes()
-            later = self.mongo["campaigns"].find_one(
-                {"schema_version": {"$gt": SCHEMA_VERSION}}, ["name", "schema_version"]
-            )
-        if later is not None:
-            raise StoreError(
-                f"campaign {later['name']!r} has schema version {later['schema_version']}, "
-                f"this scdm-flows knows {SCHEMA_VERSION} at most; "
-                "upgrade scdm-flows, or use another database (SCDM_DATABASE)"
-            )
+            if self.uri is not None:
+                self.mongo.client.admin.command("ping")
+            if indexes:
+                self.ensure_indexes()
         return self
+
+    def ensure_indexes(self) -> None:
+        """Create missing indexes; duplicates that prevent one are a warning, who may only read goes without."""
+        ensure_or_warn(self)
+
+    @cached_property
+    def sorts_before_it_limits(self) -> bool:
+        """Whether the server reads all that matches before it cuts a page, as the embedded one does."""
+        if self.uri is None:
+            return False
+        with store_errors(self.uri):
+            return "secantusVersion" in self.mongo.client.admin.command("buildInfo")
 
     def _share_client(self) -> None:
         """Give all collections one client: maggma makes one each, and each waits for its own timeout."""
@@ -123,34 +112,41 @@ class Database:
         for store in stores:
             store._coll = client[_name_in(self.uri)][store.collection_name]
 
-    def ensure_indexes(self) -> None:
-        """Create the missing indexes that queries and upserts need; a user who may only read goes without."""
-        from pymongo.errors import OperationFailure
-
-        known: dict[str, set[tuple[str, ...]]] = {}
-        for collection, fields, unique in indexes():
-            if collection not in known:
-                information = self.mongo[collection].index_information().values()
-                known[collection] = {tuple(name for name, _ in index["key"]) for index in information}
-            if fields in known[collection]:
-                continue
-            try:
-                self.mongo[collection].create_index([(name, 1) for name in fields], unique=unique)
-            except OperationFailure as error:
-                if error.code != 13:  # 13: not authorized to write
-                    raise
-
     def campaign(self, name: str) -> CampaignDoc | None:
-        """The campaign's document, None where there is none."""
+        """The campaign's document, None where there is none; ``StoreError`` if a later scdm-flows wrote it."""
         with store_errors(self.uri):
-            found = self.campaigns.query_one({"name": name}, properties=list(CampaignDoc.model_fields))
-        return None if found is None else CampaignDoc.model_validate(strip(found))
+            found = self.campaigns.query_one({"name": name})
+        if found is None:
+            return None
+        current = migrate(CampaignDoc, found, f"campaign {name!r}")
+        return CampaignDoc.model_validate({k: v for k, v in current.items() if k in CampaignDoc.model_fields})
 
     def upsert(self, store: Store, documents: list[dict[str, Any]]) -> None:
-        """Insert or replace documents by the store's key; ``StoreError`` if the database refuses."""
+        """Insert or replace documents by the store's key.
+
+        Raises
+        ------
+        StoreError
+            If the database refuses, or one of them would replace a document of a later version.
+        """
         if documents:
             with store_errors(self.uri):
+                self.refuse_to_replace_newer(store, documents)
                 store.update([plain_values(d) for d in documents], key=store.key)
+
+    def refuse_to_replace_newer(self, store: Store, documents: list[dict[str, Any]]) -> None:
+        """An older program must not undo what a later one wrote."""
+        key = str(store.key)
+        version = max((int(d.get("schema_version", 1)) for d in documents), default=1)
+        newer = store.query_one(
+            {key: {"$in": [d[key] for d in documents]}, "schema_version": {"$gt": version}},
+            [key, "schema_version"],
+        )
+        if newer is not None:
+            raise StoreError(
+                f"{store.name} {newer[key]!r} has schema version {newer['schema_version']}, this scdm-flows "
+                f"writes {version}; upgrade scdm-flows, or use another database (SCDM_DATABASE)"
+            )
 
     def close(self) -> None:
         """Close every store."""
@@ -229,7 +225,7 @@ def database_of(uri: str) -> Database:
     return Database(job_store=job_store_of(uri), uri=uri, **{name: make(name, key=key) for name, key in KEYS.items()})
 
 
-def connect(settings: ScdmSettings | None = None, *, create: bool = True) -> Database:
+def connect(settings: ScdmSettings | None = None, *, create: bool = True, indexes: bool = True) -> Database:
     """The connected database of the settings.
 
     Parameters
@@ -238,6 +234,8 @@ def connect(settings: ScdmSettings | None = None, *, create: bool = True) -> Dat
         ``get_settings()`` when absent.
     create
         Whether an embedded database that does not exist yet may be made; commands that only read say no.
+    indexes
+        Whether to create missing indexes.
 
     Raises
     ------
@@ -250,7 +248,7 @@ def connect(settings: ScdmSettings | None = None, *, create: bool = True) -> Dat
             f"there is no database in {settings.data_dir.absolute()}; run a campaign here first, "
             "or set SCDM_DATA_DIR (or SCDM_MONGO_URI) to where one is"
         )
-    return database_of(database_uri(settings)).connect()
+    return database_of(database_uri(settings)).connect(indexes=indexes)
 
 
 def memory_database() -> Database:

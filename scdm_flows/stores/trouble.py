@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from scdm_flows.errors import StoreError
 from scdm_flows.settings import masked
 
-_READ_ONLY, _DISK_FULL, _LOGIN = {13, 10058, 10107, 13435}, {14031}, {18}
+READ_ONLY, _DISK_FULL, _LOGIN = {13, 10058, 10107, 13435}, {14031}, {18}
 _INTERNAL = {1, 8}  # what SecantusDB 0.7 answers, without a word more, when its disk is full
 
 
@@ -52,7 +52,7 @@ def explain(error: Exception) -> str:
         return f"has a URI that cannot be used: {text}; mend SCDM_MONGO_URI"
     if code in _LOGIN:
         return f"refuses the login: {text}; check user, password and authSource in SCDM_MONGO_URI"
-    if code in _READ_ONLY or isinstance(error, errors.NotPrimaryError):
+    if code in READ_ONLY or isinstance(error, errors.NotPrimaryError):
         return f"cannot be written: {text}; use a user with the role readWrite, on the primary server"
     if code in _DISK_FULL or "no space left" in text.lower():
         return f"has a full disk: {text}; free some space, what is stored is kept"

@@ -12,6 +12,8 @@ import pytest
 
 from scdm_flows.cli import cli, doctor
 from scdm_flows.cli.common import run
+from scdm_flows.documents import CampaignDoc
+from scdm_flows.stores import memory_database
 
 Check = Callable[[], str]
 
@@ -139,6 +141,19 @@ def test_an_unreachable_mongodb_is_found(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "127.0.0.1:9" in finding.detail
     assert "secret" not in finding.detail + str(finding.remedy)
     assert finding.remedy
+
+
+def test_a_missing_index_is_found_and_nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor._indexes().endswith("made when the database is used")  # no server runs, and none is started
+    database = memory_database()
+    monkeypatch.setenv("SCDM_MONGO_URI", "mongodb://127.0.0.1/scdm")
+    monkeypatch.setattr("scdm_flows.stores.database.connect", lambda settings, indexes: database)
+    database.upsert(database.campaigns, [CampaignDoc(name="c", config={}, config_hash="0").model_dump()])
+    assert doctor._indexes().isdigit()
+    database.mongo["candidates"].drop_index("rank_1_candidate_id_1")
+    with pytest.raises(doctor.Missing, match=r"candidates \(rank, candidate_id\) is missing") as error:
+        doctor._indexes()
+    assert error.value.remedy == "run `scdm db index`"
 
 
 def test_a_vasp_that_is_not_there_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

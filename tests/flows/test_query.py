@@ -11,6 +11,7 @@ from scdm_flows.documents import CampaignDoc, CandidateDoc, StageFailure
 from scdm_flows.errors import CampaignError, ConfigError
 from scdm_flows.query import FLAT, CandidateDB, queryable_fields
 from scdm_flows.stores import Database, memory_database
+from scdm_flows.stores.pages import Pages
 
 
 def _candidate(name: str, formula: str, elements: list[str], **fields: Any) -> CandidateDoc:
@@ -109,6 +110,8 @@ def test_find(db: CandidateDB, filters: dict[str, Any], expected: list[str]) -> 
         ({"sort": "structure"}, "unknown field"),
         ({"limit": 0}, "limit=0 must be a whole number >= 1"),
         ({"limit": -1}, "limit=-1 must"),
+        ({"sort": "elements"}, "holds several values; sort by chemsys"),
+        ({"after": "nonsense!"}, "cursor 'nonsense!' is damaged; take it as the page before gave it"),
         ({"state": "complete"}, "did you mean 'completed'?"),
         ({"elements": ["Mo", "Xx"]}, "'Xx' is not an element"),
         ({"elements": ["mo"]}, "did you mean 'Mo'?"),
@@ -145,7 +148,8 @@ def test_every_declared_field_can_be_asked_for_and_sorted_by(db: CandidateDB) ->
     document = CANDIDATES[1]
     for name in queryable_fields():
         value = getattr(document, name)
-        db.find(sort=name, limit=1)
+        if not isinstance(value, list):
+            assert len(db.find(sort=name, limit=1)) == 1
         if value is not None:
             assert document.candidate_id in [c.candidate_id for c in db.find(**{name: value})], name
 
@@ -172,6 +176,14 @@ def test_get(db: CandidateDB) -> None:
         db.get({"$ne": None})  # type: ignore[arg-type]
 
 
+def test_a_mistyped_id_finds_its_neighbour_among_many(database: Database) -> None:
+    many = memory_database()
+    names = [f"c-{i:012x}" for i in range(0, 10**6, 1000)]
+    many.mongo["candidates"].insert_many([{"candidate_id": name} for name in names])
+    with pytest.raises(CampaignError, match=f"did you mean {names[500]}"):
+        CandidateDB(many).get(names[500][:-1] + "f")
+
+
 def test_campaigns(db: CandidateDB) -> None:
     assert [c.name for c in db.campaigns()] == ["c", "d"]
     assert db.campaign("d").name == "d"
@@ -194,6 +206,6 @@ def test_a_database_that_is_gone(monkeypatch: pytest.MonkeyPatch, database: Data
     def gone(*_: Any, **__: Any) -> Any:
         raise AutoReconnect("connection closed")
 
-    monkeypatch.setattr(database.candidates, "query", gone)
+    monkeypatch.setattr(Pages, "_find", gone)
     with pytest.raises(StoreError, match=r"does not answer: connection closed; check"):
         CandidateDB(database).find()

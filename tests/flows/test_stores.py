@@ -16,7 +16,8 @@ from scdm_flows.documents import CampaignDoc, CampaignState, CandidateDoc, utc_n
 from scdm_flows.errors import StoreError
 from scdm_flows.settings import ScdmSettings
 from scdm_flows.stores import Database, EmbeddedServer, connect, memory_database, store_errors
-from scdm_flows.stores.database import KEYS, database_of, database_uri, indexes, strip
+from scdm_flows.stores.database import KEYS, database_of, database_uri, strip
+from scdm_flows.stores.indexes import declared
 from scdm_flows.stores.process import free_port
 
 
@@ -66,15 +67,15 @@ def test_upsert_replaces(database: Database) -> None:
 
 
 def test_index_of_every_key_and_of_every_declared_field(database: Database) -> None:
-    for collection, fields, unique in indexes():
-        information = database.mongo[collection].index_information().values()
-        found = [i for i in information if tuple(name for name, _ in i["key"]) == fields]
-        assert found, f"{collection} has no index of {fields}"
-        assert bool(found[0].get("unique")) == unique
-    indexed = {fields for collection, fields, _ in indexes() if collection == "candidates"}
+    for index in declared(KEYS):
+        information = database.mongo[index.collection].index_information().values()
+        found = [i for i in information if tuple(name for name, _ in i["key"]) == index.fields]
+        assert found, f"{index} is missing"
+        assert bool(found[0].get("unique")) == index.unique
+    leading = {index.fields[0] for index in declared(KEYS) if index.collection == "candidates"}
     for name, field in CandidateDoc.model_fields.items():
         if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("indexed"):
-            assert (name,) in indexed
+            assert name in leading
     database.ensure_indexes()  # again: nothing to do, nothing to break
 
 
@@ -105,11 +106,17 @@ def test_job_store_with_large_objects(database: Database) -> None:
     assert full["output"]["records"] == [list(range(1000))] * 50
 
 
-def test_a_later_schema_is_not_touched(database: Database) -> None:
-    database.mongo["campaigns"].insert_one({"name": "future", "schema_version": 99})
-    with pytest.raises(StoreError, match=r"'future' has schema version 99.*upgrade scdm-flows"):
-        database.connect()
-    database.campaigns.remove_docs({"name": "future"})
+def test_a_later_schema_is_refused_where_it_is_read_and_hinders_nothing_else(database: Database) -> None:
+    written = {"provenance": {"versions": {"scdm-flows": "7.1"}}}
+    database.mongo["campaigns"].insert_one({"name": "future", "schema_version": 99, **written})
+    database.upsert(database.campaigns, [_campaign().model_dump()])
+    database.connect()
+    assert database.campaign("c") is not None
+    with pytest.raises(StoreError, match=r"'future' has schema version 99.*needs scdm-flows 7\.1 or later: upgrade"):
+        database.campaign("future")
+    with pytest.raises(StoreError, match=r"'future' has schema version 99, this scdm-flows writes 1"):
+        database.upsert(database.campaigns, [_campaign("future").model_dump()])
+    database.campaigns.remove_docs({})
 
 
 def test_memory_databases_are_apart() -> None:

@@ -1,0 +1,223 @@
+"""How quickly the embedded database answers, among 100,000 candidates (`make bench`; alone, with options:
+`python benchmarks/database.py --help`).
+
+The candidates are synthetic: real layers' documents in size and shape, values drawn so that they correlate as those of
+a campaign do (only what relaxed has an energy, only what is near the hull a phonon). For each indexed filter and each
+sort, the first page of 20 is asked for with values that occur.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+PAGE = 20
+CAMPAIGNS = 5
+BATCH = 1000
+RANDOM = random.Random(0)
+
+
+class Timer:
+    """Wall time of questions, and the processor time that they cost this process and the server."""
+
+    def __init__(self, server: int) -> None:
+        self._server = Path(f"/proc/{server}/stat")
+
+    def _processor(self) -> float:
+        fields = self._server.read_text().rpartition(")")[2].split()
+        return time.process_time() + (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def __call__(self, run: Any, questions: list[dict[str, Any]]) -> tuple[float, str]:
+        """95th percentile of the wall time of a question, ms; and a line of text."""
+        taken = []
+        before = self._processor()
+        for question in questions:
+            start = time.perf_counter()
+            run(**question)
+            taken.append(1e3 * (time.perf_counter() - start))
+        busy = 1e3 * (self._processor() - before) / len(questions)
+        p50, p95 = float(np.percentile(taken, 50)), float(np.percentile(taken, 95))
+        return p95, f"p50 {p50:7.1f} ms   p95 {p95:7.1f} ms   processor, mean {busy:6.1f} ms"
+
+
+def candidates(n: int) -> Iterator[dict[str, Any]]:
+    """``n`` candidate documents of ``CAMPAIGNS`` campaigns."""
+    from pymatgen.core import Lattice, Structure
+
+    from scdm_flows.documents import CandidateDoc, Provenance, StageRecord
+
+    metals = ["Mo", "W", "Nb", "Ti", "Zr", "V", "Ta", "Fe", "Ni", "Pt", "Pd", "Sn", "Ge", "In", "Ga", "Bi", "Sb", "Hf"]
+    others = ["S", "Se", "Te", "O", "Cl", "Br", "I", "N", "P", "F"]
+    weights = [1 / (k + 2) for k in range(80)]  # a few layer groups hold most layers
+    for number in range(n):
+        campaign = f"bench{number * CAMPAIGNS // n}"
+        chosen = sorted({RANDOM.choice(metals), RANDOM.choice(others), RANDOM.choice(metals + others)})
+        species = [RANDOM.choice(chosen) for _ in range(RANDOM.randint(2, 6))] + chosen
+        sites = [[RANDOM.random(), RANDOM.random(), 0.45 + 0.1 * RANDOM.random()] for _ in species]
+        structure = Structure(Lattice.hexagonal(3 + RANDOM.random(), 20), species, sites)
+        fate = RANDOM.random()
+        relaxed, near = fate > 0.45, fate > 0.7
+        group = RANDOM.choices(range(1, 81), weights)[0]
+        known: dict[str, Any] = {"state": "rejected", "reason": "atoms too close"}
+        if relaxed:
+            hull = RANDOM.gammavariate(2, 0.15) if near else 0.6 + RANDOM.expovariate(3)
+            known = {
+                "state": "completed" if near and fate > 0.75 else "pending" if near else "rejected",
+                "relaxed_structure": structure.as_dict(),
+                "energy_per_atom": -6.0,
+                "energy_scheme": "chgnet-0.3.0",
+                "surrogate": True,
+                "e_above_hull": hull,
+                "e_above_hull_raw": hull - 0.3,
+                "e_above_hull_error": 0.1,
+                "formation_energy_per_atom": -1.0,
+            }
+        if fate > 0.93:
+            known |= {"dynamically_stable": RANDOM.random() < 0.4, "min_frequency_thz": -RANDOM.random()}
+            known |= {"band_gap": 0.0 if RANDOM.random() < 0.6 else RANDOM.random() * 4}
+        elif not relaxed and RANDOM.random() < 0.05:
+            known["state"] = "failed"
+        document = CandidateDoc(
+            candidate_id=f"{campaign}-{hashlib.sha256(f'{campaign} {number}'.encode()).hexdigest()[:12]}",
+            campaign=campaign,
+            generator="scdm",
+            model_id="scdm-0123abcd",
+            seed=0,
+            index=number,
+            formula=structure.composition.reduced_formula,
+            chemsys="-".join(chosen),
+            elements=chosen,
+            nelements=len(chosen),
+            nsites=len(structure),
+            layer_group_generated=group,
+            layer_group=group,
+            space_group=min(230, 3 * group - 2),
+            novel=True,
+            structure=structure.as_dict(),
+            stages={"screen": StageRecord(status="passed" if relaxed else "rejected", job_uuid="0" * 36)},
+            provenance=Provenance(versions={"scdm-flows": "0", "torch": "0"}, config_hash="0" * 64),
+            **known,
+        )
+        yield document.model_dump(mode="json") | {"last_updated": document.last_updated}
+
+
+def fill(database: Any, n: int) -> None:
+    """Store ``n`` candidates, and rank them within their campaigns by energy above hull."""
+    from scdm_flows.documents import CampaignDoc
+
+    collection = database.mongo["candidates"]
+    for k in range(CAMPAIGNS):
+        database.upsert(database.campaigns, [CampaignDoc(name=f"bench{k}", config={}, config_hash="0").model_dump()])
+    batch: list[dict[str, Any]] = []
+    for document in candidates(n):
+        batch.append(document)
+        if len(batch) == n // CAMPAIGNS:  # one campaign is complete
+            order = sorted(
+                (d for d in batch if d["state"] in ("pending", "completed")), key=lambda d: d["e_above_hull"]
+            )
+            for rank, d in enumerate(order, 1):
+                d["rank"], d["score"] = rank, 1.0 - rank / n
+            for start in range(0, len(batch), BATCH):
+                collection.insert_many(batch[start : start + BATCH], ordered=False)
+            batch = []
+
+
+def questions(database: Any, times: int) -> dict[str, list[dict[str, Any]]]:
+    """Filter -> ``times`` values that occur, as arguments of ``CandidateDB.find``."""
+    some = list(database.mongo["candidates"].find({"campaign": "bench1", "rank": {"$gte": 1, "$lte": 4 * times}}))
+    some += list(database.mongo["candidates"].find({"candidate_id": {"$gte": "bench2-0", "$lt": "bench2-02"}}))
+    RANDOM.shuffle(some)
+
+    def values(field: str) -> list[Any]:
+        return [d[field] for d in some if d.get(field) is not None][:times]
+
+    plain = ["campaign", "state", "formula", "chemsys", "layer_group", "space_group", "dynamically_stable", "rank"]
+    asked: dict[str, list[dict[str, Any]]] = {"(none)": [{}] * times}
+    asked |= {field: [{field: v} for v in values(field)] for field in plain}
+    asked["elements"] = [{"elements": v[:1]} for v in values("elements")]
+    pairs = [d for d in some if len(d["elements"]) > 1][:times]
+    asked["chemsys and layer group"] = [{"chemsys": d["chemsys"], "layer_group": d["layer_group"]} for d in pairs]
+    asked["two elements"] = [{"elements": d["elements"][:2]} for d in pairs]  # no index holds pairs: slow
+    asked["max_e_above_hull"] = [{"max_e_above_hull": v} for v in values("e_above_hull")]
+    asked["min_band_gap"] = [{"min_band_gap": v} for v in values("band_gap")]
+    asked["campaign, state"] = [{"campaign": d["campaign"], "state": d["state"]} for d in some[:times]]
+    asked["campaign, max_e_above_hull"] = [
+        {"campaign": d["campaign"], "max_e_above_hull": 0.1 + 0.5 * RANDOM.random()} for d in some[:times]
+    ]
+    return {name: found for name, found in asked.items() if found}
+
+
+def measure(database: Any, times: int, timer: Timer) -> None:
+    """Print the percentiles of each filter and sort, and by id."""
+    from scdm_flows.query import CandidateDB
+    from scdm_flows.stores.indexes import fields_that_are
+
+    start = time.perf_counter()
+    db = CandidateDB(database)
+    db.find(limit=1)
+    print(f"first question of a process {1e3 * (time.perf_counter() - start):8.1f} ms (takes the sample)")
+    ids = [{"candidate_id": d["candidate_id"]} for d in db.flat_records(campaign="bench3", limit=100)]
+    print(f"by id                       {timer(db.get, ids)[1]}", flush=True)
+    sorts = [f for f in fields_that_are("indexed") if f != "elements"]
+    asked = questions(database, times)
+    summary: list[float] = []
+    for name, filters in asked.items():
+        for sort in [*sorts, "-e_above_hull", "-rank"]:
+            p95, text = timer(lambda sort=sort, **f: db.page(sort=sort, limit=PAGE, **f), filters)
+            summary.append(p95)
+            print(f"{name:<26} by {sort:<20} {text}", flush=True)
+    good = sum(p <= 50 for p in summary)
+    print(f"{good} of {len(summary)} filters and sorts have a p95 of at most 50 ms; the slowest {max(summary):.0f} ms")
+
+
+def sizes(database: Any) -> None:
+    """Print the bytes of a document and of each index's entries."""
+    mongo = database.mongo
+    stats = mongo.command("collStats", "candidates")
+    n = stats["count"]
+    print(f"bytes a document            {stats['size'] / n:8.0f}")
+    for name, size in sorted(stats["indexSizes"].items(), key=lambda item: -item[1]):
+        print(f"bytes a document in index   {size / n:8.0f}   {name}")
+    print(f"bytes a document, indexes   {sum(stats['indexSizes'].values()) / n:8.0f}")
+
+
+def main() -> None:
+    """Fill a database, ask, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-n", type=int, default=100_000, help="candidates")
+    parser.add_argument("--times", type=int, default=20, help="questions for each filter and sort")
+    parser.add_argument("--keep", type=Path, help="folder of a database to keep, and to use again")
+    options = parser.parse_args()
+
+    from scdm_flows.settings import ScdmSettings
+    from scdm_flows.stores import EmbeddedServer, connect
+    from scdm_flows.stores.process import free_port
+
+    with TemporaryDirectory() as folder:
+        server = EmbeddedServer(options.keep or folder, free_port())
+        try:
+            with connect(ScdmSettings(data_dir=server.data_dir, port=server.port)) as database:
+                if database.mongo["campaigns"].find_one({}) is None:
+                    start = time.perf_counter()
+                    fill(database, options.n)
+                    print(f"stored                      {options.n / (time.perf_counter() - start):8.0f} /s")
+                measure(database, options.times, Timer(server.status().pid or 0))
+                sizes(database)
+        finally:
+            pid = server.status().pid
+            if pid is not None:
+                os.kill(pid, signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()

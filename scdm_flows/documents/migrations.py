@@ -1,0 +1,94 @@
+"""From one version of a document's schema to the next: pure functions, applied when a document is read, and in bulk.
+
+To change a document: raise its version (``schema_version: int = versioned(2)`` in its class), add to ``MIGRATIONS``
+the function that turns a document of version 1 into one of version 2, and write the schemas anew
+(``python -m scdm_flows.documents.schemas``). A field that is added with a default needs no version of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from scdm_flows.documents.base import ScdmDocument
+from scdm_flows.errors import StoreError
+
+Document = dict[str, Any]
+Step = Callable[[Document], Document]
+
+
+def _hull_2(hull: Document) -> Document:
+    """Version 1 knew one set of references and no revisions; the empty basis has the hull computed anew."""
+    scheme, chemsys = str(hull["energy_scheme"]), str(hull["chemsys"])
+    kept = {k: v for k, v in hull.items() if k != "inputs_sha256"}
+    return kept | {
+        "hull_id": f"{scheme}:{chemsys}",
+        "references": scheme,
+        "elements": chemsys.split("-"),
+        "basis_sha256": "",
+        "n_candidates": len(hull.get("candidates") or {}) + len(hull.get("errors") or {}),
+        "spread": False,
+    }
+
+
+# (name of the document's class, version before) -> the document one version later, without its schema_version
+MIGRATIONS: dict[tuple[str, int], Step] = {("HullDoc", 1): _hull_2}
+
+
+class NewerDocumentError(StoreError):
+    """A document that a later scdm-flows wrote: this one does not know what its fields mean."""
+
+
+def version_of(model: type[Any]) -> int:
+    """The version of its schema that this program reads and writes; 1 for a class that declares none."""
+    field = model.model_fields.get("schema_version")
+    return 1 if field is None else int(field.default)
+
+
+def stored_version(document: Mapping[str, Any]) -> int:
+    """The version a stored document says it has; 1 where it says nothing."""
+    version = document.get("schema_version")
+    return version if isinstance(version, int) and not isinstance(version, bool) else 1
+
+
+def check_version(model: type[Any], document: Mapping[str, Any], name: str) -> None:
+    """Nothing, or ``NewerDocumentError`` for a document of a later version. name: the document's, for the message."""
+    version, known = stored_version(document), version_of(model)
+    if version <= known:
+        return
+    provenance = document.get("provenance")
+    versions = provenance.get("versions") if isinstance(provenance, Mapping) else None
+    writer = versions.get("scdm-flows") if isinstance(versions, Mapping) else None
+    needed = f"scdm-flows {writer} or later" if writer else "a later scdm-flows"
+    raise NewerDocumentError(
+        f"{name} has schema version {version}, this scdm-flows knows {known} at most; it needs {needed}: "
+        "upgrade (pip install -U scdm-flows), or use another database (SCDM_DATABASE)"
+    )
+
+
+def migrate(
+    model: type[ScdmDocument] | type[Any],
+    document: Mapping[str, Any],
+    name: str = "a document",
+    migrations: Mapping[tuple[str, int], Step] = MIGRATIONS,
+) -> Document:
+    """The document in the version of its schema that this program knows; unchanged where it has it already.
+
+    Raises
+    ------
+    NewerDocumentError
+        If it is of a later version.
+    StoreError
+        If a step is missing.
+    """
+    check_version(model, document, name)
+    current = dict(document)
+    for version in range(stored_version(document), version_of(model)):
+        step = migrations.get((model.__name__, version))
+        if step is None:
+            raise StoreError(
+                f"{name} has schema version {version}, and nothing leads from there to {version + 1}; "
+                "read it with the scdm-flows that wrote it"
+            )
+        current = {**step(dict(current)), "schema_version": version + 1}
+    return current

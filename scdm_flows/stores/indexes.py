@@ -1,0 +1,235 @@
+"""Every index of the database, declared once: created at connect, looked at by ``scdm doctor``.
+
+The candidates' indexes follow from ``queryable(indexed=True)``. Each ends in ``candidate_id``, which breaks ties:
+one index then serves a filter, a sorted page in either direction, and the page after it.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from scdm_flows.documents import CandidateDoc
+from scdm_flows.errors import StoreError
+from scdm_flows.stores.trouble import READ_ONLY, store_errors
+
+if TYPE_CHECKING:
+    from scdm_flows.stores.database import Database
+
+logger = logging.getLogger(__name__)
+
+OUTPUTS, BLOBS = "outputs", "outputs_blobs"
+REMEDY = "run `scdm db index`"
+# The embedded server writes each entry of a new index to the disk by itself (4 ms on a laptop), and one that is killed
+# meanwhile keeps the index without its other entries: so this is not done in passing where there are more documents.
+MANY = 2000
+_BY_ITSELF = (
+    "run `scdm db index` (the embedded server takes about 4 ms a document for each, and must not be stopped), "
+    "or `scdm db backup FILE.tar` and restore it in a new SCDM_DATA_DIR, which is quicker"
+)
+_SHOWN = 3  # duplicates that a message names
+_INDEX_CONFLICTS = (85, 86)  # the same fields or the same name with other options
+
+
+@dataclass(frozen=True)
+class Index:
+    """An ascending index; unique: no two documents may have equal values of all fields."""
+
+    collection: str
+    fields: tuple[str, ...]
+    unique: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.collection} ({', '.join(self.fields)}){' unique' if self.unique else ''}"
+
+
+# Fields whose values many candidates share, and what a listing of them is sorted by: one index serves both. MongoDB
+# and the embedded server alike would otherwise read thousands of documents for a page of twenty. Every index makes
+# each write slower, so these are the pairs that were measured to need one (benchmarks/database.py).
+FILTERED_AND_SORTED = {
+    "state": ("rank", "e_above_hull", "dynamically_stable", "band_gap"),
+    "layer_group": ("rank", "e_above_hull"),
+    "dynamically_stable": ("rank", "e_above_hull"),
+}
+
+_FIXED = (
+    # jobflow makes no index but _id, and its upserts can duplicate without the unique one
+    Index(OUTPUTS, ("uuid", "index"), unique=True),
+    Index(OUTPUTS, ("metadata.campaign", "metadata.stage")),
+    Index(OUTPUTS, ("metadata.candidate_id",)),
+    Index(OUTPUTS, ("name",)),
+    Index(OUTPUTS, ("completed_at",)),
+    # maggma's GridFSStore keeps the properties of a blob in the metadata of its file
+    Index(f"{BLOBS}.files", ("metadata.blob_uuid",)),
+    Index("failures", ("campaign", "failure_id")),
+    Index("failures", ("candidate_id",)),
+    *(Index("candidates", (a, b, "candidate_id")) for a, sorts in FILTERED_AND_SORTED.items() for b in sorts),
+)
+
+
+def fields_that_are(what: str) -> list[str]:
+    """Fields of ``CandidateDoc`` that declare themselves ``queryable`` or ``indexed``."""
+    return [
+        name
+        for name, field in CandidateDoc.model_fields.items()
+        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get(what)
+    ]
+
+
+def declared(keys: dict[str, str]) -> list[Index]:
+    """All indexes. keys: collection -> its key, which is unique."""
+    unique = [Index(collection, (key,), unique=True) for collection, key in keys.items()]
+    fields = [name for name in fields_that_are("indexed") if name != "candidate_id"]
+    alone = [Index("candidates", (name, "candidate_id")) for name in fields]
+    # within a campaign, which is how most listings are asked for; not by elements: four entries a candidate
+    inside = [Index("candidates", ("campaign", f, "candidate_id")) for f in fields if f not in ("campaign", "elements")]
+    return [*unique, *_FIXED, *alone, *inside]
+
+
+@dataclass(frozen=True)
+class IndexTrouble:
+    """An index that is not as declared: ``missing`` or ``different``, in words, and what to do."""
+
+    index: Index
+    state: str
+    detail: str
+    remedy: str = REMEDY
+
+
+def look(database: Database) -> list[IndexTrouble]:
+    """Indexes that are missing or different; writes nothing, so any user who may read can ask."""
+    from scdm_flows.stores.database import KEYS
+
+    found: dict[str, list[tuple[tuple[str, ...], bool]]] = {}
+    troubles = []
+    with store_errors(database.uri):
+        for index in declared(KEYS):
+            if index.collection not in found:
+                found[index.collection] = plain_indexes(database.mongo[index.collection])
+            same = [unique for fields, unique in found[index.collection] if fields == index.fields]
+            if not same:
+                troubles.append(IndexTrouble(index, "missing", f"{index} is missing"))
+            elif index.unique and not any(same):
+                troubles.append(IndexTrouble(index, "different", f"{index} is there, but not unique"))
+    return troubles
+
+
+def plain_indexes(collection: Any) -> list[tuple[tuple[str, ...], bool]]:
+    """(fields, unique) of the plain ascending indexes of a collection; none where it does not exist yet.
+
+    Partial, sparse and descending ones do not serve our queries, so they do not count.
+    """
+    found = []
+    for about in collection.index_information().values():
+        plain = all(direction == 1 for _, direction in about["key"])
+        if plain and "partialFilterExpression" not in about and not about.get("sparse"):
+            found.append((tuple(name for name, _ in about["key"]), bool(about.get("unique"))))
+    return found
+
+
+def ensure(database: Database, *, in_passing: bool = False) -> list[IndexTrouble]:
+    """Create what is missing; returns what was not made: for lack of rights, because of duplicates, or for its size.
+
+    in_passing: leave out what would take the embedded server long (``MANY``).
+
+    Raises
+    ------
+    StoreError
+        If the database fails in any other way.
+    """
+    left = []
+    sizes: dict[str, int] = {}
+    for trouble in look(database):
+        name = trouble.index.collection
+        if in_passing and database.sorts_before_it_limits:
+            if name not in sizes:
+                sizes[name] = database.mongo[name].estimated_document_count()
+            if sizes[name] > MANY:
+                left.append(replace(trouble, remedy=_BY_ITSELF))
+                continue
+        problem = _create(database, trouble)
+        if problem is not None:
+            left.append(problem)
+    return left
+
+
+def _create(database: Database, trouble: IndexTrouble) -> IndexTrouble | None:
+    from pymongo.errors import DuplicateKeyError, OperationFailure
+
+    index = trouble.index
+    collection = database.mongo[index.collection]
+    with store_errors(database.uri):
+        try:
+            if trouble.state == "different":
+                _drop(collection, index.fields)
+            collection.create_index([(name, 1) for name in index.fields], unique=index.unique)
+        except DuplicateKeyError:
+            if trouble.state == "different":  # what was there is better than nothing
+                collection.create_index([(name, 1) for name in index.fields])
+            return IndexTrouble(
+                index,
+                trouble.state,
+                f"{index} cannot be made: {duplicates_in_words(collection, index.fields)}",
+                "see `scdm db check`, remove all but one of each, then run `scdm db index`",
+            )
+        except OperationFailure as error:
+            if error.code in READ_ONLY:
+                remedy = "ask a user who may write to run `scdm db index`"
+                return IndexTrouble(index, trouble.state, f"{trouble.detail}, and this user may only read", remedy)
+            if error.code in _INDEX_CONFLICTS:
+                remedy = "drop it in the MongoDB shell (db.COLLECTION.dropIndex), then run `scdm db index`"
+                return IndexTrouble(index, "different", f"{index} is there with other options", remedy)
+            raise
+    return None
+
+
+def _drop(collection: Any, fields: tuple[str, ...]) -> None:
+    for name, about in collection.index_information().items():
+        if tuple(field for field, _ in about["key"]) == fields:
+            collection.drop_index(name)
+
+
+def duplicates(collection: Any, fields: tuple[str, ...]) -> list[tuple[tuple[Any, ...], list[Any]]]:
+    """(values, ``_id`` of the documents) of every set of documents that share the values of all fields."""
+    group = {"_id": {f"f{i}": f"${name}" for i, name in enumerate(fields)}, "ids": {"$push": "$_id"}, "n": {"$sum": 1}}
+    found = collection.aggregate([{"$group": group}, {"$match": {"n": {"$gt": 1}}}], allowDiskUse=True)
+    return [(tuple(d["_id"].get(f"f{i}") for i in range(len(fields))), d["ids"]) for d in found]
+
+
+def duplicates_in_words(collection: Any, fields: tuple[str, ...]) -> str:
+    """Which values several documents share."""
+    found = duplicates(collection, fields)
+    shown = "; ".join(
+        f"{len(ids)} documents have "
+        + ", ".join(f"{name}={value!r}" for name, value in zip(fields, values, strict=True))
+        for values, ids in found[:_SHOWN]
+    )
+    more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return shown + more if shown else "several documents have the same values"
+
+
+def ensure_or_warn(database: Database) -> None:
+    """At connect: create what is missing and warn of what cannot be; a user who may only read goes without."""
+    left = [t for t in ensure(database, in_passing=True) if "only read" not in t.detail]
+    slow = [t for t in left if t.remedy == _BY_ITSELF]
+    if slow:
+        logger.warning("%d indexes are missing, so listings are slow; %s", len(slow), _BY_ITSELF)
+    for trouble in left:
+        if trouble not in slow:
+            logger.warning("%s; %s", trouble.detail, trouble.remedy)
+
+
+def ensure_or_raise(database: Database) -> int:
+    """Create what is missing; returns how many were made.
+
+    Raises
+    ------
+    StoreError
+        Naming what could not be made, and why.
+    """
+    before = len(look(database))
+    left = ensure(database)
+    if left:
+        raise StoreError("; ".join(f"{t.detail} ({t.remedy})" for t in left))
+    return before

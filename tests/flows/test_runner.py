@@ -18,9 +18,11 @@ from pymatgen.core import Structure
 from pymongo.errors import AutoReconnect
 
 from scdm_flows import execution
+from scdm_flows.builders import build_all
 from scdm_flows.config import CampaignConfig, parse_config
 from scdm_flows.documents import CampaignState
-from scdm_flows.errors import CampaignError, EngineError, OutputError, StoreError
+from scdm_flows.errors import CampaignError, ConfigError, EngineError, OutputError, StoreError
+from scdm_flows.query import CandidateDB
 from scdm_flows.runner import register, run_campaign
 from scdm_flows.stores import Database, memory_database
 from scdm_flows.workers import WorkerDied, work_off
@@ -170,6 +172,40 @@ def test_another_configuration_of_the_same_name_is_refused(config: CampaignConfi
     changed = config.model_copy(update={"gate": config.gate.model_copy(update={"phonon_max_atoms": 5})})
     with pytest.raises(CampaignError, match="gate.phonon_max_atoms: 1 there, 5 here"):
         register(changed, database)
+
+
+def test_another_objective_ranks_anew_and_computes_nothing(config: CampaignConfig) -> None:
+    database = memory_database()
+    run_campaign(config, database, processes=1)
+    build_all(database)
+    first = {c.candidate_id: c.score_terms for c in CandidateDB(database).find()}
+    assert {frozenset(terms) for terms in first.values()} == {
+        frozenset({"stability", "dynamics", "novelty", "prototype", "symmetry"})
+    }
+    objective = {"stability": 1, "dynamics": 0, "novelty": 0, "prototype": 0, "symmetry": 0}
+    changed = parse_config({**config.model_dump(mode="json"), "objective": objective})
+    assert changed.config_hash == config.config_hash
+    assert run_campaign(changed, database, processes=1).computed == 0
+    build_all(database)
+    found = CandidateDB(database).find(sort="rank")
+    assert all(set(c.score_terms) == {"stability"} for c in found)
+    known = [c.e_above_hull for c in found if c.e_above_hull is not None]
+    assert known == sorted(known)  # the nearer to the hull, the better
+
+
+@pytest.mark.parametrize(
+    ("objective", "says"),
+    [
+        ({"gap": 0.2}, "gap_ev, the range in eV, go together"),
+        ({"gap_ev": [1, 2]}, "gap_ev, the range in eV, go together"),
+        ({"gap": 0.2, "gap_ev": [2, 1]}, "0 <= lowest <= highest"),
+        ({"stability": 0, "dynamics": 0, "novelty": 0, "prototype": 0, "symmetry": 0}, "all weights are 0"),
+        ({"stabilty": 1}, "did you mean 'stability'"),
+    ],
+)
+def test_an_objective_that_means_nothing_is_refused(objective: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        parse_config({"name": "t", "objective": objective})
 
 
 def test_an_engine_that_cannot_run_is_refused_before_anything_is_written(

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from pymongo import UpdateOne
+
 from scdm_flows.analysis.calibration import LayerShape, load_calibration
 from scdm_flows.analysis.hull import Phase, PhaseSystem
 from scdm_flows.analysis.placing import Place, Placed, compete, place, points
@@ -214,10 +216,13 @@ class HullBuilder(ScdmBuilder):
                 self._hulls.update_one(same, {"$set": {"spread": True}})
             else:
                 self._hulls.delete_one(same)
-        for candidate in item["members"]:
-            if candidate.get("hull_pending") is not None:
-                same = {k: candidate[k] for k in ("candidate_id", "hull_pending")}
-                self._candidates.update_one(same, {"$set": {"hull_pending": None}})
+        taken_in = [
+            UpdateOne({k: c[k] for k in ("candidate_id", "hull_pending")}, {"$set": {"hull_pending": None}})
+            for c in item["members"]
+            if c.get("hull_pending") is not None
+        ]
+        if taken_in:
+            self._candidates.bulk_write(taken_in, ordered=False)
 
     def _write_hull(self, item: dict[str, Any]) -> tuple[int | None, bool]:
         """The hull's revision now and whether larger systems have followed; no revision where somebody was faster."""
@@ -242,8 +247,6 @@ class HullBuilder(ScdmBuilder):
         return int(new["revision"]), spread
 
     def _write_candidates(self, item: dict[str, Any], revision: int) -> None:
-        from pymongo import UpdateOne
-
         older = [{"hull_revision": None}, {"hull_revision": {"$lt": revision}}]
         updates = []
         for before in item["members"]:

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scdm_flows.analysis.phonons import PhononBands, PhononMesh, in_plane_path, phonon_supercell
-
-__all__ = ["DynamicStability", "PhononBands", "in_plane_path", "judge", "phonon_supercell", "thresholds"]
+from scdm_flows.analysis.phonons import PhononBands, PhononMesh
 
 Array = NDArray[np.float64]
 THRESHOLD_THZ = 0.2

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scdm_flows.analysis.bands import is_magnetic
-from scdm_flows.analysis.stability import phonon_supercell
+from scdm_flows.analysis.phonons import phonon_supercell
 from scdm_flows.config import CampaignConfig, VaspEngineConfig
 from scdm_flows.documents.bands import GapKind
 from scdm_flows.documents.static import StaticSummary

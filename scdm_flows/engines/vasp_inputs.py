@@ -15,7 +15,7 @@ import numpy as np
 from atomate2.vasp.sets.base import VaspInputGenerator
 from pymatgen.io.vasp.inputs import Kpoints
 
-from scdm_flows.analysis.stability import in_plane_path
+from scdm_flows.analysis.phonons import in_plane_path
 from scdm_flows.config import VaspEngineConfig
 from scdm_flows.errors import EngineError
 from scdm_models.errors import SymmetryError

@@ -18,9 +18,10 @@ from scdm_flows.analysis.calibration import (
     features,
     load_calibration,
 )
+from scdm_flows.analysis.phonons import PhononBands, in_plane_path, phonon_supercell
 from scdm_flows.analysis.ranking import Objective, RankInput, pareto_fronts, rank, why, window_bin
 from scdm_flows.analysis.screening import screen
-from scdm_flows.analysis.stability import PhononBands, in_plane_path, judge, phonon_supercell
+from scdm_flows.analysis.stability import judge
 from scdm_flows.config import parse_config
 from scdm_flows.errors import ReferenceDataError
 from scdm_flows.references.table import ReferenceTable

@@ -265,7 +265,7 @@ PARENT = """
 import os, sys, time
 from scdm_flows.workers import work_off
 def start():
-    print(os.getpid(), flush=True)
+    os.write(1, b"%d\\n" % os.getpid())  # at once: two workers write
     return time.sleep
 if __name__ == "__main__":
     list(work_off([600, 600], start, 2))

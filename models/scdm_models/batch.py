@@ -22,7 +22,6 @@ from scdm_models.symmetry.tables import N_GROUPS, first_points, layer_group
 
 MAX_POINTS = 24  # largest multiplicity (general position of p6/mmm)
 HEX = in_plane_matrix(1.0, 1.0, 120.0) / np.sqrt(np.sqrt(3) / 2)  # unit area
-FAMILY_DOF = {"oblique": 3, "rectangular": 2, "square": 1, "hexagonal": 1}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ the atoms is 0). Pymatgen structures carry the primitive cell with that plane at
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -431,11 +431,3 @@ def max_site_distance(first: Structure, second: Structure) -> float:
     if len(np.unique(squared.argmin(1))) != len(one[2]):
         return float("inf")
     return max(float(np.sqrt(squared.min(1).max())), float(np.abs(one[0] - two[0]).max()))
-
-
-def with_elements(crystal: LayerCrystal, elements: list[int]) -> LayerCrystal:
-    """The crystal with the sites' elements replaced, in order."""
-    return replace(
-        crystal,
-        sites=tuple(replace(s, element=e) for s, e in zip(crystal.sites, elements, strict=True)),
-    )

@@ -320,9 +320,9 @@ def _begin(job: _Job) -> None:
     _JOB = job
 
 
-def _work(numbers: range, known: frozenset[int]) -> list[_Draw]:
+def _work(numbers: range) -> list[_Draw]:
     assert _JOB is not None
-    return _JOB.drawn(numbers, known)
+    return _JOB.drawn(numbers)
 
 
 class _Stream:
@@ -378,11 +378,15 @@ class _Stream:
         return record
 
     def _side_by_side(self, batches: Iterator[range], processes: int) -> Generator[list[_Draw], None, None]:
-        """The batches in their order; at most two for each process are under way, so that memory is bounded."""
+        """The batches in their order; at most two for each process are under way, so that memory is bounded.
+
+        Workers are not told the known skeletons: messages that grow with the call could fill the pipe to them, and a
+        call that is interrupted then would wait for it.
+        """
         with pool(processes, _begin, self.job) as workers:
             waiting: deque[Future[list[_Draw]]] = deque()
             for batch in batches:
-                waiting.append(workers.submit(_work, batch, self.left_out()))
+                waiting.append(workers.submit(_work, batch))
                 if len(waiting) >= 2 * processes:
                     yield waiting.popleft().result()
 

@@ -22,6 +22,7 @@ from itertools import combinations
 from typing import Any
 
 from pymongo import UpdateOne
+from pymongo.errors import DuplicateKeyError
 
 from scdm_flows.analysis.calibration import LayerShape, load_calibration
 from scdm_flows.analysis.hull import Phase, PhaseSystem
@@ -160,16 +161,15 @@ class HullBuilder(ScdmBuilder):
         except ScdmError as error:
             self.skip(f"hull {chemsys}", error)
             errors = {c["candidate_id"]: self.errors[f"hull {chemsys}"] for c in members}
-        for candidate in members:
-            name = candidate["candidate_id"]
-            if system is None:
-                continue
-            try:
-                energy, surrogate = candidate["energy_per_atom"], about["surrogate"]
-                placed.append(place(system, name, candidate["formula"], energy, _shape(candidate), surrogate=surrogate))
-            except Exception as error:
-                self.skip(name, error)
-                errors[name] = self.errors[name]
+        else:
+            for candidate in members:
+                name, energy = candidate["candidate_id"], candidate["energy_per_atom"]
+                shape, surrogate = _shape(candidate), about["surrogate"]
+                try:
+                    placed.append(place(system, name, candidate["formula"], energy, shape, surrogate=surrogate))
+                except Exception as error:
+                    self.skip(name, error)
+                    errors[name] = self.errors[name]
         competing = {c["candidate_id"] for c in members if competes(c)}
         own = [p.phase for p in placed if p.e_above_hull < 0 and p.phase.name in competing]
         lower = own + [Phase.from_formula(x["name"], x["formula"], x["energy_per_atom"]) for x in item["lower"]]
@@ -240,7 +240,10 @@ class HullBuilder(ScdmBuilder):
                 return None, False
         else:
             new = {**document, "revision": 1, "spread": spread, "last_updated": utc_now()}
-            found = self._hulls.update_one({"hull_id": document["hull_id"]}, {"$setOnInsert": new}, upsert=True)
+            try:
+                found = self._hulls.update_one({"hull_id": document["hull_id"]}, {"$setOnInsert": new}, upsert=True)
+            except DuplicateKeyError:  # inserted by another builder at the same moment
+                return None, False
             if found.matched_count:
                 return None, False
         self.written += 1

@@ -108,7 +108,9 @@ class CandidateDoc(ScdmDocument):
     e_above_hull: float | None = queryable(
         None, "energy above hull comparable with DFT, eV/atom: calibrated where surrogate", indexed=True
     )
-    e_above_hull_error: float | None = queryable(None, "expected error of e_above_hull, eV/atom")
+    e_above_hull_error: float | None = queryable(
+        None, "half-width of the interval around e_above_hull that holds nine in ten, eV/atom"
+    )
     e_above_hull_gate: float | None = Field(None, description="value the in-flow gate decided on, eV/atom")
     e_above_same_composition: float | None = queryable(
         None, "energy above the lowest other phase of the same composition, eV/atom, on the scale of e_above_hull"

@@ -23,7 +23,6 @@ from scdm_models.processes import pool
 
 BULK_WINDOW = 0.05  # eV/atom above the source's hull
 SCHEME = "chgnet-0.3.0"
-TABLE_NAME = "chgnet-0.3.0.csv.gz"
 COLUMNS = ("source_id", "formula", "energy_per_atom", "kind")
 _CHUNK = 128
 _model: Any = None

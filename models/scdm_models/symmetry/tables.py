@@ -55,16 +55,6 @@ class WyckoffPosition:
         """The free variables among (x, y, z) = (0, 1, 2) of the first listed point."""
         return tuple(int(k) for k in range(3) if np.any(self.rotations[0][:, k] != 0))
 
-    @cached_property
-    def free_in_plane(self) -> tuple[int, ...]:
-        """The free in-plane variables, a subset of (0, 1)."""
-        return tuple(k for k in self.free if k < 2)
-
-    @property
-    def free_z(self) -> bool:
-        """Whether the height above the plane z = 0 is free."""
-        return 2 in self.free
-
     @property
     def dof(self) -> int:
         """Degrees of freedom, 0 to 3."""

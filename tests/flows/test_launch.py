@@ -15,6 +15,7 @@ from fireworks.core.rocket_launcher import launch_rocket
 from scdm_flows import execution, launch
 from scdm_flows.config import CampaignConfig, parse_config
 from scdm_flows.errors import CampaignError, StoreError
+from scdm_flows.launch import firetask
 from scdm_flows.settings import ScdmSettings
 from scdm_flows.stores import Database, EmbeddedServer, connect, memory_database
 from scdm_models.datasets.fingerprints import FingerprintIndex
@@ -115,7 +116,7 @@ def test_work_off_with_a_failure_then_mend_it(
 ) -> None:
     launch.submit(config, database)
     launchpad = launch.launchpad_of(database)
-    real, hit = launch.run_job, []
+    real, hit = firetask.run_job, []
 
     def run_job(job: Any, store: Any) -> Any:
         if job.metadata["stage"] == "static" and not hit:
@@ -124,7 +125,7 @@ def test_work_off_with_a_failure_then_mend_it(
         return real(job, store)
 
     with monkeypatch.context() as patch:
-        patch.setattr(launch, "run_job", run_job)
+        patch.setattr(firetask, "run_job", run_job)
         work(launchpad)
     states = launch.status(database, "t")
     assert states["static"] == {"COMPLETED": 2, "FIZZLED": 1}

@@ -1,0 +1,62 @@
+"""The LaunchPad in a campaign's database, and the configuration that points workers to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from fireworks import LaunchPad
+
+from scdm_flows.errors import StoreError
+from scdm_flows.stores.database import TIMEOUT_MS, Database
+
+INDEXED_SPEC = ["spec.campaign", "spec.candidate_id", "spec.job_uuid"]
+
+
+def launchpad_of(database: Database) -> LaunchPad:
+    """The LaunchPad in a database, set up if it is new; nothing that exists is touched.
+
+    Raises
+    ------
+    StoreError
+        If the database is in memory, where no worker could reach it.
+    """
+    if database.uri is None:
+        raise StoreError("FireWorks needs a database server, this database is in memory; set SCDM_MONGO_URI")
+    name = database.uri.partition("?")[0].rsplit("/", 1)[-1]
+    launchpad = LaunchPad(
+        host=database.uri,
+        name=name,
+        uri_mode=True,
+        strm_lvl="WARNING",
+        user_indices=INDEXED_SPEC,
+        wf_user_indices=["metadata.campaign"],
+        mongoclient_kwargs={"serverSelectionTimeoutMS": TIMEOUT_MS, "w": "majority", "journal": True},
+    )
+    # what `lpad reset` does to an empty database, but without deleting anything
+    launchpad.fw_id_assigner.find_one_and_update(
+        {"_id": -1}, {"$setOnInsert": {"next_fw_id": 1, "next_launch_id": 1}}, upsert=True
+    )
+    launchpad.tuneup()
+    return launchpad
+
+
+def write_worker_config(database: Database, folder: Path) -> Path:
+    """Write ``my_launchpad.yaml`` of this database into a folder, for ``rlaunch -c FOLDER``.
+
+    For a database that ``launchpad/my_launchpad.yaml`` does not name: another port, a URI with a password.
+    Only its owner can read the file.
+    """
+    name = launchpad_of(database).name
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "my_launchpad.yaml"
+    content = {
+        "host": database.uri,
+        "name": name,
+        "uri_mode": True,
+        "user_indices": INDEXED_SPEC,
+        "strm_lvl": "WARNING",
+    }
+    path.touch(mode=0o600)
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path

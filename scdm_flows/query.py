@@ -9,21 +9,21 @@ from __future__ import annotations
 import difflib
 import logging
 import math
-import types
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from functools import cache
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from scdm_flows.documents import BandsDoc, CampaignDoc, CandidateDoc, PhononDoc, StageFailure
+from scdm_flows.documents.candidate import queryable_fields
 from scdm_flows.documents.hull import HullDoc
 from scdm_flows.documents.migrations import NewerDocumentError, migrate
 from scdm_flows.errors import CampaignError, ConfigError
 from scdm_flows.stores.database import Database, strip
-from scdm_flows.stores.pages import After, Order, Pages, read_cursor, write_cursor
+from scdm_flows.stores.pages import Order, Pages, read_cursor, write_cursor
+from scdm_flows.stores.table import After
 from scdm_flows.stores.trouble import store_errors
 
 logger = logging.getLogger(__name__)
@@ -56,25 +56,6 @@ BATCH = 500  # documents in memory at a time, however many are asked for
 _NEAR = 50  # ids that are compared with one that does not exist
 GROUPS = {"layer_group": 80, "space_group": 230}
 Model = TypeVar("Model", bound=BaseModel)
-
-
-@cache
-def _fields() -> dict[str, Any]:
-    """Queryable field -> its type without None."""
-    found = {}
-    for name, field in CandidateDoc.model_fields.items():
-        extra = field.json_schema_extra
-        if isinstance(extra, dict) and extra.get("queryable"):
-            kind: Any = field.annotation
-            if get_origin(kind) in (Union, types.UnionType):
-                kind = next(k for k in get_args(kind) if k is not type(None))
-            found[name] = kind
-    return found
-
-
-def queryable_fields() -> list[str]:
-    """Fields of ``CandidateDoc`` that may be filtered and sorted by."""
-    return list(_fields())
 
 
 @dataclass(frozen=True)
@@ -178,7 +159,7 @@ class CandidateDB:
             near = difflib.get_close_matches(str(candidate_id), self._ids_like(str(candidate_id)), n=1)
             hint = f"did you mean {near[0]}?" if near else "`scdm candidates list` shows what there is"
             raise CampaignError(f"no candidate has the id {candidate_id!r}; {hint}")
-        return found
+        return found.model_copy(update=self._pages.rank_fields(found.campaign, found.candidate_id))
 
     def _ids_like(self, candidate_id: str) -> list[str]:
         """Ids that begin alike; of the last six characters as few as need be may differ."""
@@ -305,7 +286,7 @@ class CandidateDB:
             if value is None:
                 continue
             prefix, _, rest = key.partition("_")
-            if prefix in RANGES and key not in _fields() and rest in _fields():
+            if prefix in RANGES and key not in queryable_fields() and rest in queryable_fields():
                 criteria.setdefault(rest, {})[RANGES[prefix]] = _number(key, rest, value)
             elif key == "elements":
                 criteria.setdefault(key, {})["$all"] = element_symbols(value)
@@ -340,17 +321,14 @@ def _order(sort: str) -> Order:
     """The order that ``field`` or ``-field`` asks for."""
     name = sort.removeprefix("-")
     known_field(name)
-    kind = _fields()[name]
-    if get_origin(kind) is list:
+    if queryable_fields()[name] is list:
         raise ConfigError(f"sort={sort!r}: {name} holds several values; sort by chemsys or formula instead")
-    if issubclass(kind, Enum):
-        kind = str
-    return Order(name, kind, sort.startswith("-"))
+    return Order(name, sort.startswith("-"))
 
 
 def known_field(field: str) -> None:
     """Nothing, or ``ConfigError`` with the nearest queryable field."""
-    names = queryable_fields()
+    names = list(queryable_fields())
     if field not in names:
         bare = field.partition("_")[2] if field.partition("_")[0] in RANGES else field
         near = difflib.get_close_matches(bare, names, n=1)
@@ -360,7 +338,7 @@ def known_field(field: str) -> None:
 
 
 def _number(key: str, field: str, value: Any) -> float:
-    if _fields()[field] not in (int, float):
+    if queryable_fields()[field] not in (int, float):
         raise ConfigError(f"{key}={value!r}: {field} has no order to compare by; use {field}=value")
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
         raise ConfigError(f"{key}={value!r} must be a number")
@@ -369,7 +347,7 @@ def _number(key: str, field: str, value: Any) -> float:
 
 def _checked(field: str, value: Any) -> Any:
     """The value as it is stored, if it fits the field."""
-    kind = _fields()[field]
+    kind = queryable_fields()[field]
     if isinstance(kind, type) and issubclass(kind, Enum):
         names = [str(member.value) for member in kind]
         if value not in names:

@@ -332,6 +332,7 @@ def _record_failure(
         error_type=error_type,
         message=message[:2000] or error_type,
         job_uuid=job_uuid,
+        provenance=Provenance(versions=versions(), git_commit=git_commit(), config_hash=config.config_hash),
     )
     database.upsert(database.failures, [document.model_dump()])
     logger.warning("%s failed in %s: %s", candidate.candidate_id, stage, message)

@@ -26,7 +26,7 @@ def build_all(database: Database, campaign: str | None = None, *, everything: bo
         Whose candidates to gather and rank; of all campaigns when absent. Hulls are always those of all
         candidates.
     everything
-        Compute every hull again, whatever is known.
+        Compute every hull and ranking again, whatever is known.
 
     Raises
     ------
@@ -38,7 +38,7 @@ def build_all(database: Database, campaign: str | None = None, *, everything: bo
     builders: list[ScdmBuilder] = [
         CandidateBuilder(database, campaign),
         HullBuilder(database, everything=everything),
-        RankingBuilder(database, campaign),
+        RankingBuilder(database, campaign, everything=everything),
     ]
     for builder in builders:
         builder.run()

@@ -86,23 +86,6 @@ class ScdmBuilder(Builder):
         self.database.upsert(store, changed)
         self.written += len(changed)
 
-    def update_fields(self, store: Store, fields: Mapping[str, Mapping[str, Any]]) -> None:
-        """Set fields of existing documents (key -> field -> value) where they differ; other fields stay."""
-        from pymongo import UpdateOne
-
-        if not fields:
-            return
-        key = str(store.key)
-        names = sorted({name for values in fields.values() for name in values})
-        updates = []
-        for before in store.query({key: {"$in": list(fields)}}, properties=[key, *names]):
-            values = dict(fields[before[key]])
-            if any(comparable(before.get(name)) != comparable(value) for name, value in values.items()):
-                updates.append(UpdateOne({key: before[key]}, {"$set": {**values, "last_updated": utc_now()}}))
-        if updates:
-            store._collection.bulk_write(updates, ordered=False)
-        self.written += len(updates)
-
 
 def content(document: Mapping[str, Any]) -> dict[str, Any]:
     """What counts when two versions of a document are compared."""

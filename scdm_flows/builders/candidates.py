@@ -25,9 +25,9 @@ from scdm_flows.documents import (
     StageFailure,
     StageName,
 )
-from scdm_flows.documents.base import utc_now
 from scdm_flows.documents.candidate import HULL_FIELDS, RANK_FIELDS
 from scdm_flows.errors import CampaignError
+from scdm_flows.provenance import git_commit, versions
 from scdm_flows.stores.database import Database, plain_values, strip
 
 BATCH = 200
@@ -113,6 +113,7 @@ class CandidateBuilder(ScdmBuilder):
         shards = []
         for shard, output in sorted(outputs.items()):
             job = {k: output.get(k) for k in ("uuid", "metadata", "completed_at")}
+            job["provenance"] = plain(output["output"]).get("provenance")
             verdicts = []
             for data in plain(output["output"]).get("candidates", []):
                 try:
@@ -180,9 +181,10 @@ class CandidateBuilder(ScdmBuilder):
         document = assemble(found, campaign.name)
         surrogate = " (surrogate)" if document.surrogate else ""
         version = f", version {document.engine_version}" if document.engine_version else ""
+        ran = _origin(found, campaign)
         document.provenance = Provenance(
-            versions=campaign.provenance.versions,
-            git_commit=campaign.provenance.git_commit,
+            versions=ran.versions,
+            git_commit=ran.git_commit,
             engine=None if document.energy_scheme is None else document.energy_scheme + surrogate + version,
             config_hash=campaign.config_hash,
             job_uuids={s: r.job_uuid for s, r in document.stages.items() if r.job_uuid},
@@ -191,7 +193,8 @@ class CandidateBuilder(ScdmBuilder):
 
     def _write_candidates(self, documents: list[dict[str, Any]]) -> None:
         """Write what changed. Fields of later builders stay as they are, also if these write at the same time; where a
-        candidate brings another energy to the hull, its hull fields begin anew and it is marked pending.
+        candidate brings another energy to the hull, its hull fields begin anew and it is marked pending. The database
+        sets the time, so that one clock says what changed (``stores.catalogue``).
         """
         from pymongo import UpdateOne
 
@@ -204,19 +207,20 @@ class CandidateBuilder(ScdmBuilder):
             before = known.get(document["candidate_id"])
             token = pending_token(document)
             document["hull_pending"] = token
-            left = set(RANK_FIELDS)
-            if before is not None and pending_token(before) == token and "hull_revision" in before:
-                left |= {*HULL_FIELDS, "hull_pending"}
-            own = {k: v for k, v in plain_values(document).items() if k not in left}
+            values = {k: v for k, v in plain_values(document).items() if k not in {*RANK_FIELDS, "last_updated"}}
             if before is None:
-                rest = {k: v for k, v in plain_values(document).items() if k in left}
-                updates.append(
-                    UpdateOne(key, {"$set": {**own, "last_updated": utc_now()}, "$setOnInsert": rest}, upsert=True)
-                )
-            elif content({k: v for k, v in before.items() if k not in left}) != content(own):
-                gone = {k: "" for k in before if k not in document}
-                change = {"$set": {**own, "last_updated": utc_now()}} | ({"$unset": gone} if gone else {})
-                updates.append(UpdateOne(key, change))
+                rest = {k: values.pop(k) for k in (*HULL_FIELDS, "hull_pending")}
+                change = {"$set": values, "$setOnInsert": rest}
+                updates.append(UpdateOne(key, self.database.stamped(change), upsert=True))
+                continue
+            left = {"last_updated"}
+            if pending_token(before) == token and "hull_revision" in before:
+                left |= {*HULL_FIELDS, "hull_pending"}
+            own = {k: v for k, v in values.items() if k not in left}
+            if content({k: v for k, v in before.items() if k not in left}) != content(own):
+                gone = {k: "" for k in before if k not in own and k not in left}
+                change = {"$set": own} | ({"$unset": gone} if gone else {})
+                updates.append(UpdateOne(key, self.database.stamped(change)))
         if updates:
             self.database.candidates._collection.bulk_write(updates, ordered=False)
         self.written += len(updates)
@@ -236,6 +240,14 @@ class CandidateBuilder(ScdmBuilder):
         elif screened or failed:
             campaign.state = CampaignState.RUNNING
         self.write_changed(self.database.campaigns, [campaign.model_dump()])
+
+
+def _origin(found: Found, campaign: CampaignDoc) -> Provenance:
+    """The code that ran the candidate's latest stage that says so, else the code that submitted the campaign."""
+    screened = found.jobs[StageName.SCREEN.value].get("provenance") or {}
+    said = [] if found.gate is None else [found.gate.provenance]
+    said += [Provenance.model_validate(screened), campaign.provenance]
+    return next((p for p in said if p.versions), campaign.provenance)
 
 
 def _with_origin(found: Found, document: PhononDoc | BandsDoc, campaign: CampaignDoc) -> dict[str, Any]:
@@ -258,4 +270,5 @@ def _unreadable(job: dict[str, Any], error: ValidationError) -> StageFailure:
         error_type="ValidationError",
         message=f"its output cannot be read: {place}: {first['msg']}; run the stage again",
         job_uuid=job["uuid"],
+        provenance=Provenance(versions=versions(), git_commit=git_commit()),
     )

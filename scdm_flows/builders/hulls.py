@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 from pymongo import UpdateOne
 from pymongo.errors import DuplicateKeyError
 
@@ -36,7 +37,9 @@ from scdm_flows.documents.migrations import check_version
 from scdm_flows.errors import ReferenceDataError, ScdmError, StoreError
 from scdm_flows.provenance import git_commit, versions
 from scdm_flows.references.table import ReferenceTable
+from scdm_flows.stores.catalogue import Catalogue, candidates_in, read_all
 from scdm_flows.stores.database import Database, strip
+from scdm_flows.stores.table import Table, joined
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +91,11 @@ class Basis:
             "calibration_id": self.calibration_id,
         }
 
+    @property
+    def criteria(self) -> dict[str, Any]:
+        """Of its candidates that have an energy, for ``stores.table``."""
+        return {**self.scope, "energy_scheme": {"$eq": self.table.scheme}}
+
     def hull_id(self, chemsys: str) -> str:
         """Key of a hull document."""
         return f"{self.key}:{chemsys}"
@@ -132,7 +140,7 @@ class HullBuilder(ScdmBuilder):
         Compute every system again, whatever is known.
     """
 
-    not_for_workers = ScdmBuilder.not_for_workers | {"table", "_bases"}
+    not_for_workers = ScdmBuilder.not_for_workers | {"table", "_bases", "_catalogue"}
 
     def __init__(
         self, database: Database, table: ReferenceTable | None = None, *, everything: bool = False, **kwargs: Any
@@ -141,13 +149,16 @@ class HullBuilder(ScdmBuilder):
         self.everything = everything
         super().__init__(database, [database.candidates], [database.hulls, database.candidates], **kwargs)
         self._bases: dict[str, Basis] = {}
+        self._catalogue = Catalogue(database)
 
     def get_items(self) -> Iterator[dict[str, Any]]:
         """One item for each chemical system to compute, smaller systems first."""
         self._bases = {basis.key: basis for basis in bases(self.database, self.table)}
-        for basis in self._bases.values():
-            for chemsys in sorted(self._dirty(basis), key=lambda name: (name.count("-"), name)):
-                yield self._read(basis, chemsys)
+        self._catalogue = Catalogue(self.database)
+        for find in (self._dirty, self._shrunk):  # what changed first: what is gone takes longer to find
+            for basis in self._bases.values():
+                for chemsys in sorted(find(basis), key=lambda name: (name.count("-"), name)):
+                    yield self._read(basis, chemsys)
 
     def process_item(self, item: dict[str, Any]) -> dict[str, Any]:
         """The hull document and the new fields of its candidates; what cannot be placed is left as it is."""
@@ -260,36 +271,50 @@ class HullBuilder(ScdmBuilder):
             same = all(comparable(before.get(k)) == comparable(v) for k, v in values.items())
             if same and before.get("hull_revision") is not None:
                 continue
-            new = {**values, "hull_revision": revision, "last_updated": utc_now()}
-            updates.append(UpdateOne({"candidate_id": name, "$or": older}, {"$set": new}))
+            new = self.database.stamped({"$set": {**values, "hull_revision": revision}})
+            updates.append(UpdateOne({"candidate_id": name, "$or": older}, new))
         if updates:
             self.written += int(self._candidates.bulk_write(updates, ordered=False).modified_count)
 
     def _dirty(self, basis: Basis) -> set[str]:
-        """Chemical systems of a basis that have to be computed."""
-        scope = {**basis.scope, "energy_scheme": basis.table.scheme}
+        """Chemical systems of a basis that have to be computed.
+
+        Asked for in ranges of one index each: for other questions the embedded server reads whole collections.
+        """
         if self.everything:
-            criteria: dict[str, Any] = scope
-            hulls: dict[str, Any] = {"references": basis.key}
+            hulls = [{"references": basis.key}]
+            found = {name.decode() for name in np.unique(self._members(basis).columns["chemsys"]).tolist()}
         else:
-            criteria = {**scope, "hull_pending": {"$ne": None}}
-            unlike = [{"basis_sha256": {"$ne": basis.sha256}}, {"spread": False}]
-            hulls = {"references": basis.key, "$or": unlike}
-        found = {d["chemsys"] for d in self._candidates.find(criteria, {"chemsys": 1})}
-        found |= {d["chemsys"] for d in self._hulls.find(hulls, {"chemsys": 1})}
-        return found | self._shrunk(basis)
+            unlike: list[dict[str, Any]] = [{"basis_sha256": {o: basis.sha256}} for o in ("$lt", "$gt")]
+            hulls = [{"references": basis.key, **other} for other in (*unlike, {"spread": False})]
+            found = {d["chemsys"] for d in self._pending(basis)}
+        return found | {d["chemsys"] for criteria in hulls for d in self._hulls.find(criteria, {"chemsys": 1})}
+
+    def _pending(self, basis: Basis) -> list[dict[str, Any]]:
+        fields = dict.fromkeys(("candidate_id", "campaign", "chemsys", "energy_scheme"), 1)
+        found = list(self._candidates.find({"hull_pending": {"$gt": ""}}, fields))
+        mine = Table.of(found).mask(basis.criteria)
+        return [
+            d for d, is_mine in zip(sorted(found, key=lambda d: str(d["candidate_id"])), mine, strict=True) if is_mine
+        ]
+
+    def _members(self, basis: Basis) -> Table:
+        """The candidates of a basis that have an energy."""
+        table = self._catalogue.table()
+        return table.rows(table.mask(basis.criteria))
 
     def _shrunk(self, basis: Basis) -> set[str]:
         """Systems with a hull that names candidates which are no longer there."""
+        members = self._members(basis)
+        if len(self._catalogue.table()) != candidates_in(self.database):  # which the table does not know yet
+            members = joined([read_all(self.database, name) for name in self._catalogue.campaigns()])
+            members = members.rows(members.mask(basis.criteria))
         total = [{"$match": {"references": basis.key}}, {"$group": {"_id": None, "n": {"$sum": "$n_candidates"}}}]
         named = next(iter(self._hulls.aggregate(total)), {"n": 0})["n"]
-        criteria = {**basis.scope, "energy_scheme": basis.table.scheme, "energy_per_atom": {"$ne": None}}
-        present = self._candidates.count_documents({**criteria, "hull_pending": None})
-        if named <= present:
+        if named <= len(members) - len(self._pending(basis)):
             return set()
-        counted: dict[str, int] = {}
-        for d in self._candidates.find(criteria, {"chemsys": 1}):
-            counted[d["chemsys"]] = counted.get(d["chemsys"], 0) + 1
+        systems, counts = np.unique(members.columns["chemsys"], return_counts=True)
+        counted = {name.decode(): n for name, n in zip(systems.tolist(), counts.tolist(), strict=True)}
         stored = self._hulls.find({"references": basis.key}, {"chemsys": 1, "n_candidates": 1})
         return {d["chemsys"] for d in stored if counted.get(d["chemsys"], 0) < d["n_candidates"]}
 
@@ -299,7 +324,7 @@ class HullBuilder(ScdmBuilder):
         before = self._hulls.find_one({"hull_id": basis.hull_id(chemsys)})
         if before is not None:
             check_version(HullDoc, before, f"hull {chemsys}")
-        criteria = {**basis.scope, "chemsys": chemsys, "energy_scheme": basis.table.scheme}
+        criteria = {"chemsys": chemsys, **basis.scope, "energy_scheme": basis.table.scheme}
         members = [
             strip(d)
             for d in self._candidates.find(criteria, dict.fromkeys(_NEEDED, 1)).sort("candidate_id", 1)
@@ -331,8 +356,8 @@ class HullBuilder(ScdmBuilder):
 
     def _larger(self, basis: Basis, chemsys: str) -> list[str]:
         elements = chemsys.split("-")
-        criteria = {"references": basis.key, "elements": {"$all": elements}}
-        found = {d["chemsys"] for d in self._hulls.find(criteria, {"chemsys": 1})}
+        some = self._hulls.find({"elements": elements[0], "references": basis.key}, {"chemsys": 1, "elements": 1})
+        found = {d["chemsys"] for d in some if set(elements) <= set(d["elements"])}
         return sorted(found - {chemsys}, key=lambda name: (name.count("-"), name))
 
     @property

@@ -7,6 +7,7 @@ from scdm_flows.documents.base import Provenance, ScdmDocument, utc_now
 from scdm_flows.documents.campaign import CampaignDoc, CampaignState, Funnel
 from scdm_flows.documents.candidate import CandidateDoc, CandidateState, StageName, StageRecord
 from scdm_flows.documents.phonon import PhononDoc, PhononDos, SoftMode, ThermalQuantities
+from scdm_flows.documents.ranking import Column, RankingBlock, RankingDoc
 from scdm_flows.documents.stages import GateDoc, ScreenedCandidate, ScreenOutput, StageFailure
 from scdm_flows.documents.static import StaticSummary
 
@@ -18,6 +19,7 @@ __all__ = [
     "CampaignState",
     "CandidateDoc",
     "CandidateState",
+    "Column",
     "DosData",
     "Funnel",
     "GapKind",
@@ -25,6 +27,8 @@ __all__ = [
     "PhononDoc",
     "PhononDos",
     "Provenance",
+    "RankingBlock",
+    "RankingDoc",
     "ScdmDocument",
     "ScreenOutput",
     "ScreenedCandidate",

@@ -1,14 +1,17 @@
 """A candidate: one generated crystal and all that became of it. Collection ``candidates``, key ``candidate_id``.
 
-Written by the candidate builder (and by the screening job for what never got further); ``rank``, ``score`` and
-``e_above_hull`` of the whole database are refreshed by the hull and ranking builders.
+Written by the candidate builder; the hull builder refreshes ``HULL_FIELDS``. ``RANK_FIELDS`` are not stored here: one
+new candidate moves thousands of ranks, so the ranking builder keeps them together (``documents.ranking``) and
+``CandidateDB`` fills them in.
 """
 
 from __future__ import annotations
 
+import types
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from functools import cache
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -55,14 +58,14 @@ class CandidateDoc(ScdmDocument):
     """One candidate."""
 
     candidate_id: str = queryable(..., "deterministic id: <campaign>-<12 hex digits>", indexed=True)
-    campaign: str = queryable(..., "name of the campaign", indexed=True)
+    campaign: str = queryable(..., "name of the campaign")
     generator: str = queryable(..., "kind of the generator: scdm, files, ...")
     model_id: str | None = Field(None, description="checkpoint that made it")
     seed: int | None = Field(None, description="seed of the generation")
     index: int = Field(0, description="position within the campaign's samples")
     source_id: str | None = Field(None, description="id in the source file, for structures brought by the user")
 
-    state: CandidateState = queryable(CandidateState.PENDING, "pending, rejected, failed or completed", indexed=True)
+    state: CandidateState = queryable(CandidateState.PENDING, "pending, rejected, failed or completed")
     reason: str | None = Field(None, description="why it was rejected or failed")
     stages: dict[str, StageRecord] = Field(default_factory=dict, description="stage name -> what it did")
 
@@ -74,9 +77,9 @@ class CandidateDoc(ScdmDocument):
     layer_group_requested: int | None = queryable(None, "layer group asked of the generator (1-80)")
     layer_group_generated: int | None = queryable(None, "layer group of the sample, symprec 1e-3 angstrom")
     layer_group: int | None = queryable(
-        None, "layer group after relaxation (symprec 0.05 angstrom), else of the sample", indexed=True
+        None, "layer group after relaxation (symprec 0.05 angstrom), else of the sample"
     )
-    space_group: int | None = queryable(None, "space group of the three-periodic cell, as layer_group", indexed=True)
+    space_group: int | None = queryable(None, "space group of the three-periodic cell, as layer_group")
     thickness_angstrom: float | None = queryable(
         None, "distance between the outermost atoms along c, angstrom; after relaxation where there was one"
     )
@@ -106,7 +109,7 @@ class CandidateDoc(ScdmDocument):
     formation_energy_per_atom: float | None = queryable(None, "eV/atom, raw, of energy_scheme")
     e_above_hull_raw: float | None = queryable(None, "energy above the hull of energy_scheme, eV/atom, raw")
     e_above_hull: float | None = queryable(
-        None, "energy above hull comparable with DFT, eV/atom: calibrated where surrogate", indexed=True
+        None, "energy above hull comparable with DFT, eV/atom: calibrated where surrogate"
     )
     e_above_hull_error: float | None = queryable(
         None, "half-width of the interval around e_above_hull that holds nine in ten, eV/atom"
@@ -122,13 +125,13 @@ class CandidateDoc(ScdmDocument):
     )
     decomposition: dict[str, float] | None = Field(None, description="hull phase -> fraction of atoms")
     dynamically_stable: bool | None = queryable(
-        None, "no imaginary mode beyond the stated threshold; null where unknown", indexed=True
+        None, "no imaginary mode beyond the stated threshold; null where unknown"
     )
     min_frequency_thz: float | None = queryable(
         None, "lowest phonon frequency on the in-plane path and mesh, THz; imaginary is negative"
     )
     band_gap: float | None = queryable(
-        None, "electronic band gap, eV; from the bands, else on the k-points of the static run", indexed=True
+        None, "electronic band gap, eV; from the bands, else on the k-points of the static run"
     )
     gap_kind: GapKind | None = queryable(None, "direct, indirect or metal; as band_gap")
     magnetic: bool | None = queryable(None, "some atom's moment is above 0.1 Bohr magnetons; null where unknown")
@@ -138,13 +141,13 @@ class CandidateDoc(ScdmDocument):
     score: float | None = queryable(None, "ranking score, 0 to 1, larger is better")
     score_terms: dict[str, float] = Field(default_factory=dict, description="term -> contribution to score")
     score_unknown: list[str] = Field(default_factory=list, description="terms that count half as they are not known")
-    rank: int | None = queryable(None, "1 is best within the campaign; null where it cannot be ranked", indexed=True)
+    rank: int | None = queryable(None, "1 is best within the campaign; null where it cannot be ranked")
     pareto_front: int | None = queryable(
         None, "Pareto front within the campaign, 1 is the best; null beyond the last that is told apart"
     )
 
 
-# Fields that later builders own: a rebuild of the candidates leaves them alone.
+# Fields that the hull builder owns: a rebuild of the candidates leaves them alone.
 HULL_FIELDS = (
     "formation_energy_per_atom",
     "e_above_hull_raw",
@@ -156,3 +159,17 @@ HULL_FIELDS = (
     "hull_revision",
 )
 RANK_FIELDS = ("score", "score_terms", "score_unknown", "rank", "pareto_front")
+
+
+@cache
+def queryable_fields() -> dict[str, type]:
+    """Queryable field -> its type without None (a list's type is ``list``)."""
+    found: dict[str, type] = {}
+    for name, field in CandidateDoc.model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and extra.get("queryable"):
+            kind: Any = field.annotation
+            if get_origin(kind) in (Union, types.UnionType):
+                kind = next(k for k in get_args(kind) if k is not type(None))
+            found[name] = get_origin(kind) or kind
+    return found

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from scdm_flows.documents.base import utc_now
+from scdm_flows.documents.base import Provenance, utc_now, versioned
 from scdm_flows.documents.phonon import PhononDoc  # its dotted path in stored documents
 from scdm_flows.documents.static import StaticSummary
 
@@ -20,6 +20,13 @@ __all__ = ["GateDoc", "PhononDoc", "ScreenOutput", "ScreenedCandidate", "StageFa
 
 class _Output(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+
+class _Stored(_Output):
+    """A document of its own: it says its version and where it comes from."""
+
+    schema_version: int = versioned(1)
+    provenance: Provenance = Field(default_factory=Provenance, description="where this comes from")
 
 
 class ScreenedCandidate(_Output):
@@ -50,7 +57,7 @@ class ScreenedCandidate(_Output):
     reason: str | None = Field(None, description="why it does not")
 
 
-class ScreenOutput(_Output):
+class ScreenOutput(_Stored):
     """Output of a screening job: every sample of one shard, accepted or not."""
 
     campaign: str
@@ -58,7 +65,7 @@ class ScreenOutput(_Output):
     candidates: list[ScreenedCandidate] = Field(description="every sample of the shard")
 
 
-class GateDoc(_Output):
+class GateDoc(_Stored):
     """Output of the gate job: the relaxed candidate, its energies, and which stages follow."""
 
     candidate_id: str
@@ -93,7 +100,7 @@ class GateDoc(_Output):
     static: StaticSummary | None = Field(None, description="what the static run says besides its energy")
 
 
-class StageFailure(_Output):
+class StageFailure(_Stored):
     """A stage that failed. Collection ``failures``, key ``failure_id`` (candidate id and stage)."""
 
     failure_id: str = Field(description="<candidate_id>:<stage>")

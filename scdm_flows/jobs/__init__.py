@@ -10,9 +10,11 @@ from pymatgen.core.structure import Structure
 
 from scdm_flows.config import CampaignConfig
 from scdm_flows.documents.bands import BandsDoc
+from scdm_flows.documents.base import Provenance
 from scdm_flows.documents.stages import GateDoc, PhononDoc, ScreenedCandidate, ScreenOutput
 from scdm_flows.documents.static import StaticSummary
 from scdm_flows.errors import EngineError
+from scdm_flows.provenance import git_commit, versions
 
 NAMESPACE = uuid.UUID("6f0cbb52-0a3c-5d39-8c5b-3d5e0b3f5c11")
 
@@ -20,6 +22,11 @@ NAMESPACE = uuid.UUID("6f0cbb52-0a3c-5d39-8c5b-3d5e0b3f5c11")
 def job_uuid(config: CampaignConfig, item: str, stage: str) -> str:
     """The deterministic uuid of a stage: the same job again updates its output and never adds one."""
     return str(uuid.uuid5(NAMESPACE, f"{config.name}:{config.config_hash}:{item}:{stage}"))
+
+
+def _here(campaign: CampaignConfig, engine: str | None = None) -> Provenance:
+    """The code that runs this job, which need not be the code that submitted it."""
+    return Provenance(versions=versions(), git_commit=git_commit(), engine=engine, config_hash=campaign.config_hash)
 
 
 @job(data="records")
@@ -63,7 +70,7 @@ def screen(config: dict[str, Any], shard: int, records: list[dict[str, Any]]) ->
         if problems:
             verdict.accepted = False
             verdict.reason = f"the {campaign.engine.kind} engine cannot compute it: {'; '.join(problems)}"
-    output = ScreenOutput(campaign=campaign.name, shard=shard, candidates=verdicts)
+    output = ScreenOutput(campaign=campaign.name, shard=shard, candidates=verdicts, provenance=_here(campaign))
     return Response(output=output, addition=flows) if flows else Response(output=output)
 
 
@@ -94,6 +101,7 @@ def gate(
         cannot=engine.cannot,
     )
     doc.static = summary
+    doc.provenance = _here(campaign, engine.scheme + " (surrogate)" * engine.surrogate)
     relaxed_layer = Structure.from_dict(doc.relaxed_structure)
     flows = []
     if doc.phonon:

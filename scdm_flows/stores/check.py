@@ -38,6 +38,8 @@ PROVENANCE = {
     "phonons": ("versions", "engine", "config_hash", "job_uuids"),
     "bands": ("versions", "engine", "config_hash", "job_uuids"),
     "hulls": ("versions",),
+    "failures": ("versions",),
+    "rankings": ("versions",),
 }
 
 RULES = {
@@ -160,7 +162,7 @@ def _document(
         yield Finding("newer", name, key, detail, remedy)
         return
     except (ValidationError, StoreError, KeyError, TypeError, ValueError) as error:
-        built = name in ("candidates", "phonons", "bands", "hulls")
+        built = name in ("candidates", "phonons", "bands", "hulls", "rankings", "ranking_blocks")
         remedy = _BUILD if built else "mend or remove it in the MongoDB shell"
         yield Finding("schema", name, key, in_words(error), remedy)
         return

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import Enum
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from scdm_flows.documents import CampaignDoc
+from scdm_flows.documents import CampaignDoc, utc_now
 from scdm_flows.documents.migrations import migrate
 from scdm_flows.errors import StoreError
 from scdm_flows.settings import ScdmSettings, get_settings, masked
@@ -26,6 +27,8 @@ KEYS = {
     "bands": "candidate_id",
     "hulls": "hull_id",
     "failures": "failure_id",
+    "rankings": "campaign",
+    "ranking_blocks": "block_id",
 }
 
 
@@ -44,6 +47,8 @@ class Database:
     bands: Store
     hulls: Store
     failures: Store
+    rankings: Store
+    ranking_blocks: Store
     uri: str | None = None
 
     def __repr__(self) -> str:
@@ -62,7 +67,7 @@ class Database:
 
     def stores(self) -> list[Store]:
         """The plain collections."""
-        return [self.candidates, self.campaigns, self.phonons, self.bands, self.hulls, self.failures]
+        return [getattr(self, name) for name in KEYS]
 
     def connect(self, *, indexes: bool = True) -> Database:
         """Open every store and create missing indexes.
@@ -100,6 +105,20 @@ class Database:
             return False
         with store_errors(self.uri):
             return "secantusVersion" in self.mongo.client.admin.command("buildInfo")
+
+    def now(self) -> datetime:
+        """The time of the server's clock, UTC: that of ``$currentDate``."""
+        if self.uri is None:
+            return utc_now()
+        with store_errors(self.uri):
+            time: datetime = self.mongo.client.admin.command("hello")["localTime"]
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time
+
+    def stamped(self, change: dict[str, Any]) -> dict[str, Any]:
+        """An update (with ``$set``) that also sets ``last_updated``, by the server's clock."""
+        if self.uri is None:  # mongomock-ng 7 stores its $currentDate with a time zone, and then cannot compare it
+            return {**change, "$set": {**change["$set"], "last_updated": utc_now()}}
+        return {**change, "$currentDate": {"last_updated": True}}
 
     def _share_client(self) -> None:
         """Give all collections one client: maggma makes one each, and each waits for its own timeout."""

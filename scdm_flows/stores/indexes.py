@@ -1,7 +1,7 @@
 """Every index of the database, declared once: created at connect, looked at by ``scdm doctor``.
 
-The candidates' indexes follow from ``queryable(indexed=True)``. Each ends in ``candidate_id``, which breaks ties:
-one index then serves a filter, a sorted page in either direction, and the page after it.
+The candidates' indexes follow from ``indexed=True`` of their fields. There are few, as each makes every write slower:
+pages of candidates are answered from a table (``stores.catalogue``), these serve builders and other programs.
 """
 
 from __future__ import annotations
@@ -44,15 +44,6 @@ class Index:
         return f"{self.collection} ({', '.join(self.fields)}){' unique' if self.unique else ''}"
 
 
-# Fields whose values many candidates share, and what a listing of them is sorted by: one index serves both. MongoDB
-# and the embedded server alike would otherwise read thousands of documents for a page of twenty. Every index makes
-# each write slower, so these are the pairs that were measured to need one (benchmarks/database.py).
-FILTERED_AND_SORTED = {
-    "state": ("rank", "e_above_hull", "dynamically_stable", "band_gap"),
-    "layer_group": ("rank", "e_above_hull"),
-    "dynamically_stable": ("rank", "e_above_hull"),
-}
-
 _FIXED = (
     # jobflow makes no index but _id, and its upserts can duplicate without the unique one
     Index(OUTPUTS, ("uuid", "index"), unique=True),
@@ -64,7 +55,11 @@ _FIXED = (
     Index(f"{BLOBS}.files", ("metadata.blob_uuid",)),
     Index("failures", ("campaign", "failure_id")),
     Index("failures", ("candidate_id",)),
-    *(Index("candidates", (a, b, "candidate_id")) for a, sorts in FILTERED_AND_SORTED.items() for b in sorts),
+    Index("candidates", ("campaign", "last_updated")),  # what changed since a ranking was taken
+    Index("hulls", ("elements",)),
+    Index("hulls", ("references", "basis_sha256")),
+    Index("hulls", ("references", "spread")),
+    Index("ranking_blocks", ("campaign", "revision")),
 )
 
 
@@ -82,9 +77,7 @@ def declared(keys: dict[str, str]) -> list[Index]:
     unique = [Index(collection, (key,), unique=True) for collection, key in keys.items()]
     fields = [name for name in fields_that_are("indexed") if name != "candidate_id"]
     alone = [Index("candidates", (name, "candidate_id")) for name in fields]
-    # within a campaign, which is how most listings are asked for; not by elements: four entries a candidate
-    inside = [Index("candidates", ("campaign", f, "candidate_id")) for f in fields if f not in ("campaign", "elements")]
-    return [*unique, *_FIXED, *alone, *inside]
+    return [*unique, *_FIXED, *alone]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from scdm_flows.documents import BandsDoc, CampaignDoc, CandidateDoc, PhononDoc, StageFailure
+from scdm_flows.documents import BandsDoc, CampaignDoc, CandidateDoc, PhononDoc, RankingBlock, RankingDoc, StageFailure
 from scdm_flows.documents.hull import HullDoc
 from scdm_flows.documents.migrations import MIGRATIONS, NewerDocumentError, Step, migrate, stored_version, version_of
 from scdm_flows.errors import StoreError
@@ -31,6 +31,8 @@ MODELS: dict[str, type[BaseModel]] = {
     "bands": BandsDoc,
     "hulls": HullDoc,
     "failures": StageFailure,
+    "rankings": RankingDoc,
+    "ranking_blocks": RankingBlock,
 }
 _BATCH = 200
 

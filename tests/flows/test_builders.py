@@ -25,6 +25,7 @@ from scdm_flows.documents import (
     CandidateDoc,
     GateDoc,
     PhononDoc,
+    Provenance,
     ScreenedCandidate,
     ScreenOutput,
     StageFailure,
@@ -177,7 +178,8 @@ def campaign() -> Campaign:
 
 def test_a_candidate_is_put_together_from_its_stages(campaign: Campaign) -> None:
     campaign.screen(0, screened("a", 0), screened("b", 1, accepted=False, valid_distance=False, reason="atoms"))
-    campaign.gate("a", -0.5, layer(a=3.2), layer_group=77, rmsd_to_relaxed_angstrom=0.02)
+    ran = Provenance(versions={"scdm-flows": "0.9"})
+    campaign.gate("a", -0.5, layer(a=3.2), layer_group=77, rmsd_to_relaxed_angstrom=0.02, provenance=ran)
     campaign.phonon("a")
     campaign.build()
     found = campaign.get("a")
@@ -191,7 +193,9 @@ def test_a_candidate_is_put_together_from_its_stages(campaign: Campaign) -> None
     )
     assert found.provenance.job_uuids["gate"] == "gate-a"
     assert found.stages["gate"].completed_at is not None
+    assert found.provenance.versions == {"scdm-flows": "0.9"}  # of the worker, not of whoever submitted
     rejected = campaign.get("b")
+    assert rejected.provenance.versions == {}
     assert (rejected.state, rejected.reason, rejected.rank) == ("rejected", "atoms", None)
     phonon = CandidateDB(campaign.database).phonon("a")
     assert phonon is not None

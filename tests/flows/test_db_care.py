@@ -380,9 +380,9 @@ def test_a_missing_and_a_different_index_are_seen_and_mended(served: Callable[..
     candidates = database.mongo["candidates"]
     candidates.drop_index("candidate_id_1")
     candidates.create_index("candidate_id")  # there, but not unique
-    candidates.drop_index("rank_1_candidate_id_1")
+    candidates.drop_index("formula_1_candidate_id_1")
     found = {t.state: t for t in look(database)}
-    assert found["missing"].detail == "candidates (rank, candidate_id) is missing"
+    assert found["missing"].detail == "candidates (formula, candidate_id) is missing"
     assert found["different"].detail == "candidates (candidate_id) unique is there, but not unique"
     assert found["missing"].remedy == "run `scdm db index`"
     assert ensure_or_raise(database) == 2
@@ -396,7 +396,7 @@ def test_a_large_embedded_database_is_not_indexed_in_passing(
     database = served("large")
     _fill(database)
     monkeypatch.setattr("scdm_flows.stores.indexes.MANY", 2)
-    database.mongo["candidates"].drop_index("rank_1_candidate_id_1")
+    database.mongo["candidates"].drop_index("formula_1_candidate_id_1")
     database.mongo["campaigns"].drop_index("name_1")
     database.connect()
     assert [t.index.collection for t in look(database)] == ["candidates"]
@@ -408,7 +408,7 @@ def test_who_may_only_read_goes_without(monkeypatch: pytest.MonkeyPatch, caplog:
     from pymongo.errors import OperationFailure
 
     database = memory_database()
-    database.mongo["candidates"].drop_index("rank_1_candidate_id_1")
+    database.mongo["candidates"].drop_index("formula_1_candidate_id_1")
 
     def refuse(*_: Any, **__: Any) -> None:
         raise OperationFailure("not authorized on scdm to execute command", 13)
@@ -500,9 +500,9 @@ def shell(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
 def test_commands(shell: Callable[..., Any], tmp_path: Path) -> None:
     with connect() as database:
         _fill(database)
-        database.mongo["candidates"].drop_index("rank_1_candidate_id_1")
+        database.mongo["candidates"].drop_index("formula_1_candidate_id_1")
     done = shell("index", "--dry-run")
-    assert (done.exit_code, done.stdout) == (0, "would create candidates (rank, candidate_id)\n")
+    assert (done.exit_code, done.stdout) == (0, "would create candidates (formula, candidate_id)\n")
     done = shell("check", "--json")
     assert done.exit_code == 1
     assert [f["rule"] for f in json.loads(done.stdout)["findings"]] == ["index"]

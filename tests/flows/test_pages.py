@@ -1,4 +1,4 @@
-"""Pages by key: every candidate once and in order, in both directions, while others come and go; and in windows."""
+"""Pages by key: every candidate once and in order, in both directions, while others come and go."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import base64
 import hashlib
 import itertools
 import random
-import re
 from typing import Any
 
 import pytest
+from conftest import store_ranking
 
 from scdm_flows.documents import CampaignDoc, CandidateDoc
 from scdm_flows.errors import ConfigError, StoreError
 from scdm_flows.query import CandidateDB
-from scdm_flows.stores import Database, memory_database, windows
-from scdm_flows.stores.indexes import declared
-from scdm_flows.stores.windows import Range, Sample, WindowedReader, take_sample
+from scdm_flows.stores import Database, memory_database
 
 
 def _document(index: int, draw: random.Random, campaign: str = "c", **fields: Any) -> dict[str, Any]:
@@ -40,7 +38,12 @@ def _document(index: int, draw: random.Random, campaign: str = "c", **fields: An
         nsites=3,
         structure={},
         **(known | fields),
-    ).model_dump(mode="json")
+    ).model_dump()
+
+
+def _store(database: Database, documents: list[dict[str, Any]]) -> None:
+    """As the builders do: without ranks, and these apart."""
+    database.mongo["candidates"].insert_many([{k: v for k, v in d.items() if k != "rank"} for d in documents])
 
 
 def _filled(n: int = 90) -> tuple[Database, list[dict[str, Any]]]:
@@ -48,7 +51,8 @@ def _filled(n: int = 90) -> tuple[Database, list[dict[str, Any]]]:
     database = memory_database()
     documents = [_document(i, draw, "ab"[i % 3 == 0]) for i in range(n)]
     database.upsert(database.campaigns, [CampaignDoc(name=n, config={}, config_hash="0").model_dump() for n in "ab"])
-    database.mongo["candidates"].insert_many([dict(d) for d in documents])
+    _store(database, documents)
+    store_ranking(database, [CandidateDoc(**d) for d in documents])
     return database, documents
 
 
@@ -57,14 +61,8 @@ def filled() -> tuple[Database, list[dict[str, Any]]]:
     return _filled()
 
 
-@pytest.fixture(params=["plain", "windows"])
-def served(
-    request: pytest.FixtureRequest, filled: tuple[Database, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
-) -> CandidateDB:
-    """A reader of one server that limits as it reads, and of one that does not; windows of a few documents only."""
-    monkeypatch.setattr(Database, "sorts_before_it_limits", request.param == "windows")
-    monkeypatch.setattr(windows, "FEW", 6)
-    monkeypatch.setattr(windows, "WINDOW", 4)
+@pytest.fixture(scope="module")
+def served(filled: tuple[Database, list[dict[str, Any]]]) -> CandidateDB:
     return CandidateDB(filled[0])
 
 
@@ -123,8 +121,7 @@ def test_pages_are_stable_while_others_are_stored_and_removed(monkeypatch: pytes
     expected = _expected(documents, "e_above_hull", lambda d: True)
     page = db.page(sort="e_above_hull", limit=20)
     draw = random.Random(1)
-    new = [_document(1000 + i, draw, e_above_hull=-1.0) for i in range(5)]  # before everything that was shown
-    database.mongo["candidates"].insert_many(new)
+    _store(database, [_document(1000 + i, draw, "a", e_above_hull=-1.0) for i in range(5)])  # before all that was shown
     database.candidates.remove_docs({"candidate_id": page.documents[-1].candidate_id})  # the cursor's own document
     rest = db.find(sort="e_above_hull", after=page.next)
     assert [d.candidate_id for d in page.documents] + [d.candidate_id for d in rest] == expected
@@ -179,101 +176,3 @@ def test_documents_of_a_later_version_are_left_out_and_counted(caplog: pytest.Lo
     assert [c.name for c in db.campaigns()] == ["b"]
     with pytest.raises(StoreError, match="schema version 99"):
         db.campaign("a")
-
-
-# --- windows: what a request may read -------------------------------------------------------------------------------
-
-
-class _Counting:
-    """Answers as the database does, and counts what the embedded server would read for each request: the documents
-    that its one index range holds.
-    """
-
-    def __init__(self, documents: list[dict[str, Any]]) -> None:
-        self.documents, self.read = documents, 0
-
-    def find(
-        self, criteria: Any, field: str, descending: bool, limit: int, only: list[str] | None
-    ) -> list[dict[str, Any]]:
-        fields = [i.fields for i in declared({"candidates": "candidate_id"}) if i.collection == "candidates"]
-        plain = {f for f, c in criteria.items() if not isinstance(c, dict)}
-        ranges = [f for f, c in criteria.items() if isinstance(c, dict)]
-        n = len(plain)
-        whole = len(ranges) == 1 and any(set(i[:n]) == plain and i[n : n + 1] == (ranges[0],) for i in fields)
-        clause = criteria if whole else dict([next(iter(criteria.items()))])
-        self.read += sum(windows.matches(d, clause) for d in self.documents)
-        found = [d for d in self.documents if windows.matches(d, criteria)]
-        found.sort(key=lambda d: (d[field], d["candidate_id"]), reverse=descending)
-        return found[: limit or None]
-
-
-def test_a_page_of_many_candidates_reads_few() -> None:
-    draw = random.Random(3)
-    documents = [
-        {
-            "candidate_id": f"c-{draw.getrandbits(48):012x}",
-            "campaign": "c",
-            "e_above_hull": draw.choice([0.0, draw.random()]),
-            "layer_group": draw.choice([1, 2, 3]),
-            "state": draw.choice(["pending", "completed"]),
-        }
-        for _ in range(8_000)
-    ]
-    for d in documents:
-        d["space_group"] = 10 * d["layer_group"]  # the one follows from the other
-    sample = Sample({"c": documents[:1000]}, {"c": 8_000.0})
-    fields = [i.fields for i in declared({"candidates": "candidate_id"}) if i.collection == "candidates"]
-    reader = WindowedReader(sample, fields)
-    for criteria, field, inside, descending in (
-        ({}, "candidate_id", Range(), False),
-        ({}, "e_above_hull", Range(float("-inf")), False),  # half of them are 0.0: tied, so the id sorts
-        ({}, "e_above_hull", Range(float("-inf")), True),
-        ({"layer_group": 2}, "e_above_hull", Range(0.5), False),
-        ({"layer_group": 2}, "candidate_id", Range("c-8"), True),
-        ({"layer_group": {"$in": [1, 3]}}, "e_above_hull", Range(0.2, 0.9), False),
-        ({"layer_group": 2, "state": "pending"}, "e_above_hull", Range(0.5), False),  # one of them in the index
-    ):
-        server = _Counting(documents)
-        found = reader.read(server.find, criteria, field, inside, descending, 21)
-        whole = {**criteria, field: inside.operators()}
-        expected = _Counting(documents).find(whole, field, descending, 21, None)
-        assert found == expected, (criteria, field)
-        assert server.read < 700, (criteria, field)  # of 8,000; 0.07 ms each
-
-
-def test_questions_are_put_so_that_an_index_serves_them() -> None:
-    # measured: {"$lte": x} alone made the embedded server read every candidate without a value, 13 s of 100,000
-    assert windows.for_an_index({"e_above_hull": {"$lte": 0.1}}) == {
-        "e_above_hull": {"$gte": float("-inf"), "$lte": 0.1}
-    }
-    assert windows.for_an_index({"band_gap": {"$lt": 2, "$gt": 1}}) == {"band_gap": {"$lt": 2, "$gt": 1}}
-    assert windows.for_an_index({"state": {"$eq": "failed"}}) == {"state": "failed"}
-    asked = windows.for_an_index({"elements": {"$all": ["S", "Mo", "W"]}})
-    assert asked["elements"] == "S"
-    pattern = re.compile(asked["chemsys"]["$regex"])
-    assert [bool(pattern.search(c)) for c in ("Mo-S-W", "Mo-S", "Cl-Mo-W", "Mo-Os-W", "Mo-W")] == [
-        True,
-        False,
-        True,
-        True,
-        True,
-    ]
-
-
-def test_a_sample_knows_how_many_there_are() -> None:
-    draw = random.Random(5)
-    documents = [_document(i, draw) for i in range(700)]
-    database = memory_database()
-    database.mongo["candidates"].insert_many(documents)
-    sample = take_sample(database.mongo["candidates"], ["c"])
-    assert sample is not None
-    assert 0.8 < sample.total / 700 < 1.2  # hundreds of rows: a standard error of a few percent
-    true = sum(d["layer_group"] == 78 for d in documents)
-    assert 0.7 < sample.rows_of({"layer_group": 78}) / true < 1.3
-
-
-def test_ids_that_are_not_random_give_no_sample() -> None:
-    database = memory_database()
-    database.mongo["candidates"].insert_many([{"candidate_id": f"c-{i:012x}"} for i in range(500)])
-    assert take_sample(database.mongo["candidates"], ["c"]) is None  # 256 in the first range: a wild guess at the rest
-    assert take_sample(database.mongo["candidates"], []) is None

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import mongomock_ng
 import pytest
+from conftest import store_ranking
 
 from scdm_flows.documents import CampaignDoc, CandidateDoc, StageFailure
 from scdm_flows.errors import CampaignError, ConfigError
 from scdm_flows.query import FLAT, CandidateDB, queryable_fields
 from scdm_flows.stores import Database, memory_database
-from scdm_flows.stores.pages import Pages
 
 
 def _candidate(name: str, formula: str, elements: list[str], **fields: Any) -> CandidateDoc:
@@ -51,6 +52,7 @@ def database() -> Database:
     for name in ("c", "d"):
         document = CampaignDoc(name=name, config={}, config_hash="0")
         database.upsert(database.campaigns, [document.model_dump()])
+    store_ranking(database, CANDIDATES)
     failure = StageFailure(
         failure_id="c-9:relax", candidate_id="c-9", campaign="c", stage="relax", error_type="E", message="m"
     )
@@ -206,6 +208,6 @@ def test_a_database_that_is_gone(monkeypatch: pytest.MonkeyPatch, database: Data
     def gone(*_: Any, **__: Any) -> Any:
         raise AutoReconnect("connection closed")
 
-    monkeypatch.setattr(Pages, "_find", gone)
+    monkeypatch.setattr(mongomock_ng.collection.Collection, "find", gone)
     with pytest.raises(StoreError, match=r"does not answer: connection closed; check"):
         CandidateDB(database).find()

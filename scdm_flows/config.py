@@ -250,7 +250,7 @@ class ObjectiveConfig(_Frozen):
     stability: float = Field(0.6, ge=0, description="weight of the energy above hull, 0 to 0.6 eV/atom")
     dynamics: float = Field(0.3, ge=0, description="weight of phonon stability")
     novelty: float = Field(0.05, ge=0, description="weight of not being a known layer")
-    prototype: float = Field(0.02, ge=0, description="weight of a Wyckoff template that no known layer has")
+    prototype: float = Field(0.02, ge=0, description="weight of the distance to the nearest known prototype")
     symmetry: float = Field(0.03, ge=0, description="weight of the order of the point group")
     gap: float = Field(0.0, ge=0, description="weight of a band gap within gap_ev")
     gap_ev: tuple[float, float] | None = Field(None, description="lowest and highest wished band gap, eV")

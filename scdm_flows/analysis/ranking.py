@@ -5,7 +5,7 @@ Each term is between 0 and 1; a score is ``sum(weight * term) / sum(weight)``:
 stability  falls linearly from 1 at E_hull <= 0 to 0 at 0.6 eV/atom (the paper's window)
 dynamics   1 for phonon-stable, 0 for unstable
 novelty    1 for structures absent from the known layers
-prototype  1 where no known layer occupies its Wyckoff positions in that way
+prototype  distance to the nearest known prototype: the share of occupied Wyckoff positions not in common
 symmetry   order of the layer group's point group over 24
 gap        1 within the wished range of band gaps, falling to 0 at 1 eV from it; only where a range is wished
 
@@ -61,7 +61,7 @@ class RankInput:
     dynamically_stable: bool | None
     novel: bool | None
     layer_group: int | None
-    new_prototype: bool | None = None
+    prototype_distance: float | None = None
     band_gap: float | None = None
 
 
@@ -107,7 +107,7 @@ def terms(candidate: RankInput, objective: Objective) -> dict[str, float | None]
         "stability": min(1.0, max(0.0, 1 - candidate.e_above_hull / WINDOW)),
         "dynamics": answer(candidate.dynamically_stable),
         "novelty": answer(candidate.novel),
-        "prototype": answer(candidate.new_prototype),
+        "prototype": candidate.prototype_distance,
         "symmetry": symmetry,
         "gap": gap,
     }

@@ -135,6 +135,7 @@ def _look(verdict: ScreenedCandidate, given: Structure, rules: ScreenConfig, kno
     try:
         crystal = symmetrize(slab, SYMPREC).crystal
         verdict.template, verdict.new_template = crystal.template, not known.knows_template(crystal)
+        verdict.prototype_distance = round(known.prototype_distance(crystal), 4)
     except ScdmError:
         pass  # without symmetry there is no template; the layer is judged all the same
     return None

@@ -32,7 +32,7 @@ def rank_inputs(table: Table) -> list[RankInput]:
         _known(chosen, "dynamically_stable", bool),
         _known(chosen, "novel", bool),
         _known(chosen, "layer_group", int),
-        _known(chosen, "new_template", bool),
+        _known(chosen, "prototype_distance", float),
         _known(chosen, "band_gap", float),
     ]
     return [RankInput(*values) for values in zip(*columns, strict=True)]

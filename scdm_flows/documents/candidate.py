@@ -95,6 +95,9 @@ class CandidateDoc(ScdmDocument):
     known_as: list[str] = Field(default_factory=list, description="ids of equal training structures")
     template: str | None = Field(None, description="Wyckoff template of the sample, such as 78:a-e")
     new_template: bool | None = queryable(None, "no known layer has this Wyckoff template")
+    prototype_distance: float | None = queryable(
+        None, "share of orbits not shared with the nearest known Wyckoff template of the layer group, dimensionless"
+    )
 
     structure: dict[str, Any] = Field(description="the sample, pymatgen's dict")
     relaxed_structure: dict[str, Any] | None = Field(None, description="after relaxation, pymatgen's dict")

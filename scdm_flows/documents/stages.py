@@ -53,6 +53,7 @@ class ScreenedCandidate(_Output):
     known_as: list[str] = Field(default_factory=list)
     template: str | None = None
     new_template: bool | None = None
+    prototype_distance: float | None = None
     accepted: bool = Field(description="goes on to relaxation")
     reason: str | None = Field(None, description="why it does not")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,6 +126,11 @@ def test_templates() -> None:
     assert index.knows_template(layer.crystal)
     assert index.knows_template(same_sites.crystal)
     assert not index.knows_template(other.crystal)
+    assert (layer.crystal.template, index.prototype_distance(same_sites.crystal)) == ("78:a-e", 0.0)
+    # of three orbits two are in common; of three one; another group has none in common
+    for template, expected in {"78:a-e-e": 1 / 3, "78:a-a-b": 3 / 4, "78:c": 1.0, "72:a-e": 1.0}.items():
+        crystal: Any = SimpleNamespace(template=template)
+        assert index.prototype_distance(crystal) == pytest.approx(expected)
 
 
 def test_the_file(tmp_path: Path) -> None:

@@ -19,9 +19,10 @@ import contextlib
 import itertools
 import json
 import zipfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -288,6 +289,26 @@ class FingerprintIndex:
     def knows_template(self, crystal: LayerCrystal) -> bool:
         """Whether a known layer of any elements occupies the same Wyckoff positions of the same group."""
         return crystal.template in self._known_templates
+
+    def prototype_distance(self, crystal: LayerCrystal) -> float:
+        """How far the crystal's Wyckoff template is from the nearest known one of its layer group, 0 to 1.
+
+        The share of orbits that the two do not have in common, ``1 - |a & b| / |a | b|`` (the Jaccard distance of the
+        multisets of Wyckoff letters): 0 for a known template, 1 where no known layer of the group shares a letter.
+        Elements do not count.
+        """
+        group, _, letters = crystal.template.partition(":")
+        own = Counter(letters.split("-"))
+        others = self._letters_of_group.get(group, ())
+        return min((1 - (own & other).total() / (own | other).total() for other in others), default=1.0)
+
+    @cached_property
+    def _letters_of_group(self) -> dict[str, list[Counter[str]]]:
+        found: dict[str, list[Counter[str]]] = defaultdict(list)
+        for template in sorted(self._known_templates):
+            group, _, letters = template.partition(":")
+            found[group].append(Counter(letters.split("-")))
+        return found
 
 
 def agreement(

@@ -173,8 +173,10 @@ def add_phases(database: Any) -> None:
     """Print how long all hulls take to be right again after one candidate more, of four elements or below a hull."""
     from scdm_flows.builders import HullBuilder
     from scdm_flows.builders.hulls import pending_token
+    from scdm_flows.query import CandidateDB
 
-    base = database.mongo["candidates"].find_one({"state": "completed"}, {"_id": 0})
+    some = CandidateDB(database).flat_records(state="completed", campaign="bench1", limit=1)[0]
+    base = database.mongo["candidates"].find_one({"candidate_id": some["candidate_id"]}, {"_id": 0})
     HullBuilder(database).run()  # reads the reference table
     for what, elements, energy in (
         ("four elements", ["Mo", "S", "Se", "W"], -5.0),
@@ -213,9 +215,10 @@ def add_phases(database: Any) -> None:
 def rank(database: Any) -> None:
     """Print how long ranking takes: all candidates anew, one that changed, and nothing."""
     from scdm_flows.builders import RankingBuilder
+    from scdm_flows.query import CandidateDB
 
-    one = database.mongo["candidates"].find_one({"campaign": "bench1", "state": "completed"})
-    changes: dict[str, Any] = {"every candidate": None, "one that changed": one["candidate_id"], "nothing new": None}
+    one = CandidateDB(database).flat_records(state="completed", campaign="bench1", limit=1)[0]["candidate_id"]
+    changes: dict[str, Any] = {"every candidate": None, "one that changed": one, "nothing new": None}
     for what, changed in changes.items():
         if changed is not None:
             change = database.stamped({"$set": {"e_above_hull": RANDOM.random()}})

@@ -150,8 +150,8 @@ def test_a_missing_index_is_found_and_nothing_is_made(monkeypatch: pytest.Monkey
     monkeypatch.setattr("scdm_flows.stores.database.connect", lambda settings, indexes: database)
     database.upsert(database.campaigns, [CampaignDoc(name="c", config={}, config_hash="0").model_dump()])
     assert doctor._indexes().isdigit()
-    database.mongo["candidates"].drop_index("rank_1_candidate_id_1")
-    with pytest.raises(doctor.Missing, match=r"candidates \(rank, candidate_id\) is missing") as error:
+    database.mongo["candidates"].drop_index("formula_1_candidate_id_1")
+    with pytest.raises(doctor.Missing, match=r"candidates \(formula, candidate_id\) is missing") as error:
         doctor._indexes()
     assert error.value.remedy == "run `scdm db index`"
 

@@ -1,7 +1,7 @@
 """Flows: one shard of a campaign (generate -> screen), one candidate (relax -> static -> gate), its phonons and bands.
 
-A workflow holds one shard, so its size is bounded by the shard's; duplicates across shards are marked by the
-candidate builder.
+Each becomes a workflow of its own, the phonons and bands in their candidate's; duplicates across shards are marked by
+the candidate builder.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from scdm_flows.config import CampaignConfig
 from scdm_flows.documents import ScreenedCandidate, StageName, StaticSummary
 from scdm_flows.engines import engine_of
 from scdm_flows.errors import StructureError
+from scdm_flows.flows.schema import remember_schemas
 from scdm_flows.generators import GENERATORS
 
+remember_schemas()
 GENERATE_STAGES = (StageName.GENERATE, StageName.SCREEN)
 
 

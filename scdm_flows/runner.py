@@ -46,7 +46,7 @@ class RunResult:
 
 
 def register(config: CampaignConfig, database: Database) -> bool:
-    """Write the campaign document; returns False where the same campaign is there already, if with another objective.
+    """Write the campaign document; returns False where the same campaign is there already, if with another objective or budget.
 
     Raises
     ------
@@ -65,7 +65,8 @@ def register(config: CampaignConfig, database: Database) -> bool:
                 f"campaign {config.name!r} exists with another configuration ({changes}); "
                 "give the changed file a new name"
             )
-        if known.config.get("objective") != (wanted := config.model_dump(mode="json"))["objective"]:
+        wanted = config.model_dump(mode="json")
+        if any(known.config.get(part) != wanted[part] for part in ("objective", "budget")):
             known.config = wanted
             database.upsert(database.campaigns, [known.model_dump()])
         return False

@@ -1,10 +1,10 @@
-"""How quickly candidates get on the LaunchPad and jobs through workers, on the embedded server (`make bench`; alone, with
-options: `python benchmarks/launchpad.py --help`).
+"""How quickly candidates get on the LaunchPad and jobs through workers, on the embedded server (`make bench`; alone,
+with options: `python benchmarks/launchpad.py --help`).
 
 Building: VASP candidates with all their jobs (relaxations, static, gate, phonons, bands; ten for graphene), built and
-inserted by two processes, as two workers that screen do it; beside it jobflow alone, with its own check of output names,
-`flow_to_workflow` and `add_wf`, in one process and a smaller number. The displaced supercells are made once for all:
-they are phonopy's work (0.05 s a candidate) and not the flow's; `--displace` makes them for each.
+inserted by two processes, as two workers that screen do it; beside it jobflow alone, with its own check of output
+names, `flow_to_workflow` and `add_wf`, in one process and a smaller number. The displaced supercells are made once for
+all: they are phonopy's work (0.05 s a candidate) and not the flow's; `--displace` makes them for each.
 
 Working: jobs that only add two numbers, through 1, 2 and 4 `rlaunch rapidfire`; from the first claim to the last
 completion, so without the seconds that a worker takes to start.
@@ -13,6 +13,7 @@ completion, so without the seconds that a worker takes to start.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
@@ -140,8 +141,7 @@ def measure_building(uri: str, n: int, processes: int, alone: int, displace: boo
     bounds = [n * k // processes for k in range(processes + 1)]
     context = multiprocessing.get_context("spawn")
     workers = [
-        context.Process(target=build, args=(uri, "bench", range(a, b), displace))
-        for a, b in zip(bounds, bounds[1:], strict=False)
+        context.Process(target=build, args=(uri, "bench", range(a, b), displace)) for a, b in itertools.pairwise(bounds)
     ]
     start = time.perf_counter()
     for worker in workers:
@@ -150,9 +150,10 @@ def measure_building(uri: str, n: int, processes: int, alone: int, displace: boo
         worker.join()
     seconds = time.perf_counter() - start
     fireworks = launchpad.fireworks.count_documents({}) - before
-    if any(worker.exitcode for worker in workers) or launchpad.workflows.count_documents(
-        {"metadata.campaign": "bench"}
-    ) != n:
+    if (
+        any(worker.exitcode for worker in workers)
+        or launchpad.workflows.count_documents({"metadata.campaign": "bench"}) != n
+    ):
         raise SystemExit("building failed")
     print(
         f"{n} candidates, {fireworks} jobs, built and inserted by {processes} processes: {seconds:.1f} s, "
@@ -192,9 +193,7 @@ def measure_working(database: Any, folder: Path, jobs: int, counts: list[int]) -
         for k in range(workers):
             place = folder / f"{name}-{k}"
             place.mkdir()
-            running.append(
-                subprocess.Popen(command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            )
+            running.append(subprocess.Popen(command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
         for process in running:
             process.wait()
         ids = [f["fw_id"] for f in launchpad.fireworks.find({"spec.campaign": name, "state": "COMPLETED"})]
@@ -241,9 +240,7 @@ def main() -> None:
                         database.uri, arguments.candidates, arguments.processes, arguments.alone, arguments.displace
                     )
                 if arguments.workers:
-                    numbers["jobs_per_s"] = measure_working(
-                        database, Path(folder), arguments.jobs, arguments.workers
-                    )
+                    numbers["jobs_per_s"] = measure_working(database, Path(folder), arguments.jobs, arguments.workers)
         finally:
             EmbeddedServer(settings.data_dir).stop()
     if arguments.json:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scdm_flows.cli.common import FORCE, JSON, database, echo_json, table
+from scdm_flows.cli.common import FORCE, JSON, as_text, database, echo_json, table
 from scdm_flows.cli.files import check_output, make_folder, output_file
 from scdm_flows.cli.inputs import costs, inputs, show_costs
 from scdm_flows.cli.launchpad import launchpad_dir
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FILE = click.argument("file", type=click.Path(path_type=Path))
 DRY = click.option("--dry-run", is_flag=True, help="Only say what would happen; nothing is written.")
+CANCELLED = "cancelled"  # on the LaunchPad; the document keeps how far it came
 STEPS = {
     "generated": "generated",
     "valid": "valid",
@@ -98,6 +99,11 @@ def run_and_build(
         f"{result.already_done} were done, {result.failed} failed; {sum(written.values())} documents updated",
         err=True,
     )
+    if result.left_out:
+        click.echo(
+            f"{result.left_out} candidates are left out by the campaign's budget; raise it in the file to go on",
+            err=True,
+        )
     return result, CandidateDB(connected).campaign(config.name)
 
 
@@ -115,6 +121,7 @@ def plan(config: CampaignConfig, *, as_json: bool) -> None:
         "workflows": shards,
         "engine": config.engine.kind,
         "config_hash": config.config_hash,
+        "budget": config.budget.model_dump(mode="json", exclude_defaults=True),
         "missing": missing,
         "costs": estimates,
     }
@@ -126,7 +133,12 @@ def plan(config: CampaignConfig, *, as_json: bool) -> None:
         f"{config.engine.kind}, "
         f"configuration {config.config_hash[:12]}; nothing was written"
     )
-    show_costs(estimates, total)
+    most = total if config.budget.max_candidates is None else min(total, config.budget.max_candidates)
+    show_costs(estimates, most)
+    for key, value in facts["budget"].items():
+        click.echo(f"budget: {key.replace('_', ' ')} {as_text(value)}")
+    if config.budget.node_hours is not None:
+        click.echo(f"no new candidate starts after {config.budget.node_hours:g} node hours")
     for line in missing:
         click.echo(f"missing: {line}", err=True)
 
@@ -138,8 +150,8 @@ def plan(config: CampaignConfig, *, as_json: bool) -> None:
 def submit(file: Path, dry_run: bool, as_json: bool) -> None:
     """Put the campaign of FILE on the FireWorks LaunchPad; submitting it again adds nothing.
 
-    Workers do the work: rlaunch -c launchpad rapidfire (here), qlaunch -c launchpad rapidfire (through a
-    queue).
+    Another budget or objective in the file is applied. Workers do the work: scdm worker or rlaunch (here), qlaunch
+    (through a queue).
     """
     from scdm_flows.config import load_config
 
@@ -156,7 +168,7 @@ def submit(file: Path, dry_run: bool, as_json: bool) -> None:
         echo_json({"campaign": config.name, "workflows_added": new, "worker_config": str(folder)})
         return
     click.echo(f"{new} workflow{'s' * (new != 1)} submitted" if new else "already submitted, nothing added")
-    click.echo(f"start workers with: rlaunch -c {folder} rapidfire")
+    click.echo(f"start workers with: scdm worker -c {folder}, or rlaunch -c {folder} rapidfire")
 
 
 def worker_config(connected: Database) -> Path:
@@ -186,7 +198,7 @@ def worker_config(connected: Database) -> Path:
 def status(name: str, as_json: bool) -> None:
     """How far campaign NAME is, from what is stored now."""
     from scdm_flows.builders import build_all
-    from scdm_flows.launch import collect_failures
+    from scdm_flows.launch import cancelled_campaigns, collect_failures, in_words, launchpad_of
     from scdm_flows.launch import status as queue_status
     from scdm_flows.query import CandidateDB
 
@@ -196,22 +208,56 @@ def status(name: str, as_json: bool) -> None:
         build_all(connected, name)
         document = CandidateDB(connected).campaign(name)
         queue = queue_status(connected, name)
+        limits = in_words(launchpad_of(connected), name)
+        state = CANCELLED if name in cancelled_campaigns(connected) else document.state
     if as_json:
-        echo_json({**document.model_dump(mode="json"), "fireworks": queue})
+        echo_json({**document.model_dump(mode="json"), "state": state, "budget": limits, "fireworks": queue})
         return
-    show_funnel(document)
+    show_funnel(document, state)
+    for line in limits:
+        click.echo(line)
     if queue:
         states = sorted({state for counts in queue.values() for state in counts})
         rows = [[stage, *(counts.get(state, 0) for state in states)] for stage, counts in queue.items()]
         table("FireWorks", ["stage", *(s.lower() for s in states)], rows)
 
 
-def show_funnel(document: CampaignDoc) -> None:
-    """The funnel as a table."""
+@campaign.command()
+@click.argument("name")
+@click.option("--undo", is_flag=True, help="Put a cancelled campaign back as it was.")
+@DRY
+@JSON
+def cancel(name: str, undo: bool, dry_run: bool, as_json: bool) -> None:
+    """Take what has not begun of campaign NAME off the LaunchPad; everything stored is kept.
+
+    Jobs that run end by themselves. Submitting the file of a cancelled campaign is refused until --undo.
+    """
+    from scdm_flows import launch
+
+    with database(create=False) as connected:
+        if dry_run:
+            changed = launch.would_cancel(connected, name)
+        else:
+            changed = (launch.undo if undo else launch.cancel)(connected, name)
+    if as_json:
+        echo_json({"campaign": name, "jobs": changed, "undone": undo, "dry_run": dry_run})
+    elif dry_run:
+        click.echo(f"{changed} jobs of campaign {name} have not begun; nothing was changed")
+    elif undo:
+        click.echo(f"campaign {name} is back: {changed} jobs can run again")
+    else:
+        click.echo(
+            f"campaign {name} is cancelled: {changed} jobs will not run; "
+            f"`scdm campaign cancel {name} --undo` puts them back"
+        )
+
+
+def show_funnel(document: CampaignDoc, state: str | None = None) -> None:
+    """The funnel as a table; state: instead of the document's."""
     counts = document.funnel.model_dump()
     shown = {step: words for step, words in STEPS.items() if step != "bands_done" or counts[step]}  # not every engine's
     rows = [[words, counts[step], _share(counts[step], counts["generated"])] for step, words in shown.items()]
-    table(f"Campaign {document.name}: {document.state}", ["step", "samples", "share"], rows)
+    table(f"Campaign {document.name}: {state or document.state}", ["step", "samples", "share"], rows)
 
 
 def _share(count: int, total: int) -> str | None:
@@ -222,17 +268,20 @@ def _share(count: int, total: int) -> str | None:
 @JSON
 def list_(as_json: bool) -> None:
     """All campaigns of the database."""
+    from scdm_flows.launch.cancel import cancelled_campaigns
     from scdm_flows.query import CandidateDB
 
     with database(create=False) as connected:
         documents = CandidateDB(connected).campaigns()
+        cancelled = cancelled_campaigns(connected)
+    states = {d.name: CANCELLED if d.name in cancelled else d.state for d in documents}
     if as_json:
-        echo_json([d.model_dump(mode="json") for d in documents])
+        echo_json([{**d.model_dump(mode="json"), "state": states[d.name]} for d in documents])
         return
     rows = [
         [
             d.name,
-            d.state,
+            states[d.name],
             d.n_requested,
             d.funnel.in_window,
             d.funnel.dynamically_stable,

@@ -15,7 +15,6 @@ Candidates and cancellation are in the collection ``scdm_controls``, one documen
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +24,7 @@ from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from scdm_flows.config import BudgetConfig
+from scdm_flows.hours import node_hours
 from scdm_flows.stores.indexes import OUTPUTS
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,6 @@ HELD = {  # values of spec._fworker: what a firework waits for
     "hours": "none: the node hours of its campaign are used up (budget.node_hours)",
 }
 HOURS_KNOWN_SECONDS = 60.0  # how long a worker goes by the node hours that it has added up
-_hours: dict[tuple[str, str], tuple[float, float]] = {}
 
 
 @dataclass(frozen=True)
@@ -55,28 +54,13 @@ def control_of(launchpad: LaunchPad, campaign: str | None) -> Control:
     return Control(BudgetConfig.model_validate(budget), cancelled.get("cancelled"))
 
 
-def node_hours(launchpad: LaunchPad, campaign: str, *, known_for: float = 0.0) -> float:
-    """Wall time of a campaign's jobs with stored outputs, hours; known_for: s that an earlier sum counts."""
-    key = (str(launchpad.name), campaign)
-    if key in _hours and time.monotonic() - _hours[key][0] < known_for:
-        return _hours[key][1]
-    stages = [
-        {"$match": {"metadata.campaign": campaign}},
-        {"$group": {"_id": None, "seconds": {"$sum": "$metadata.seconds"}}},
-    ]
-    found = next(iter(launchpad.db[OUTPUTS].aggregate(stages)), {"seconds": 0.0})
-    hours = float(found["seconds"]) / 3600
-    _hours[key] = (time.monotonic(), hours)
-    return hours
-
-
 def refusal(launchpad: LaunchPad, spec: dict[str, Any], control: Control, fw_id: int, launch_id: int) -> str | None:
     """Why a claimed job may not run now, a key of ``HELD``; None where it may, and then it has its slot."""
     campaign, budget = spec.get("campaign"), control.budget
     if campaign is None:
         return None
     if budget.node_hours is not None and spec.get("begins") is not None:
-        used = node_hours(launchpad, campaign, known_for=HOURS_KNOWN_SECONDS)
+        used = node_hours(launchpad.db[OUTPUTS], campaign, known_for=HOURS_KNOWN_SECONDS)
         if used >= budget.node_hours:
             _hold_all(launchpad, {"spec.campaign": campaign, "spec.begins": {"$exists": True}}, "hours")
             return "hours"
@@ -144,7 +128,7 @@ def release(launchpad: LaunchPad, campaign: str | None = None) -> int:
     for name in {one[0] for one in held}:
         budget = control_of(launchpad, name).budget
         if any(one[0] == name and one[2] == HELD["hours"] for one in held) and (
-            budget.node_hours is None or node_hours(launchpad, name) < budget.node_hours
+            budget.node_hours is None or node_hours(launchpad.db[OUTPUTS], name) < budget.node_hours
         ):
             released += _let_go(launchpad, name, {}, "hours", None)
         for category in {one[1] for one in held if one[0] == name and one[2] == HELD["jobs"]}:
@@ -194,6 +178,12 @@ def take_candidates(launchpad: LaunchPad, campaign: str, shard: str, wanted: Seq
             return list(wanted[:share])
 
 
+def left_out(launchpad: LaunchPad, campaign: str) -> list[str]:
+    """Shards of which the budget has left candidates out."""
+    found = launchpad.db[CONTROLS].find_one({"_id": campaign}, {"shards": 1}) or {}
+    return sorted(shard for shard, counts in found.get("shards", {}).items() if counts["left_out"])
+
+
 def in_words(launchpad: LaunchPad, campaign: str) -> list[str]:
     """What the budget does to a campaign now, a sentence each; empty where nothing is limited."""
     control = control_of(launchpad, campaign)
@@ -208,12 +198,14 @@ def in_words(launchpad: LaunchPad, campaign: str) -> list[str]:
             + (f"; {out} that passed the screen are left out" if out else "")
         )
     if budget.node_hours is not None:
-        used = node_hours(launchpad, campaign)
+        used = node_hours(launchpad.db[OUTPUTS], campaign)
         over = "; no new candidate starts, those that have begun go on" if used >= budget.node_hours else ""
         lines.append(f"node hours: {used:.3g} of {budget.node_hours:g}{over}")
     for category, limit in sorted(budget.jobs.items()):
         query = {"spec.campaign": campaign, "spec._category": category}
         running = launchpad.fireworks.count_documents({**query, "state": "RUNNING"})
         held = launchpad.fireworks.count_documents({**query, "spec._fworker": HELD["jobs"]})
-        lines.append(f"{category} jobs: {running} running, at most {limit} at once" + (f"; {held} wait" if held else ""))
+        lines.append(
+            f"{category} jobs: {running} running, at most {limit} at once" + (f"; {held} wait" if held else "")
+        )
     return lines

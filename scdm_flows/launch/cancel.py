@@ -45,6 +45,15 @@ def cancel(database: Database, campaign: str, launchpad: LaunchPad | None = None
     return changed
 
 
+def would_cancel(database: Database, campaign: str, launchpad: LaunchPad | None = None) -> int:
+    """How many fireworks of a campaign have not begun."""
+    _check(database, campaign)
+    launchpad = launchpad or launchpad_of(database)
+    with store_errors(database.uri):
+        query = {"spec.campaign": campaign, "state": {"$in": list(NOT_BEGUN)}}
+        return int(launchpad.fireworks.count_documents(query))
+
+
 def undo(database: Database, campaign: str, launchpad: LaunchPad | None = None) -> int:
     """Put a cancelled campaign back as it was; returns how many fireworks can run again.
 
@@ -60,7 +69,9 @@ def undo(database: Database, campaign: str, launchpad: LaunchPad | None = None) 
             raise CampaignError(f"campaign {campaign!r} is not cancelled; `scdm campaign list` shows which are")
         launchpad.db[CONTROLS].update_one({"_id": campaign}, {"$unset": {"cancelled": ""}})
         cancelled: dict[str, Any] = {"spec.campaign": campaign, "state": "DEFUSED", MARK: {"$in": list(NOT_BEGUN)}}
-        back = {f["fw_id"]: f["spec"]["cancelled_from"] for f in launchpad.fireworks.find(cancelled, {"fw_id": 1, MARK: 1})}
+        back = {
+            f["fw_id"]: f["spec"]["cancelled_from"] for f in launchpad.fireworks.find(cancelled, {"fw_id": 1, MARK: 1})
+        }
         ready = _whose_parents_completed(launchpad, campaign)
         updates = [
             UpdateOne(
@@ -108,7 +119,7 @@ def _check(database: Database, campaign: str) -> None:
 
 def _whose_parents_completed(launchpad: LaunchPad, campaign: str) -> set[int]:
     """Fireworks that have parents, all of which have completed."""
-    query = {"spec.campaign": campaign, "state": "COMPLETED"}
+    query: dict[str, Any] = {"spec.campaign": campaign, "state": "COMPLETED"}
     completed = {f["fw_id"] for f in launchpad.fireworks.find(query, {"fw_id": 1})}
     found: set[int] = set()
     if completed:
@@ -137,5 +148,3 @@ def _tell_workflows(launchpad: LaunchPad, campaign: str) -> None:
             )
     if updates:
         launchpad.workflows.bulk_write(updates, ordered=False)
-
-

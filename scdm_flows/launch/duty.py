@@ -124,8 +124,8 @@ def worker_problem(spec: dict[str, Any]) -> str | None:
     if shutil.which((shlex.split(command) or [""])[0]) is not None:
         return None
     return (
-        f"this worker has no VASP: SCDM_VASP_CMD is not set, and {command!r} of atomate2's settings is not on the PATH; "
-        "set SCDM_VASP_CMD, or give the worker another category (my_fworker.compute.yaml)"
+        f"this worker has no VASP: SCDM_VASP_CMD is not set, and {command!r} of atomate2's settings is not on the "
+        "PATH; set SCDM_VASP_CMD, or give the worker another category (my_fworker.compute.yaml)"
     )
 
 

@@ -67,7 +67,7 @@ class ScdmJobFiretask(JobFiretask):
         additions = []
         flow: Any = response.addition  # jobflow has made it a flow
         if flow is not None and job.metadata.get("stage") == StageName.SCREEN.value:
-            insert_candidates(launchpad, flow)
+            insert_candidates(launchpad, job.metadata["campaign"], job.metadata["shard"], flow.jobs)
         elif flow is not None:
             new = {child.uuid for child, _ in flow.iterflow() if not _is_queued(launchpad, child.uuid)}
             if new:

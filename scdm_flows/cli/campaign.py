@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import click
 from scdm_flows.cli.common import FORCE, JSON, as_text, database, echo_json, table
 from scdm_flows.cli.files import check_output, make_folder, output_file
 from scdm_flows.cli.inputs import costs, inputs, show_costs
-from scdm_flows.cli.launchpad import launchpad_dir
+from scdm_flows.cli.launchpad import initialise, launchpad_dir
 from scdm_flows.cli.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -183,12 +182,13 @@ def worker_config(connected: Database) -> Path:
     packaged = launchpad_dir()
     if yaml.safe_load((packaged / "my_launchpad.yaml").read_text()).get("host") == connected.uri:
         return packaged
-    folder = get_settings().data_dir.absolute() / "launchpad"
-    make_folder(folder)
-    for file in packaged.glob("*.yaml"):
-        if file.name != "my_launchpad.yaml" and not (folder / file.name).exists():
-            shutil.copyfile(file, folder / file.name)
-    write_worker_config(connected, folder)
+    settings = get_settings()
+    folder = settings.data_dir.absolute() / "launchpad"
+    if (folder / "env.sh").is_file():  # what was edited there stays
+        write_worker_config(connected, folder)
+    else:
+        assert connected.uri is not None
+        initialise(folder, connected.uri, settings, force=True)
     return folder
 
 

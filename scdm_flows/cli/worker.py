@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import ExitStack
 from pathlib import Path
@@ -30,6 +31,17 @@ def _seconds(ctx: click.Context, parameter: click.Parameter, value: str | None) 
     return total
 
 
+def _read_configuration_in(folder: Path) -> None:
+    """Let FireWorks, atomate2 and jobflow, which look when they are imported, read the folder's files."""
+    for variable, name in (
+        ("FW_CONFIG_FILE", "FW_config.yaml"),
+        ("ATOMATE2_CONFIG_FILE", "atomate2.yaml"),
+        ("JOBFLOW_CONFIG_FILE", "jobflow.yaml"),
+    ):
+        if (folder / name).is_file():
+            os.environ.setdefault(variable, str((folder / name).absolute()))
+
+
 @click.command()
 @click.option(
     "-c", "--config-dir", type=click.Path(path_type=Path), help="FireWorks folder; the settings' database when absent."
@@ -56,6 +68,8 @@ def worker(
     On SIGTERM, Ctrl-C and at the end of the wall time the running job is given back and the exit code is 0. Stock
     `rlaunch` and `qlaunch` do the same work.
     """
+    if config_dir is not None:
+        _read_configuration_in(config_dir)
     from scdm_flows.launch.worker import launchpad_in, work, worker_of
     from scdm_flows.runner import quiet
 

@@ -305,7 +305,7 @@ class CampaignConfig(_Frozen):
     @classmethod
     def _plain_name(cls, name: Any) -> Any:
         """Names are keys, folders and parts of queries: what would need quoting in one of them is refused."""
-        if isinstance(name, str) and re.match(NAME, name) is None:
+        if isinstance(name, str) and re.fullmatch(NAME, name) is None:
             plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_")[:LONGEST_NAME]
             raise ValueError(
                 f"must be 1 to {LONGEST_NAME} letters, digits, - and _, the first a letter or digit"

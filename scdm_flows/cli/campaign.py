@@ -62,7 +62,10 @@ def run(file: Path, processes: int | None, retry_failed: bool, dry_run: bool, as
     if dry_run:
         plan(config, as_json=as_json)
         return
+    from scdm_flows.launch import refuse_cancelled
+
     with database() as connected:
+        refuse_cancelled(connected, config.name)
         result, document = run_and_build(config, connected, processes=processes, retry_failed=retry_failed)
         path = write_report(connected, config.name, None, force=True)
     if as_json:
@@ -198,7 +201,7 @@ def worker_config(connected: Database) -> Path:
 def status(name: str, as_json: bool) -> None:
     """How far campaign NAME is, from what is stored now."""
     from scdm_flows.builders import build_all
-    from scdm_flows.launch import cancelled_campaigns, collect_failures, in_words, launchpad_of
+    from scdm_flows.launch import cancelled_campaigns, collect_failures, in_words
     from scdm_flows.launch import status as queue_status
     from scdm_flows.query import CandidateDB
 
@@ -208,7 +211,7 @@ def status(name: str, as_json: bool) -> None:
         build_all(connected, name)
         document = CandidateDB(connected).campaign(name)
         queue = queue_status(connected, name)
-        limits = in_words(launchpad_of(connected), name)
+        limits = in_words(connected.mongo, name)
         state = CANCELLED if name in cancelled_campaigns(connected) else document.state
     if as_json:
         echo_json({**document.model_dump(mode="json"), "state": state, "budget": limits, "fireworks": queue})
@@ -308,14 +311,16 @@ def report(name: str, out: Path | None, top: int, force: bool) -> None:
 
 def write_report(connected: Database, name: str, out: Path | None, *, force: bool, top: int = 12) -> Path:
     """Write a campaign's report, to the data folder where ``out`` is None; returns its path."""
+    from scdm_flows.launch.budget import in_words
     from scdm_flows.report import render
     from scdm_flows.settings import get_settings
 
+    limits = in_words(connected.mongo, name)
     path = out or get_settings().data_dir / "reports" / f"{name}.html"
     if out is None:
         make_folder(path.parent)
     with progress_bar() as bar:
-        html = render(connected, name, top=top, progress=lambda done, total: bar("report", done, total))
+        html = render(connected, name, top=top, limits=limits, progress=lambda done, total: bar("report", done, total))
     with output_file(path, force=force) as handle:
         handle.write(html)
     return path

@@ -44,12 +44,12 @@ class Control:
     cancelled: Any = None
 
 
-def control_of(launchpad: LaunchPad, campaign: str | None) -> Control:
-    """The control of a campaign; nothing is limited where there is no such campaign."""
+def control_of(db: Any, campaign: str | None) -> Control:
+    """The control of a campaign; nothing is limited where there is no such campaign. db: pymongo's database."""
     if campaign is None:
         return Control()
-    document = launchpad.db["campaigns"].find_one({"name": campaign}, {"config.budget": 1}) or {}
-    cancelled = launchpad.db[CONTROLS].find_one({"_id": campaign}, {"cancelled": 1}) or {}
+    document = db["campaigns"].find_one({"name": campaign}, {"config.budget": 1}) or {}
+    cancelled = db[CONTROLS].find_one({"_id": campaign}, {"cancelled": 1}) or {}
     budget = (document.get("config") or {}).get("budget") or {}
     return Control(BudgetConfig.model_validate(budget), cancelled.get("cancelled"))
 
@@ -126,7 +126,7 @@ def release(launchpad: LaunchPad, campaign: str | None = None) -> int:
     }
     released = 0
     for name in {one[0] for one in held}:
-        budget = control_of(launchpad, name).budget
+        budget = control_of(launchpad.db, name).budget
         if any(one[0] == name and one[2] == HELD["hours"] for one in held) and (
             budget.node_hours is None or node_hours(launchpad.db[OUTPUTS], name) < budget.node_hours
         ):
@@ -158,7 +158,7 @@ def take_candidates(launchpad: LaunchPad, campaign: str, shard: str, wanted: Seq
     The same shard asked again gets the same answer, and a raised budget lets more past; none where the campaign was
     cancelled.
     """
-    control = control_of(launchpad, campaign)
+    control = control_of(launchpad.db, campaign)
     if control.cancelled is not None:
         return []
     limit = control.budget.max_candidates
@@ -178,33 +178,33 @@ def take_candidates(launchpad: LaunchPad, campaign: str, shard: str, wanted: Seq
             return list(wanted[:share])
 
 
-def left_out(launchpad: LaunchPad, campaign: str) -> list[str]:
+def left_out(db: Any, campaign: str) -> list[str]:
     """Shards of which the budget has left candidates out."""
-    found = launchpad.db[CONTROLS].find_one({"_id": campaign}, {"shards": 1}) or {}
+    found = db[CONTROLS].find_one({"_id": campaign}, {"shards": 1}) or {}
     return sorted(shard for shard, counts in found.get("shards", {}).items() if counts["left_out"])
 
 
-def in_words(launchpad: LaunchPad, campaign: str) -> list[str]:
+def in_words(db: Any, campaign: str) -> list[str]:
     """What the budget does to a campaign now, a sentence each; empty where nothing is limited."""
-    control = control_of(launchpad, campaign)
+    control = control_of(db, campaign)
     budget, lines = control.budget, []
     if control.cancelled is not None:
         lines.append(f"cancelled {control.cancelled:%Y-%m-%d %H:%M} UTC; `scdm campaign cancel {campaign} --undo`")
     if budget.max_candidates is not None:
-        found = launchpad.db[CONTROLS].find_one({"_id": campaign}) or {}
-        out = sum(shard["left_out"] for shard in found.get("shards", {}).values())
+        shards = (db[CONTROLS].find_one({"_id": campaign}) or {}).get("shards", {}).values()
+        out = sum(shard["left_out"] for shard in shards)
         lines.append(
-            f"candidates: {found.get('taken', 0)} of at most {budget.max_candidates}"
+            f"candidates: {sum(shard['taken'] for shard in shards)} of at most {budget.max_candidates} put in the queue"
             + (f"; {out} that passed the screen are left out" if out else "")
         )
     if budget.node_hours is not None:
-        used = node_hours(launchpad.db[OUTPUTS], campaign)
+        used = node_hours(db[OUTPUTS], campaign)
         over = "; no new candidate starts, those that have begun go on" if used >= budget.node_hours else ""
         lines.append(f"node hours: {used:.3g} of {budget.node_hours:g}{over}")
     for category, limit in sorted(budget.jobs.items()):
         query = {"spec.campaign": campaign, "spec._category": category}
-        running = launchpad.fireworks.count_documents({**query, "state": "RUNNING"})
-        held = launchpad.fireworks.count_documents({**query, "spec._fworker": HELD["jobs"]})
+        running = db["fireworks"].count_documents({**query, "state": "RUNNING"})
+        held = db["fireworks"].count_documents({**query, "spec._fworker": HELD["jobs"]})
         lines.append(
             f"{category} jobs: {running} running, at most {limit} at once" + (f"; {held} wait" if held else "")
         )

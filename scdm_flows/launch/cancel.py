@@ -65,7 +65,7 @@ def undo(database: Database, campaign: str, launchpad: LaunchPad | None = None) 
     _check(database, campaign)
     launchpad = launchpad or launchpad_of(database)
     with store_errors(database.uri):
-        if control_of(launchpad, campaign).cancelled is None:
+        if control_of(launchpad.db, campaign).cancelled is None:
             raise CampaignError(f"campaign {campaign!r} is not cancelled; `scdm campaign list` shows which are")
         launchpad.db[CONTROLS].update_one({"_id": campaign}, {"$unset": {"cancelled": ""}})
         cancelled: dict[str, Any] = {"spec.campaign": campaign, "state": "DEFUSED", MARK: {"$in": list(NOT_BEGUN)}}
@@ -89,13 +89,10 @@ def undo(database: Database, campaign: str, launchpad: LaunchPad | None = None) 
     return len(updates)
 
 
-def refuse_cancelled(database: Database, campaign: str, launchpad: LaunchPad | None = None) -> None:
+def refuse_cancelled(database: Database, campaign: str) -> None:
     """Raise ``CampaignError`` where a campaign is cancelled, with how to undo that."""
-    if database.uri is None:
-        return
-    launchpad = launchpad or launchpad_of(database)
     with store_errors(database.uri):
-        since = control_of(launchpad, campaign).cancelled
+        since = control_of(database.mongo, campaign).cancelled
     if since is not None:
         raise CampaignError(
             f"campaign {campaign!r} was cancelled on {since:%Y-%m-%d at %H:%M} UTC; "
@@ -104,9 +101,7 @@ def refuse_cancelled(database: Database, campaign: str, launchpad: LaunchPad | N
 
 
 def cancelled_campaigns(database: Database) -> set[str]:
-    """Names of cancelled campaigns; none in a database in memory."""
-    if database.uri is None:
-        return set()
+    """Names of cancelled campaigns."""
     with store_errors(database.uri):
         return {d["_id"] for d in database.mongo[CONTROLS].find({"cancelled": {"$exists": True}}, {"_id": 1})}
 

@@ -73,7 +73,7 @@ def on_duty(run_task: RunTask) -> RunTask:
         unfit = worker_problem(fw_spec)
         if unfit is not None:
             return _leave(launchpad, fw_id, launch_id, unfit, code=UNFIT)
-        control = budget.control_of(launchpad, fw_spec.get("campaign"))
+        control = budget.control_of(launchpad.db, fw_spec.get("campaign"))
         refused = _refused(launchpad, fw_spec, control, fw_id, launch_id)
         if refused is not None:
             return FWAction(stored_data={"given_back": refused})

@@ -31,7 +31,7 @@ def submit(config: CampaignConfig, database: Database, launchpad: LaunchPad | No
     from scdm_flows.flows import shard_count, shard_flow
 
     launchpad = launchpad or launchpad_of(database)
-    refuse_cancelled(database, config.name, launchpad)
+    refuse_cancelled(database, config.name)
     register(config, database)
     shards, added = shard_count(config)[0], 0
     for start in range(0, shards, AT_ONCE):
@@ -48,7 +48,7 @@ def _let_past(config: CampaignConfig, database: Database, launchpad: LaunchPad) 
     from scdm_flows.runner import screened_before
 
     added = 0
-    for shard in left_out(launchpad, config.name):
+    for shard in left_out(launchpad.db, config.name):
         accepted = [c for c in screened_before(config, database, int(shard)) or [] if c.accepted]
         flows = [candidate_flow(config, candidate) for candidate in accepted]
         added += insert_candidates(launchpad, config.name, int(shard), flows)

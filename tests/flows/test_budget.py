@@ -110,7 +110,9 @@ def test_no_more_candidates_than_allowed_and_a_raised_budget_lets_more_past(
     launchpad = launch.launchpad_of(database)
     work(launchpad)
     assert candidates(launchpad) == len(set(idle_engine)) == 2
-    assert "candidates: 2 of at most 2; 3 that passed the screen are left out" in launch.in_words(launchpad, "b")
+    assert "candidates: 2 of at most 2 put in the queue; 3 that passed the screen are left out" in launch.in_words(
+        launchpad.db, "b"
+    )
     for firework in launchpad.fireworks.find({"spec.stage": "screen"}, {"fw_id": 1}):
         launchpad.rerun_fw(firework["fw_id"])  # the same shards again take nothing more
     work(launchpad)
@@ -156,7 +158,7 @@ def test_no_candidate_starts_when_the_node_hours_are_used_up(
     # later stages go first: a candidate takes 3 h, so the second passes the 4 h in its first job and is finished
     assert len(set(idle_engine)) == 2
     assert len(idle_engine) == 6
-    (words,) = launch.in_words(launchpad, "b")
+    (words,) = launch.in_words(launchpad.db, "b")
     assert words.startswith("node hours: 6 of 4; no new candidate starts")
     # the third candidate of the first shard, and the second shard
     assert launchpad.fireworks.count_documents({"spec._fworker": budget.HELD["hours"]}) == 2
@@ -212,7 +214,7 @@ def test_the_slot_of_a_killed_worker_is_taken_over(tmp_path: Path, database: Dat
     launchpad = launch.launchpad_of(database)
     work(launchpad, 2)
     lost, launch_id = launchpad.checkout_fw(FWorker(), ".")  # a worker that claims a job, takes the slot and dies
-    control = budget.control_of(launchpad, "b")
+    control = budget.control_of(launchpad.db, "b")
     assert budget.refusal(launchpad, lost.spec, control, lost.fw_id, launch_id) is None
     work(launchpad)
     assert idle_engine == []  # the other candidate waits

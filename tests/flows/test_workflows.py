@@ -14,9 +14,9 @@ from jobflow.core import reference
 from scdm_flows import launch
 from scdm_flows.config import CampaignConfig, parse_config
 from scdm_flows.documents import ScreenedCandidate
-from scdm_flows.flows import candidate_flow
+from scdm_flows.flows import candidate_flow, phonon_flow, shard_flow
 from scdm_flows.flows.schema import remember_schemas
-from scdm_flows.launch.workflows import insert, workflow_of
+from scdm_flows.launch.workflows import PRIORITY, insert, workflow_of
 from scdm_flows.settings import ScdmSettings
 from scdm_flows.stores import Database, EmbeddedServer, connect
 
@@ -135,3 +135,19 @@ def test_stock_fireworks_reads_and_steers_what_was_inserted(database: Database) 
     assert set(launchpad.get_wf_by_fw_id(first).fw_states.values()) == {"PAUSED"}
     launchpad.resume_fw(first)
     assert launchpad.get_fw_by_id(first).state == "READY"
+
+
+@pytest.mark.parametrize(("kind", "own"), [("vasp", "vasp"), ("forcefield", "compute")])
+def test_every_job_asks_for_a_worker_that_has_what_it_needs(kind: str, own: str) -> None:
+    campaign = config(kind)
+    flows = [shard_flow(campaign, 0), phonon_flow(campaign, "w-0", mx2("1H"))]
+    (workflow,) = candidates(campaign, 1)
+    for made in (workflow, *map(workflow_of, flows)):
+        for firework in made:
+            spec = firework.spec
+            stage = spec.get("stage") or spec["part_of"]
+            wanted = {"generate": "generate", "screen": "generate", "gate": "compute"}.get(stage, own)
+            assert (stage, spec["_category"], spec["_priority"]) == (stage, wanted, PRIORITY[stage])
+    # what is furthest goes first; parts of a stage as the stage
+    order = ["generate", "screen", "relax", "static", "gate", "phonon", "bands"]
+    assert sorted(order, key=PRIORITY.__getitem__) == order

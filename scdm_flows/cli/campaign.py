@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scdm_flows.cli.common import FORCE, JSON, as_text, database, echo_json, table
+from scdm_flows.cli.cancel import cancel
+from scdm_flows.cli.common import DRY, FORCE, JSON, as_text, database, echo_json, table
 from scdm_flows.cli.files import check_output, make_folder, output_file
 from scdm_flows.cli.inputs import costs, inputs, show_costs
 from scdm_flows.cli.launchpad import initialise, launchpad_dir
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from scdm_flows.stores.database import Database
 
 FILE = click.argument("file", type=click.Path(path_type=Path))
-DRY = click.option("--dry-run", is_flag=True, help="Only say what would happen; nothing is written.")
 CANCELLED = "cancelled"  # on the LaunchPad; the document keeps how far it came
 STEPS = {
     "generated": "generated",
@@ -43,6 +43,7 @@ def campaign() -> None:
 
 
 campaign.add_command(inputs)
+campaign.add_command(cancel)
 
 
 @campaign.command()
@@ -223,36 +224,6 @@ def status(name: str, as_json: bool) -> None:
         states = sorted({state for counts in queue.values() for state in counts})
         rows = [[stage, *(counts.get(state, 0) for state in states)] for stage, counts in queue.items()]
         table("FireWorks", ["stage", *(s.lower() for s in states)], rows)
-
-
-@campaign.command()
-@click.argument("name")
-@click.option("--undo", is_flag=True, help="Put a cancelled campaign back as it was.")
-@DRY
-@JSON
-def cancel(name: str, undo: bool, dry_run: bool, as_json: bool) -> None:
-    """Take what has not begun of campaign NAME off the LaunchPad; everything stored is kept.
-
-    Jobs that run end by themselves. Submitting the file of a cancelled campaign is refused until --undo.
-    """
-    from scdm_flows import launch
-
-    with database(create=False) as connected:
-        if dry_run:
-            changed = launch.would_cancel(connected, name)
-        else:
-            changed = (launch.undo if undo else launch.cancel)(connected, name)
-    if as_json:
-        echo_json({"campaign": name, "jobs": changed, "undone": undo, "dry_run": dry_run})
-    elif dry_run:
-        click.echo(f"{changed} jobs of campaign {name} have not begun; nothing was changed")
-    elif undo:
-        click.echo(f"campaign {name} is back: {changed} jobs can run again")
-    else:
-        click.echo(
-            f"campaign {name} is cancelled: {changed} jobs will not run; "
-            f"`scdm campaign cancel {name} --undo` puts them back"
-        )
 
 
 def show_funnel(document: CampaignDoc, state: str | None = None) -> None:

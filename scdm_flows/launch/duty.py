@@ -23,6 +23,7 @@ from typing import Any
 import psutil
 from fireworks import FWAction, LaunchPad
 from fireworks.fw_config import FWData
+from pymongo.errors import PyMongoError
 
 from scdm_flows.launch import budget
 
@@ -66,15 +67,20 @@ def on_duty(run_task: RunTask) -> RunTask:
         launchpad: LaunchPad | None = getattr(task, "launchpad", None)
         if launchpad is None:  # offline mode, which run_task refuses
             return run_task(task, fw_spec)
+        from scdm_flows.launch.firetask import StageError  # which knows this decorator
+
         fw_id = int(task.fw_id)
-        launch_id = _launch_of(launchpad, fw_id)
-        if launch_id is None:
-            return run_task(task, fw_spec)
-        unfit = worker_problem(fw_spec)
-        if unfit is not None:
-            return _leave(launchpad, fw_id, launch_id, unfit, code=UNFIT)
-        control = budget.control_of(launchpad.db, fw_spec.get("campaign"))
-        refused = _refused(launchpad, fw_spec, control, fw_id, launch_id)
+        try:
+            launch_id = _launch_of(launchpad, fw_id)
+            if launch_id is None:
+                return run_task(task, fw_spec)
+            unfit = worker_problem(fw_spec)
+            if unfit is not None:
+                return _leave(launchpad, fw_id, launch_id, unfit, code=UNFIT)
+            control = budget.control_of(launchpad.db, fw_spec.get("campaign"))
+            refused = _refused(launchpad, fw_spec, control, fw_id, launch_id)
+        except PyMongoError as error:
+            raise StageError(error) from error
         if refused is not None:
             return FWAction(stored_data={"given_back": refused})
         before = {child.pid for child in psutil.Process().children(recursive=True)}

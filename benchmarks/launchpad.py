@@ -238,12 +238,12 @@ def main() -> None:
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with TemporaryDirectory() as folder:
-        settings = ScdmSettings(data_dir=Path(folder) / "data", database="bench")
+        settings = ScdmSettings(data_dir=Path(folder) / "data", database="build")
+        numbers: dict[str, Any] = {}
         try:
-            with connect(settings) as database:
-                assert database.uri is not None
-                numbers: dict[str, Any] = {}
-                if options.candidates:
+            if options.candidates:
+                with connect(settings) as database:
+                    assert database.uri is not None
                     server = EmbeddedServer(settings.data_dir).status().pid
                     assert server is not None
                     numbers["building"] = measure_building(
@@ -254,7 +254,9 @@ def main() -> None:
                         options.alone,
                         options.displace,
                     )
-                if options.workers:
+            if options.workers:
+                # the embedded server looks at every job that is ready when one is claimed: not among those of above
+                with connect(settings.model_copy(update={"database": "work"})) as database:
                     numbers["jobs_per_s"] = measure_working(database, Path(folder), options.jobs, options.workers)
         finally:
             EmbeddedServer(settings.data_dir).stop()

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fireworks import LaunchPad
-from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from scdm_flows.config import BudgetConfig
@@ -82,16 +81,14 @@ def _take_slot(launchpad: LaunchPad, campaign: str, category: str, limit: int, f
     slots = launchpad.db[SLOTS]
     names = [f"{campaign}:{category}:{number}" for number in range(limit)]
     holder = {"campaign": campaign, "category": category, "fw_id": fw_id, "launch_id": launch_id}
-    for name in names:
-        try:
-            slots.insert_one({"_id": name, **holder})
-        except DuplicateKeyError:
-            continue
-        return True
-    for taken in _abandoned(launchpad, campaign, category):
-        # only one of those who see an abandoned slot can take it over
-        mine = slots.find_one_and_update(taken, {"$set": holder}, return_document=ReturnDocument.AFTER)
-        if mine is not None and mine["_id"] in names:
+    for clean in (False, True):
+        for taken in _abandoned(launchpad, campaign, category) if clean else ():
+            slots.delete_one(taken)  # as it was seen: not one that another has taken meanwhile
+        for name in names:
+            try:
+                slots.insert_one({"_id": name, **holder})
+            except DuplicateKeyError:
+                continue
             return True
     return False
 

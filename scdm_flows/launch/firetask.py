@@ -11,13 +11,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from fireworks import Firework, FWAction, LaunchPad, Workflow
-from jobflow.core.flow import get_flow
+from fireworks import FWAction, LaunchPad
 from jobflow.managers.fireworks import JobFiretask
 
 from scdm_flows.documents import StageName
 from scdm_flows.errors import StoreError
-from scdm_flows.execution import DYNAMIC_STAGES, is_complete, run_job, stage_of
+from scdm_flows.execution import DYNAMIC_STAGES, is_complete, run_job
+from scdm_flows.launch.duty import on_duty
 from scdm_flows.stores.database import job_store_of
 
 if TYPE_CHECKING:
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from jobflow.core.store import JobStore
 
 logger = logging.getLogger(__name__)
-# Later stages first: candidates are finished before new shards are begun, so results come early and a stop is
-# cheap.
-PRIORITY = {stage.value: 10 * k for k, stage in enumerate(StageName)}
 
 
 class StageError(Exception):
@@ -48,8 +45,11 @@ class ScdmJobFiretask(JobFiretask):
     _fw_name = "{{scdm_flows.launch.ScdmJobFiretask}}"  # stored with every firework: it never changes
     required_params = ("job", "store")
 
+    @on_duty
     def run_task(self, fw_spec: dict[str, Any]) -> FWAction:
-        """Run the job unless its output is stored; hand its additions to the workflow, each only once."""
+        """Run the job unless its output is stored; hand on what it adds, each only once."""
+        from scdm_flows.launch.workflows import insert_candidates, workflow_of  # which knows this class
+
         job: Job = self["job"]
         launchpad: LaunchPad | None = getattr(self, "launchpad", None)
         store = job_store_on(launchpad)
@@ -65,8 +65,10 @@ class ScdmJobFiretask(JobFiretask):
             store.close()
         detours = [workflow_of(flow) for flow in (response.replace, response.detour) if flow is not None]
         additions = []
-        if response.addition is not None:
-            flow: Any = response.addition  # jobflow has made it a flow
+        flow: Any = response.addition  # jobflow has made it a flow
+        if flow is not None and job.metadata.get("stage") == StageName.SCREEN.value:
+            insert_candidates(launchpad, job.metadata["campaign"], job.metadata["shard"], flow.jobs)
+        elif flow is not None:
             new = {child.uuid for child, _ in flow.iterflow() if not _is_queued(launchpad, child.uuid)}
             if new:
                 additions.append(workflow_of(flow, only=new))
@@ -82,28 +84,6 @@ class ScdmJobFiretask(JobFiretask):
 def _is_queued(launchpad: LaunchPad, uuid: str) -> bool:
     """Whether a firework of this job exists: a job that ran twice would otherwise add its children twice."""
     return launchpad.fireworks.find_one({"spec.job_uuid": uuid}, {"fw_id": 1}) is not None
-
-
-def workflow_of(flow: Any, only: set[str] | None = None, **metadata: Any) -> Workflow:
-    """The flow (or job) as a workflow of our fireworks; ``only`` keeps the jobs of these uuids."""
-    flow = get_flow(flow)
-    made: dict[str, Firework] = {}
-    for job, parents in flow.iterflow():
-        if only is not None and job.uuid not in only:
-            continue
-        stage = stage_of(job)
-        spec = {
-            "_add_launchpad_and_fw_id": True,
-            "_priority": PRIORITY.get(stage, PRIORITY[StageName.PHONON.value]),
-            "job_uuid": job.uuid,
-            **job.config.manager_config,
-            **job.metadata,
-        }
-        before = [made[parent] for parent in parents if parent in made]
-        made[job.uuid] = Firework(
-            [ScdmJobFiretask(job=job, store=None)], spec=spec, name=job.name, parents=before or None
-        )
-    return Workflow(list(made.values()), name=flow.name, metadata=metadata)
 
 
 def job_store_on(launchpad: LaunchPad | None) -> JobStore:

@@ -1,5 +1,7 @@
 # make quickstart   an environment in .venv, then 100 samples to a ranked table and a report
-# make test         the tests (what .ci/run calls)
+# make test         the tests
+# make test-cluster a campaign through Slurm on this machine; skipped with the reason where there can be none, which
+#                   SLURM=required makes a failure (.ci/run calls both)
 # make lint         ruff and mypy
 # make bench        our speed beside the alternatives', as ratios within one run
 # make results      the results table of the packaged models; DATA=curated.jsonl.gz (hours)
@@ -19,7 +21,7 @@ INSTALL := $(PIP) install --quiet --constraint requirements.lock
 INPUTS := pyproject.toml requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart install dev test lint bench results clean
+.PHONY: help quickstart install dev test test-cluster lint bench results clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -59,6 +61,10 @@ $(VENV)/.installed-dev: $(INPUTS) $(VENV)/.torch-$(TORCH)
 # One thread each: the tests run in parallel.
 test: dev
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+test-cluster: dev
+	@tests/cluster/install.sh
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -s tests/cluster
 
 lint: dev
 	@$(VENV)/bin/ruff check .

@@ -1,0 +1,199 @@
+"""A campaign through a real queue: stock qlaunch, Slurm on 127.0.0.1, a worker job cancelled while it computes.
+
+Run by ``make test-cluster``, which installs Slurm first where that can be done; not part of ``make test``.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cluster.slurm import NoSlurm, Slurm, missing
+from conftest import ROOT, mx2
+from pymatgen.core import Lattice, Structure
+
+from scdm_flows.builders import build_all
+from scdm_flows.cli.launchpad import launchpad_dir
+from scdm_flows.config import CampaignConfig, parse_config
+from scdm_flows.launch import launchpad_of, submit, write_worker_config
+from scdm_flows.query import CandidateDB
+from scdm_flows.runner import run_campaign
+from scdm_flows.settings import ScdmSettings
+from scdm_flows.stores import Database, EmbeddedServer, connect, memory_database
+from scdm_flows.stores.process import free_port
+
+PING_SECONDS, LOST_SECONDS = 2, 15  # the heartbeat of the workers, and the silence after which one counts as lost
+COMPUTE = ("relax", "static", "phonon")
+BIN = Path(sys.executable).parent
+
+
+def unavailable(reason: str) -> None:
+    """Skip with the reason, or fail where Slurm must be there (SLURM=required)."""
+    if os.environ.get("SLURM") == "required":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> Iterator[Slurm]:
+    """A running Slurm; whatever runs on it is cancelled afterwards."""
+    if (reason := missing()) is not None:
+        unavailable(reason)
+    made = Slurm(tmp_path / "slurm")
+    try:
+        made.start()
+    except NoSlurm as error:
+        made.stop()
+        unavailable(str(error))
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Iterator[ScdmSettings]:
+    """An embedded server of its own, stopped afterwards."""
+    made = ScdmSettings(data_dir=tmp_path / "data", port=free_port())
+    yield made
+    EmbeddedServer(made.data_dir, made.port).stop()
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> CampaignConfig:
+    """Three layers in two workflows; phonons of the two-atom layer only."""
+    folder = tmp_path / "structures"
+    folder.mkdir()
+    layers = {
+        "a": mx2("1H"),
+        "b": mx2("1T", a=3.2),
+        "c": Structure(Lattice.hexagonal(2.51, 20), ["B", "N"], [[1 / 3, 2 / 3, 0.5], [2 / 3, 1 / 3, 0.5]]),
+    }
+    for name, layer in layers.items():
+        layer.to(filename=str(folder / f"{name}.cif"))
+    return parse_config(
+        {
+            "name": "queued",
+            "generator": {"kind": "files", "paths": [str(folder)], "shard_size": 2},
+            "screen": {"require_novel": False},
+            "engine": {"kind": "forcefield", "fmax_ev_per_angstrom": 0.1, "phonon_min_length_angstrom": 6},
+            "gate": {"phonon_max_atoms": 2, "phonon_max_e_above_hull": 2, "max_e_above_hull": 2},
+        }
+    )
+
+
+def worker_folder(database: Database, folder: Path) -> Path:
+    """A FireWorks folder for this database and this Slurm: the packaged adapter with what every site fills in."""
+    write_worker_config(database, folder)
+    adapter = yaml.safe_load((launchpad_dir() / "my_qadapter.yaml").read_text())
+    adapter |= {
+        "rocket_launch": f"{BIN / 'rlaunch'} -c {folder} rapidfire --sleep 2",
+        "cpus_per_task": 2,
+        "walltime": "00:20:00",
+        "queue": "main",
+        "account": None,
+        "pre_rocket": None,
+        "post_rocket": None,
+    }
+    (folder / "my_qadapter.yaml").write_text(yaml.safe_dump(adapter))
+    fast = {"PING_TIME_SECS": PING_SECONDS, "RUN_EXPIRATION_SECS": LOST_SECONDS, "QUEUE_UPDATE_INTERVAL": 2}
+    (folder / "FW_config.yaml").write_text(yaml.safe_dump(fast))
+    return folder
+
+
+def recover(folder: Path, environment: dict[str, str]) -> None:
+    """What a cron line does for lost workers, while others work on."""
+    command = [str(BIN / "lpad"), "-c", str(folder), "detect_lostruns", "--time", str(LOST_SECONDS), "--rerun"]
+    subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+
+
+def end_state(database: Database) -> dict[str, tuple[Any, ...]]:
+    """What must not depend on how a campaign was run; energies to 1 meV/atom."""
+    return {
+        c.formula + str(c.layer_group): (c.state, c.dynamically_stable, round(c.e_above_hull or 9, 3), sorted(c.stages))
+        for c in CandidateDB(database).find(campaign="queued")
+    }
+
+
+def cancel_while_it_computes(slurm: Slurm, launchpad: Any) -> tuple[int, Path, int]:
+    """``scancel`` the Slurm job whose worker runs a computation now; its id, its folder, and the firework's id."""
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
+        running = {"state": "RUNNING", "spec.stage": {"$in": list(COMPUTE)}}
+        for firework in launchpad.fireworks.find(running, {"fw_id": 1}):
+            launch = launchpad.launches.find_one({"fw_id": firework["fw_id"], "state": "RUNNING"}) or {}
+            where = Path(launch.get("launch_dir", "/"))
+            for job, folder in slurm.jobs().items():
+                if where.is_relative_to(folder):
+                    slurm.output("scancel", str(job))
+                    return job, folder, firework["fw_id"]
+        time.sleep(0.05)
+    raise AssertionError(f"no computation was seen within 180 s; jobs: {slurm.jobs()}")
+
+
+def test_campaign_through_qlaunch_with_a_cancelled_job(
+    slurm: Slurm, config: CampaignConfig, settings: ScdmSettings, tmp_path: Path
+) -> None:
+    reference = memory_database()
+    run_campaign(config, reference, processes=1)
+    build_all(reference)
+
+    database = connect(settings)
+    launchpad = launchpad_of(database)
+    assert submit(config, database) == 2
+    folder = worker_folder(database, tmp_path / "launchpad")
+    work = tmp_path / "work"
+    work.mkdir()
+    environment = {
+        **slurm.environment,
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'models'}",
+        "FW_CONFIG_FILE": str(folder / "FW_config.yaml"),
+        "OMP_NUM_THREADS": "1",
+    }
+    began = time.monotonic()
+    with (tmp_path / "qlaunch.log").open("w") as log:
+        qlaunch = subprocess.Popen(
+            [str(BIN / "qlaunch"), "-c", str(folder), "rapidfire", "-m", "2", "--sleep", "2"],
+            cwd=work,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        job, cancelled, fw_id = cancel_while_it_computes(slurm, launchpad)
+        while job in slurm.jobs():
+            time.sleep(0.1)
+        assert slurm.state(job) == "CANCELLED"
+        assert launchpad.fireworks.find_one({"fw_id": fw_id})["state"] != "COMPLETED"  # it was cut off at work
+        while (qlaunch.poll() is None or slurm.jobs()) and time.monotonic() < began + 400:
+            recover(folder, environment)
+            time.sleep(3)
+        seconds = time.monotonic() - began
+    finally:
+        qlaunch.kill()
+        qlaunch.wait()
+
+    log_text = (tmp_path / "qlaunch.log").read_text()
+    assert qlaunch.returncode == 0, log_text[-2000:]
+    states = launchpad.fireworks.distinct("state")
+    assert states == ["COMPLETED"], (states, log_text[-2000:])
+    # what the cancelled job had begun was completed once, by another Slurm job
+    (home,) = [Path(d["launch_dir"]) for d in launchpad.launches.find({"fw_id": fw_id, "state": "COMPLETED"})]
+    assert not home.is_relative_to(cancelled)
+    build_all(database)
+    assert end_state(database) == end_state(reference)
+    keys = [(d["uuid"], d["index"]) for d in database.job_store.docs_store.query({}, properties=["uuid", "index"])]
+    assert len(keys) == len(set(keys)) == reference.job_store.docs_store.count()
+    # every job was run by Slurm: its folder lies in one where qlaunch wrote a script
+    scripts = {script.parent for script in work.glob("block_*/launcher_*/FW_submit.script")}
+    homes = [Path(d["launch_dir"]) for d in launchpad.launches.find({}, {"launch_dir": 1})]
+    assert homes
+    assert all(any(home.is_relative_to(script) for script in scripts) for home in homes)
+    jobs = len(list(work.glob("block_*/launcher_*/*.out")))
+    print(f"{len(homes)} launches in {jobs} Slurm jobs, job {job} cancelled and recovered, {seconds:.0f} s")
+    database.close()

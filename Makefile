@@ -1,7 +1,8 @@
 # make quickstart   an environment in .venv, then 100 samples to a ranked table and a report
 # make test         the tests
-# make test-cluster a campaign through Slurm on this machine; skipped with the reason where there can be none, which
-#                   SLURM=required makes a failure (.ci/run calls both)
+# make test-cluster a campaign through a Slurm that it starts on this machine (.ci/run calls both)
+# make test-docker  builds the images with buildah, runs a worker from them; needs root, 10 GB and a few minutes
+#                   both are skipped with the reason where that cannot be had, which REQUIRED=1 makes a failure
 # make lint         ruff and mypy
 # make bench        our speed beside the alternatives', as ratios within one run
 # make results      the results table of the packaged models; DATA=curated.jsonl.gz (hours)
@@ -21,7 +22,7 @@ INSTALL := $(PIP) install --quiet --constraint requirements.lock
 INPUTS := pyproject.toml requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart install dev test test-cluster lint bench results clean
+.PHONY: help quickstart install dev test test-cluster test-docker lint bench results clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -63,8 +64,12 @@ test: dev
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
 test-cluster: dev
-	@tests/cluster/install.sh
+	@tests/apt-install.sh "slurmctld slurmd munged" slurm-wlm munge
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -s tests/cluster
+
+test-docker: dev
+	@tests/apt-install.sh "buildah debootstrap" buildah debootstrap
+	@OMP_NUM_THREADS=1 TORCH_INDEX="$(TORCH_INDEX)" $(VENV)/bin/python -m pytest -s tests/image
 
 lint: dev
 	@$(VENV)/bin/ruff check .

@@ -1,12 +1,22 @@
 #!/bin/sh
-# Reads the database's address from a file where one is given (a Docker secret), then runs a worker or any command.
+# Takes the database's address from a file where one is given (a Docker secret), then runs a worker or any command.
 set -eu
+
+fail() {
+  echo "scdm-entrypoint: $1" >&2
+  exit 2
+}
+
 if [ -n "${SCDM_MONGO_URI_FILE:-}" ]; then
+  [ -r "$SCDM_MONGO_URI_FILE" ] || fail "SCDM_MONGO_URI_FILE=$SCDM_MONGO_URI_FILE cannot be read by user $(id -u); mount it readable"
   SCDM_MONGO_URI=$(cat "$SCDM_MONGO_URI_FILE")
   export SCDM_MONGO_URI
+  unset SCDM_MONGO_URI_FILE # scdm refuses variables that look like misspelt ones
 fi
+
 if [ "${1:-}" = worker ]; then
-  : "${SCDM_MONGO_URI:?set SCDM_MONGO_URI or SCDM_MONGO_URI_FILE to the MongoDB of the campaign}"
+  shift
+  [ -n "${SCDM_MONGO_URI:-}" ] || fail "set SCDM_MONGO_URI or SCDM_MONGO_URI_FILE to the MongoDB of the campaigns"
   config=$(mktemp -d)
   python - "$config" <<'PYTHON'
 import sys
@@ -18,6 +28,6 @@ from scdm_flows.stores import connect
 with connect() as database:
     write_worker_config(database, Path(sys.argv[1]))
 PYTHON
-  exec rlaunch -c "$config" rapidfire --nlaunches infinite --sleep 10
+  exec rlaunch -c "$config" rapidfire --nlaunches infinite --sleep 10 "$@"
 fi
 exec "$@"

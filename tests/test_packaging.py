@@ -165,7 +165,7 @@ def test_make_says_what_it_can_do() -> None:
     done = subprocess.run(
         ["make", "-s", "-C", str(ROOT), "help"], capture_output=True, text=True, check=True, timeout=60
     )
-    for target in ("quickstart", "test", "test-cluster", "lint", "clean"):
+    for target in ("quickstart", "test", "test-cluster", "test-docker", "lint", "clean"):
         assert f"make {target}" in done.stdout
 
 

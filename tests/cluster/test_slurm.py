@@ -1,15 +1,17 @@
-"""A campaign through a real queue: stock qlaunch, Slurm on 127.0.0.1, a worker job cancelled while it computes.
+"""A campaign through a real queue: stock qlaunch, Slurm on 127.0.0.1, worker jobs cancelled and killed at work.
 
 Run by ``make test-cluster``, which installs Slurm first where that can be done; not part of ``make test``.
 """
 
 from __future__ import annotations
 
-import os
+import shlex
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 from cluster.slurm import NoSlurm, Slurm, missing
-from conftest import ROOT, mx2
+from conftest import ROOT, mx2, unavailable
 from fireworks import LaunchPad
 from pymatgen.core import Lattice, Structure
 
@@ -34,13 +36,6 @@ from scdm_flows.stores.process import free_port
 PING_SECONDS, LOST_SECONDS = 2, 15  # the heartbeat of the workers, and the silence after which one counts as lost
 COMPUTE = ("relax", "static", "phonon")
 BIN = Path(sys.executable).parent
-
-
-def unavailable(reason: str) -> None:
-    """Skip with the reason, or fail where Slurm must be there (SLURM=required)."""
-    if os.environ.get("SLURM") == "required":
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 @pytest.fixture
@@ -110,10 +105,21 @@ def worker_folder(database: Database, folder: Path) -> Path:
     return folder
 
 
-def recover(folder: Path, environment: dict[str, str]) -> None:
-    """What a cron line does for lost workers, while others work on."""
-    command = [str(BIN / "lpad"), "-c", str(folder), "detect_lostruns", "--time", str(LOST_SECONDS), "--rerun"]
-    subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+def recovery(folder: Path) -> list[str]:
+    """What a cron line calls for the jobs of lost workers, while others work on."""
+    return [str(BIN / "lpad"), "-c", str(folder), "detect_lostruns", "--time", str(LOST_SECONDS), "--rerun"]
+
+
+@contextmanager
+def background(command: list[str], log: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of this test, ended with it."""
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True, **options)
+    try:
+        yield process
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)  # what it has started too
+        process.wait()
 
 
 def end_state(database: Database) -> dict[str, tuple[Any, ...]]:
@@ -124,26 +130,35 @@ def end_state(database: Database) -> dict[str, tuple[Any, ...]]:
     }
 
 
-def cancel_while_it_computes(slurm: Slurm, launchpad: LaunchPad) -> tuple[int, Path, int]:
-    """``scancel`` the Slurm job whose worker has computed for a second; its id, its folder, and the firework's id."""
+def cancel_while_it_computes(
+    slurm: Slurm, launchpad: LaunchPad, *options: str, fw_id: int | None = None
+) -> tuple[int, Path, int]:
+    """``scancel`` the Slurm job whose worker has computed for a second (fw_id: that firework, else any).
+
+    Returns the job's id, its folder, and the firework's id, once the job is gone.
+    """
     deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
-        running = {"state": "RUNNING", "spec.stage": {"$in": list(COMPUTE)}}
-        for firework in launchpad.fireworks.find(running, {"fw_id": 1}):
-            fw_id = firework["fw_id"]
-            launch = launchpad.get_launch_by_id(launchpad.launches.find_one({"fw_id": fw_id})["launch_id"])
+        wanted = {"spec.stage": {"$in": list(COMPUTE)}} if fw_id is None else {"fw_id": fw_id}
+        for firework in launchpad.fireworks.find({"state": "RUNNING", **wanted}, {"fw_id": 1, "launches": 1}):
+            found, launches = firework["fw_id"], firework["launches"]
+            if not launches:
+                continue
+            launch = launchpad.get_launch_by_id(launches[-1])
             age = (datetime.now(UTC) - launch.time_start).total_seconds()
-            if age < 1 or launchpad.workflows.find_one({"nodes": fw_id, "locked": {"$exists": True}}):
+            if age < 1 or launchpad.workflows.find_one({"nodes": found, "locked": {"$exists": True}}):
                 continue  # the claim is not over yet
             for job, folder in slurm.jobs().items():
                 if Path(launch.launch_dir).is_relative_to(folder):
-                    slurm.output("scancel", str(job))
-                    return job, folder, fw_id
+                    slurm.output("scancel", *options, str(job))
+                    while job in slurm.jobs():
+                        time.sleep(0.1)
+                    return job, folder, found
         time.sleep(0.05)
     raise AssertionError(f"no computation was seen within 180 s; jobs: {slurm.jobs()}")
 
 
-def test_campaign_through_qlaunch_with_a_cancelled_job(
+def test_campaign_through_qlaunch_with_cancelled_jobs(
     slurm: Slurm, config: CampaignConfig, settings: ScdmSettings, tmp_path: Path
 ) -> None:
     reference = memory_database()
@@ -162,47 +177,30 @@ def test_campaign_through_qlaunch_with_a_cancelled_job(
         "FW_CONFIG_FILE": str(folder / "FW_config.yaml"),
         "OMP_NUM_THREADS": "1",
     }
+    # infinite: qlaunch's own end comes too early where the only running job has no children yet
+    infinite = ["-m", "2", "--nlaunches", "infinite", "--sleep", "2"]
+    qlaunch = [str(BIN / "qlaunch"), "-c", str(folder), "rapidfire", *infinite]
+    cron = ["sh", "-c", f"while {shlex.join(recovery(folder))}; do sleep 3; done"]
+    logs = [tmp_path / "qlaunch.log", tmp_path / "cron.log"]
     began = time.monotonic()
-    with (tmp_path / "qlaunch.log").open("w") as log:
-        qlaunch = subprocess.Popen(
-            # infinite: qlaunch's own end comes too early where the only running job has no children yet
-            [
-                str(BIN / "qlaunch"),
-                "-c",
-                str(folder),
-                "rapidfire",
-                "-m",
-                "2",
-                "--nlaunches",
-                "infinite",
-                "--sleep",
-                "2",
-            ],
-            cwd=work,
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    try:
+    with (
+        background(qlaunch, logs[0], cwd=work, env=environment) as submitter,
+        background(cron, logs[1], cwd=tmp_path, env=environment) as recoverer,
+    ):
         job, cancelled, fw_id = cancel_while_it_computes(slurm, launchpad)
-        while job in slurm.jobs():
-            time.sleep(0.1)
         assert slurm.state(job) == "CANCELLED"
-        assert launchpad.fireworks.find_one({"fw_id": fw_id})["state"] != "COMPLETED"  # it was cut off at work
+        _, killed, _ = cancel_while_it_computes(slurm, launchpad, "--full", "--signal=KILL", fw_id=fw_id)
         open_ones = {"state": {"$ne": "COMPLETED"}}
         while (launchpad.fireworks.count_documents(open_ones) or slurm.jobs()) and time.monotonic() < began + 400:
-            assert qlaunch.poll() is None, (tmp_path / "qlaunch.log").read_text()[-2000:]
-            recover(folder, environment)
-            time.sleep(3)
+            time.sleep(0.5)
         seconds = time.monotonic() - began
-    finally:
-        qlaunch.kill()
-        qlaunch.wait()
-
-    assert launchpad.fireworks.distinct("state") == ["COMPLETED"], (tmp_path / "qlaunch.log").read_text()[-2000:]
-    # what the cancelled job had begun was completed once, by another Slurm job
+        assert submitter.poll() is None, logs[0].read_text()[-2000:]
+        assert recoverer.poll() is None, logs[1].read_text()[-2000:]
+    assert launchpad.fireworks.distinct("state") == ["COMPLETED"], logs[0].read_text()[-2000:]
+    # what two Slurm jobs had begun was completed once, by a third
     (home,) = [Path(d["launch_dir"]) for d in launchpad.launches.find({"fw_id": fw_id, "state": "COMPLETED"})]
-    assert not home.is_relative_to(cancelled)
+    assert cancelled != killed
+    assert not any(home.is_relative_to(folder) for folder in (cancelled, killed))
     build_all(database)
     assert end_state(database) == end_state(reference)
     keys = [(d["uuid"], d["index"]) for d in database.job_store.docs_store.query({}, properties=["uuid", "index"])]
@@ -213,5 +211,5 @@ def test_campaign_through_qlaunch_with_a_cancelled_job(
     assert homes
     assert all(any(home.is_relative_to(script) for script in scripts) for home in homes)
     jobs = len(list(work.glob("block_*/launcher_*/*.out")))
-    print(f"{len(homes)} launches in {jobs} Slurm jobs, job {job} cancelled and recovered, {seconds:.0f} s")
+    print(f"{len(homes)} launches in {jobs} Slurm jobs, one cancelled and one killed at work, {seconds:.0f} s")
     database.close()

@@ -5,6 +5,7 @@ Run by ``make test-cluster``, which installs Slurm first where that can be done;
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import subprocess

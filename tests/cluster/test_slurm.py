@@ -176,6 +176,7 @@ def test_campaign_through_qlaunch_with_cancelled_jobs(
         **slurm.environment,
         "PYTHONPATH": f"{ROOT}:{ROOT / 'models'}",
         "FW_CONFIG_FILE": str(folder / "FW_config.yaml"),
+        "SCDM_MONGO_URI": str(database.uri),
         "OMP_NUM_THREADS": "1",
     }
     # infinite: qlaunch's own end comes too early where the only running job has no children yet

@@ -17,17 +17,6 @@ fi
 if [ "${1:-}" = worker ]; then
   shift
   [ -n "${SCDM_MONGO_URI:-}" ] || fail "set SCDM_MONGO_URI or SCDM_MONGO_URI_FILE to the MongoDB of the campaigns"
-  config=$(mktemp -d)
-  python - "$config" <<'PYTHON'
-import sys
-from pathlib import Path
-
-from scdm_flows.launch import write_worker_config
-from scdm_flows.stores import connect
-
-with connect() as database:
-    write_worker_config(database, Path(sys.argv[1]))
-PYTHON
-  exec rlaunch -c "$config" rapidfire --nlaunches infinite --sleep 10 "$@"
+  exec scdm worker --wait "$@"
 fi
 exec "$@"

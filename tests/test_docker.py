@@ -90,6 +90,12 @@ def test_images_are_pinned_and_not_root() -> None:
     assert re.search(r"^USER scdm$", DOCKERFILE, re.MULTILINE)
 
 
+def test_targets_differ_by_their_command_alone() -> None:
+    stages = dict(re.findall(r"^FROM base AS (\w+)\n(.*(?:\n(?!FROM|#|$).*)*)", DOCKERFILE, re.MULTILINE))
+    assert stages.keys() == {"worker", "shell"}  # make test-docker builds one of them
+    assert all(re.fullmatch(r"CMD \[.*\]", stage) for stage in stages.values())
+
+
 @pytest.mark.parametrize("variables", [{}, {"SCDM_MONGO_URI_FILE": "/no/such/file"}], ids=["unset", "no file"])
 def test_entrypoint_refuses_to_guess(variables: dict[str, str]) -> None:
     clean = {k: v for k, v in os.environ.items() if not k.startswith("SCDM_")}

@@ -1,7 +1,7 @@
 # make quickstart   an environment in .venv, then 100 samples to a ranked table and a report
 # make test         the tests
 # make test-cluster a campaign through a Slurm that it starts on this machine (.ci/run calls both)
-# make test-docker  builds the images with buildah, runs a worker from them; needs root, 10 GB and a few minutes
+# make test-docker  builds the image with buildah and runs a worker from it; needs root, 10 GB and some minutes
 #                   both are skipped with the reason where that cannot be had, which REQUIRED=1 makes a failure
 # make lint         ruff and mypy
 # make bench        our speed beside the alternatives', as ratios within one run

@@ -1,5 +1,8 @@
 # make quickstart   an environment in .venv, then 100 samples to a ranked table and a report
-# make test         the tests (what .ci/run calls)
+# make test         the tests
+# make test-cluster a campaign through a Slurm that it starts on this machine (.ci/run calls both)
+# make test-docker  builds the image with buildah and runs a worker from it; needs root, 10 GB and some minutes
+#                   both are skipped with the reason where that cannot be had, which REQUIRED=1 makes a failure
 # make lint         ruff and mypy
 # make bench        our speed beside the alternatives', as ratios within one run
 # make results      the results table of the packaged models; DATA=curated.jsonl.gz (hours)
@@ -19,7 +22,7 @@ INSTALL := $(PIP) install --quiet --constraint requirements.lock
 INPUTS := pyproject.toml requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart install dev test lint bench results clean
+.PHONY: help quickstart install dev test test-cluster test-docker lint bench results clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -59,6 +62,14 @@ $(VENV)/.installed-dev: $(INPUTS) $(VENV)/.torch-$(TORCH)
 # One thread each: the tests run in parallel.
 test: dev
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+test-cluster: dev
+	@tests/apt-install.sh "slurmctld slurmd munged" slurm-wlm munge
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -s tests/cluster
+
+test-docker: dev
+	@tests/apt-install.sh "buildah debootstrap" buildah debootstrap
+	@OMP_NUM_THREADS=1 TORCH_INDEX="$(TORCH_INDEX)" $(VENV)/bin/python -m pytest -s tests/image
 
 lint: dev
 	@$(VENV)/bin/ruff check .

@@ -159,10 +159,10 @@ def test_the_gpl_server_is_an_extra_only() -> None:
     assert [Requirement(d).name for d in PROJECT["optional-dependencies"]["embedded"]] == ["secantusdb"]
 
 
-def test_continuous_integration_runs_exactly_make_test() -> None:
+def test_continuous_integration_runs_exactly_what_make_runs() -> None:
     script = ROOT / ".ci" / "run"
     lines = [line for line in script.read_text().splitlines() if line and not line.startswith("#")]
-    assert lines == ["set -euo pipefail", 'cd "$(dirname "$0")/.."', "make test"]
+    assert lines == ["set -euo pipefail", 'cd "$(dirname "$0")/.."', "make test", "make test-cluster"]
     assert os.access(script, os.X_OK)
 
 
@@ -170,7 +170,7 @@ def test_make_says_what_it_can_do() -> None:
     done = subprocess.run(
         ["make", "-s", "-C", str(ROOT), "help"], capture_output=True, text=True, check=True, timeout=60
     )
-    for target in ("quickstart", "test", "lint", "clean"):
+    for target in ("quickstart", "test", "test-cluster", "test-docker", "lint", "clean"):
         assert f"make {target}" in done.stdout
 
 

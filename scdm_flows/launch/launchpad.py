@@ -10,7 +10,7 @@ from fireworks import LaunchPad
 from scdm_flows.errors import StoreError
 from scdm_flows.stores.database import TIMEOUT_MS, Database
 
-INDEXED_SPEC = ["spec.campaign", "spec.candidate_id", "spec.job_uuid"]
+INDEXED_SPEC = ["spec.campaign", "spec.candidate_id", "spec.job_uuid", "spec.added_by"]
 
 
 def launchpad_of(database: Database) -> LaunchPad:

@@ -83,9 +83,7 @@ def _insert(launchpad: LaunchPad, workflows: Sequence[Workflow]) -> int:
     queued = {first_jobs[d["spec"]["job_uuid"]] for d in launchpad.fireworks.find(query, {"spec.job_uuid": 1})}
     new = {key: workflow for key, workflow in by_key.items() if key not in there and key not in queued}
     nodes = [node for ids in there.values() for node in ids]
-    present = (
-        {d["fw_id"] for d in launchpad.fireworks.find({"fw_id": {"$in": nodes}}, {"fw_id": 1})} if nodes else set()
-    )
+    present = {d["fw_id"] for d in launchpad.fireworks.find({"fw_id": {"$in": nodes}}, {"fw_id": 1})} if nodes else set()
     cut = {key: by_key[key] for key, ids in there.items() if not present.issuperset(ids)}
     for key, workflow in cut.items():
         _number(workflow, min(there[key]))

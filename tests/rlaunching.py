@@ -1,0 +1,292 @@
+"""rlaunch in processes of their own that can be killed at a named point, and a campaign of jobs that cost nothing.
+
+The processes are forked from a server that has imported everything, so that one starts in milliseconds; what runs in
+them is rlaunch's own main function. Every job writes a line to the file that ``TRIVIAL_LOG`` names.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import uuid
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from jobflow import Flow, Response, job
+
+from scdm_flows import execution, launch
+from scdm_flows.launch import firetask
+from scdm_flows.stores import Database
+
+LOG = "TRIVIAL_LOG"
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["rlaunching", "fireworks.scripts.rlaunch_run"])
+FOLLOWERS = 3  # jobs that a gate adds
+CANDIDATES = 2
+
+
+def _say(name: str) -> None:
+    with open(os.environ[LOG], "a") as handle:
+        handle.write(f"{name}\n")
+
+
+def runs(log: Path) -> Counter[str]:
+    """How often each job ran to its end."""
+    return Counter(log.read_text().split("\n")[:-1]) if log.exists() else Counter()
+
+
+def uuid_of(*names: object) -> str:
+    """A deterministic uuid, as the product's jobs have."""
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, ":".join(map(str, names))))
+
+
+def tagged(made: Any, stage: str, **metadata: Any) -> Any:
+    """A job as the product makes it."""
+    made.set_uuid(uuid_of(stage, *metadata.values()))
+    made.name = f"{stage} {'-'.join(map(str, metadata.values()))}"
+    made.metadata.update({"campaign": "t", "stage": stage, **metadata})
+    return made
+
+
+@job
+def screen(candidates: int, seconds: float) -> Response[str]:
+    """Adds a workflow for each candidate."""
+    _say("screen")
+    return Response(output="screen", addition=[candidate_flow(k, seconds) for k in range(candidates)])
+
+
+@job(data="numbers")
+def large(candidate: int, seconds: float) -> dict[str, Any]:
+    """Leaves a large object."""
+    time.sleep(seconds)
+    _say(f"large {candidate}")
+    return {"candidate": candidate, "numbers": list(range(1000))}
+
+
+@job
+def replaced(candidate: int, numbers: list[int]) -> Response[None]:
+    """Hands its work to two jobs whose uuids nobody knows before, as atomate2's phonon jobs do."""
+    assert len(numbers) == 1000
+    _say(f"replaced {candidate}")
+    parts = [part(candidate, 1), part(candidate, 2)]
+    return Response(replace=Flow(parts, output=[p.output for p in parts]))
+
+
+@job
+def part(candidate: int, number: int) -> int:
+    """One of the jobs that a replaced job adds."""
+    _say(f"part {candidate} {number}")
+    return number
+
+
+@job
+def gate(candidate: int, parts: list[int]) -> Response[str]:
+    """Adds the stages that follow."""
+    assert parts == [1, 2]
+    _say(f"gate {candidate}")
+    return Response(output="gate", addition=[follower_of(candidate, k) for k in range(FOLLOWERS)])
+
+
+def follower_of(candidate: int, number: int) -> Any:
+    """A job that a gate adds."""
+    return tagged(follower(candidate, number), "phonon", candidate_id=f"c{candidate}", number=number)
+
+
+@job
+def follower(candidate: int, number: int) -> int:
+    """A stage that follows the gate."""
+    _say(f"follower {candidate} {number}")
+    return number
+
+
+def candidate_flow(candidate: int, seconds: float = 0.0) -> Flow:
+    """relax (a large object) -> static (replaced by others) -> gate, which adds three."""
+    name = {"candidate_id": f"c{candidate}"}
+    first = tagged(large(candidate, seconds), "relax", **name)
+    second = tagged(replaced(candidate, first.output["numbers"]), "static", **name)
+    third = tagged(gate(candidate, second.output), "gate", **name)
+    return Flow([first, second, third], name=f"candidate c{candidate}")
+
+
+def put(database: Database, candidates: int = CANDIDATES, seconds: float = 0.0) -> Any:
+    """Put the campaign ``t`` on the LaunchPad, which is returned; seconds: how long each first job takes."""
+    from scdm_flows.launch.workflows import insert, workflow_of
+
+    launchpad = launch.launchpad_of(database)
+    shard = tagged(screen(candidates, seconds), "screen", shard=0)
+    insert(launchpad, [workflow_of(shard, campaign="t", shard=0)])
+    return launchpad
+
+
+def check_all_done(database: Database, launchpad: Any, candidates: int = CANDIDATES) -> None:
+    """Everything is completed once, with all outputs, and nothing was added twice."""
+    fireworks = list(launchpad.fireworks.find({}, {"fw_id": 1, "state": 1, "name": 1}))
+    assert Counter(f["state"] for f in fireworks) == {"COMPLETED": len(fireworks)}, fireworks
+    # screen; per candidate large, replaced, its two parts and the job that collects them, gate, followers
+    names = Counter(f["name"] for f in fireworks)
+    assert len(fireworks) == 1 + candidates * (6 + FOLLOWERS), names
+    nodes = [node for w in launchpad.workflows.find({}, {"nodes": 1}) for node in w["nodes"]]
+    assert sorted(nodes) == sorted(f["fw_id"] for f in fireworks)  # each in one workflow
+    for workflow in launchpad.workflows.find({}):
+        assert set(workflow["fw_states"].values()) == {"COMPLETED"}
+        assert workflow["state"] == "COMPLETED"
+        assert "locked" not in workflow
+    store = database.job_store
+    assert store.docs_store.count() == len(fireworks)
+    uuids = [d["uuid"] for d in store.docs_store.query({"index": 1}, properties=["uuid"])]
+    assert execution.complete_among(store, uuids) == set(uuids)  # large objects included
+    for k in range(candidates):
+        assert store.get_output(uuid_of("relax", f"c{k}"), load=True)["numbers"] == list(range(1000))
+
+
+# where a worker can be killed: the name of a patch below
+
+
+def _die(*_: Any, **__: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _dies_after(function: Any, when: Any = lambda result, *_: True) -> Any:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        result = function(*args, **kwargs)
+        if when(result, *args):
+            _die()
+        return result
+
+    return wrapped
+
+
+def _arm(point: str, name: str) -> None:
+    """Let this process die at a point of a job whose name begins so."""
+    from fireworks import LaunchPad
+    from fireworks.core import launchpad as module
+    from maggma.stores import GridFSStore
+
+    from scdm_flows.launch import workflows
+
+    current: list[str] = [""]  # name of the job that is run
+
+    def noted(function: Any) -> Any:
+        def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+            found = function(self, *args, **kwargs)
+            if kwargs.get("checkout", True):  # else it only looks
+                current[0] = found.name if found is not None else ""
+                if point == "claimed" and mine():
+                    _die()
+            return found
+
+        return wrapped
+
+    def mine(*_: Any) -> bool:
+        return current[0].startswith(name)
+
+    LaunchPad._get_a_fw_to_run = noted(LaunchPad._get_a_fw_to_run)
+    completing = [False]
+    real_complete = LaunchPad.complete_launch
+
+    def complete(self: Any, *args: Any, **kwargs: Any) -> Any:
+        completing[0] = True
+        try:
+            return real_complete(self, *args, **kwargs)
+        finally:
+            completing[0] = False
+
+    LaunchPad.complete_launch = complete
+    if point == "claimed":
+        pass  # see above
+    elif point == "launch recorded":
+        real = LaunchPad._upsert_fws
+        LaunchPad._upsert_fws = lambda *a, **k: _die() if mine() and not completing[0] else real(*a, **k)
+    elif point == "running":
+        firetask.run_job = lambda *a: _die() if mine() else execution.run_job(*a)
+    elif point == "document stored":
+        real_update = GridFSStore.update
+        GridFSStore.update = lambda *a, **k: _die() if mine() else real_update(*a, **k)
+    elif point == "output stored":
+        firetask.run_job = _dies_after(execution.run_job, mine)
+    elif point == "completion recorded":
+        real_refresh = LaunchPad._refresh_wf
+        LaunchPad._refresh_wf = lambda *a: _die() if mine() and completing[0] else real_refresh(*a)
+    elif point == "first child inserted":  # the next one asks for its number
+        real_number, asked = LaunchPad.get_new_fw_id, []
+
+        def number(self: Any, quantity: int = 1) -> Any:
+            asked.extend([1] if mine() else [])
+            return _die() if len(asked) == 2 else real_number(self, quantity)
+
+        LaunchPad.get_new_fw_id = number
+    elif point == "children inserted":
+        real_replace = LaunchPad._update_wf
+
+        def update(self: Any, workflow: Any, updated: Any) -> None:
+            if mine() and completing[0]:
+                self._upsert_fws([workflow.id_fw[i] for i in updated])
+                _die()
+            real_replace(self, workflow, updated)
+
+        LaunchPad._update_wf = update
+    elif point == "workflow written":  # but its lock held
+        real_exit = module.WFLock.__exit__
+        module.WFLock.__exit__ = lambda *a: _die() if mine() and completing[0] else real_exit(*a)
+    elif point == "workflows inserted":  # of candidates, their fireworks not
+        real_insert = workflows._insert_fireworks
+        workflows._insert_fireworks = lambda *a: _die() if mine() else real_insert(*a)
+    else:
+        raise AssertionError(point)
+
+
+def _rlaunch(folder: str, log: str, point: str | None, name: str, arguments: list[str]) -> None:
+    from fireworks.core import rocket
+    from fireworks.scripts.rlaunch_run import rlaunch
+
+    os.environ[LOG] = log
+    os.chdir(folder)
+    quiet = os.open("rlaunch.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(quiet, 1)
+    os.dup2(quiet, 2)
+    rocket.PING_TIME_SECS = 1
+    if point is not None:
+        _arm(point, name)
+    sys.argv = ["rlaunch", "-c", folder, *arguments]
+    with suppress(SystemExit):
+        rlaunch()
+
+
+class Workers:
+    """Starts rlaunch processes for a database in a folder of their own; ends them with the context."""
+
+    def __init__(self, database: Database, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        launch.write_worker_config(database, folder)
+        (folder / "my_fworker.yaml").write_text("name: test worker\ncategory: ''\nquery: '{}'\n")
+        self.folder, self.log, self.processes = folder, folder / "runs.log", list[Any]()
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.processes:
+            if process.is_alive():
+                process.kill()
+            process.join()
+
+    def start(self, point: str | None = None, name: str = "", *, endless: bool = False) -> Any:
+        """Start one; point, name: where it dies. It ends when nothing is left to do, or never."""
+        arguments = ["rapidfire", "--sleep", "1", *(["--nlaunches", "infinite"] if endless else [])]
+        process = CONTEXT.Process(target=_rlaunch, args=(str(self.folder), str(self.log), point, name, arguments))
+        process.start()
+        self.processes.append(process)
+        return process
+
+    def run(self, point: str | None = None, name: str = "", seconds: float = 60) -> int | None:
+        """Start one and wait for its end; returns its exit code."""
+        process = self.start(point, name)
+        process.join(seconds)
+        assert not process.is_alive(), (self.folder / "rlaunch.log").read_text()[-3000:]
+        code: int | None = process.exitcode
+        return code

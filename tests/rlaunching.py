@@ -15,9 +15,11 @@ import uuid
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from jobflow import Flow, Response, job
+from pymongo.errors import AutoReconnect
 
 from scdm_flows import execution, launch
 from scdm_flows.launch import firetask
@@ -151,6 +153,10 @@ def _die(*_: Any, **__: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _refuse(*_: Any) -> None:
+    raise AutoReconnect("the blob store went away")
+
+
 def _dies_after(function: Any, when: Any = lambda result, *_: True) -> Any:
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         result = function(*args, **kwargs)
@@ -207,6 +213,9 @@ def _arm(point: str, name: str) -> None:
     elif point == "document stored":
         real_update = GridFSStore.update
         GridFSStore.update = lambda *a, **k: _die() if mine() else real_update(*a, **k)
+    elif point == "blob store fails":  # alone: the documents are stored
+        real_update = GridFSStore.update
+        GridFSStore.update = lambda *a, **k: _refuse() if mine() else real_update(*a, **k)
     elif point == "output stored":
         firetask.run_job = _dies_after(execution.run_job, mine)
     elif point == "completion recorded":
@@ -255,6 +264,72 @@ def _rlaunch(folder: str, log: str, point: str | None, name: str, arguments: lis
     sys.argv = ["rlaunch", "-c", folder, *arguments]
     with suppress(SystemExit):
         rlaunch()
+
+
+def _resume(uri: str, lost_after: float, log: str) -> None:
+    from scdm_flows.stores.database import database_of
+
+    with database_of(uri).connect() as database:
+        items = launch.resume(database, lost_after=lost_after)
+    with open(log, "a") as handle:
+        handle.writelines(f"{item.kind.name} {item.fw_id}\n" for item in items)
+
+
+def resume_together(database: Database, times: int, lost_after: float, folder: Path) -> Counter[str]:
+    """Several resumes at the same moment, in processes of their own; what they say they did."""
+    log = folder / "resumes.log"
+    processes = [CONTEXT.Process(target=_resume, args=(database.uri, lost_after, str(log))) for _ in range(times)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    return runs(log)
+
+
+def _submit(config: str, uri: str, log: str) -> None:
+    from scdm_flows.config import CampaignConfig
+    from scdm_flows.stores.database import database_of
+
+    with database_of(uri).connect() as database:
+        added = launch.submit(CampaignConfig.model_validate_json(config), database)
+    with open(log, "a") as handle:
+        handle.write(f"{added}\n")
+
+
+def submit_together(config: Any, database: Database, times: int, folder: Path) -> list[int]:
+    """Several submissions at the same moment, in processes of their own; how many workflows each says it added."""
+    log, arguments = folder / "submissions.log", (config.model_dump_json(), database.uri)
+    processes = [CONTEXT.Process(target=_submit, args=(*arguments, str(log))) for _ in range(times)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    return [int(line) for line in log.read_text().split()]
+
+
+def kill_at_random(database: Database, folder: Path, rounds: int, seed: int, candidates: int) -> int:
+    """Let two workers work, kill both at a random time, resume once; and again. Returns how many kills hit a worker.
+
+    Afterwards the campaign is worked off and everything must be there, once.
+    """
+    random, kills = Random(seed), 0
+    launchpad = put(database, candidates, 0.05)
+    with Workers(database, folder) as workers:
+        for _ in range(rounds):
+            pair = [workers.start(), workers.start()]
+            time.sleep(random.uniform(0.2, 2.5))
+            for process in pair:
+                kills += process.is_alive()
+                process.kill()
+                process.join()
+                time.sleep(random.uniform(0, 0.2))
+            time.sleep(0.3)
+            launch.resume(database, lost_after=0.3)
+        assert workers.run() == 0
+        check_all_done(database, launchpad, candidates)
+    return kills
 
 
 class Workers:

@@ -150,106 +150,112 @@ def check_all_done(database: Database, launchpad: Any, candidates: int = CANDIDA
 
 
 def _die(*_: Any, **__: Any) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+    """What happens at the point: the end, or for those that meet an outage there, waiting until it has begun."""
+    if not _outage:
+        os.kill(os.getpid(), signal.SIGKILL)
+    while not _outage[0].exists():
+        time.sleep(0.02)
+
+
+_outage: list[Path] = []  # the file that says so
 
 
 def _refuse(*_: Any) -> None:
     raise AutoReconnect("the blob store went away")
 
 
-def _dies_after(function: Any, when: Any = lambda result, *_: True) -> Any:
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        result = function(*args, **kwargs)
-        if when(result, *args):
-            _die()
-        return result
-
-    return wrapped
-
-
-def _arm(point: str, name: str) -> None:
-    """Let this process die at a point of a job whose name begins so."""
+def _arm(point: str, name: str, here: Path) -> None:
+    """Let this process die (or wait, see above) at a point of a job whose name begins so."""
     from fireworks import LaunchPad
     from fireworks.core import launchpad as module
     from maggma.stores import GridFSStore
 
     from scdm_flows.launch import workflows
 
-    current: list[str] = [""]  # name of the job that is run
+    running, completing = [""], [False]  # name of the job that is run; whether its end is being written
 
-    def noted(function: Any) -> Any:
-        def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
-            found = function(self, *args, **kwargs)
-            if kwargs.get("checkout", True):  # else it only looks
-                current[0] = found.name if found is not None else ""
-                if point == "claimed" and mine():
-                    _die()
-            return found
+    def mine(*, at_end: bool | None = None) -> bool:
+        return running[0].startswith(name) and at_end in (None, completing[0])
 
-        return wrapped
+    def reach() -> None:
+        here.touch()
+        _die()
 
-    def mine(*_: Any) -> bool:
-        return current[0].startswith(name)
+    def before(owner: Any, method: str, *, at_end: bool | None = None, act: Any = reach) -> None:
+        real = getattr(owner, method)
 
-    LaunchPad._get_a_fw_to_run = noted(LaunchPad._get_a_fw_to_run)
-    completing = [False]
-    real_complete = LaunchPad.complete_launch
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            if mine(at_end=at_end):
+                act()
+            return real(*args, **kwargs)
 
-    def complete(self: Any, *args: Any, **kwargs: Any) -> Any:
+        setattr(owner, method, wrapped)
+
+    real_claim, real_complete = LaunchPad._get_a_fw_to_run, LaunchPad.complete_launch
+
+    def claim(*args: Any, **kwargs: Any) -> Any:
+        found = real_claim(*args, **kwargs)
+        if kwargs.get("checkout", True):  # else it only looks
+            running[0] = found.name if found is not None else ""
+            if point == "claimed" and mine():
+                reach()
+        return found
+
+    def complete(*args: Any, **kwargs: Any) -> Any:
         completing[0] = True
         try:
-            return real_complete(self, *args, **kwargs)
+            return real_complete(*args, **kwargs)
         finally:
             completing[0] = False
 
-    LaunchPad.complete_launch = complete
-    if point == "claimed":
-        pass  # see above
-    elif point == "launch recorded":
-        real = LaunchPad._upsert_fws
-        LaunchPad._upsert_fws = lambda *a, **k: _die() if mine() and not completing[0] else real(*a, **k)
+    LaunchPad._get_a_fw_to_run, LaunchPad.complete_launch = claim, complete
+    if point == "launch recorded":
+        before(LaunchPad, "_upsert_fws", at_end=False)
     elif point == "running":
-        firetask.run_job = lambda *a: _die() if mine() else execution.run_job(*a)
+        before(firetask, "run_job")
     elif point == "document stored":
-        real_update = GridFSStore.update
-        GridFSStore.update = lambda *a, **k: _die() if mine() else real_update(*a, **k)
+        before(GridFSStore, "update")
     elif point == "blob store fails":  # alone: the documents are stored
-        real_update = GridFSStore.update
-        GridFSStore.update = lambda *a, **k: _refuse() if mine() else real_update(*a, **k)
+        before(GridFSStore, "update", act=_refuse)
     elif point == "output stored":
-        firetask.run_job = _dies_after(execution.run_job, mine)
+
+        def run_job(*args: Any) -> Any:
+            response = execution.run_job(*args)
+            if mine():
+                reach()
+            return response
+
+        firetask.run_job = run_job
     elif point == "completion recorded":
-        real_refresh = LaunchPad._refresh_wf
-        LaunchPad._refresh_wf = lambda *a: _die() if mine() and completing[0] else real_refresh(*a)
+        before(LaunchPad, "_refresh_wf", at_end=True)
     elif point == "first child inserted":  # the next one asks for its number
-        real_number, asked = LaunchPad.get_new_fw_id, []
+        asked: list[int] = []
 
-        def number(self: Any, quantity: int = 1) -> Any:
-            asked.extend([1] if mine() else [])
-            return _die() if len(asked) == 2 else real_number(self, quantity)
+        def second() -> None:
+            asked.append(1)
+            if len(asked) == 2:
+                reach()
 
-        LaunchPad.get_new_fw_id = number
+        before(LaunchPad, "get_new_fw_id", act=second)
     elif point == "children inserted":
-        real_replace = LaunchPad._update_wf
+        real_update = LaunchPad._update_wf
 
         def update(self: Any, workflow: Any, updated: Any) -> None:
-            if mine() and completing[0]:
+            if mine(at_end=True):
                 self._upsert_fws([workflow.id_fw[i] for i in updated])
-                _die()
-            real_replace(self, workflow, updated)
+                reach()
+            real_update(self, workflow, updated)
 
         LaunchPad._update_wf = update
     elif point == "workflow written":  # but its lock held
-        real_exit = module.WFLock.__exit__
-        module.WFLock.__exit__ = lambda *a: _die() if mine() and completing[0] else real_exit(*a)
+        before(module.WFLock, "__exit__", at_end=True)
     elif point == "workflows inserted":  # of candidates, their fireworks not
-        real_insert = workflows._insert_fireworks
-        workflows._insert_fireworks = lambda *a: _die() if mine() else real_insert(*a)
-    else:
+        before(workflows, "_insert_fireworks")
+    elif point != "claimed":
         raise AssertionError(point)
 
 
-def _rlaunch(folder: str, log: str, point: str | None, name: str, arguments: list[str]) -> None:
+def _rlaunch(folder: str, log: str, point: str | None, name: str, arguments: list[str], outage: str | None) -> None:
     from fireworks.core import rocket
     from fireworks.scripts.rlaunch_run import rlaunch
 
@@ -259,8 +265,10 @@ def _rlaunch(folder: str, log: str, point: str | None, name: str, arguments: lis
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
     rocket.PING_TIME_SECS = 1
+    if outage is not None:
+        _outage.append(Path(outage))
     if point is not None:
-        _arm(point, name)
+        _arm(point, name, Path(folder) / f"at {point}")
     sys.argv = ["rlaunch", "-c", folder, *arguments]
     with suppress(SystemExit):
         rlaunch()
@@ -350,13 +358,20 @@ class Workers:
                 process.kill()
             process.join()
 
-    def start(self, point: str | None = None, name: str = "", *, endless: bool = False) -> Any:
-        """Start one; point, name: where it dies. It ends when nothing is left to do, or never."""
-        arguments = ["rapidfire", "--sleep", "1", *(["--nlaunches", "infinite"] if endless else [])]
-        process = CONTEXT.Process(target=_rlaunch, args=(str(self.folder), str(self.log), point, name, arguments))
+    def start(self, point: str | None = None, name: str = "", outage: Path | None = None) -> Any:
+        """Start one that ends when nothing is left to do, or dies at a point; outage: or waits there for this file."""
+        arguments = (str(self.folder), str(self.log), point, name, ["rapidfire", "--sleep", "1"])
+        process = CONTEXT.Process(target=_rlaunch, args=(*arguments, None if outage is None else str(outage)))
         process.start()
         self.processes.append(process)
         return process
+
+    def wait_at(self, *points: str) -> None:
+        """Wait until workers have come to their points."""
+        deadline = time.monotonic() + 60
+        while not all((self.folder / f"at {point}").exists() for point in points):
+            assert time.monotonic() < deadline, (self.folder / "rlaunch.log").read_text()[-3000:]
+            time.sleep(0.02)
 
     def run(self, point: str | None = None, name: str = "", seconds: float = 60) -> int | None:
         """Start one and wait for its end; returns its exit code."""

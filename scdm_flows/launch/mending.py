@@ -8,6 +8,7 @@ job whose end the document does not show has no children in it, and its action c
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -135,11 +136,18 @@ def held_by_nobody(launchpad: LaunchPad, workflows: Sequence[dict[str, Any]], si
 
 
 def free(launchpad: LaunchPad, workflows: Sequence[dict[str, Any]], seconds: float = WATCH_SECONDS) -> list[Any]:
-    """Take away locks of workflows that do not change for some time; returns the ``_id`` of those that were freed."""
+    """Take away locks of workflows that do not change for some time; returns the ``_id`` of those that were freed.
+
+    Each is marked before and looked at after: a workflow that was freed and locked anew meanwhile has no mark.
+    """
+    mark = uuid.uuid4().hex
+    before = [{"_id": w["_id"], "locked": True, "updated_on": w["updated_on"]} for w in workflows]
+    for query in before:
+        launchpad.workflows.update_one(query, {"$set": {"watched": mark}})
     time.sleep(seconds)
-    freed = []
-    for workflow in workflows:
-        query = {"_id": workflow["_id"], "locked": True, "updated_on": workflow["updated_on"]}
-        if launchpad.workflows.update_one(query, {"$unset": {"locked": True}}).modified_count:
-            freed.append(workflow["_id"])
-    return freed
+    change = {"$unset": {"locked": True, "watched": True}}
+    return [
+        query["_id"]
+        for query in before
+        if launchpad.workflows.update_one({**query, "watched": mark}, change).modified_count
+    ]

@@ -67,22 +67,23 @@ KILLS: list[tuple[str, str, dict[Kind, int]]] = [
     ("claimed", "relax c0", {Kind.CLAIM: 1}),
     ("launch recorded", "relax c0", {Kind.LOST: 1, Kind.CLAIM: 1}),
     ("running", "relax c0", {Kind.LOST: 1, Kind.STATE: 1, Kind.RETRIED: 1}),
-    ("document stored", "relax c1", {Kind.LOST: 1, Kind.STATE: 1, Kind.RETRIED: 1}),
-    ("output stored", "relax c1", {Kind.LOST: 1, Kind.STATE: 1, Kind.STORED: 1}),
+    ("document stored", "relax c0", {Kind.LOST: 1, Kind.STATE: 1, Kind.RETRIED: 1}),
+    ("output stored", "relax c0", {Kind.LOST: 1, Kind.STATE: 1, Kind.STORED: 1}),
     ("output stored", "static c0", {Kind.LOST: 1, Kind.STATE: 1, Kind.STORED: 1}),  # it is replaced, but never said so
     ("first child inserted", "static c0", {Kind.LOCK: 1, Kind.CHILD: 1}),
-    ("workflow written", "static c1", {Kind.LOCK: 1}),
     ("completion recorded", "gate c0", {Kind.STATE: 1}),
+    ("workflow written", "static c1", {Kind.LOCK: 1}),
     ("children inserted", "gate c1", {Kind.LOCK: 1, Kind.CHILD: FOLLOWERS}),
 ]
 
 
 @pytest.mark.slow
-def test_a_kill_at_any_point_costs_nothing(database: Database, tmp_path: Path) -> None:
+def test_a_kill_at_any_point_costs_nothing(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCDM_LOST_LIMIT", "100")  # relax c0 is hit more often than by chance
     launchpad = put(database)
     with Workers(database, tmp_path / "work") as workers:
         for point, name, found in KILLS:
-            assert workers.run(point, name) == -signal.SIGKILL, point
+            assert workers.run(point, name) == -signal.SIGKILL, (point, name)
             items = resume(database)
             assert found.items() <= items.items(), (point, name, items)
             assert items.keys() <= {*found, Kind.STATE}, (point, name, items)
@@ -91,7 +92,7 @@ def test_a_kill_at_any_point_costs_nothing(database: Database, tmp_path: Path) -
         assert resume(database) == {}  # and nothing is left to do
         again = {name: times for name, times in runs(workers.log).items() if times > 1}
     # what was stored did not run again; static c0 was stored, but what it is replaced by was known to nobody
-    assert again == {"screen": 2, "large 1": 2, "replaced 0": 2}
+    assert again == {"screen": 2, "large 0": 2, "replaced 0": 2}
 
 
 def test_several_resumes_at_once_do_everything_once(database: Database, tmp_path: Path) -> None:
@@ -101,7 +102,9 @@ def test_several_resumes_at_once_do_everything_once(database: Database, tmp_path
         assert workers.run("children inserted", "gate c1") == -signal.SIGKILL
         time.sleep(0.3)
         said = resume_together(database, 4, 0.3, tmp_path)
-        assert {what: times for what, times in said.items() if times > 1} == {}
+        assert {what for what, times in said.items() if times > 1} <= {
+            "BUSY None"
+        }  # who came second left it to the first
         assert Counter(line.split()[0] for line in said)["CHILD"] == FOLLOWERS
         assert workers.run() == 0
         check_all_done(database, launchpad)
@@ -181,33 +184,35 @@ def test_a_job_that_kills_its_workers_is_quarantined(database: Database, tmp_pat
         assert database.failures.count() == 0
 
 
-OUTAGES = [float(s) for s in os.environ.get("SCDM_TEST_OUTAGES", "5").split(",")]  # seconds; 5,30,120 before a release
+# seconds; SCDM_TEST_OUTAGES=5,30,120 before a release, which takes ten minutes
+OUTAGES = [float(s) for s in os.environ.get("SCDM_TEST_OUTAGES", "5").split(",")]
+PHASES = ("claimed", "launch recorded", "running", "output stored", "completion recorded")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seconds", OUTAGES)
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM][: len(OUTAGES)])
 def test_a_database_that_goes_away_loses_nothing(how: signal.Signals, seconds: float, tmp_path: Path) -> None:
-    server = EmbeddedServer(tmp_path / "data", free_port())
+    server, gone = EmbeddedServer(tmp_path / "data", free_port()), tmp_path / "gone"
     with connect(ScdmSettings(data_dir=server.data_dir, port=server.port)) as database:
-        launchpad = put(database, seconds=2.0)
+        launchpad = put(database, len(PHASES))
         with Workers(database, tmp_path / "work") as workers:
-            # one worker is in a job when the database goes, one goes for the next job meanwhile
-            busy = workers.start()
-            while launchpad.fireworks.count_documents({"name": {"$regex": "^relax"}, "state": "RUNNING"}) == 0:
-                time.sleep(0.02)
-            os.kill(server.status().pid or 0, how)
-            workers.start()
+            workers.run("claimed", "relax")  # the screen is done
+            resume(database)
+            for phase in PHASES:  # each worker is somewhere else when the database goes
+                workers.start(phase, "relax", outage=gone)
+            workers.wait_at(*PHASES)
+            server.stop() if how is signal.SIGTERM else os.kill(server.status().pid or 0, how)
+            gone.touch()
             time.sleep(seconds)
             server.start()
-            busy.join(1)
-            for process in workers.processes:  # those that have not given up may go on
+            for process in workers.processes:  # those that have not given up go on
                 process.join(10)
                 process.kill()
                 process.join()
             resume(database)
             assert workers.run() == 0
-            check_all_done(database, launchpad)
+            check_all_done(database, launchpad, len(PHASES))
     server.stop()
 
 

@@ -317,6 +317,26 @@ def submit_together(config: Any, database: Database, times: int, folder: Path) -
     return [int(line) for line in log.read_text().split()]
 
 
+def _take_numbers(uri: str, folder: str, times: int) -> None:
+    from scdm_flows.stores.database import database_of
+
+    with database_of(uri).connect(indexes=False) as database:
+        launchpad = launch.launchpad_of(database)
+        numbers = [launchpad.get_new_launch_id() for _ in range(times)]
+    (Path(folder) / f"numbers{os.getpid()}").write_text("\n".join(map(str, numbers)))
+
+
+def take_numbers_together(database: Database, processes: int, times: int, folder: Path) -> list[int]:
+    """The numbers for launches that several processes take at the same moment."""
+    started = [CONTEXT.Process(target=_take_numbers, args=(database.uri, str(folder), times)) for _ in range(processes)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(60)
+        assert process.exitcode == 0
+    return [int(n) for file in folder.glob("numbers*") for n in file.read_text().split()]
+
+
 def kill_at_random(database: Database, folder: Path, rounds: int, seed: int, candidates: int) -> int:
     """Let two workers work, kill both at a random time, resume once; and again. Returns how many kills hit a worker.
 

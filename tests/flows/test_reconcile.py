@@ -20,6 +20,7 @@ from rlaunching import (
     resume_together,
     runs,
     submit_together,
+    take_numbers_together,
     uuid_of,
 )
 
@@ -247,3 +248,9 @@ def test_four_workers_run_each_job_once(database: Database, tmp_path: Path) -> N
             process.join(120)
         check_all_done(database, launchpad, 6)
         assert set(runs(workers.log).values()) == {1}
+
+
+def test_numbers_of_launches_are_given_once(database: Database, tmp_path: Path) -> None:
+    # FireWorks' own way gave a quarter of them twice on the embedded server, and launches took each other's place
+    numbers = take_numbers_together(database, 3, 100, tmp_path)
+    assert sorted(numbers) == list(range(1, 301))

@@ -83,6 +83,9 @@ def failure_of(launch: dict[str, Any]) -> Failure:
     """What a fizzled launch says of its end."""
     exception = ((launch.get("action") or {}).get("stored_data") or {}).get("_exception") or {}
     details, at, number = exception.get("_details"), last_sign(launch), int(launch["launch_id"])
+    if isinstance(details, dict) and details.get("trouble") == Trouble.LOST:  # when it was lost, not when that was seen
+        running = [entry for entry in launch["state_history"] if entry["state"] == "RUNNING"]
+        at = last_sign({"state_history": running})
     if isinstance(details, dict) and {"error_type", "message"} <= details.keys():
         named = details.get("trouble")
         trouble = Trouble(named) if named in set(Trouble) else None

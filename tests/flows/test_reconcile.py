@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from conftest import mx2
 from rlaunching import (
     FOLLOWERS,
@@ -26,6 +29,7 @@ from rlaunching import (
 
 from scdm_flows import execution, launch
 from scdm_flows.config import parse_config
+from scdm_flows.errors import CampaignError
 from scdm_flows.launch import Kind
 from scdm_flows.settings import ScdmSettings
 from scdm_flows.stores import Database, EmbeddedServer, connect
@@ -215,6 +219,32 @@ def test_a_database_that_goes_away_loses_nothing(how: signal.Signals, seconds: f
             assert workers.run() == 0
             check_all_done(database, launchpad, len(PHASES))
     server.stop()
+
+
+def test_the_command_says_what_it_did(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from scdm_flows.cli.resume import resume as command
+
+    monkeypatch.setenv("SCDM_MONGO_URI", str(database.uri))
+
+    def call(*arguments: str) -> Any:
+        return CliRunner().invoke(command, ["--lost-after", "0.3", *arguments])
+
+    launchpad = put(database)
+    with Workers(database, tmp_path / "work") as workers:
+        workers.run("running", "relax c0")
+        time.sleep(0.3)
+        planned = call("--dry-run")
+        assert "dry run" in planned.output
+        assert Kind.LOST.value in planned.output
+        assert launchpad.launches.count_documents({"state": "RUNNING"}) == 1  # nothing was written
+        done = json.loads(call("--json").output)
+        assert done["counts"] == {"lost": 1, "state": 1, "retried": 1}
+        assert {item["name"] for item in done["items"]} == {"relax c0"}
+        assert launchpad.launches.count_documents({"state": "RUNNING"}) == 0
+        assert "nothing to do" in call().output
+    unknown = call("nobody")
+    assert isinstance(unknown.exception, CampaignError)
+    assert "nobody" in str(unknown.exception)
 
 
 def test_two_submissions_at_once_give_one_set_of_workflows(database: Database, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ CANDIDATES = 2
 
 
 def _say(name: str) -> None:
-    with open(os.environ[LOG], "a") as handle:
+    with Path(os.environ[LOG]).open("a") as handle:
         handle.write(f"{name}\n")
 
 
@@ -279,7 +279,7 @@ def _resume(uri: str, lost_after: float, log: str) -> None:
 
     with database_of(uri).connect() as database:
         items = launch.resume(database, lost_after=lost_after)
-    with open(log, "a") as handle:
+    with Path(log).open("a") as handle:
         handle.writelines(f"{item.kind.name} {item.fw_id}\n" for item in items)
 
 
@@ -301,7 +301,7 @@ def _submit(config: str, uri: str, log: str) -> None:
 
     with database_of(uri).connect() as database:
         added = launch.submit(CampaignConfig.model_validate_json(config), database)
-    with open(log, "a") as handle:
+    with Path(log).open("a") as handle:
         handle.write(f"{added}\n")
 
 

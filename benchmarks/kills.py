@@ -39,7 +39,7 @@ def main() -> None:
         try:
             with connect(ScdmSettings(data_dir=folder, port=port, database="kills")) as database:
                 start, rounds = time.perf_counter(), -(-arguments.kills // 2)
-                hits = kill_at_random(database, folder / "a", rounds, arguments.seed, candidates=2 * rounds)
+                hits = kill_at_random(database, folder / "a", rounds, arguments.seed, candidates=rounds)
                 seconds = time.perf_counter() - start
                 print(
                     f"{hits} kills hit a worker, seed {arguments.seed}: all is there, once ({seconds:.0f} s)",

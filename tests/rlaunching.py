@@ -355,7 +355,7 @@ def kill_at_random(database: Database, folder: Path, rounds: int, seed: int, can
                 time.sleep(random.uniform(0, 0.2))
             time.sleep(0.3)
             launch.resume(database, lost_after=0.3)
-        assert workers.run() == 0
+        assert workers.run(seconds=900) == 0
         check_all_done(database, launchpad, candidates)
     return kills
 

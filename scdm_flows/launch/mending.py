@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from fireworks import LaunchPad, Workflow
 from fireworks.core.launchpad import LazyFirework, LockedWorkflowError, WFLock
+from pymongo import UpdateOne
 
 from scdm_flows.launch.firetask import ADDED_BY
 from scdm_flows.launch.retries import utc
@@ -120,6 +121,36 @@ def rerun(launchpad: LaunchPad, nodes: Sequence[int], state: str) -> set[int]:
                 updated = set(workflow.rerun_fw(node, updated))
             launchpad._update_wf(workflow, updated)
     return still
+
+
+def settle(launchpad: LaunchPad, nodes: Mapping[int, tuple[Any, Sequence[int]]], state: str) -> set[int]:
+    """Let failed or lost fireworks be ``READY`` again or ``FIZZLED``, many at once; returns those that became so here.
+
+    nodes: firework -> ``_id`` of its workflow and its launches; one whose state or launches have changed since is left
+    alone. None of their children may have begun. No lock is needed: a write that comes in between is seen by the next
+    pass, as the workflow then shows another state than the firework has.
+    """
+    if not nodes:
+        return set()
+    stamp = datetime.now(UTC).isoformat()
+    writes = []
+    for node, (_, launches) in nodes.items():
+        change: dict[str, Any] = {"$set": {"state": state, "updated_on": stamp}}
+        if state == "READY":
+            change["$set"]["launches"] = []
+            change["$push"] = {"archived_launches": {"$each": list(launches)}}
+        query = {"fw_id": node, "state": {"$in": ["RUNNING", "FIZZLED"]}, "launches": list(launches)}
+        writes.append(UpdateOne(query, change))
+    launchpad.fireworks.bulk_write(writes, ordered=False)
+    query = {"fw_id": {"$in": list(nodes)}, "updated_on": stamp}
+    done = {d["fw_id"] for d in launchpad.fireworks.find(query, {"fw_id": 1})}
+    shown = "RUNNING" if state == "READY" else state
+    writes = [
+        UpdateOne({"_id": nodes[node][0]}, {"$set": {f"fw_states.{node}": state, "state": shown}}) for node in done
+    ]
+    if writes:
+        launchpad.workflows.bulk_write(writes, ordered=False)
+    return done
 
 
 def held_by_nobody(launchpad: LaunchPad, workflows: Sequence[dict[str, Any]], since: datetime) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ Large objects that belong to no document are left to ``scdm db check``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
@@ -74,6 +74,7 @@ class _Board:
     workflows: dict[Any, dict[str, Any]]
     fireworks: dict[int, dict[str, Any]]
     home: dict[int, Any] = field(default_factory=dict)
+    lost: set[int] = field(default_factory=set)  # fireworks that are called running, but whose launches have failed
 
     def by_workflow(self, nodes: Iterable[int]) -> dict[Any, list[int]]:
         found: dict[Any, list[int]] = {}
@@ -319,7 +320,9 @@ class _Reconciliation:
                 # a run that has ended otherwise than the firework says; a failure without a launch has its own cause
                 other = node in states and state not in states[node]
                 dead = state == "RUNNING" and "RUNNING" not in states.get(node, ())
-                if state != shown or ready or other or dead:
+                if dead and states.get(node) == {"FIZZLED"}:
+                    board.lost.add(node)
+                elif state != shown or ready or other or dead:
                     yield node
 
     # failed jobs
@@ -354,7 +357,7 @@ class _Reconciliation:
     def _retry(self, board: _Board, busy: set[Any], *, everything: bool) -> None:
         """Try failed jobs again that are due."""
         settings, now = get_settings(), utc_now()
-        nodes = list(self._states(("FIZZLED",), board))
+        nodes = sorted({*self._states(("FIZZLED",), board), *board.lost})
         specs = {n: board.fireworks[n]["spec"] for n in nodes}
         stored = complete_among(self.database.job_store, [s["job_uuid"] for s in specs.values() if "job_uuid" in s])
         again: dict[int, tuple[Kind, str]] = {}
@@ -378,7 +381,23 @@ class _Reconciliation:
                 self._add(Kind.WAITING, node, board.name(node), f"until {verdict.due:%Y-%m-%d %H:%M:%S} UTC; {detail}")
             else:
                 again[node] = (Kind.RETRIED, detail)
-        self._run_again(board, again, "FIZZLED", busy)
+        begun = {
+            int(parent)
+            for key in {board.home[n] for n in again}
+            for child, parents in board.workflows[key]["parent_links"].items()
+            if board.fireworks[int(child)]["state"] != "WAITING"
+            for parent in parents
+        }
+        self._settle(board, {n: why for n, why in again.items() if n not in begun}, "READY", busy)
+        self._settle(board, dict.fromkeys(board.lost - again.keys()), "FIZZLED", busy)
+        self._run_again(board, {n: why for n, why in again.items() if n in begun}, "FIZZLED", busy)
+
+    def _settle(self, board: _Board, nodes: Mapping[int, tuple[Kind, str] | None], state: str, busy: set[Any]) -> None:
+        wanted = {n: (board.home[n], board.fireworks[n]["launches"]) for n in nodes if board.home[n] not in busy}
+        for node in sorted(wanted if self.dry_run else mending.settle(self.launchpad, wanted, state)):
+            why = nodes[node]
+            if why is not None:
+                self._add(why[0], node, board.name(node), why[1])
 
     def _run_again(self, board: _Board, nodes: dict[int, tuple[Kind, str]], state: str, busy: set[Any]) -> None:
         for key, some in board.by_workflow(n for n in nodes if board.home[n] not in busy).items():

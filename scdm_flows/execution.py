@@ -85,7 +85,10 @@ def complete_among(store: JobStore, uuids: Collection[str]) -> set[str]:
     from pydash import get
 
     pointers: dict[str, list[tuple[str, str]]] = {}
-    for found in store.docs_store.query({"uuid": {"$in": list(uuids)}, "index": 1}, properties=["uuid", "output"]):
+    for uuid in uuids:  # one by one: the embedded server has no index for a list of values
+        found = store.docs_store.query_one({"uuid": uuid, "index": 1}, properties=["uuid", "output"])
+        if found is None:
+            continue
         ends = [get(found, list(location)) for location in find_key(found, "blob_uuid")]
         pointers[found["uuid"]] = [(end["store"], end["blob_uuid"]) for end in ends]
     wanted: dict[str, set[str]] = {}

@@ -20,6 +20,7 @@ from fireworks.core.launchpad import LazyFirework, LockedWorkflowError, WFLock
 from pymongo import UpdateOne
 
 from scdm_flows.launch.firetask import ADDED_BY
+from scdm_flows.launch.progress import span
 from scdm_flows.launch.retries import utc
 
 LOCK_WAIT_SECONDS = 3.0  # for a lock that another process holds; then the workflow is left to the next pass
@@ -142,8 +143,7 @@ def settle(launchpad: LaunchPad, nodes: Mapping[int, tuple[Any, Sequence[int]]],
         query = {"fw_id": node, "state": {"$in": ["RUNNING", "FIZZLED"]}, "launches": list(launches)}
         writes.append(UpdateOne(query, change))
     launchpad.fireworks.bulk_write(writes, ordered=False)
-    query = {"fw_id": {"$in": list(nodes)}, "updated_on": stamp}
-    done = {d["fw_id"] for d in launchpad.fireworks.find(query, {"fw_id": 1})}
+    done = {d["fw_id"] for d in launchpad.fireworks.find({"updated_on": stamp}, {"fw_id": 1})}
     shown = "RUNNING" if state == "READY" else state
     writes = [
         UpdateOne({"_id": nodes[node][0]}, {"$set": {f"fw_states.{node}": state, "state": shown}}) for node in done
@@ -156,12 +156,11 @@ def settle(launchpad: LaunchPad, nodes: Mapping[int, tuple[Any, Sequence[int]]],
 def held_by_nobody(launchpad: LaunchPad, workflows: Sequence[dict[str, Any]], since: datetime) -> list[dict[str, Any]]:
     """Those of the locked workflows in which no launch began or ended since then: a lock has no owner and no time."""
     of_node = {node: w["_id"] for w in workflows for node in w["nodes"]}
-    query = {"fw_id": {"$in": list(of_node)}}
     fields = {"fw_id": 1, "state_history.created_on": 1}
     held = {
         of_node[launch["fw_id"]]
-        for launch in launchpad.launches.find(query, fields)
-        if any(utc(entry["created_on"]) > since for entry in launch["state_history"])
+        for launch in launchpad.launches.find(span(of_node), fields)
+        if launch["fw_id"] in of_node and any(utc(entry["created_on"]) > since for entry in launch["state_history"])
     }
     return [w for w in workflows if w["_id"] not in held]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from fireworks import LaunchPad
@@ -13,7 +13,6 @@ from scdm_flows.launch.retries import FIELDS, PARDON, Failure, failures_of, judg
 from scdm_flows.settings import get_settings
 from scdm_flows.stores.database import Database
 
-AT_ONCE = 1000  # ids in one query
 # what is read of a firework's spec
 SPEC = ("campaign", "candidate_id", "shard", "stage", "part_of", "job_uuid", PARDON, "_exception_details")
 
@@ -93,12 +92,18 @@ def _forget_mended(database: Database, campaign: str | None) -> None:
 def failures_by_firework(launchpad: LaunchPad, specs: Mapping[int, dict[str, Any]]) -> dict[int, list[Failure]]:
     """The failures of fizzled fireworks, given with their specs; without those that were forgiven."""
     launches: dict[int, list[dict[str, Any]]] = {}
-    nodes = list(specs)
-    for start in range(0, len(nodes), AT_ONCE):
-        query = {"fw_id": {"$in": nodes[start : start + AT_ONCE]}, "state": "FIZZLED"}
-        for launch in launchpad.launches.find(query, FIELDS):
-            launches.setdefault(launch["fw_id"], []).append(launch)
+    for launch in launchpad.launches.find({**span(specs), "state": "FIZZLED"}, FIELDS) if specs else ():
+        launches.setdefault(launch["fw_id"], []).append(launch)
     return {
         node: failures_of(launches[node], spec.get(PARDON)) if node in launches else [never_started(spec)]
         for node, spec in specs.items()
     }
+
+
+def span(nodes: Collection[int]) -> dict[str, Any]:
+    """A query for everything between the first and the last of these fireworks.
+
+    The embedded server compares every document with every value of an ``$in``: 2 s for a thousand ids among 1500
+    fireworks, where this takes 0.2 s.
+    """
+    return {"fw_id": {"$gte": min(nodes), "$lte": max(nodes)}}

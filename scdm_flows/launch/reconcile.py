@@ -8,7 +8,7 @@ Large objects that belong to no document are left to ``scdm db check``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
@@ -23,7 +23,7 @@ from scdm_flows.errors import CampaignError, ScdmError
 from scdm_flows.execution import DYNAMIC_STAGES, complete_among
 from scdm_flows.launch import mending
 from scdm_flows.launch.launchpad import launchpad_of
-from scdm_flows.launch.progress import AT_ONCE, SPEC, failures_by_firework, stage_in
+from scdm_flows.launch.progress import SPEC, failures_by_firework, span, stage_in
 from scdm_flows.launch.retries import FIELDS, PARDON, QUARANTINED, judge, last_sign, lost_action, utc
 from scdm_flows.launch.submission import submit
 from scdm_flows.settings import get_settings
@@ -184,11 +184,8 @@ class _Reconciliation:
         return [k for k in range(shards) if k not in nodes or not there.issuperset(nodes[k])]
 
     def _present(self, nodes: Sequence[int]) -> set[int]:
-        return {
-            d["fw_id"]
-            for some in _chunks(nodes)
-            for d in self.launchpad.fireworks.find({"fw_id": {"$in": some}}, {"fw_id": 1})
-        }
+        found = self.launchpad.fireworks.find(span(nodes), {"fw_id": 1}) if nodes else ()
+        return {d["fw_id"] for d in found}
 
     # what there is
 
@@ -198,20 +195,18 @@ class _Reconciliation:
         workflows = {d["_id"]: d for d in self.launchpad.workflows.find(query, fields)}
         home = {node: key for key, d in workflows.items() for node in d["nodes"]}
         wanted = dict.fromkeys(("fw_id", "state", "name", "updated_on", "launches", *(f"spec.{k}" for k in SPEC)), 1)
-        fireworks = {
-            d["fw_id"]: d
-            for some in _chunks(list(home))
-            for d in self.launchpad.fireworks.find({"fw_id": {"$in": some}}, wanted)
-        }
+        found = self.launchpad.fireworks.find(span(home), wanted) if home else ()
+        fireworks = {d["fw_id"]: d for d in found if d["fw_id"] in home}
         # one that lacks fireworks is completed by its submission, or by the screen that was inserting it
         whole = {key: d for key, d in workflows.items() if all(node in fireworks for node in d["nodes"])}
         return _Board(whole, fireworks, {node: key for node, key in home.items() if key in whole})
 
-    def _launches(self, nodes: Sequence[int], **query: Any) -> Iterator[dict[str, Any]]:
-        for some in _chunks(nodes):
-            yield from self.launchpad.launches.find(
-                {"fw_id": {"$in": some}, **query}, {**FIELDS, "state": 1, "host": 1}
-            )
+    def _launches(self, nodes: Collection[int], **query: Any) -> Iterator[dict[str, Any]]:
+        if nodes:
+            wanted, fields = set(nodes), {**FIELDS, "state": 1, "host": 1}
+            for launch in self.launchpad.launches.find({**span(wanted), **query}, fields):
+                if launch["fw_id"] in wanted:
+                    yield launch
 
     # claims, launches and locks
 
@@ -240,10 +235,7 @@ class _Reconciliation:
 
     def _mark_lost(self, board: _Board) -> None:
         """End launches that have given no sign of life; whoever does it first has done it."""
-        running = [
-            d for d in self.launchpad.launches.find({"state": "RUNNING"}, {"fw_id": 1}) if d["fw_id"] in board.home
-        ]
-        for launch in self._launches([d["fw_id"] for d in running], state="RUNNING"):
+        for launch in list(self._launches(board.home, state="RUNNING")):
             last = last_sign(launch)
             if last > self.cutoff:
                 continue
@@ -332,12 +324,11 @@ class _Reconciliation:
         job = {n: board.fireworks[n]["spec"].get("job_uuid") for n in board.home}
         states = self._states(("COMPLETED", "FIZZLED"), board)
         finished = [n for n, state in states.items() if state == "COMPLETED" and job[n]]
-        stored = {
-            d["uuid"]
-            for some in _chunks([job[n] for n in finished])
-            for d in self.database.job_store.docs_store.query({"uuid": {"$in": some}}, properties=["uuid"])
-        }
-        lacking = {n for n in finished if job[n] not in stored}
+        outputs = self.database.job_store.docs_store
+        query = {"metadata.campaign": {"$exists": True} if self.campaign is None else self.campaign}
+        stored = {d["uuid"] for d in outputs.query(query, properties=["uuid"])}
+        # jobs that replace others do not name their campaign
+        lacking = {n for n in finished if job[n] not in stored and outputs.count({"uuid": job[n]}) == 0}
         inputs = {
             int(parent)
             for node, state in states.items()
@@ -409,8 +400,3 @@ class _Reconciliation:
                 continue
             for node in sorted(done):
                 self._add(nodes[node][0], node, board.name(node), nodes[node][1])
-
-
-def _chunks(values: Sequence[Any]) -> Iterator[list[Any]]:
-    for start in range(0, len(values), AT_ONCE):
-        yield list(values[start : start + AT_ONCE])

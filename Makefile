@@ -68,6 +68,7 @@ lint: dev
 bench: dev
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/bench.py
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/hulls.py
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/launchpad.py
 
 results: dev
 	@test -n "$(DATA)" || { echo "give the curated set: make results DATA=curated.jsonl.gz" >&2; exit 2; }

@@ -34,6 +34,7 @@ FLOWS = [
     "execution",
     "flows",
     "generators",
+    "hours",
     "jobs",
     "launch",
     "query",

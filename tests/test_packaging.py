@@ -90,7 +90,12 @@ def test_wheel_works_outside_the_checkout(installed: Path, tmp_path: Path) -> No
         "import scdm_flows, scdm_models\n"
         "from scdm_flows.cli.launchpad import launchpad_dir\n"
         "from scdm_flows.config import load_config\n"
+        "from scdm_flows.cli.launchpad import initialise\n"
+        "from scdm_flows.settings import ScdmSettings\n"
+        "from pathlib import Path\n"
         "folder = launchpad_dir()\n"
+        "made = initialise(Path('fw'), 'mongodb://h/x', ScdmSettings(), force=False)\n"
+        "assert {'env.sh', 'my_fworker.vasp.yaml', 'my_qadapter.yaml'} <= {p.name for p in made}\n"
         "print(scdm_flows.__file__, scdm_models.__file__, folder, load_config(folder / 'campaigns/quickstart.yaml').name)",
         tmp_path,
     )

@@ -21,7 +21,7 @@ SHOWN = 20  # jobs named one by one
     "--lost-after",
     type=click.FloatRange(0, min_open=True),
     metavar="SECONDS",
-    help="A worker without a sign of life for so long is lost; FireWorks' RUN_EXPIRATION_SECS when absent.",
+    help="A worker without a sign of life for so long is lost; 300 when absent, as they give one a minute.",
 )
 @click.option("--retry-failed", is_flag=True, help="Also try what has failed for good, and forget earlier failures.")
 @click.option("--dry-run", is_flag=True, help="Only say what would happen; nothing is written.")

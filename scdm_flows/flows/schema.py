@@ -1,9 +1,9 @@
 """jobflow's check of ``job.output.x``, answered from memory the second time.
 
 jobflow makes the JSON schema of a job's whole output model anew for every attribute that is taken of an output. Of a
-candidate's VASP flows with ten jobs that is 0.2 of 0.26 s, and two thousand of them would take ten minutes to build. The
-answer depends on the model and the name alone, so each is worked out once in a process. A misspelt name is refused as
-before.
+candidate's VASP flows with ten jobs that is 0.2 of 0.26 s, and two thousand of them would take ten minutes to build.
+The answer depends on the model and the name alone, so each is worked out once in a process. A misspelt name is refused
+as before.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from jobflow.managers.fireworks import JobFiretask
 from scdm_flows.documents import StageName
 from scdm_flows.errors import StoreError
 from scdm_flows.execution import DYNAMIC_STAGES, is_complete, run_job
+from scdm_flows.launch.duty import on_duty
 from scdm_flows.launch.retries import trouble_of
 from scdm_flows.stores.database import job_store_of
 
@@ -48,6 +49,7 @@ class ScdmJobFiretask(JobFiretask):
     _fw_name = "{{scdm_flows.launch.ScdmJobFiretask}}"  # stored with every firework: it never changes
     required_params = ("job", "store")
 
+    @on_duty
     def run_task(self, fw_spec: dict[str, Any]) -> FWAction:
         """Run the job unless its output is stored; hand on what it adds, each only once."""
         from scdm_flows.launch.workflows import insert_candidates, workflow_of  # which knows this class
@@ -72,7 +74,7 @@ class ScdmJobFiretask(JobFiretask):
             additions = []
             flow: Any = response.addition  # jobflow has made it a flow
             if flow is not None and job.metadata.get("stage") == StageName.SCREEN.value:
-                insert_candidates(launchpad, flow)
+                insert_candidates(launchpad, job.metadata["campaign"], job.metadata["shard"], flow.jobs)
             elif flow is not None:
                 children = [child.uuid for child, _ in flow.iterflow()]
                 new = {uuid for uuid in children if not _workflow_has(launchpad, {"spec.job_uuid": uuid})}

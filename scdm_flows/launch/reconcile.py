@@ -15,13 +15,15 @@ from enum import StrEnum
 from typing import Any
 
 from fireworks import LaunchPad
-from fireworks.fw_config import RESERVATION_EXPIRATION_SECS, RUN_EXPIRATION_SECS
+from fireworks.fw_config import RESERVATION_EXPIRATION_SECS
 
 from scdm_flows.config import CampaignConfig
 from scdm_flows.documents import utc_now
 from scdm_flows.errors import CampaignError, ScdmError
 from scdm_flows.execution import DYNAMIC_STAGES, complete_among
 from scdm_flows.launch import mending
+from scdm_flows.launch.cancel import cancelled_campaigns
+from scdm_flows.launch.duty import LOST_AFTER_SECONDS
 from scdm_flows.launch.launchpad import launchpad_of
 from scdm_flows.launch.progress import SPEC, failures_by_firework, span, stage_in
 from scdm_flows.launch.retries import FIELDS, PARDON, QUARANTINED, judge, last_sign, lost_action, utc
@@ -31,7 +33,6 @@ from scdm_flows.stores.database import Database
 from scdm_flows.stores.trouble import store_errors
 
 logger = logging.getLogger(__name__)
-LOST_AFTER_SECONDS = float(RUN_EXPIRATION_SECS)
 _ACTIVE = ("RUNNING", "RESERVED")
 
 
@@ -133,6 +134,7 @@ class _Reconciliation:
     ) -> None:
         self.database, self.launchpad, self.campaign, self.dry_run = database, launchpad, campaign, dry_run
         self.lost_after, self.cutoff = lost_after, utc_now() - lost_after
+        self.cancelled = cancelled_campaigns(database)  # nothing is submitted or tried again there
         self.items: list[Item] = []
 
     def run(self, *, retry_failed: bool) -> list[Item]:
@@ -154,7 +156,7 @@ class _Reconciliation:
 
     def _complete_submissions(self) -> None:
         queued = self.launchpad.workflows.distinct("metadata.campaign") if self.campaign is None else [self.campaign]
-        for name in sorted(n for n in queued if n is not None):
+        for name in sorted(n for n in queued if n is not None and n not in self.cancelled):
             document = self.database.campaign(name)
             if document is None:
                 continue
@@ -358,6 +360,8 @@ class _Reconciliation:
             detail = f"{verdict.error_type}: {verdict.message}"
             if spec.get("job_uuid") in stored and spec.get("stage") not in DYNAMIC_STAGES:
                 again[node] = (Kind.STORED, "")
+            elif spec.get("campaign") in self.cancelled:
+                self._add(Kind.FAILED, node, board.name(node), f"the campaign is cancelled; {detail}")
             elif everything:
                 last = max((f.launch_id for f in failures), default=spec.get(PARDON))
                 if not self.dry_run:

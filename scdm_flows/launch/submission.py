@@ -5,8 +5,10 @@ from __future__ import annotations
 from fireworks import LaunchPad
 
 from scdm_flows.config import CampaignConfig
+from scdm_flows.launch.budget import left_out, release
+from scdm_flows.launch.cancel import refuse_cancelled
 from scdm_flows.launch.launchpad import launchpad_of
-from scdm_flows.launch.workflows import AT_ONCE, insert, workflow_of
+from scdm_flows.launch.workflows import AT_ONCE, insert, insert_candidates, workflow_of
 from scdm_flows.runner import register
 from scdm_flows.stores.database import Database
 
@@ -20,7 +22,7 @@ def submit(config: CampaignConfig, database: Database, launchpad: LaunchPad | No
     Raises
     ------
     CampaignError
-        If a campaign of this name has another configuration.
+        If a campaign of this name has another configuration, or was cancelled.
     EngineError
         If the engine lacks what it needs.
     StoreError
@@ -29,9 +31,25 @@ def submit(config: CampaignConfig, database: Database, launchpad: LaunchPad | No
     from scdm_flows.flows import shard_count, shard_flow
 
     launchpad = launchpad or launchpad_of(database)
+    refuse_cancelled(database, config.name)
     register(config, database)
     shards, added = shard_count(config)[0], 0
     for start in range(0, shards, AT_ONCE):
         flows = ((k, shard_flow(config, k)) for k in range(start, min(start + AT_ONCE, shards)))
         added += insert(launchpad, [workflow_of(flow, campaign=config.name, shard=k) for k, flow in flows])
+    added += _let_past(config, database, launchpad)
+    release(launchpad, config.name)
+    return added
+
+
+def _let_past(config: CampaignConfig, database: Database, launchpad: LaunchPad) -> int:
+    """Insert candidates that an earlier, smaller budget left out; returns how many."""
+    from scdm_flows.flows import candidate_flow
+    from scdm_flows.runner import screened_before
+
+    added = 0
+    for shard in left_out(launchpad.db, config.name):
+        accepted = [c for c in screened_before(config, database, int(shard)) or [] if c.accepted]
+        flows = [candidate_flow(config, candidate) for candidate in accepted]
+        added += insert_candidates(launchpad, config.name, int(shard), flows)
     return added

@@ -17,6 +17,7 @@ from pymongo.errors import BulkWriteError
 
 from scdm_flows.documents import StageName
 from scdm_flows.execution import stage_of
+from scdm_flows.launch.budget import take_candidates
 from scdm_flows.launch.firetask import ScdmJobFiretask
 
 # Later stages first: candidates are finished before new shards are begun, so results come early and a stop is
@@ -48,16 +49,15 @@ def workflow_of(flow: Any, only: set[str] | None = None, **metadata: Any) -> Wor
     return Workflow(list(made.values()), name=flow.name, metadata=metadata)
 
 
-def insert_candidates(launchpad: LaunchPad, screened: Any) -> int:
+def insert_candidates(launchpad: LaunchPad, campaign: str, shard: int, flows: Sequence[Any]) -> int:
     """Put the flows that a screen adds on the LaunchPad, a workflow for each candidate; returns how many were new.
 
-    They do not become children of the screen: a workflow of a whole shard would be read and written at each job's end.
+    As many as the campaign's budget lets past. They do not become children of the screen: a workflow of a whole shard
+    would be read and written at each job's end.
     """
-    workflows = []
-    for flow in screened.jobs:
-        metadata = next(flow.iterflow())[0].metadata
-        workflows.append(workflow_of(flow, campaign=metadata["campaign"], candidate_id=metadata["candidate_id"]))
-    return insert(launchpad, workflows)
+    by_id = {next(flow.iterflow())[0].metadata["candidate_id"]: flow for flow in flows}
+    taken = take_candidates(launchpad, campaign, str(shard), list(by_id))
+    return insert(launchpad, [workflow_of(by_id[c], campaign=campaign, candidate_id=c) for c in taken])
 
 
 def key_of(metadata: dict[str, Any]) -> str:
@@ -83,7 +83,9 @@ def _insert(launchpad: LaunchPad, workflows: Sequence[Workflow]) -> int:
     queued = {first_jobs[d["spec"]["job_uuid"]] for d in launchpad.fireworks.find(query, {"spec.job_uuid": 1})}
     new = {key: workflow for key, workflow in by_key.items() if key not in there and key not in queued}
     nodes = [node for ids in there.values() for node in ids]
-    present = {d["fw_id"] for d in launchpad.fireworks.find({"fw_id": {"$in": nodes}}, {"fw_id": 1})} if nodes else set()
+    present = (
+        {d["fw_id"] for d in launchpad.fireworks.find({"fw_id": {"$in": nodes}}, {"fw_id": 1})} if nodes else set()
+    )
     cut = {key: by_key[key] for key, ids in there.items() if not present.issuperset(ids)}
     for key, workflow in cut.items():
         _number(workflow, min(there[key]))

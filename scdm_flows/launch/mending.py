@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from fireworks import LaunchPad, Workflow
@@ -61,14 +62,13 @@ def refresh(launchpad: LaunchPad, key: Any, nodes: Sequence[int]) -> Mended:
     """
     with locked(launchpad, nodes[0]):
         document = launchpad.workflows.find_one({"_id": key})
-        found = launchpad.fireworks.find({"fw_id": {"$in": document["nodes"]}}, {"fw_id": 1, "state": 1})
-        states = {d["fw_id"]: d["state"] for d in found}
+        find = partial(launchpad.fireworks.find_one, projection={"state": 1})  # lists of ids are slow, see ``span``
+        states = {node: find({"fw_id": node})["state"] for node in document["nodes"]}
         shown = {int(k): v for k, v in document["fw_states"].items()}
         unseen = [n for n in nodes if states[n] == "COMPLETED" != shown[n]]
-        if unseen:  # FireWorks applies an action when it sees the state change
-            query = {"fw_id": {"$in": unseen}, "state": "COMPLETED"}
-            launchpad.fireworks.update_many(query, {"$set": {"state": "RUNNING"}})
-            states.update(dict.fromkeys(unseen, "RUNNING"))
+        for node in unseen:  # FireWorks applies an action when it sees the state change
+            launchpad.fireworks.update_one({"fw_id": node, "state": "COMPLETED"}, {"$set": {"state": "RUNNING"}})
+            states[node] = "RUNNING"
         workflow = launchpad.get_wf_by_fw_id_lzyfw(nodes[0])
         workflow.fw_states.update(states)
         updated: set[int] = set()

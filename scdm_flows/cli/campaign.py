@@ -13,6 +13,7 @@ from scdm_flows.cli.files import check_output, make_folder, output_file
 from scdm_flows.cli.inputs import costs, inputs, show_costs
 from scdm_flows.cli.launchpad import initialise, launchpad_dir
 from scdm_flows.cli.progress import progress_bar
+from scdm_flows.cli.resume import resume
 
 if TYPE_CHECKING:
     from scdm_flows.config import CampaignConfig
@@ -44,6 +45,7 @@ def campaign() -> None:
 
 campaign.add_command(inputs)
 campaign.add_command(cancel)
+campaign.add_command(resume)
 
 
 @campaign.command()

@@ -6,12 +6,18 @@ the name it has here.
 
 from scdm_flows.launch.budget import in_words, release
 from scdm_flows.launch.cancel import cancel, cancelled_campaigns, refuse_cancelled, undo, would_cancel
+from scdm_flows.launch.duty import LOST_AFTER_SECONDS
 from scdm_flows.launch.firetask import ScdmJobFiretask, job_store_on
 from scdm_flows.launch.launchpad import launchpad_of, write_worker_config
 from scdm_flows.launch.progress import collect_failures, status
+from scdm_flows.launch.reconcile import DONE, Item, Kind, resume
 from scdm_flows.launch.submission import submit
 
 __all__ = [
+    "DONE",
+    "LOST_AFTER_SECONDS",
+    "Item",
+    "Kind",
     "ScdmJobFiretask",
     "cancel",
     "cancelled_campaigns",
@@ -21,6 +27,7 @@ __all__ = [
     "launchpad_of",
     "refuse_cancelled",
     "release",
+    "resume",
     "status",
     "submit",
     "undo",

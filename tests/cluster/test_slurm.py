@@ -108,7 +108,7 @@ def worker_folder(database: Database, folder: Path) -> Path:
 
 def recovery(folder: Path) -> list[str]:
     """What a cron line calls for the jobs of lost workers, while others work on."""
-    return [str(BIN / "lpad"), "-c", str(folder), "detect_lostruns", "--time", str(LOST_SECONDS), "--rerun"]
+    return [str(BIN / "scdm"), "campaign", "resume", "--lost-after", str(LOST_SECONDS)]
 
 
 @contextmanager

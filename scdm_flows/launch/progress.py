@@ -10,8 +10,8 @@ from fireworks import LaunchPad
 from scdm_flows.documents import Provenance, StageFailure, StageName
 from scdm_flows.launch.launchpad import launchpad_of
 from scdm_flows.launch.retries import FIELDS, PARDON, Failure, failures_of, judge, never_started
-from scdm_flows.settings import get_settings
 from scdm_flows.provenance import git_commit, versions
+from scdm_flows.settings import get_settings
 from scdm_flows.stores.database import Database
 
 # what is read of a firework's spec

@@ -27,32 +27,12 @@ from scdm_flows.execution import hushed
 from scdm_flows.launch import duty, worker
 from scdm_flows.launch.workflows import insert, workflow_of
 from scdm_flows.settings import ScdmSettings
-from scdm_flows.stores import Database, EmbeddedServer, connect
+from scdm_flows.stores import Database
 
 pytest.importorskip("secantus", reason="the embedded server is an optional extra")
 BIN = Path(sys.executable).parent
 SCDM = [sys.executable, "-c", "from scdm_flows.cli import main; main()"]
 TAKES_LONG = 300  # seconds of a job that only ends because it is ended
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Data folder of a server of our own."""
-    folder = tmp_path_factory.mktemp("data")
-    yield folder
-    EmbeddedServer(folder).stop()
-
-
-@pytest.fixture
-def settings(server: Path, request: pytest.FixtureRequest) -> ScdmSettings:
-    """A database of each test's own."""
-    return ScdmSettings(data_dir=server, database=f"t{abs(hash(request.node.name)) % 10**8}")
-
-
-@pytest.fixture
-def database(settings: ScdmSettings) -> Iterator[Database]:
-    with connect(settings) as connected:
-        yield connected
 
 
 @pytest.fixture

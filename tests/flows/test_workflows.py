@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,26 +15,9 @@ from scdm_flows.documents import ScreenedCandidate
 from scdm_flows.flows import candidate_flow, phonon_flow, shard_flow
 from scdm_flows.flows.schema import remember_schemas
 from scdm_flows.launch.workflows import PRIORITY, insert, workflow_of
-from scdm_flows.settings import ScdmSettings
-from scdm_flows.stores import Database, EmbeddedServer, connect
+from scdm_flows.stores import Database
 
 pytest.importorskip("secantus", reason="the embedded server is an optional extra")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Data folder of a server of our own."""
-    folder = tmp_path_factory.mktemp("data")
-    yield folder
-    EmbeddedServer(folder).stop()
-
-
-@pytest.fixture
-def database(server: Path, request: pytest.FixtureRequest) -> Iterator[Database]:
-    """An empty database of each test's own."""
-    settings = ScdmSettings(data_dir=server, database=f"t{abs(hash(request.node.name)) % 10**8}")
-    with connect(settings) as connected:
-        yield connected
 
 
 def config(kind: str = "vasp") -> CampaignConfig:

@@ -80,6 +80,9 @@ bench: dev
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/bench.py
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/hulls.py
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/launchpad.py
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/resume.py
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/kills.py
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/database.py -n 20000
 
 results: dev
 	@test -n "$(DATA)" || { echo "give the curated set: make results DATA=curated.jsonl.gz" >&2; exit 2; }

@@ -69,6 +69,9 @@ def on_duty(run_task: RunTask) -> RunTask:
             return run_task(task, fw_spec)
         from scdm_flows.launch.firetask import StageError  # which knows this decorator
 
+        # a worker is one core's work unless its environment says more: several that each take all cores hinder each
+        # other (torch looks when the first job imports it)
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
         fw_id = int(task.fw_id)
         try:
             launch_id = _launch_of(launchpad, fw_id)

@@ -56,6 +56,12 @@ class ScdmGeneratorConfig(_Frozen):
     steps: int | None = Field(None, ge=1, description="denoising steps; the model's default when absent")
     shard_size: int = Field(100, ge=1, description="samples a generation job makes")
 
+    @field_validator("elements", mode="before")
+    @classmethod
+    def _as_text(cls, elements: object) -> object:
+        """A list, which is what YAML suggests, is the same wish: [Mo, S] is Mo,S."""
+        return ",".join(map(str, elements)) if isinstance(elements, list | tuple) else elements
+
     @field_validator("checkpoint")
     @classmethod
     def _absolute(cls, path: str | None) -> str | None:

@@ -20,7 +20,7 @@ COMPOSE = re.findall(r"^#   (.*)$", (ROOT / "docker" / "compose.yaml").read_text
 PAGES["compose.yaml"] = "```sh\n" + "\n".join(COMPOSE) + "\n```\n"
 EXAMPLES = [(page, arguments) for page, text in PAGES.items() for arguments in commands(text, "scdm")]
 # read by shells and containers, not by ScdmSettings
-OTHER_VARIABLES = {CONFIG_FILE_VARIABLE, f"{PREFIX}LAUNCHPAD_DIR", f"{PREFIX}MONGO_URI_FILE"}
+OTHER_VARIABLES = {CONFIG_FILE_VARIABLE} | {PREFIX + name for name in ("LAUNCHPAD_DIR", "MONGO_URI_FILE", "COMPLETE")}
 
 
 def test_every_page_has_commands() -> None:

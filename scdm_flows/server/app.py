@@ -1,0 +1,70 @@
+"""One application for everything that is served: OPTIMADE below ``/optimade``, pages at ``/``."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import HTMLResponse
+from starlette.routing import Mount, Route
+
+from scdm_flows.server.optimade_app import optimade_app
+from scdm_flows.server.security import LOOPBACK, ReadOnly
+from scdm_flows.settings import ScdmSettings, get_settings
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from scdm_flows.stores.database import Database
+
+_INDEX = """<!doctype html><html lang="en"><meta charset="utf-8"><title>scdm-flows</title>
+<h1>scdm-flows</h1><p>Candidates by the OPTIMADE specification: <a href="/optimade/v1/info">/optimade/v1/info</a>,
+<a href="/optimade/v1/structures">/optimade/v1/structures</a>.</p></html>"""
+
+
+def make_app(
+    database: Database, settings: ScdmSettings | None = None, *, hosts: Sequence[str] | None = LOOPBACK
+) -> Starlette:
+    """The ASGI application over a connected database, which is only read.
+
+    Parameters
+    ----------
+    settings
+        What the pages show of this installation; ``get_settings()`` when absent.
+    hosts
+        Names that requests may address the server by. None: any, and pages of other sites may read OPTIMADE (CORS), as
+        its clients in browsers need; on loopback they may not.
+    """
+    optimade: Any = optimade_app(database)
+    if hosts is None:
+        optimade = CORSMiddleware(optimade, allow_origins=["*"], allow_methods=["GET", "HEAD", "OPTIONS"])
+    return Starlette(
+        routes=[Mount("/optimade", optimade), *_pages(database, settings or get_settings())],
+        middleware=[Middleware(ReadOnly, hosts=hosts)],
+    )
+
+
+def _pages(database: Database, settings: ScdmSettings) -> list[Any]:
+    """Routes of the pages."""
+    if importlib.util.find_spec("scdm_flows.server.pages") is None:
+        return [Route("/", _index)]
+    from scdm_flows.server.pages import pages_app
+
+    pages = pages_app(database, settings)
+    if not any(inspect.iscoroutinefunction(call) for call in (pages, type(pages).__call__)):  # WSGI, as Dash is
+        from a2wsgi import WSGIMiddleware
+
+        pages = WSGIMiddleware(pages, workers=_PAGE_THREADS)
+    return [Mount("/", pages)]
+
+
+_PAGE_THREADS = 10
+
+
+async def _index(request: Request) -> HTMLResponse:
+    return HTMLResponse(_INDEX)

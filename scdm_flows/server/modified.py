@@ -1,0 +1,53 @@
+"""When candidates were last changed, as a column: read once, then only what changed since."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scdm_flows.stores.catalogue import MARGIN
+from scdm_flows.stores.table import KEY, Table
+
+if TYPE_CHECKING:
+    from scdm_flows.stores.database import Database
+
+
+class Modified:
+    """Times of the last change of a connected database's candidates; may be shared by threads."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._times: dict[bytes, float] = {}
+        self._seen: dict[str, datetime] = {}  # campaign -> the latest change that is known
+        self._column: tuple[Table, NDArray[np.float64]] | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self, table: Table) -> NDArray[np.float64]:
+        """(n,) seconds since 1970 of the table's rows, nan where a candidate is gone."""
+        with self._lock:
+            if self._column is None or self._column[0] is not table:
+                for campaign in np.unique(table.columns["campaign"]).tolist():
+                    self._read(campaign.decode())
+                times = np.array([self._times.get(name, np.nan) for name in table.ids.tolist()], dtype=float)
+                self._column = table, times
+            return self._column[1]
+
+    def _read(self, campaign: str) -> None:
+        seen = self._seen.get(campaign)
+        since = {} if seen is None else {"last_updated": {"$gte": seen - MARGIN}}
+        found = self._database.mongo["candidates"].find(
+            {"campaign": campaign, **since}, {KEY: 1, "last_updated": 1, "_id": 0}
+        )
+        latest = seen
+        for document in found:
+            moment = document.get("last_updated")
+            if isinstance(moment, datetime):
+                moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+                self._times[str(document[KEY]).encode()] = moment.timestamp()
+                latest = moment if latest is None or moment > latest else latest
+        if latest is not None:
+            self._seen[campaign] = latest

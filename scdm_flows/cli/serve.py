@@ -35,7 +35,7 @@ def serve(host: str, port: int) -> None:
     from scdm_flows.server.security import LOOPBACK
 
     local = is_loopback(host)
-    with listen(host, port) as socket, database(create=False) as connected:
+    with listen(host, port) as socket, database(create=False, indexes=False) as connected:
         app = make_app(connected, hosts=[*LOOPBACK, host] if local else None)
         number = socket.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host

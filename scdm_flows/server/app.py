@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import inspect
 from collections.abc import Sequence
@@ -53,9 +54,7 @@ def _pages(database: Database, settings: ScdmSettings) -> list[Any]:
     """Routes of the pages."""
     if importlib.util.find_spec("scdm_flows.server.pages") is None:
         return [Route("/", _index)]
-    from scdm_flows.server.pages import pages_app
-
-    pages = pages_app(database, settings)
+    pages: Any = importlib.import_module("scdm_flows.server.pages").pages_app(database, settings)
     if not any(inspect.iscoroutinefunction(call) for call in (pages, type(pages).__call__)):  # WSGI, as Dash is
         from a2wsgi import WSGIMiddleware
 

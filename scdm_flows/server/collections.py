@@ -43,7 +43,7 @@ _AGAIN = 1.0  # s; until then requests after a failure do not wait for the datab
 Answer = tuple[list[dict[str, Any]], int | None, bool]
 
 
-class Collection(EntryCollection):
+class Collection(EntryCollection):  # type: ignore[misc] # optimade has no type information
     """What both kinds share: filters on columns, pages by key where nothing else is asked for, no way to write."""
 
     def __init__(self, resource_cls: type[EntryResource], mapper: BaseResourceMapper, config: ServerConfig) -> None:
@@ -62,10 +62,11 @@ class Collection(EntryCollection):
         """optimade's, with the id of a single entry taken as it is, whatever characters are in it."""
         if isinstance(params, SingleEntryQueryParams):
             text, params.filter = params.filter, ""
-            criteria = super().handle_query_params(params)
+            criteria: dict[str, Any] = super().handle_query_params(params)
             criteria["id"] = text.removeprefix('id="').removesuffix('"')
             return criteria
-        return super().handle_query_params(params)
+        listing: dict[str, Any] = super().handle_query_params(params)
+        return listing
 
     def get_next_query_params(
         self, params: EntryListingQueryParams, results: dict[str, Any] | list[dict[str, Any]] | None
@@ -195,7 +196,8 @@ class CandidateCollection(Collection):
                     raise NotFound(_missing(name, _near(columns, name)))
                 return [found[0]], 1, False
             rows, total = self._rows(criteria, columns)
-            limit, start, page = criteria["limit"], 0, []
+            limit, start = criteria["limit"], 0
+            page: list[dict[str, Any]] = []
             while start < len(rows) and len(page) < limit:
                 stop = start + limit - len(page)
                 page += self._read(columns, [name.decode() for name in columns.table.ids[rows[start:stop]].tolist()])

@@ -278,8 +278,9 @@ class _Masks(Transformer[Token, Any]):
         part = _typed(name, "text", value)
         if word == "CONTAINS":
             return Verdict.of(np.strings.find(column.values, part) >= 0, column.known)
-        begins = np.strings.startswith if word == "STARTS" else np.strings.endswith
-        return Verdict.of(begins(column.values, part), column.known)
+        if word == "STARTS":
+            return Verdict.of(np.strings.startswith(column.values, part), column.known)
+        return Verdict.of(np.strings.endswith(column.values, part), column.known)
 
     def _length(self, name: Name, sign: str, value: float) -> Verdict:
         column = self._column(name)

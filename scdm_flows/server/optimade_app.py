@@ -15,9 +15,10 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from fastapi import Depends, FastAPI, Request
-from fastapi.exceptions import RequestValidationError, StarletteHTTPException
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 
 from scdm_flows import __version__
 from scdm_flows.errors import ScdmError, StoreError
@@ -52,7 +53,7 @@ _base_url: ContextVar[str | None] = ContextVar("base_url", default=None)  # of t
 _warned: ContextVar[list[Warnings] | None] = ContextVar("warned", default=None)  # what its answer will warn of
 
 
-class _Config(ServerConfig):
+class _Config(ServerConfig):  # type: ignore[misc] # optimade has no type information
     """optimade's settings; the base URL is that of each request, so that links work behind any name and port."""
 
     def __getattribute__(self, name: str) -> Any:
@@ -204,7 +205,8 @@ def _collect_warnings() -> None:
 
 def _error(request: Request, error: Exception, status: int, title: str, detail: str) -> Response:
     errors = [OptimadeError(detail=detail, status=str(status), title=title)]
-    return general_exception(_at_the_root(request), error, status_code=status, errors=errors)
+    answer: Response = general_exception(_at_the_root(request), error, status_code=status, errors=errors)
+    return answer
 
 
 def _at_the_root(request: Request) -> Request:
@@ -227,7 +229,7 @@ def _unavailable(request: Request, error: Exception) -> Response:
 
 
 def _http(request: Request, error: Exception) -> Response:
-    assert isinstance(error, StarletteHTTPException | OptimadeHTTPException)
+    assert isinstance(error, HTTPException | OptimadeHTTPException)
     answer: Response = http_exception_handler(_at_the_root(request), error)
     answer.headers.update(getattr(error, "headers", None) or {})
     return answer
@@ -239,7 +241,7 @@ def _defect(request: Request, error: Exception) -> Response:
 
 
 _HANDLERS: dict[type[Exception], Callable[[Request, Exception], Response]] = {
-    StarletteHTTPException: _http,
+    HTTPException: _http,
     OptimadeHTTPException: _http,
     RequestValidationError: _refused,
     StoreError: _unavailable,

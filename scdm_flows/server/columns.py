@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -49,12 +50,73 @@ class Lists:
         """(n,) where there is a list, also an empty one."""
         return np.array([one is not None for one in self.lists], dtype=bool)[self.rows]
 
+    @cached_property
+    def laid_out(self) -> Zipped:
+        """Its lists end to end."""
+        lists = [one or () for one in self.lists]
+        owner = np.repeat(np.arange(len(lists)), [len(one) for one in lists])
+        known = np.array([one is not None for one in self.lists], dtype=bool)
+        return Zipped([_flat(self.kind, lists)], owner, known, self.rows)
+
     @property
     def length(self) -> NDArray[Any]:
         """(n,) number of items, nan where not known."""
         if self.lengths is not None:
             return self.lengths
         return np.array([np.nan if one is None else len(one) for one in self.lists])[self.rows]
+
+
+@dataclass(frozen=True)
+class Zipped:
+    """The different lists of one column, or combinations of lists of several columns item by item, laid end to end.
+
+    items: for each column (n_items,) as in ``Scalar``; owner: (n_items,) which list an item is of; known: (n_lists,);
+    rows: (n,) which list a row has.
+    """
+
+    items: Sequence[NDArray[Any]]
+    owner: NDArray[np.int64]
+    known: Mask
+    rows: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, columns: Sequence[Lists]) -> Zipped:
+        """Of columns whose items can be compared."""
+        if len(columns) == 1:
+            return columns[0].laid_out
+        first, *others = [column.laid_out for column in columns]
+        if all(o.rows is first.rows and np.array_equal(o.owner, first.owner) for o in others):
+            known = np.logical_and.reduce([first.known, *(o.known for o in others)])
+            return cls([first.items[0], *(o.items[0] for o in others)], first.owner, known, first.rows)
+        which, rows = np.unique(np.stack([c.rows for c in columns]), axis=1, return_inverse=True)
+        chosen = [[c.lists[i] for i in places] for c, places in zip(columns, which.tolist(), strict=True)]
+        known = np.array([all(one is not None for one in ones) for ones in zip(*chosen, strict=True)], dtype=bool)
+        sizes = [min(len(one or ()) for one in ones) for ones in zip(*chosen, strict=True)]
+        items = [
+            _flat(column.kind, [(one or ())[:size] for one, size in zip(ones, sizes, strict=True)])
+            for column, ones in zip(columns, chosen, strict=True)
+        ]
+        return cls(items, np.repeat(np.arange(len(sizes)), sizes), known, rows.ravel())
+
+    @property
+    def n_items(self) -> int:
+        """Items of all different lists."""
+        return len(self.owner)
+
+    def some(self, met: Mask) -> Mask:
+        """(n_lists,) lists in which some item meets a condition. met: (n_items,)."""
+        found = np.zeros(len(self.known), dtype=bool)
+        found[self.owner[met]] = True
+        return found
+
+    def every(self, met: Mask) -> Mask:
+        """(n_lists,) lists that hold something, all of which meets a condition."""
+        return ~self.some(~met) & self.some(np.ones_like(met))
+
+
+def _flat(kind: Kind | None, lists: Sequence[Sequence[Any]]) -> NDArray[Any]:
+    items = [item for one in lists for item in one]
+    return texts(items) if kind == "text" else np.array(items, dtype=float)
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,11 @@ from lark.exceptions import LarkError, UnexpectedInput, VisitError
 from optimade.exceptions import BadRequest
 from optimade.warnings import UnknownProviderProperty
 
-from scdm_flows.server.columns import Column, Columns, Kind, Lists, Mask, Scalar, Unknown
+from scdm_flows.errors import ScdmError
+from scdm_flows.server.columns import Column, Columns, Kind, Lists, Mask, Scalar, Unknown, Zipped
 
 MAX_CHARACTERS = 4000
 SECONDS = 10.0  # to evaluate one filter
-_OFTEN = 100  # lists between two looks at the clock
 _GRAMMAR = "v1.2.0.lark"
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "=": operator.eq,
@@ -105,7 +105,7 @@ def evaluate(tree: Tree[Token], columns: Columns, prefix: str, seconds: float = 
     try:
         found = _Masks(columns, prefix, time.monotonic() + seconds).transform(tree)
     except VisitError as error:
-        if isinstance(error.orig_exc, BadRequest):
+        if isinstance(error.orig_exc, BadRequest | ScdmError):
             raise error.orig_exc from None
         if isinstance(error.orig_exc, RecursionError):
             raise BadRequest("the filter is nested too deeply; use fewer parentheses") from None
@@ -303,49 +303,36 @@ class _Masks(Transformer[Token, Any]):
         lists = [column for column in columns if isinstance(column, Lists)]
         if len(lists) != len(columns):
             return _nowhere(len(self._columns))
-        tests = [
-            [(s, _item(name, column.kind, v)) for name, column, (s, v) in zip(names, lists, conditions, strict=True)]
-            for conditions in tuples
-        ]
-        if all(column.rows is lists[0].rows for column in lists):
-            rows, which = lists[0].rows, None
+        zipped = Zipped.of(lists)
+        if word == "ONLY":
+            one_of = np.zeros(zipped.n_items, dtype=bool)
+            for conditions in tuples:
+                one_of |= self._meets(names, lists, conditions, zipped)
+            found = zipped.every(one_of)
         else:
-            pairs = np.stack([column.rows for column in lists])
-            which, rows = np.unique(pairs, axis=1, return_inverse=True)
-        many = len(lists[0].lists) if which is None else which.shape[1]
-        fits, known = np.zeros(many, dtype=bool), np.zeros(many, dtype=bool)
-        for number in range(many):
-            if number % _OFTEN == 0:
-                self._in_time()
-            chosen = [c.lists[number if which is None else which[i, number]] for i, c in enumerate(lists)]
-            if all(one is not None for one in chosen):
-                known[number] = True
-                fits[number] = _fits([*zip(*[c or () for c in chosen], strict=False)], word, tests)
-        return Verdict.of(fits[rows.ravel()], known[rows.ravel()])
+            found = np.full(len(zipped.known), word == "ALL")
+            for conditions in tuples:
+                holds = zipped.some(self._meets(names, lists, conditions, zipped))
+                found = found & holds if word == "ALL" else found | holds
+        return Verdict.of(found[zipped.rows], zipped.known[zipped.rows])
 
-
-def _fits(items: list[tuple[Any, ...]], word: str, tests: list[list[Condition]]) -> bool:
-    def met(test: list[Condition], item: tuple[Any, ...]) -> bool:
-        return all(_COMPARE[sign](part, value) for part, (sign, value) in zip(item, test, strict=True))
-
-    if word == "ONLY":
-        return bool(items) and all(any(met(test, item) for test in tests) for item in items)
-    found = (any(met(test, item) for item in items) for test in tests)
-    return any(found) if word == "ANY" else all(found)
+    def _meets(
+        self, names: Sequence[Name], lists: Sequence[Lists], conditions: Sequence[Condition], zipped: Zipped
+    ) -> Mask:
+        """Items of all different lists that meet a condition, or all conditions of zipped lists."""
+        self._in_time()
+        met = np.ones(zipped.n_items, dtype=bool)
+        for name, column, items, (sign, value) in zip(names, lists, zipped.items, conditions, strict=True):
+            if isinstance(value, Name):
+                raise BadRequest(f"{name} HAS compares with values, not with the property {value}")
+            assert column.kind is not None
+            met &= np.asarray(_COMPARE[sign](items, _typed(name, column.kind, value)), dtype=bool)
+        return met
 
 
 def _nowhere(n: int) -> Verdict:
     nothing = np.zeros(n, dtype=bool)
     return Verdict(nothing, nothing)
-
-
-def _item(name: Name, kind: Kind | None, value: Any) -> Any:
-    """A value as the items of a list are: text stays text."""
-    if isinstance(value, Name):
-        raise BadRequest(f"{name} HAS compares with values, not with the property {value}")
-    assert kind is not None
-    typed = _typed(name, kind, value)
-    return typed.decode() if isinstance(typed, bytes) else typed
 
 
 def _typed(name: str, kind: Kind, value: Any) -> Any:

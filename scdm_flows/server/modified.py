@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scdm_flows.errors import StoreError
 from scdm_flows.stores.catalogue import MARGIN
 from scdm_flows.stores.table import KEY, Table
+from scdm_flows.stores.trouble import store_errors
 
 if TYPE_CHECKING:
     from scdm_flows.stores.database import Database
+
+WAIT_SECONDS = 30.0
 
 
 class Modified:
@@ -25,10 +30,27 @@ class Modified:
         self._seen: dict[str, datetime] = {}  # campaign -> the latest change that is known
         self._column: tuple[Table, NDArray[np.float64]] | None = None
         self._lock = threading.Lock()
+        self._readers = ThreadPoolExecutor(4, thread_name_prefix="modified")
 
     def __call__(self, table: Table) -> NDArray[np.float64]:
-        """(n,) seconds since 1970 of the table's rows, nan where a candidate is gone."""
-        with self._lock:
+        """(n,) seconds since 1970 of the table's rows, nan where a candidate is gone.
+
+        The first reading of 100,000 may take longer than a request may; it goes on, and a later request has its result.
+
+        Raises
+        ------
+        StoreError
+            If the database does not answer, or not in time.
+        """
+        if self._column is not None and self._column[0] is table:
+            return self._column[1]
+        try:
+            return self._readers.submit(self._update, table).result(WAIT_SECONDS)
+        except TimeoutError:
+            raise StoreError("the times of last change are being read, which takes a while; try again") from None
+
+    def _update(self, table: Table) -> NDArray[np.float64]:
+        with self._lock, store_errors(self._database.uri):
             if self._column is None or self._column[0] is not table:
                 for campaign in np.unique(table.columns["campaign"]).tolist():
                     self._read(campaign.decode())

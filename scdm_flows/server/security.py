@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import traceback
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
@@ -82,7 +83,7 @@ class ReadOnly:
             logger.warning("%s", error)
             await _say(scope, guarded, 503 if unavailable else 400, str(error))
         except Exception:
-            logger.exception("a request failed: %s %s", scope["method"], scope["path"])
+            logger.error("a request failed: %s %s\n%s", scope["method"], scope["path"], traceback.format_exc())
             if not started:
                 await _say(scope, guarded, 500, "this is a defect of the server; its log says where it happened")
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import optimade.grammar
 from lark import Lark, Token, Transformer, Tree
-from lark.exceptions import LarkError, UnexpectedInput, VisitError
+from lark.exceptions import LarkError, UnexpectedInput, UnexpectedToken, VisitError
 from optimade.exceptions import BadRequest
 from optimade.warnings import UnknownProviderProperty
 
@@ -85,8 +85,8 @@ def parse(text: str) -> Tree[Token]:
     try:
         return _parser().parse(text)
     except UnexpectedInput as error:
-        column = getattr(error, "column", -1)
-        where = f"at character {column}" if isinstance(column, int) and column > 0 else "at its end"
+        ended = isinstance(error, UnexpectedToken) and error.token.type == "$END"
+        where = "at its end" if ended else f"at character {error.column}"
         raise BadRequest(
             f'the filter cannot be read {where}; write it like elements HAS ALL "Mo","S" AND nsites<=6'
         ) from None

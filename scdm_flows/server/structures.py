@@ -224,6 +224,8 @@ def resource(document: Mapping[str, Any]) -> dict[str, Any]:
                 raise UnreadableError("a site is not fully occupied")
             symbols.append(str(species["element"]))
             positions.append([float(x) for x in site["xyz"]])
+        if not symbols or [len(row) for row in (*lattice, *positions)] != [3] * (3 + len(symbols)):
+            raise UnreadableError("no atoms, or vectors that have not three components")
         made = Composition.of(Counter(symbols))
     except (KeyError, TypeError, ValueError) as error:
         raise UnreadableError(f"{document.get(KEY)!r} has no structure that can be read: {error}") from None

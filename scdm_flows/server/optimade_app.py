@@ -143,7 +143,7 @@ def _mended(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(endpoint)
     def answer(*arguments: Any, **named: Any) -> Any:
         request: Request = named["request"]
-        _base_url.set(str(request.base_url).rstrip("/"))
+        _base_url.set(f"{request.url.scheme}://{request.url.netloc}{request.scope.get('root_path', '')}")
         collected: list[Warnings] = []
         _warned.set(collected)
         found = endpoint(*arguments, **named)

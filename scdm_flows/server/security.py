@@ -24,6 +24,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 READING = ("GET", "HEAD", "OPTIONS")
 # Dash asks for what its tables and figures show by POST; it changes nothing, here or in the database
 ASKING_BY_POST = "/_dash-update-component"
+_ALLOW = (b"allow", ", ".join(READING).encode())
 MAX_BODY_BYTES = 256 * 1024
 MAX_URL_BYTES = 16 * 1024
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -57,10 +58,12 @@ class ReadOnly:
             return
         if scope["type"] != "http":  # there are no web sockets here
             return
-        started = False
+        started, head = False, scope["method"] == "HEAD"
 
         async def guarded(message: Message) -> None:
             nonlocal started
+            if head and message["type"] == "http.response.body":
+                message = {**message, "body": b""}
             if message["type"] == "http.response.start":
                 started = True
                 headers = MutableHeaders(scope=message)
@@ -73,6 +76,12 @@ class ReadOnly:
         refusal = self._refusal(scope)
         if refusal is not None:
             await _say(scope, guarded, *refusal)
+            return
+        if head:  # as GET, without the body
+            scope = {**scope, "method": "GET"}
+        elif scope["method"] == "OPTIONS" and "access-control-request-method" not in Headers(scope=scope):
+            await guarded({"type": "http.response.start", "status": 204, "headers": [_ALLOW]})
+            await guarded({"type": "http.response.body", "body": b""})
             return
         try:
             await self._app(scope, receive, guarded)
@@ -94,6 +103,8 @@ class ReadOnly:
             return 421, "this server answers on this machine alone; `scdm serve --host` says where else it should"
         if len(scope.get("raw_path") or b"") + len(scope.get("query_string") or b"") > MAX_URL_BYTES:
             return 414, f"the address is longer than {MAX_URL_BYTES} bytes; ask in several parts"
+        if not scope["path"].isprintable():
+            return 400, "the address holds characters that cannot be printed; leave them out"
         asks = scope["method"] == "POST" and scope["path"].endswith(ASKING_BY_POST)
         if scope["method"] not in READING and not asks:
             return 405, f"{scope['method'][:20]} is not possible: this server only reads; use GET"
@@ -115,8 +126,8 @@ async def _say(scope: Scope, send: Send, status: int, words: str) -> None:
     headers = [(b"content-type", b"application/vnd.api+json" if as_json else b"text/plain; charset=utf-8")]
     headers += [(b"content-length", str(len(body)).encode())]
     if status == 405:
-        headers.append((b"allow", ", ".join(READING).encode()))
+        headers.append(_ALLOW)
     if status == 503:
         headers.append((b"retry-after", b"5"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+    await send({"type": "http.response.body", "body": body})

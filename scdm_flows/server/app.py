@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from a2wsgi import WSGIMiddleware
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -16,7 +16,6 @@ from starlette.routing import Mount, Route
 
 from scdm_flows.server.optimade_app import optimade_app
 from scdm_flows.server.security import LOOPBACK, ReadOnly
-from scdm_flows.settings import ScdmSettings, get_settings
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -28,15 +27,11 @@ _INDEX = """<!doctype html><html lang="en"><meta charset="utf-8"><title>scdm-flo
 <a href="/optimade/v1/structures">/optimade/v1/structures</a>.</p></html>"""
 
 
-def make_app(
-    database: Database, settings: ScdmSettings | None = None, *, hosts: Sequence[str] | None = LOOPBACK
-) -> Starlette:
+def make_app(database: Database, *, hosts: Sequence[str] | None = LOOPBACK) -> Starlette:
     """The ASGI application over a connected database, which is only read.
 
     Parameters
     ----------
-    settings
-        What the pages show of this installation; ``get_settings()`` when absent.
     hosts
         Names that requests may address the server by. None: any, and pages of other sites may read OPTIMADE (CORS), as
         its clients in browsers need; on loopback they may not.
@@ -45,21 +40,17 @@ def make_app(
     if hosts is None:
         optimade = CORSMiddleware(optimade, allow_origins=["*"], allow_methods=["GET", "HEAD", "OPTIONS"])
     return Starlette(
-        routes=[Mount("/optimade", optimade), *_pages(database, settings or get_settings())],
+        routes=[Mount("/optimade", optimade), *_pages(database)],
         middleware=[Middleware(ReadOnly, hosts=hosts)],
     )
 
 
-def _pages(database: Database, settings: ScdmSettings) -> list[Any]:
+def _pages(database: Database) -> list[Any]:
     """Routes of the pages."""
     if importlib.util.find_spec("scdm_flows.server.pages") is None:
         return [Route("/", _index)]
-    pages: Any = importlib.import_module("scdm_flows.server.pages").pages_app(database, settings)
-    if not any(inspect.iscoroutinefunction(call) for call in (pages, type(pages).__call__)):  # WSGI, as Dash is
-        from a2wsgi import WSGIMiddleware
-
-        pages = WSGIMiddleware(pages, workers=_PAGE_THREADS)
-    return [Mount("/", pages)]
+    pages: Any = importlib.import_module("scdm_flows.server.pages").pages_app(database)
+    return [Mount("/", WSGIMiddleware(pages, workers=_PAGE_THREADS))]
 
 
 _PAGE_THREADS = 10

@@ -11,7 +11,7 @@ from a2wsgi import WSGIMiddleware
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, RedirectResponse
 from starlette.routing import Mount, Route
 
 from scdm_flows.server.optimade_app import optimade_app
@@ -40,7 +40,7 @@ def make_app(database: Database, *, hosts: Sequence[str] | None = LOOPBACK) -> S
     if hosts is None:
         optimade = CORSMiddleware(optimade, allow_origins=["*"], allow_methods=["GET", "HEAD", "OPTIONS"])
     return Starlette(
-        routes=[Mount("/optimade", optimade), *_pages(database)],
+        routes=[Route("/optimade", _to_info), Mount("/optimade", optimade), *_pages(database)],
         middleware=[Middleware(ReadOnly, hosts=hosts)],
     )
 
@@ -49,11 +49,16 @@ def _pages(database: Database) -> list[Any]:
     """Routes of the pages."""
     if importlib.util.find_spec("scdm_flows.server.pages") is None:
         return [Route("/", _index)]
-    pages: Any = importlib.import_module("scdm_flows.server.pages").pages_app(database)
-    return [Mount("/", WSGIMiddleware(pages, workers=_PAGE_THREADS))]
+    pages = importlib.import_module("scdm_flows.server.pages").pages_app(database)
+    bridge: Any = WSGIMiddleware(pages, workers=_PAGE_THREADS)
+    return [Mount("/", bridge)]
 
 
 _PAGE_THREADS = 10
+
+
+async def _to_info(request: Request) -> RedirectResponse:
+    return RedirectResponse("/optimade/v1/info")
 
 
 async def _index(request: Request) -> HTMLResponse:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import Response
+from fastapi.responses import RedirectResponse, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
@@ -177,6 +177,8 @@ def _check_request(request: Request) -> None:
 
 
 def _no_such_path(request: Request, rest: str) -> Response:
+    if not rest:
+        return RedirectResponse(f"{request.scope.get('root_path', '')}{BASE_URL_PREFIXES['major']}/info")
     version = _VERSION.match(f"/{rest}")
     if version is not None and f"/{version[1]}" not in BASE_URL_PREFIXES.values():
         served = ", ".join(name.strip("/") for name in BASE_URL_PREFIXES.values())

@@ -294,6 +294,8 @@ def test_only_names_of_this_machine_are_answered(address: str) -> None:
 
 
 def test_versions(address: str) -> None:
+    for path in ("/optimade", "/optimade/"):
+        assert requests.get(address + path).url == f"{address}/optimade/v1/info"
     for version in ("v2", "v1.99", "v0"):
         answer = requests.get(f"{address}/optimade/{version}/info")
         assert answer.status_code == 553  # as OPTIMADE wants it

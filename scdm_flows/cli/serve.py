@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 
 import click
 
@@ -54,4 +55,6 @@ def serve(host: str, port: int) -> None:
             server_header=False,
             ws="none",
         )
-        uvicorn.Server(config).run(sockets=[socket])
+        with suppress(KeyboardInterrupt):  # the way it is meant to end; open answers have been sent by then
+            uvicorn.Server(config).run(sockets=[socket])
+        click.echo("stopped")

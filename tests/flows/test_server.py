@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -100,7 +103,7 @@ def serving(folder: Path, database_port: int, *arguments: str) -> Iterator[tuple
     finally:
         process.send_signal(signal.SIGINT)
         try:
-            process.wait(15)
+            assert process.wait(15) == 0
         finally:
             process.kill()
             log.close()
@@ -258,6 +261,18 @@ def test_what_there_is_to_ask_for(address: str) -> None:
 def test_bad_input_is_refused_in_words(structures: str, query: str, status: int, words: str) -> None:
     answer = requests.get(structures + query)
     assert (answer.status_code, words in _said(answer)) == (status, True), answer.text[:500]
+
+
+def test_the_examples_of_the_documentation(address: str) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    lines = [line for line in (ROOT / "docs" / "serving.md").read_text().splitlines() if line.startswith("curl ")]
+    assert len(lines) >= 5
+    for line in lines:
+        command = shlex.split(line.replace("http://127.0.0.1:8765", address), comments=True)
+        answer = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=30).stdout)
+        assert answer["data"], line  # it is an example of something that finds something
+        assert "errors" not in answer
 
 
 def test_nothing_can_be_written(address: str, structures: str, embedded: EmbeddedServer) -> None:

@@ -27,7 +27,7 @@ from scdm_flows.documents.migrations import NewerDocumentError, migrate
 from scdm_flows.errors import StoreError
 from scdm_flows.server.columns import Columns, Mask, Records, Scalar
 from scdm_flows.server.filters import evaluate, parse
-from scdm_flows.server.modified import Modified
+from scdm_flows.server.modified import BusyError, Modified
 from scdm_flows.server.structures import SORTABLE, StructureColumns, UnreadableError, provider_fields, resource
 from scdm_flows.stores.catalogue import Catalogue
 from scdm_flows.stores.table import KEY
@@ -169,7 +169,7 @@ class CandidateCollection(Collection):
             If the database does not answer; those who ask within a second do not wait for it again.
         """
         if not self._lock.acquire(timeout=2 * DATABASE_SECONDS):
-            raise StoreError("the database takes too long to answer; try again")
+            raise BusyError("the database takes too long to answer; try again")
         try:
             if self._failure is not None and time.monotonic() - self._failure[0] < _AGAIN:
                 raise self._failure[1]
@@ -178,6 +178,7 @@ class CandidateCollection(Collection):
                     table = self._catalogue.table()
             except StoreError as error:
                 self._failure = time.monotonic(), error
+                logger.warning("%s", error)
                 raise
             self._failure = None
             if self._columns is None or self._columns.table is not table:
@@ -188,6 +189,13 @@ class CandidateCollection(Collection):
 
     def _run_db_query(self, criteria: dict[str, Any], single_entry: bool = False) -> Answer:
         columns = self.columns()
+        try:
+            return self._answer(columns, criteria, single_entry)
+        except StoreError as error:
+            logger.warning("%s", error)
+            raise
+
+    def _answer(self, columns: StructureColumns, criteria: dict[str, Any], single_entry: bool) -> Answer:
         with store_errors(self._database.uri), pymongo.timeout(DATABASE_SECONDS):
             if single_entry:
                 name = criteria["id"]

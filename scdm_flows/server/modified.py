@@ -17,8 +17,11 @@ from scdm_flows.stores.trouble import store_errors
 
 if TYPE_CHECKING:
     from scdm_flows.stores.database import Database
-
 WAIT_SECONDS = 30.0
+
+
+class BusyError(StoreError):
+    """An answer that takes longer than a request may; its words are for whoever asked."""
 
 
 class Modified:
@@ -47,7 +50,7 @@ class Modified:
         try:
             return self._readers.submit(self._update, table).result(WAIT_SECONDS)
         except TimeoutError:
-            raise StoreError("the times of last change are being read, which takes a while; try again") from None
+            raise BusyError("the times of last change are being read, which takes a while; try again") from None
 
     def _update(self, table: Table) -> NDArray[np.float64]:
         with self._lock, store_errors(self._database.uri):

@@ -21,7 +21,8 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from scdm_flows import __version__
-from scdm_flows.errors import ScdmError, StoreError
+from scdm_flows.errors import StoreError
+from scdm_flows.server.security import UNAVAILABLE
 
 # before optimade.server is imported: it would open /var/log/optimade, and print to standard output
 logging.getLogger("optimade").addHandler(logging.NullHandler())
@@ -39,13 +40,12 @@ from optimade.server.routers.utils import BASE_URL_PREFIXES, JSONAPIResponse  # 
 from optimade.warnings import OptimadeWarning  # noqa: E402
 
 from scdm_flows.server.collections import CandidateCollection, RecordCollection  # noqa: E402
+from scdm_flows.server.modified import BusyError  # noqa: E402
 from scdm_flows.server.records import LINKS, REFERENCES  # noqa: E402
 from scdm_flows.server.structures import PREFIX, SORTABLE, provider_fields  # noqa: E402
 
 if TYPE_CHECKING:
     from scdm_flows.stores.database import Database
-
-logger = logging.getLogger(__name__)
 
 PAGE_LIMIT, PAGE_LIMIT_MAX = 20, 500
 _VERSION = re.compile(r"^/(v[0-9]+(\.[0-9]+){0,2})(/|$)")
@@ -224,8 +224,8 @@ def _refused(request: Request, error: Exception) -> Response:
 
 
 def _unavailable(request: Request, error: Exception) -> Response:
-    logger.warning("%s", error)
-    answer = _error(request, error, 503, "Service Unavailable", str(error))
+    words = str(error) if isinstance(error, BusyError) else UNAVAILABLE
+    answer = _error(request, error, 503, "Service Unavailable", words)
     answer.headers["Retry-After"] = "5"
     return answer
 
@@ -247,6 +247,5 @@ _HANDLERS: dict[type[Exception], Callable[[Request, Exception], Response]] = {
     OptimadeHTTPException: _http,
     RequestValidationError: _refused,
     StoreError: _unavailable,
-    ScdmError: _unavailable,
     Exception: _defect,
 }

@@ -11,7 +11,7 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
-from scdm_flows.errors import ScdmError, StoreError
+from scdm_flows.errors import StoreError
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,8 @@ ASKING_BY_POST = "/_dash-update-component"
 _ALLOW = (b"allow", ", ".join(READING).encode())
 MAX_BODY_BYTES = 256 * 1024
 MAX_URL_BYTES = 16 * 1024
+# names neither host nor user of the database: the reason is in the log
+UNAVAILABLE = "the database does not answer; try again in a moment (the server's log says why)"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 # An application may set its own policy, as the pages do; nothing may loosen the others.
@@ -85,12 +87,10 @@ class ReadOnly:
             return
         try:
             await self._app(scope, receive, guarded)
-        except ScdmError as error:
-            if started:
-                raise
-            unavailable = isinstance(error, StoreError)
+        except StoreError as error:
             logger.warning("%s", error)
-            await _say(scope, guarded, 503 if unavailable else 400, str(error))
+            if not started:
+                await _say(scope, guarded, 503, UNAVAILABLE)
         except Exception:
             logger.error("a request failed: %s %s\n%s", scope["method"], scope["path"], traceback.format_exc())
             if not started:

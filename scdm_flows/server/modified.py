@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+import time
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pymongo
 from numpy.typing import NDArray
 
 from scdm_flows.errors import StoreError
@@ -18,6 +20,7 @@ from scdm_flows.stores.trouble import store_errors
 if TYPE_CHECKING:
     from scdm_flows.stores.database import Database
 WAIT_SECONDS = 30.0
+_READ_SECONDS = 600.0
 
 
 class BusyError(StoreError):
@@ -33,7 +36,7 @@ class Modified:
         self._seen: dict[str, datetime] = {}  # campaign -> the latest change that is known
         self._column: tuple[Table, NDArray[np.float64]] | None = None
         self._lock = threading.Lock()
-        self._readers = ThreadPoolExecutor(4, thread_name_prefix="modified")
+        self._reading: Future[None] | None = None
 
     def __call__(self, table: Table) -> NDArray[np.float64]:
         """(n,) seconds since 1970 of the table's rows, nan where a candidate is gone.
@@ -45,21 +48,32 @@ class Modified:
         StoreError
             If the database does not answer, or not in time.
         """
-        if self._column is not None and self._column[0] is table:
-            return self._column[1]
-        try:
-            return self._readers.submit(self._update, table).result(WAIT_SECONDS)
-        except TimeoutError:
-            raise BusyError("the times of last change are being read, which takes a while; try again") from None
+        deadline = time.monotonic() + WAIT_SECONDS
+        while True:
+            column = self._column
+            if column is not None and column[0] is table:
+                return column[1]
+            with self._lock:
+                if self._reading is None or self._reading.done():
+                    self._reading = Future()
+                    # a thread that does not keep the process from ending
+                    threading.Thread(target=self._update, args=(table, self._reading), daemon=True).start()
+                reading = self._reading
+            try:
+                reading.result(max(0.0, deadline - time.monotonic()))
+            except TimeoutError:
+                raise BusyError("the times of last change are being read, which takes a while; try again") from None
 
-    def _update(self, table: Table) -> NDArray[np.float64]:
-        with self._lock, store_errors(self._database.uri):
-            if self._column is None or self._column[0] is not table:
+    def _update(self, table: Table, done: Future[None]) -> None:
+        try:
+            with store_errors(self._database.uri), pymongo.timeout(_READ_SECONDS):
                 for campaign in np.unique(table.columns["campaign"]).tolist():
                     self._read(campaign.decode())
-                times = np.array([self._times.get(name, np.nan) for name in table.ids.tolist()], dtype=float)
-                self._column = table, times
-            return self._column[1]
+            times = np.array([self._times.get(name, np.nan) for name in table.ids.tolist()], dtype=float)
+            self._column = table, times
+            done.set_result(None)
+        except Exception as error:  # for those who wait
+            done.set_exception(error)
 
     def _read(self, campaign: str) -> None:
         seen = self._seen.get(campaign)

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -143,20 +143,19 @@ class StructureColumns:
         kind = queryable_fields()[field]
         return Scalar("bool" if kind is bool else "number" if _number(kind) else "text", values)
 
+    @cached_property
     def _formulas(self) -> tuple[list[Composition | None], NDArray[np.int64]]:
         """The different compositions, and which one each row has."""
-        if not hasattr(self, "_compositions"):
-            names, rows = np.unique(self.table.columns["formula"], return_inverse=True)
-            self._compositions = [composition(name.decode()) for name in names.tolist()], rows.ravel()
-        return self._compositions
+        names, rows = np.unique(self.table.columns["formula"], return_inverse=True)
+        return [composition(name.decode()) for name in names.tolist()], rows.ravel()
 
     def _text(self, spell: Callable[[Composition], str]) -> Scalar:
-        found, rows = self._formulas()
+        found, rows = self._formulas
         spelled = texts([None if one is None else spell(one) for one in found])
         return Scalar("text", spelled[rows])
 
     def _hill(self) -> Scalar:
-        found, rows = self._formulas()
+        found, rows = self._formulas
         sites = self.table.columns["nsites"]
         pairs, which = np.unique(np.stack([rows, np.nan_to_num(sites)]), axis=1, return_inverse=True)
         spelled = []
@@ -166,7 +165,7 @@ class StructureColumns:
         return Scalar("text", texts(spelled)[which.ravel()])
 
     def _lists(self, kind: Any, items: Callable[[Composition], Sequence[Any]], length: Any = None) -> Lists:
-        found, rows = self._formulas()
+        found, rows = self._formulas
         return Lists(kind, [None if one is None else items(one) for one in found], rows, length)
 
     def _references(self) -> Lists:

@@ -1,7 +1,6 @@
-// Run once by MongoDB's image, when its volume is new: a user who may read and write one database and nothing else.
-const password = require("fs").readFileSync("/run/secrets/mongo_password", "utf8").trim();
-db.getSiblingDB("scdm").createUser({
-  user: "scdm",
-  pwd: password,
-  roles: [{ role: "readWrite", db: "scdm" }],
-});
+// Run once by MongoDB's image, when its volume is new: a user for workers, who may read and write one database and
+// nothing else, and one for the pages, who may only read it.
+const secret = (name) => require("fs").readFileSync(`/run/secrets/${name}`, "utf8").trim();
+const scdm = db.getSiblingDB("scdm");
+scdm.createUser({ user: "scdm", pwd: secret("mongo_password"), roles: [{ role: "readWrite", db: "scdm" }] });
+scdm.createUser({ user: "reader", pwd: secret("mongo_reader_password"), roles: [{ role: "read", db: "scdm" }] });

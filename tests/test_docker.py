@@ -86,14 +86,22 @@ def test_images_are_pinned_and_not_root() -> None:
     for image in [s["image"] for s in COMPOSE["services"].values() if "build" not in s]:
         assert re.search(r":\d+\.\d+\.\d+$", image), image
     assert re.search(r"^ARG BASE=python:3\.11\.\d+-slim-\w+$", DOCKERFILE, re.MULTILINE)
-    assert "--constraint requirements.lock ." in DOCKERFILE
+    assert '--constraint requirements.lock ".[server]"' in DOCKERFILE
     assert re.search(r"^USER scdm$", DOCKERFILE, re.MULTILINE)
 
 
 def test_targets_differ_by_their_command_alone() -> None:
     stages = dict(re.findall(r"^FROM base AS (\w+)\n(.*(?:\n(?!FROM|#|$).*)*)", DOCKERFILE, re.MULTILINE))
-    assert stages.keys() == {"worker", "shell"}  # make test-docker builds one of them
-    assert all(re.fullmatch(r"CMD \[.*\]", stage) for stage in stages.values())
+    assert stages.keys() == {"worker", "api", "shell"}  # make test-docker builds one of them
+    assert all(re.fullmatch(r"(EXPOSE \d+\n)?CMD \[.*\]", stage) for stage in stages.values())
+
+
+def test_pages_are_read_by_a_user_who_may_only_read() -> None:
+    api = COMPOSE["services"]["api"]
+    assert api["secrets"] == ["mongo_reader_uri"]
+    assert all(port.startswith("127.0.0.1:") for port in api["ports"])
+    users = (DOCKER / "mongo-user.js").read_text()
+    assert re.search(r'user: "reader".*roles: \[\{ role: "read", db: "scdm" \}\]', users)
 
 
 @pytest.mark.parametrize("variables", [{}, {"SCDM_MONGO_URI_FILE": "/no/such/file"}], ids=["unset", "no file"])

@@ -12,6 +12,8 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
 from conftest import ROOT, mx2, unavailable
@@ -67,6 +69,20 @@ def output(command: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.strip()
+
+
+def answer(address: str, process: subprocess.Popen[bytes], log: Path) -> str:
+    """What a server says, once it listens."""
+    for _ in range(240):
+        assert process.poll() is None, log.read_text()[-3000:]
+        try:
+            with urlopen(address, timeout=30) as found:
+                return str(found.read().decode())
+        except URLError as error:
+            if not isinstance(error.reason, ConnectionRefusedError):
+                raise
+            time.sleep(0.5)
+    raise AssertionError(log.read_text()[-3000:])
 
 
 def test_image_is_what_it_says(buildah: Buildah, worker: str) -> None:
@@ -162,4 +178,19 @@ def test_campaign_on_a_server_outside(buildah: Buildah, worker: str, settings: S
         )  # threads change the last digits
     assert len(ours) == 2
     print(f"{fireworks.count_documents({})} jobs in the worker's container, {seconds:.0f} s")
+
+    port = free_port()
+    command = buildah.run(worker, ENTRYPOINT, "scdm", "serve", "--port", str(port), mounts=mounts, **uri)
+    with (tmp_path / "serve.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        address = f"http://127.0.0.1:{port}/optimade/v1/structures?filter=nelements=2"
+        found = json.loads(answer(address, process, tmp_path / "serve.log"))
+        assert {e["attributes"]["chemical_formula_reduced"] for e in found["data"]} == {"MoS2", "BN"}
+        assert answer(f"http://127.0.0.1:{port}/", process, tmp_path / "serve.log")
+        os.kill(process.pid, signal.SIGTERM)
+        process.wait(STOP_SECONDS)
+    finally:
+        process.kill()
+        process.wait()
     database.close()

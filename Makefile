@@ -51,7 +51,7 @@ $(VENV)/.torch-$(TORCH): | $(VENV)/.created
 
 $(VENV)/.installed: $(INPUTS) $(VENV)/.torch-$(TORCH)
 	@echo "installing scdm-flows (a few minutes the first time)"
-	@$(INSTALL) --editable ".[embedded]"
+	@$(INSTALL) --editable ".[embedded,server]"
 	@touch $@
 
 $(VENV)/.installed-dev: $(INPUTS) $(VENV)/.torch-$(TORCH)

@@ -187,9 +187,7 @@ class CandidateDB:
         rows, following = self._page(sort, limit, after, filters, [*FLAT, "schema_version", "provenance"])
         return _flat(rows), following
 
-    def window(
-        self, start: int, stop: int, *, sort: str = "rank", **filters: Any
-    ) -> tuple[list[dict[str, Any]], int]:
+    def window(self, start: int, stop: int, *, sort: str = "rank", **filters: Any) -> tuple[list[dict[str, Any]], int]:
         """``flat_records`` at places ``start`` to ``stop`` (not included) of a listing, and how many match in all.
 
         For tables that are scrolled. Places move when candidates are added meanwhile; ``page`` goes by key.

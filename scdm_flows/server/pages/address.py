@@ -80,7 +80,8 @@ def _read(name: str, text: str) -> Any:
     """The value as the field's type wants it; the text where that cannot be."""
     fields = queryable_fields()
     prefix, _, rest = name.partition("_")
-    kind: type = float if prefix in RANGES and name not in fields and rest in fields else fields.get(name, str)
+    ranged = prefix in RANGES and name not in fields and rest in fields
+    kind: Any = float if ranged else fields.get(name, str)
     if kind is bool:
         return {"true": True, "false": False}.get(text.lower(), text)
     if kind not in (int, float):
@@ -89,4 +90,4 @@ def _read(name: str, text: str) -> Any:
         number = kind(text)
     except ValueError:
         return text
-    return int(number) if kind is float and number.is_integer() and prefix in RANGES else number
+    return int(number) if ranged and number.is_integer() else number

@@ -6,7 +6,7 @@ for rows as it is scrolled (dash-ag-grid's infinite row model); the order of its
 
 from __future__ import annotations
 
-import logging
+import contextlib
 from dataclasses import replace
 from typing import Any
 
@@ -18,8 +18,6 @@ from scdm_flows.errors import ScdmError
 from scdm_flows.query import CandidateDB, element_symbols
 from scdm_flows.server.pages import elements, parts
 from scdm_flows.server.pages.address import Question
-
-logger = logging.getLogger(__name__)
 
 BLOCK = 100  # rows that the grid asks for at a time
 MOST_ROWS = 500  # rows of one answer, whatever is asked
@@ -74,7 +72,7 @@ def page(query: CandidateDB, search: str | None) -> list[Any]:
         html.Div(id="browse-notice"),
         html.Div(
             [
-                html.Output("…", id="browse-count", **{"aria-live": "polite"}),
+                html.Output("…", id="browse-count", **parts.aria(live="polite")),
                 dcc.Link("clear all", href="/", id="browse-clear"),
                 html.A("download CSV", href="/candidates.csv", id="browse-csv", download="candidates.csv"),
             ],
@@ -131,7 +129,7 @@ def _choices(campaigns: list[str]) -> list[Any]:
         "campaign": campaigns,
         "state": [s.value for s in CandidateState],
     }
-    found = [
+    found: list[Any] = [
         _labelled(
             label,
             dcc.Dropdown(id=f"browse-{name}", options=options[name], multi=True, placeholder="any"),
@@ -252,7 +250,9 @@ def _changed(question: Question, trigger: Any, controls: dict[str, Any], request
     if isinstance(trigger, dict):
         symbol, chosen = trigger[elements.KIND], list(question.filters.get("elements", []))
         chosen = [s for s in chosen if s != symbol] if symbol in chosen else [*chosen, symbol]
-        return replace(question, filters={**question.filters, "elements": chosen} if chosen else _without(question, "elements"))
+        return replace(
+            question, filters={**question.filters, "elements": chosen} if chosen else _without(question, "elements")
+        )
     name = str(trigger or "").removeprefix("browse-")
     if name == "grid" and request is not None:
         return _sorted(question, request)
@@ -261,10 +261,8 @@ def _changed(question: Question, trigger: Any, controls: dict[str, Any], request
     value = controls[name]
     if name == "elements":
         value = str(value or "").replace(",", " ").split()
-        try:
+        with contextlib.suppress(ScdmError):  # stays in the address as written, and the answer says what is wrong
             value = element_symbols(value) if value else value
-        except ScdmError:
-            pass  # stays in the address as written, and the answer says what is wrong
     elif name in YES_NO:
         value = {"true": True, "false": False}.get(value)
     elif isinstance(value, list):
@@ -299,6 +297,8 @@ def _controls(question: Question) -> list[Any]:
             value = {True: "true", False: "false"}.get(value, ANY) if isinstance(value, bool) else ANY
         elif name in CHOICES:
             value = value if isinstance(value, list) else [] if value is None else [value]
+        elif name in NUMBERS:
+            value = "" if value is None else value
         elif name in TEXTS:
             value = ",".join(value) if isinstance(value, list) else value or ""
         found.append(value)

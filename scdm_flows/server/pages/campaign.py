@@ -7,6 +7,7 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 from dash import Dash, Input, Output, State, dcc, html, no_update
 
@@ -100,7 +101,17 @@ def overview(query: CandidateDB) -> list[Any]:
         )
         for c in campaigns
     ]
-    columns = ["campaign", "state", "generated", "unique", "in the window", "phonon-stable", "failed", "updated (UTC)", ""]
+    columns = [
+        "campaign",
+        "state",
+        "generated",
+        "unique",
+        "in the window",
+        "phonon-stable",
+        "failed",
+        "updated (UTC)",
+        "",
+    ]
     return [html.H1("Campaigns"), table(columns, rows)]
 
 
@@ -141,6 +152,7 @@ def register(app: Dash, query: CandidateDB) -> None:
 def contents(query: CandidateDB, memory: Memory, name: str) -> list[Any]:
     """What the page shows of a campaign now."""
     from scdm_flows.report.content import funnel_rows
+    from scdm_flows.report.page import percent
 
     campaign = query.campaign(name)
     counts = campaign.funnel
@@ -163,7 +175,12 @@ def contents(query: CandidateDB, memory: Memory, name: str) -> list[Any]:
     numbers = table(
         ["step", "this campaign", "", "paper"],
         [
-            (r.words, f"{r.count:,}", f"{r.share:.1f} %", "–" if r.paper is None else f"{r.paper:,} ({r.paper_share:.1f} %)")
+            (
+                r.words,
+                f"{r.count:,}",
+                percent(r.share),
+                "–" if r.paper is None else f"{r.paper:,} ({percent(r.paper_share)})",
+            )
             for r in rows
         ],
     )
@@ -175,11 +192,16 @@ def contents(query: CandidateDB, memory: Memory, name: str) -> list[Any]:
     )
     return [
         facts(head),
-        dcc.Link("its candidates", href=f"/?campaign={parts.quote(name, safe='')}"),
+        dcc.Link("its candidates", href=f"/?campaign={quote(name, safe='')}"),
         html.Div(
             [
-                section("Funnel", parts.graph(figures.funnel(rows), "funnel beside the paper's", 440), numbers,
-                        html.P(note, className="soft small"), wide=True),
+                section(
+                    "Funnel",
+                    parts.graph(figures.funnel(rows), "funnel beside the paper's", 440),
+                    numbers,
+                    html.P(note, className="soft small"),
+                    wide=True,
+                ),
                 _stages(found),
                 _throughput(found),
                 _reasons(found),
@@ -209,7 +231,7 @@ def _throughput(found: Progress) -> html.Section:
     if not found.hours:
         return section("Throughput", html.P("No stage has recorded when it ended.", className="soft"))
     last = max(hour for hours in found.hours.values() for hour in hours)
-    recent = {
+    recent: dict[str, dict[datetime, int]] = {
         stage: {h: n for h, n in found.hours[stage].items() if h > last - timedelta(days=7)}
         for stage in (s.value for s in StageName)
         if stage in found.hours
@@ -236,8 +258,8 @@ def _failures(query: CandidateDB, name: str) -> html.Section:
     return section(
         "Failures",
         table(["stage", "error", "how many"], [(s, e, n) for (s, e), n in kinds]),
-        html.Details([html.Summary(f"{len(failures)} in all{more}"), table(["candidate", "stage", "error", "message"], rows)]),
+        html.Details(
+            [html.Summary(f"{len(failures)} in all{more}"), table(["candidate", "stage", "error", "message"], rows)]
+        ),
         wide=True,
     )
-
-

@@ -58,15 +58,13 @@ def page(query: CandidateDB, candidate_id: str) -> list[Any]:
 
 
 def _tags(document: CandidateDoc) -> list[Any]:
-    found = [tag(document.state.value, STATES.get(document.state.value, ""))]
+    found: list[Any] = [tag(document.state.value, STATES.get(document.state.value, ""))]
     if document.rank is not None:
         found.append(tag(f"rank {document.rank}"))
     if document.surrogate:
         found.append(tag(parts.SURROGATE, "warn"))
     if document.dynamically_stable is not None:
-        found.append(
-            tag("phonon-stable", "good") if document.dynamically_stable else tag("phonon-unstable", "bad")
-        )
+        found.append(tag("phonon-stable", "good") if document.dynamically_stable else tag("phonon-unstable", "bad"))
     if document.novel:
         found.append(tag("novel", "good"))
     if document.layer_group is not None:
@@ -78,7 +76,10 @@ def _tags(document: CandidateDoc) -> list[Any]:
 def _downloads(document: CandidateDoc) -> html.Div:
     base = f"/files/{quote(document.candidate_id, safe='')}"
     names = {"cif": "CIF", "vasp": "POSCAR", "json": "JSON"}
-    links = [html.A(name, href=f"{base}.{suffix}", download=True) for suffix, name in names.items()]
+    links = [
+        html.A(name, href=f"{base}.{suffix}", download=f"{document.candidate_id}.{suffix}")
+        for suffix, name in names.items()
+    ]
     return html.Div([html.Span("download"), *links], className="actions")
 
 
@@ -130,7 +131,10 @@ def _energies(document: CandidateDoc) -> html.Section:
     calibrated = ", calibrated to be comparable with DFT" if document.surrogate else ""
     rows = [
         ("energy above hull", f"{e_hull} ({kind}{calibrated})" if document.e_above_hull is not None else None),
-        ("raw", f"{number(document.e_above_hull_raw)} eV/atom ({kind})" if document.e_above_hull_raw is not None else None),
+        (
+            "raw",
+            f"{number(document.e_above_hull_raw)} eV/atom ({kind})" if document.e_above_hull_raw is not None else None,
+        ),
         ("above same composition", number(document.e_above_same_composition, 3, "eV/atom")),
         ("formation energy", number(document.formation_energy_per_atom, 3, f"eV/atom ({kind}, raw)")),
         ("energy", number(document.energy_per_atom, 4, f"eV/atom ({kind})")),
@@ -159,7 +163,9 @@ def _hull(document: CandidateDoc, hull: HullDoc | None) -> html.Section:
         points = sorted(hull.points, key=lambda p: p.formation_energy_per_atom)[:20]
         rows = [(p.formula, p.name, number(p.formation_energy_per_atom)) for p in points]
         return section(title, html.P(note, className="soft small"), table(["phase", "id", "formation, eV/atom"], rows))
-    return section(title, parts.graph(figure, f"convex hull of {document.chemsys}", 440), html.P(note, className="soft small"))
+    return section(
+        title, parts.graph(figure, f"convex hull of {document.chemsys}", 440), html.P(note, className="soft small")
+    )
 
 
 def _phonons(document: CandidateDoc, phonon: PhononDoc | None) -> html.Section:
@@ -192,7 +198,9 @@ def _bands(document: CandidateDoc, bands: BandsDoc | None) -> html.Section:
         ("magnetic", yes_no(bands.magnetic)),
         ("from", " ".join(filter(None, [bands.energy_scheme, bands.engine_version]))),
     ]
-    drawn = parts.graph(figure(electronic_plot(bands)), f"electronic bands and density of states; gap {rows[0][1]}", 420)
+    drawn = parts.graph(
+        figure(electronic_plot(bands)), f"electronic bands and density of states; gap {rows[0][1]}", 420
+    )
     return section("Electronic bands", drawn, facts(rows))
 
 
@@ -252,5 +260,3 @@ def _provenance(document: CandidateDoc) -> html.Section:
     columns = ["stage", "status", "why", "ended (UTC)", "seconds", "job"]
     shown = [table(columns, stages)] if stages else [html.P("No stage is recorded yet.", className="soft")]
     return section("From sample to result", *shown, facts(rows), wide=True)
-
-

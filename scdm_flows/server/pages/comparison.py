@@ -116,7 +116,9 @@ def energies(query: CandidateDB, campaigns: list[str] | None) -> list[Any]:
         shown.append(html.P("None of them has an energy yet.", className="soft"))
     absent = [g for g in GENERATORS if not totals[g]]
     if absent:
-        shown.append(html.P(f"No candidate of {' and '.join(absent)} is stored, so there is nothing beside.", className="soft"))
+        shown.append(
+            html.P(f"No candidate of {' and '.join(absent)} is stored, so there is nothing beside.", className="soft")
+        )
     columns = ["generator", "candidates", "with energy", *levels, f"paper, DFT, ≤ {figures.WINDOW_EV:g}"]
     return [
         *shown,
@@ -134,7 +136,7 @@ def _paper(generator: str) -> str | None:
     if generator not in PAPER:
         return None
     samples, _, window = PAPER[generator]
-    return f"{window} of {samples:,} ({100 * window / samples:.1f} %)"
+    return f"{window} of {samples:,} ({100 * window / samples:.2f} %)"
 
 
 def _reconstruction() -> list[Any]:
@@ -154,7 +156,13 @@ def _reconstruction() -> list[Any]:
         medians = found[key]
         shown += [
             html.H3(f"Distances {words}"),
-            parts.graph(figures.distances(medians, DISTANCES), f"reconstruction distances {words}", 560),
+            html.Div(
+                [
+                    parts.graph(figures.distances(medians, k, name), f"{name}, {words}", 230)
+                    for k, name in DISTANCES.items()
+                ],
+                className="small-graphs",
+            ),
             html.Details(
                 [
                     html.Summary("numbers"),

@@ -8,6 +8,8 @@ from typing import Any
 
 from dash import html
 
+from scdm_flows.server.pages.parts import aria
+
 KIND = "element"
 
 
@@ -42,7 +44,7 @@ def periodic_table(chosen: Collection[str]) -> html.Div:
                 title=name,
                 type="button",
                 style={"gridRow": row, "gridColumn": column},
-                **{"aria-pressed": str(symbol in chosen).lower(), "aria-label": name},
+                **aria(pressed=str(symbol in chosen).lower(), label=name),
             )
         )
-    return html.Div(buttons, className="periodic", role="group", **{"aria-label": "elements that candidates hold"})
+    return html.Div(buttons, className="periodic", role="group", **aria(label="elements that candidates hold"))

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scdm_flows.report.figures import CALIBRATED, IMAGINARY, INK, RAW
+from scdm_flows.report.crystals import SHELL_FACTOR
+from scdm_flows.report.figures import CALIBRATED, IMAGINARY, INK, RAW, SOFT
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -32,14 +33,30 @@ FONT = {"color": INK, "family": "system-ui, sans-serif"}
 
 def structure(layer: Structure) -> Any:
     """The layer in 3D, some cells of it, with buttons for the views from above and from the side."""
-    from pymatviz import structure_3d
+    from pymatgen.analysis.local_env import MinimumDistanceNN
+    from pymatviz.structure import structure_3d
 
     n, m = (int(np.clip(np.ceil(PATCH_ANGSTROM / side), 1, 4)) for side in layer.lattice.abc[:2])
     while n * m * len(layer) > MOST_ATOMS and n * m > 1:
         n, m = max(1, n - 1), max(1, m - 1)
     patch = layer.make_supercell((n, m, 1), in_place=False)
-    found = structure_3d(patch, show_bonds=len(patch) <= MOST_ATOMS, show_image_sites=False, show_cell=_EDGE)
-    views = {"top": ((0, 0, 1.6), (0, 1, 0)), "side": ((0, -1.6, 0), (0, 0, 1)), "oblique": ((0.9, -1.2, 0.7), (0, 0, 1))}
+    # bonds as in report.crystals: to neighbours not much further than the nearest; others are slow in dense samples
+    bonds = MinimumDistanceNN(tol=SHELL_FACTOR - 1, cutoff=6) if len(patch) <= MOST_ATOMS else False
+    found = structure_3d(
+        patch,
+        show_bonds=bonds,
+        bond_kwargs={"color": SOFT, "width": 5},
+        show_image_sites=False,
+        show_cell=False,
+        subplot_title=False,
+        n_cols=1,
+        atom_size=14,
+    )
+    views = {
+        "top": ((0, 0, 1.6), (0, 1, 0)),
+        "side": ((0, -1.6, 0), (0, 0, 1)),
+        "oblique": ((0.9, -1.2, 0.7), (0, 0, 1)),
+    }
     cameras = {
         name: {
             "eye": dict(zip("xyz", eye, strict=True)),
@@ -55,13 +72,10 @@ def structure(layer: Structure) -> Any:
     menu = {"type": "buttons", "direction": "right", "buttons": buttons, "active": 2, "showactive": True}
     menu |= {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"t": 0, "b": 4}}
     found.update_layout(
-        updatemenus=[menu], margin={"l": 0, "r": 0, "t": 40, "b": 0}, font=FONT, title=None, showlegend=True
+        updatemenus=[menu], margin={"l": 0, "r": 0, "t": 40, "b": 0}, font=FONT, title=None, showlegend=True, width=None
     )
-    found.update_scenes(camera=cameras["oblique"], aspectmode="data")
+    found.update_scenes(camera=cameras["oblique"], aspectmode="data", domain={"x": [0, 1], "y": [0, 1]})
     return found
-
-
-_EDGE = {"edge": {"color": INK, "width": 1.5}, "node": {"size": 0}}
 
 
 def hull(document: HullDoc, candidate_id: str | None = None) -> Any | None:
@@ -86,9 +100,15 @@ def hull(document: HullDoc, candidate_id: str | None = None) -> Any | None:
             marked.append(entry)
     diagram = PhaseDiagram(entries)
     plotter = PDPlotter(diagram, show_unstable=DRAWN_EV, backend="plotly", ternary_style="2d")
-    found = plotter.get_plot(label_unstable=False, highlight_entries=marked or None)
-    found.update_layout(font=FONT, margin={"l": 60, "r": 20, "t": 30, "b": 50}, width=None, autosize=True, title=None)
-    found.update_layout(legend={"orientation": "h", "x": 0, "y": -0.15, "yanchor": "top", "bgcolor": "rgba(0,0,0,0)"})
+    found: Any = plotter.get_plot(label_unstable=False, highlight_entries=marked or None)
+    for trace in found.data:
+        if trace.name == "Highlighted":
+            trace.name = "this candidate"
+    found.update_layout(font=FONT, margin={"l": 60, "r": 20, "t": 20, "b": 20}, width=None, autosize=True, title=None)
+    found.update_xaxes(title_font_size=13, tickfont_size=12, automargin=True)
+    found.update_yaxes(title_font_size=13, tickfont_size=12, automargin=True)
+    below = {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.2, "yanchor": "top", "bgcolor": "rgba(0,0,0,0)"}
+    found.update_layout(legend=below)
     return found
 
 
@@ -96,17 +116,26 @@ def funnel(rows: Sequence[FunnelRow]) -> Any:
     """The steps of a campaign beside the paper's, in percent of what was generated."""
     from plotly import graph_objects as go
 
+    from scdm_flows.report.page import percent
+
     words = [row.words for row in rows]
     found = go.Figure()
-    texts = [f"{row.count:,} ({row.share:.1f} %)" for row in rows]
+    texts = [f"{row.count:,} ({percent(row.share)})" for row in rows]
     found.add_bar(
-        y=words, x=[row.share for row in rows], text=texts, name="this campaign", orientation="h", marker_color=CALIBRATED
+        y=words,
+        x=[row.share for row in rows],
+        text=texts,
+        name="this campaign",
+        orientation="h",
+        marker_color=CALIBRATED,
     )
-    paper = [("" if row.paper is None else f"{row.paper:,} ({row.paper_share:.1f} %)") for row in rows]
+    paper = [("" if row.paper is None else f"{row.paper:,} ({percent(row.paper_share)})") for row in rows]
     found.add_bar(
         y=words, x=[row.paper_share for row in rows], text=paper, name="paper (DFT)", orientation="h", marker_color=RAW
     )
-    found.update_traces(textposition="auto", cliponaxis=False, hovertemplate="%{y}: %{text}<extra>%{fullData.name}</extra>")
+    found.update_traces(
+        textposition="auto", cliponaxis=False, hovertemplate="%{y}: %{text}<extra>%{fullData.name}</extra>"
+    )
     found.update_yaxes(autorange="reversed", automargin=True)
     found.update_xaxes(title="% of generated", range=[0, 105])
     return _plain(found)
@@ -159,37 +188,27 @@ def e_hull(values: Mapping[str, NDArray[np.float64]]) -> Any:
     return _plain(found)
 
 
-def distances(medians: Mapping[str, Mapping[str, float]], names: Mapping[str, str]) -> Any:
-    """Medians of the reconstruction distances, a small diagram each. medians: kind -> distance -> value."""
-    from plotly.subplots import make_subplots
+def distances(medians: Mapping[str, Mapping[str, float]], key: str, title: str) -> Any:
+    """Medians of one reconstruction distance. medians: kind, such as ``SCDM, t* = 0.3`` -> distance -> value."""
+    from plotly import graph_objects as go
 
-    columns = 3
-    rows = -(-len(names) // columns)
-    found = make_subplots(rows=rows, cols=columns, subplot_titles=list(names.values()), vertical_spacing=0.22)
-    for place, key in enumerate(names):
-        for kind, values in medians.items():
-            first = kind.split(",")[0]
-            found.add_bar(
-                x=[kind.split(",")[-1].strip() if "," in kind else "perturbed"],
-                y=[values[key]],
-                name=first,
-                legendgroup=first,
-                showlegend=place == 0 and kind in _first_of(medians),
-                marker_color=COLOURS.get(first.lower(), RAW),
-                hovertemplate=f"{kind}: %{{y:.3g}}<extra></extra>",
-                row=place // columns + 1,
-                col=place % columns + 1,
-            )
-    found.update_annotations(font_size=12)
-    return _plain(found)
-
-
-def _first_of(kinds: Mapping[str, Any]) -> set[str]:
-    """The first kind of each model, which stands for it in the legend."""
-    found: dict[str, str] = {}
-    for kind in kinds:
-        found.setdefault(kind.split(",")[0], kind)
-    return set(found.values())
+    models: dict[str, dict[str, float]] = {}  # model -> what it did -> median
+    for kind, values in medians.items():
+        model, _, how = kind.partition(", ")
+        models.setdefault(model, {})[how or "perturbed"] = values[key]
+    found = go.Figure()
+    for model, values in models.items():
+        found.add_bar(
+            x=list(values),
+            y=list(values.values()),
+            name=model,
+            # the baseline has a place of its own, so it needs no room beside the models
+            offsetgroup="unscdm" if model.lower() == "unscdm" else "first",
+            marker_color=COLOURS.get(model.lower(), RAW),
+            hovertemplate=f"{model}, %{{x}}: %{{y:.3g}}<extra></extra>",
+        )
+    found.update_yaxes(title=title, rangemode="tozero", title_font_size=12)
+    return _plain(found).update_layout(margin={"l": 10, "r": 10, "t": 30, "b": 30}, font_size=11)
 
 
 def _plain(figure: Any) -> Any:

@@ -74,9 +74,7 @@ def _lines(
             yield f"# cut after {written} candidates; narrow the filters, or use `scdm candidates list --json`\r\n"
             return
         try:
-            records, following = query.flat_page(
-                sort=question.sort, limit=_CHUNK, after=following, **question.filters
-            )
+            records, following = query.flat_page(sort=question.sort, limit=_CHUNK, after=following, **question.filters)
         except StoreError as error:
             yield f"# incomplete: {error}\r\n"
             return

@@ -11,8 +11,14 @@ from dash import dcc, html
 
 from scdm_flows.errors import ScdmError
 
-GRAPH: dict[str, Any] = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
+GRAPH: Any = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
+LONG = 28  # characters of a cell that stay in a line
 SURROGATE = "surrogate energies"
+
+
+def aria(**attributes: str) -> dict[str, Any]:
+    """``label="x"`` as the attribute ``aria-label``, and so on."""
+    return {f"aria-{name}": value for name, value in attributes.items()}
 
 
 def formula(text: str) -> list[Any]:
@@ -39,7 +45,9 @@ def tag(text: str, kind: str = "") -> html.Span:
 
 def notice(title: str, *lines: Any, kind: str = "warn") -> html.Div:
     """A box that tells something; screen readers read it at once."""
-    return html.Div([html.P(html.Strong(title)), *(html.P(line) for line in lines)], className=f"note {kind}", role="alert")
+    return html.Div(
+        [html.P(html.Strong(title)), *(html.P(line) for line in lines)], className=f"note {kind}", role="alert"
+    )
 
 
 def trouble(error: ScdmError) -> html.Div:
@@ -68,16 +76,23 @@ def facts(rows: Iterable[tuple[str, Any]]) -> html.Dl:
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "") -> html.Div:
     """A table of a few rows; it scrolls sideways where the screen is narrow."""
     head = html.Thead(html.Tr([html.Th(c, scope="col") for c in columns]))
-    body = html.Tbody([html.Tr([html.Td("–" if v is None else v) for v in row]) for row in rows])
+    body = html.Tbody([html.Tr([html.Td(_cell(v)) for v in row]) for row in rows])
     children = [html.Caption(caption)] if caption else []
     return html.Div(html.Table([*children, head, body]), className="scroll", tabIndex="0")
+
+
+def _cell(value: Any) -> Any:
+    """What a cell shows: a dash for None; long text may break into lines."""
+    if isinstance(value, str) and len(value) > LONG:
+        return html.Span(value, className="long")
+    return "–" if value is None else value
 
 
 def graph(figure: Any, label: str, height: int = 380) -> html.Div:
     """A figure with a name for screen readers; height in pixels."""
     figure.update_layout(height=height, autosize=True, paper_bgcolor="rgba(0,0,0,0)")
     drawn = dcc.Graph(figure=figure, config=GRAPH, style={"height": f"{height}px"})
-    return html.Div(drawn, role="img", className="graph", **{"aria-label": label})
+    return html.Div(drawn, role="img", className="graph", **aria(label=label))
 
 
 def candidate_path(candidate_id: str) -> str:

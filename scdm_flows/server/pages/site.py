@@ -88,16 +88,14 @@ def _frame() -> list[Any]:
     return [
         html.A("to the content", href="#content", className="skip"),
         dcc.Location(id="place"),
-        html.Header(html.Nav([html.Span("scdm-flows", className="brand"), *links], **{"aria-label": "pages"})),
+        html.Header(html.Nav([html.Span("scdm-flows", className="brand"), *links], **parts.aria(label="pages"))),
         html.Main("…", id="content", tabIndex="-1"),
         dcc.Store(id="titled"),
     ]
 
 
 def _routes(app: Dash, query: CandidateDB) -> None:
-    app.clientside_callback(
-        ClientsideFunction("pages", "title"), Output("titled", "data"), Input("place", "pathname")
-    )
+    app.clientside_callback(ClientsideFunction("pages", "title"), Output("titled", "data"), Input("place", "pathname"))
 
     @app.callback(Output("content", "children"), Input("place", "pathname"), State("place", "search"))
     def show(pathname: str | None, search: str | None) -> Any:

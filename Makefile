@@ -1,5 +1,6 @@
 # make quickstart   an environment in .venv, then 100 samples to a ranked table and a report
 # make test         the tests (what .ci/run calls)
+# make test-browser the web pages in Debian's chromium, at 1440 and 390 pixels; SCREENSHOTS=folder keeps the pictures
 # make lint         ruff and mypy
 # make bench        our speed beside the alternatives', as ratios within one run
 # make results      the results table of the packaged models; DATA=curated.jsonl.gz (hours)
@@ -19,7 +20,7 @@ INSTALL := $(PIP) install --quiet --constraint requirements.lock
 INPUTS := pyproject.toml requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart install dev test lint bench results clean
+.PHONY: help quickstart install dev test test-browser lint bench results clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -59,6 +60,10 @@ $(VENV)/.installed-dev: $(INPUTS) $(VENV)/.torch-$(TORCH)
 # One thread each: the tests run in parallel.
 test: dev
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+# The pages in a real browser; skipped, with the reason, where no chromium is installed.
+test-browser: dev
+	@SCDM_SCREENSHOTS="$(SCREENSHOTS)" $(VENV)/bin/python -m pytest --override-ini addopts="-ra --import-mode=importlib" tests/browser
 
 lint: dev
 	@$(VENV)/bin/ruff check .

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
+import os
 import re
+import signal
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from conftest import CampaignDocuments
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pages_demo import store_demo
 
 from scdm_flows.documents.candidate import queryable_fields
-from scdm_flows.errors import ConfigError
+from scdm_flows.errors import ConfigError, ScdmError
 from scdm_flows.query import CandidateDB
-from scdm_flows.stores import Database, memory_database
+from scdm_flows.settings import ScdmSettings
+from scdm_flows.stores import Database, EmbeddedServer, connect, memory_database
+from scdm_flows.stores.process import free_port
 
 pytest.importorskip("dash", reason="the extra `server` is not installed")
 
@@ -116,6 +125,7 @@ def test_table_answers_filters_sort_and_count(browser: Browser) -> None:
         ("?min_e_above_hull=0.5&max_e_above_hull=0.1", "is above max_e_above_hull=0.1, so nothing can match"),
         ("?max_band_gap=%24gt", "must be a number"),
         ("?sort=hull", "unknown field 'hull'"),
+        ("?limit=5", "unknown field 'limit'"),  # an argument of our own functions is no field
         ("?formula=" + "x" * 5000, "at most 4000 are read"),
     ],
 )
@@ -133,7 +143,7 @@ def test_a_wrong_question_is_told_in_words(browser: Browser, search: str, words:
     [
         "?elements=Mo,S&max_e_above_hull=0.2&layer_group=78&layer_group=72&sort=-score",
         "?dynamically_stable=true&min_nsites=3&campaign=a%26b%20c&state=completed",
-        "?layer_grup=x&min_band_gap=1.5",
+        "?layer_group=x&min_band_gap=1.5",
     ],
 )
 def test_addresses_go_both_ways(search: str) -> None:
@@ -141,7 +151,9 @@ def test_addresses_go_both_ways(search: str) -> None:
 
 
 def test_values_of_an_address_have_the_types_of_their_fields() -> None:
-    found = Question.of("?layer_group=78&dynamically_stable=false&max_e_above_hull=0.1&elements=Mo&elements=S,W").filters
+    found = Question.of(
+        "?layer_group=78&dynamically_stable=false&max_e_above_hull=0.1&elements=Mo&elements=S,W"
+    ).filters
     assert found == {
         "layer_group": 78,
         "dynamically_stable": False,
@@ -184,7 +196,13 @@ def test_unknown_addresses_are_told(browser: Browser) -> None:
 def test_campaign_page(browser: Browser) -> None:
     assert "demo" in browser.page("/campaigns")
     page = browser.campaign("demo")
-    for words in ("3,378 (84.5 %)", "no neighbours <within> 6 angstrom", "atoms too close", "37.5", "surrogate energies"):
+    for words in (
+        "3,378 (84.5 %)",
+        "no neighbours <within> 6 angstrom",
+        "atoms too close",
+        "37.5",
+        "surrogate energies",
+    ):
         assert words in page, words
 
 
@@ -233,6 +251,50 @@ def test_an_empty_database_is_told() -> None:
     assert "There is no campaign yet" in browser.page("/campaigns")
     assert "No candidates are stored" in browser.energies()
     assert "Elements" in browser.page("/")
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["", "min_", "max_"]),
+            st.sampled_from([*queryable_fields(), "sort", "limit", "start", "self", "$where"]) | st.text(max_size=8),
+            st.sampled_from(["-1", "nan", "inf", "1e999", "9" * 400, "$gt", '{"$gt":1}', "Mo,S", "\x00", "-rank"])
+            | st.text(max_size=12),
+        ),
+        max_size=5,
+    )
+)
+@settings(max_examples=150, deadline=None)
+def test_no_address_is_more_than_a_wrong_question(filled: Database, asked: list[tuple[str, str, str]]) -> None:
+    search = "?" + urlencode([(prefix + name, value) for prefix, name, value in asked], errors="replace")
+    query = CandidateDB(filled)
+    with contextlib.suppress(ScdmError):  # anything else fails the test
+        question = Question.of(search)
+        query.window(0, 5, sort=question.sort, **question.filters)
+        query.flat_page(sort=question.sort, limit=5, **question.filters)
+
+
+def test_pages_outlive_the_database(tmp_path: Path, campaign_documents: CampaignDocuments) -> None:
+    pytest.importorskip("secantus", reason="the embedded database is an optional extra")
+    server = EmbeddedServer(tmp_path / "data", free_port())
+    try:
+        with connect(ScdmSettings(data_dir=server.data_dir, port=server.port)) as database:
+            store_demo(database, campaign_documents)
+            browser = Browser(database)
+            assert browser.rows()[1] == 12
+            os.kill(server.status().pid or 0, signal.SIGKILL)
+            rows, _, notice = browser.rows()
+            assert rows == []
+            assert "The database cannot be read now" in notice
+            assert "does not answer" in browser.page("/campaigns")
+            assert browser.client.get("/files/demo-000000000000.cif").status_code == 503
+            server.start()
+            assert browser.rows()[1] == 12  # the same application, not started again
+            assert "demo" in browser.page("/campaigns")
+    finally:
+        pid = server.status().pid
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_windows_and_columns_say_what_find_says(filled: Database) -> None:

@@ -1,6 +1,6 @@
 """What an address asks: ``?elements=Mo,S&max_e_above_hull=0.1&sort=-score`` as filters and sort, and back. Pure.
 
-A name that is no field, or a value that does not fit, is kept as it was written: ``CandidateDB`` says what is wrong.
+A value that does not fit its field is kept as it was written: ``CandidateDB`` says what is wrong with it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 from scdm_flows.documents.candidate import queryable_fields
 from scdm_flows.errors import ConfigError
-from scdm_flows.query import RANGES
+from scdm_flows.query import RANGES, known_field
 
 SORT = "rank"
 MOST = 60  # parts of an address
@@ -33,7 +33,7 @@ class Question:
         Raises
         ------
         ConfigError
-            If it is longer than ``LONGEST`` or has more than ``MOST`` parts.
+            If it names no field (with the nearest one), is longer than ``LONGEST`` or has more than ``MOST`` parts.
         """
         text = (search or "").removeprefix("?")
         if len(text) > LONGEST:
@@ -81,6 +81,8 @@ def _read(name: str, text: str) -> Any:
     fields = queryable_fields()
     prefix, _, rest = name.partition("_")
     ranged = prefix in RANGES and name not in fields and rest in fields
+    if not ranged:
+        known_field(name)
     kind: Any = float if ranged else fields.get(name, str)
     if kind is bool:
         return {"true": True, "false": False}.get(text.lower(), text)

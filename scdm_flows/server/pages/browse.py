@@ -166,7 +166,7 @@ def _grid(sort: str) -> AgGrid:
             "infiniteInitialRowCount": 1,
             "ensureDomOrder": True,
         },
-        eventListeners={"cellKeyDown": ["openCandidate(params)"]},
+        eventListeners={"cellKeyDown": ["openCandidate(params)"], "sortChanged": ["sortAddress(params)"]},
         getRowId="params.data.candidate_id",
         style={"height": "min(70vh, 40rem)", "width": "100%"},
     )
@@ -191,16 +191,15 @@ def register(app: Dash, query: CandidateDB) -> None:
         Input("browse-url", "search"),
         *(Input(f"browse-{name}", "value") for name in CONTROLS),
         Input({elements.KIND: ALL}, "n_clicks"),
-        Input("browse-grid", "getRowsRequest"),
         State({elements.KIND: ALL}, "id"),
     )
     def follow(search: str | None, *values: Any) -> list[Any]:
         """Controls into the address, or the address into the controls."""
-        *controls, _, request, buttons = values
+        *controls, _, buttons = values
         symbols = [button[elements.KIND] for button in buttons]
         try:
             asked = Question.of(search)
-            question = _changed(asked, ctx.triggered_id, dict(zip(CONTROLS, controls, strict=True)), request)
+            question = _changed(asked, ctx.triggered_id, dict(zip(CONTROLS, controls, strict=True)))
         except ScdmError:  # the grid's answer says so
             return [no_update, *[no_update] * len(CONTROLS), [no_update] * len(symbols), [no_update] * len(symbols)] + [
                 no_update,
@@ -245,7 +244,7 @@ def _first_steps() -> str:
     return "`scdm campaign run` computes some and `scdm build` brings them here."
 
 
-def _changed(question: Question, trigger: Any, controls: dict[str, Any], request: dict[str, Any] | None) -> Question:
+def _changed(question: Question, trigger: Any, controls: dict[str, Any]) -> Question:
     """The question after what was touched."""
     if isinstance(trigger, dict):
         symbol, chosen = trigger[elements.KIND], list(question.filters.get("elements", []))
@@ -254,8 +253,6 @@ def _changed(question: Question, trigger: Any, controls: dict[str, Any], request
             question, filters={**question.filters, "elements": chosen} if chosen else _without(question, "elements")
         )
     name = str(trigger or "").removeprefix("browse-")
-    if name == "grid" and request is not None:
-        return _sorted(question, request)
     if name not in CONTROLS:
         return question
     value = controls[name]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MOST_BYTES = 1_000_000  # of a request
 MENU = {"/": "Candidates", "/campaigns": "Campaigns", "/compare": "SCDM and UnSCDM"}
 INDEX = """<!DOCTYPE html>
 <html lang="en">
@@ -61,6 +62,7 @@ def pages_app(database: Database) -> Flask:
         use_pages=False,
         enable_mcp=False,
         add_log_handler=False,
+        on_error=_failed,
         meta_tags=[{"name": "viewport", "content": "width=device-width, initial-scale=1"}],
     )
     app.layout = _frame
@@ -79,7 +81,13 @@ def pages_app(database: Database) -> Flask:
         return response
 
     server.after_request(headers)
+    server.config["MAX_CONTENT_LENGTH"] = MOST_BYTES
     return server
+
+
+def _failed(error: Exception) -> None:
+    """A part of a page that fails stays as it is, and the log says why."""
+    logger.error("a callback failed", exc_info=error)
 
 
 def _frame() -> list[Any]:
@@ -129,3 +137,6 @@ def content(query: CandidateDB, pathname: str | None, search: str | None) -> Any
     except ScdmError as error:
         again = html.A("try again", href=(pathname or "/") + (search or ""))
         return [html.H1("Not now"), parts.trouble(error), html.P(again)]
+    except Exception:  # a defect of ours; its details are for the log, not for the visitor
+        logger.exception("the page %r failed", pathname)
+        return [html.H1("Not now"), parts.notice("This page failed.", "The server's log says why.")]

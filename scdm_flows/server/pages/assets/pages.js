@@ -23,11 +23,22 @@
     }
   }
 
+  function withSort(search, sort) {
+    const parts = search.replace(/^\?/, "").split("&").filter((p) => p && !p.startsWith("sort="));
+    if (sort !== SORT) parts.push("sort=" + encodeURIComponent(sort));
+    return parts.length ? "?" + parts.join("&") : "";
+  }
+
   let last = null; // filters that the grid's rows belong to
+  let own = null; // address that a click on a heading wrote, until the page hears of it
 
   window.dash_clientside = Object.assign({}, window.dash_clientside, {
     pages: {
       refresh: function (search) {
+        if (own !== null) {
+          if (search === own) own = null;
+          return search; // the grid is further than what is told here
+        }
         const asked = split(search);
         const api = grid();
         const changed = asked.filters !== last;
@@ -54,6 +65,14 @@
   const functions = (window.dashAgGridFunctions = window.dashAgGridFunctions || {});
   functions.openCandidate = function (params) {
     if (params.event && params.event.key === "Enter" && params.data) window.location.assign(params.data.path);
+  };
+
+  functions.sortAddress = function (params) {
+    const sort = params.source === "api" ? null : sortOf(params.api);
+    const search = sort && withSort(window.location.search, sort);
+    if (sort === null || search === window.location.search) return;
+    own = search;
+    window.dash_clientside.set_props("browse-url", { search: search });
   };
 
   const components = (window.dashAgGridComponentFunctions = window.dashAgGridComponentFunctions || {});

@@ -154,7 +154,7 @@ def test_keyboard_filters_opens_and_goes_back(chromium: Any, base: str) -> None:
     page.wait_for_url("**&sort=e_above_hull")
     page.keyboard.press("Enter")
     page.wait_for_url("**&sort=-e_above_hull")
-    page.wait_for_function("document.querySelector('.ag-row[row-index=\"0\"] [col-id=rank]')?.innerText === '3'")
+    page.locator('.ag-row[row-index="0"] [col-id="rank"]', has_text="3").wait_for()
     page.keyboard.press("ArrowDown")  # from the heading into the first row
     page.keyboard.press("Enter")
     page.wait_for_url("**/candidates/demo-000000000001")

@@ -19,7 +19,7 @@ from scdm_flows.query import CandidateDB, element_symbols
 from scdm_flows.server.pages import elements, parts
 from scdm_flows.server.pages.address import Question
 
-BLOCK = 100  # rows that the grid asks for at a time
+BLOCK = 50  # rows that the grid asks for at a time; reading their documents is most of the work
 MOST_ROWS = 500  # rows of one answer, whatever is asked
 COLUMNS: dict[str, tuple[str, int]] = {  # field -> heading, width in pixels
     "formula": ("formula", 120),

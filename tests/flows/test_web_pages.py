@@ -28,7 +28,7 @@ from scdm_flows.stores.process import free_port
 
 pytest.importorskip("dash", reason="the extra `server` is not installed")
 
-from scdm_flows.server.pages import files, pages_app
+from scdm_flows.server.pages import figures, files, pages_app
 from scdm_flows.server.pages.address import Question
 
 GRID = ["browse-grid.getRowsResponse", "browse-count.children", "browse-notice.children"]
@@ -313,3 +313,16 @@ def test_windows_and_columns_say_what_find_says(filled: Database) -> None:
         query.columns(["gap"])
     with pytest.raises(ConfigError, match="begins with row 0"):
         query.window(-1, 5)
+
+
+def test_a_candidate_that_does_not_compete_is_marked_in_its_hull(
+    filled: Database,
+) -> None:
+    candidate = CandidateDB(filled).get("demo-000000000064")  # 0.61 eV/atom above a hull that lies at -0.9
+    hull = CandidateDB(filled).hull("Mo-S")
+    assert hull is not None
+    assert candidate.candidate_id not in {p.name for p in hull.points}
+    drawn = figures.hull(hull, candidate)
+    (trace,) = [t for t in drawn.data if t.name == "this candidate"]
+    assert list(trace.y) == pytest.approx([-0.29])
+    assert figures.hull(hull.model_copy(update={"elements": list("HCNOS")})) is None  # no drawing of five elements

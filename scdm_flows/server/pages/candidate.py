@@ -155,7 +155,7 @@ def _hull(document: CandidateDoc, hull: HullDoc | None) -> html.Section:
     kind = f"{parts.SURROGATE}, {hull.energy_scheme}" if hull.surrogate else hull.energy_scheme
     note = f"{hull.n_reference_phases} reference phases, {hull.n_candidates} candidates of this system; {kind}."
     try:
-        figure = figures.hull(hull, document.candidate_id)
+        figure = figures.hull(hull, document)
     except (ValueError, ArithmeticError, LookupError) as error:
         logger.warning("hull %s cannot be drawn: %s", hull.hull_id, error)
         figure = None

@@ -17,6 +17,7 @@ from scdm_flows.report.figures import CALIBRATED, IMAGINARY, INK, RAW, SOFT
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
+    from scdm_flows.documents import CandidateDoc
     from scdm_flows.documents.hull import HullDoc
     from scdm_flows.report.content import FunnelRow
 
@@ -78,10 +79,11 @@ def structure(layer: Structure) -> Any:
     return found
 
 
-def hull(document: HullDoc, candidate_id: str | None = None) -> Any | None:
-    """The hull of two, three or four elements as pymatgen draws it, the candidate marked; None for other systems.
+def hull(document: HullDoc, candidate: CandidateDoc | None = None) -> Any | None:
+    """The hull of two, three or four elements as pymatgen draws it, a candidate marked; None for other systems.
 
-    Energies are formation energies, so the elements lie at zero.
+    Energies are formation energies, so the elements lie at zero. A candidate that does not compete is no phase of the
+    document; it is put at its own energy above the hull.
     """
     from pymatgen.analysis.phase_diagram import PDEntry, PDPlotter, PhaseDiagram
     from pymatgen.core import Composition
@@ -96,15 +98,21 @@ def hull(document: HullDoc, candidate_id: str | None = None) -> Any | None:
         energy = point.formation_energy_per_atom * composition.num_atoms
         entry = PDEntry(composition, energy, name=f"{point.formula} {point.name}")
         entries.append(entry)
-        if point.name == candidate_id:
+        if candidate is not None and point.name == candidate.candidate_id:
             marked.append(entry)
     diagram = PhaseDiagram(entries)
+    if candidate is not None and not marked and candidate.e_above_hull is not None:
+        composition = Composition(candidate.formula)
+        energy = diagram.get_hull_energy_per_atom(composition) + candidate.e_above_hull
+        name = f"{candidate.formula} {candidate.candidate_id}"
+        marked.append(PDEntry(composition, energy * composition.num_atoms, name=name))
+        diagram = PhaseDiagram([*entries, *marked])
     plotter = PDPlotter(diagram, show_unstable=DRAWN_EV, backend="plotly", ternary_style="2d")
     found: Any = plotter.get_plot(label_unstable=False, highlight_entries=marked or None)
     for trace in found.data:
         if trace.name == "Highlighted":
             trace.name = "this candidate"
-    found.update_layout(font=FONT, margin={"l": 60, "r": 20, "t": 20, "b": 20}, width=None, autosize=True, title=None)
+    found.update_layout(font=FONT, margin={"l": 60, "r": 20, "t": 40, "b": 20}, width=None, autosize=True, title=None)
     found.update_xaxes(title_font_size=13, tickfont_size=12, automargin=True)
     found.update_yaxes(title_font_size=13, tickfont_size=12, automargin=True)
     below = {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.2, "yanchor": "top", "bgcolor": "rgba(0,0,0,0)"}

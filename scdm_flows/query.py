@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeVar
 
+from numpy.typing import NDArray
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from scdm_flows.documents import BandsDoc, CampaignDoc, CandidateDoc, PhononDoc, StageFailure
@@ -184,16 +185,40 @@ class CandidateDB:
     ) -> tuple[list[dict[str, Any]], str | None]:
         """``flat_records``, and the cursor of what comes after them; None where nothing does."""
         rows, following = self._page(sort, limit, after, filters, [*FLAT, "schema_version", "provenance"])
-        records, skipped = [], 0
-        for row in rows:
-            try:
-                current = migrate(CandidateDoc, row)
-            except NewerDocumentError:
-                skipped += 1
-                continue
-            records.append({name: current.get(name) for name in FLAT})
-        _warn_of(skipped)
-        return records, following
+        return _flat(rows), following
+
+    def window(self, start: int, stop: int, *, sort: str = "rank", **filters: Any) -> tuple[list[dict[str, Any]], int]:
+        """``flat_records`` at places ``start`` to ``stop`` (not included) of a listing, and how many match in all.
+
+        For tables that are scrolled. Places move when candidates are added meanwhile; ``page`` goes by key.
+        """
+        if not 0 <= start < stop:
+            raise ConfigError(f"rows {start} to {stop} are no part of a listing; it begins with row 0")
+        fields = [*FLAT, "schema_version", "provenance"]
+        rows, total = self._pages.window(self._criteria(filters), _order(sort), start, stop, fields)
+        return _flat(rows), total
+
+    def columns(self, fields: Iterable[str], **filters: Any) -> dict[str, NDArray[Any]]:
+        """Queryable field -> its values in every candidate that matches, in the order of their ids.
+
+        Numbers are float64 (nan: not known; booleans are 0 and 1), texts str (empty: not known).
+        """
+        names = list(fields)
+        for name in names:
+            known_field(name)
+        return self._pages.columns(self._criteria(filters), names)
+
+    def check(self, *, sort: str = "rank", **filters: Any) -> None:
+        """Nothing, or what ``find`` raises for these filters; asks no database."""
+        self._criteria(filters)
+        _order(sort)
+
+    def stages(self, campaign: str) -> Iterator[dict[str, Any]]:
+        """State, reason and stages (name -> record, as stored) of each candidate of a campaign, one by one."""
+        fields = ["state", "reason", "stages"]
+        with store_errors(self._database.uri):
+            for found in self._database.candidates.query({"campaign": str(campaign)}, properties=fields):
+                yield {"state": found.get("state"), "reason": found.get("reason"), "stages": found.get("stages") or {}}
 
     def phonon(self, candidate_id: str) -> PhononDoc | None:
         """The candidate's phonon bands; None where there are none."""
@@ -295,11 +320,31 @@ class CandidateDB:
                 several = isinstance(value, list | tuple | set | frozenset)
                 values = [_checked(key, v) for v in value] if several else [_checked(key, value)]
                 criteria.setdefault(key, {}).update({"$in": values} if several else {"$eq": values[0]})
+        for field, condition in criteria.items():
+            low, high = condition.get("$gte"), condition.get("$lte")
+            if low is not None and high is not None and low > high:
+                raise ConfigError(
+                    f"min_{field}={low:g} is above max_{field}={high:g}, so nothing can match; exchange them"
+                )
         return criteria
 
 
 def _candidate(row: dict[str, Any]) -> CandidateDoc:
     return CandidateDoc.model_validate(migrate(CandidateDoc, row, f"candidate {row.get('candidate_id')!r}"))
+
+
+def _flat(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """``FLAT`` of stored documents, without those of a later version."""
+    records, skipped = [], 0
+    for row in rows:
+        try:
+            current = migrate(CandidateDoc, row)
+        except NewerDocumentError:
+            skipped += 1
+            continue
+        records.append({name: current.get(name) for name in FLAT})
+    _warn_of(skipped)
+    return records
 
 
 def _warn_of(skipped: int) -> None:

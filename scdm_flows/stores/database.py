@@ -12,6 +12,7 @@ from scdm_flows.documents import CampaignDoc, utc_now
 from scdm_flows.documents.migrations import migrate
 from scdm_flows.errors import StoreError
 from scdm_flows.settings import ScdmSettings, get_settings, masked
+from scdm_flows.stores.catalogue import Catalogue
 from scdm_flows.stores.indexes import BLOBS, OUTPUTS, ensure_or_warn
 from scdm_flows.stores.trouble import check_uri, store_errors
 
@@ -119,6 +120,11 @@ class Database:
         if self.uri is None:  # mongomock-ng 7 stores its $currentDate with a time zone, and then cannot compare it
             return {**change, "$set": {**change["$set"], "last_updated": utc_now()}}
         return {**change, "$currentDate": {"last_updated": True}}
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """The table of all candidates, shared by all that list them."""
+        return Catalogue(self)
 
     def _share_client(self) -> None:
         """Give all collections one client: maggma makes one each, and each waits for its own timeout."""

@@ -10,12 +10,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from scdm_flows.errors import ConfigError
-from scdm_flows.stores.catalogue import Catalogue
 from scdm_flows.stores.table import KEY, After, Criteria, Table
 from scdm_flows.stores.trouble import store_errors
 
@@ -41,7 +43,7 @@ class Pages:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self.catalogue = Catalogue(database)
+        self.catalogue = database.catalogue
 
     def read(
         self, criteria: Criteria, order: Order, limit: int, after: After | None = None, fields: list[str] | None = None
@@ -49,6 +51,28 @@ class Pages:
         """The next ``limit`` documents, without ``_id``; ``fields``: only these, and those of the order."""
         table = self._table(criteria)
         rows = table.select(criteria, order.field, descending=order.descending, after=after)
+        return self._documents(table, rows, limit, order, fields)
+
+    def window(
+        self, criteria: Criteria, order: Order, start: int, stop: int, fields: list[str] | None = None
+    ) -> tuple[list[dict[str, Any]], int]:
+        """As ``read``, the documents at places ``start`` to ``stop`` (not included), and how many match in all."""
+        table = self._table(criteria)
+        rows = table.select(criteria, order.field, descending=order.descending)
+        return self._documents(table, rows[start:stop], stop - start, order, fields), len(rows)
+
+    def columns(self, criteria: Criteria, fields: Iterable[str]) -> dict[str, NDArray[Any]]:
+        """The values of fields in every candidate that matches, by id; texts as str."""
+        table = self._table(criteria)
+        chosen = table.mask(criteria)
+        blank = np.full(len(table), np.nan)
+        values = {field: table.columns.get(field, blank)[chosen] for field in fields}
+        return {field: np.char.decode(v, "utf-8") if v.dtype.kind == "S" else v for field, v in values.items()}
+
+    def _documents(
+        self, table: Table, rows: NDArray[np.int64], limit: int, order: Order, fields: list[str] | None
+    ) -> list[dict[str, Any]]:
+        """Up to ``limit`` documents of rows of the table, those that were removed since left out."""
         projection = {**(dict.fromkeys([*fields, order.field, KEY], 1) if fields else {}), "_id": 0}
         found: list[dict[str, Any]] = []
         start = 0

@@ -1,0 +1,262 @@
+"""The page of one candidate: structure, energies, hull, phonons, bands, ranking, provenance, downloads."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from dash import dcc, html
+
+from scdm_flows.documents import CandidateDoc, PhononDoc
+from scdm_flows.query import CandidateDB
+from scdm_flows.server.pages import figures, parts
+from scdm_flows.server.pages.parts import facts, number, section, table, tag, yes_no
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+    from scdm_flows.documents import BandsDoc
+    from scdm_flows.documents.hull import HullDoc
+
+logger = logging.getLogger(__name__)
+STATES = {"completed": "good", "failed": "bad", "rejected": "bad"}
+
+
+def page(query: CandidateDB, candidate_id: str) -> list[Any]:
+    """The page; ``CampaignError`` with the nearest id where there is no such candidate."""
+    from pymatgen.core import Structure
+
+    from scdm_flows.report.content import candidate_warnings
+
+    document = query.get(candidate_id)
+    phonon, bands = query.phonon(candidate_id), query.bands(candidate_id)
+    hull = query.hull(document.chemsys, document.energy_scheme) if document.energy_scheme else None
+    stored = document.relaxed_structure or document.structure
+    layer = Structure.from_dict(stored) if stored else None
+    warnings = candidate_warnings(document, phonon)
+    return [
+        html.P(dcc.Link("← all candidates", href="/"), className="small"),
+        html.H1(parts.formula(document.formula)),
+        html.Div(_tags(document), className="tags"),
+        html.P(html.Code(document.candidate_id)),
+        _downloads(document),
+        parts.notice("Look twice:", *warnings) if warnings else None,
+        html.Div(
+            [
+                _structure(document, layer),
+                _energies(document),
+                _hull(document, hull),
+                _phonons(document, phonon),
+                _bands(document, bands),
+                _ranking(query, document),
+                _provenance(document),
+            ],
+            className="cards",
+        ),
+    ]
+
+
+def _tags(document: CandidateDoc) -> list[Any]:
+    found: list[Any] = [tag(document.state.value, STATES.get(document.state.value, ""))]
+    if document.rank is not None:
+        found.append(tag(f"rank {document.rank}"))
+    if document.surrogate:
+        found.append(tag(parts.SURROGATE, "warn"))
+    if document.dynamically_stable is not None:
+        found.append(tag("phonon-stable", "good") if document.dynamically_stable else tag("phonon-unstable", "bad"))
+    if document.novel:
+        found.append(tag("novel", "good"))
+    if document.layer_group is not None:
+        found.append(tag(f"layer group {document.layer_group}"))
+    found.append(dcc.Link(document.campaign, href=parts.campaign_path(document.campaign), className="tag"))
+    return found
+
+
+def _downloads(document: CandidateDoc) -> html.Div:
+    base = f"/files/{quote(document.candidate_id, safe='')}"
+    names = {"cif": "CIF", "vasp": "POSCAR", "json": "JSON"}
+    links = [
+        html.A(name, href=f"{base}.{suffix}", download=f"{document.candidate_id}.{suffix}")
+        for suffix, name in names.items()
+    ]
+    return html.Div([html.Span("download"), *links], className="actions")
+
+
+def _missing(document: CandidateDoc, stage: str, what: str) -> html.P:
+    """Why something is not there."""
+    record = document.stages.get(stage)
+    reason = record.reason if record is not None and record.reason else document.reason
+    return html.P(f"No {what}{f': {reason}' if reason else ' yet'}.", className="soft")
+
+
+def _structure(document: CandidateDoc, layer: Structure | None) -> html.Section:
+    from scdm_flows.report.crystals import layer_picture
+    from scdm_flows.report.page import image
+
+    if layer is None:
+        return section("Structure", html.P("No structure is stored.", className="soft"))
+    what = "after relaxation" if document.relaxed_structure else "as generated; not relaxed"
+    a, b, _ = layer.lattice.abc
+    rows = [
+        ("structure", what),
+        ("cell", f"a = {a:.3f} Å, b = {b:.3f} Å, γ = {layer.lattice.gamma:.1f}°, {len(layer)} atoms"),
+        ("layer group", document.layer_group),
+        ("space group", document.space_group),
+        ("thickness", number(document.thickness_angstrom, 2, "Å")),
+        ("area per atom", number(document.area_per_atom_angstrom2, 2, "Å²")),
+        ("moved by relaxing", number(document.rmsd_to_relaxed_angstrom, 3, "Å")),
+    ]
+    try:
+        drawn: list[Any] = [
+            parts.graph(figures.structure(layer), f"structure of {document.formula}, to be turned", 420),
+            html.Img(
+                src=image(layer_picture(layer)),
+                alt=f"{document.formula} seen from above, and below that from the side",
+                className="layer",
+            ),
+        ]
+    except (ValueError, ArithmeticError, LookupError) as error:  # a sample may be no crystal at all
+        logger.warning("%s cannot be drawn: %s", document.candidate_id, error)
+        drawn = [html.P("This structure cannot be drawn; its files can be downloaded.", className="soft")]
+    return section("Structure", html.Div(drawn, className="views"), facts(rows), wide=True)
+
+
+def _energies(document: CandidateDoc) -> html.Section:
+    if document.energy_per_atom is None and document.e_above_hull is None:
+        return section("Energy", _missing(document, "static", "energy"))
+    kind = parts.SURROGATE if document.surrogate else "DFT"
+    error = document.e_above_hull_error
+    e_hull = number(document.e_above_hull) + ("" if error is None else f" ± {error:.3f}") + " eV/atom"
+    calibrated = ", calibrated to be comparable with DFT" if document.surrogate else ""
+    rows = [
+        ("energy above hull", f"{e_hull} ({kind}{calibrated})" if document.e_above_hull is not None else None),
+        (
+            "raw",
+            f"{number(document.e_above_hull_raw)} eV/atom ({kind})" if document.e_above_hull_raw is not None else None,
+        ),
+        ("above same composition", number(document.e_above_same_composition, 3, "eV/atom")),
+        ("formation energy", number(document.formation_energy_per_atom, 3, f"eV/atom ({kind}, raw)")),
+        ("energy", number(document.energy_per_atom, 4, f"eV/atom ({kind})")),
+        ("scheme", document.energy_scheme),
+        ("calibration", document.calibration_id),
+    ]
+    found: list[Any] = [facts(rows)]
+    if document.decomposition:
+        shares = sorted(document.decomposition.items(), key=lambda item: -item[1])
+        found.append(table(["decomposes into", "share of atoms"], [(n, f"{100 * f:.1f} %") for n, f in shares]))
+    return section("Energy", *found)
+
+
+def _hull(document: CandidateDoc, hull: HullDoc | None) -> html.Section:
+    title = f"Hull of {document.chemsys}"
+    if hull is None:
+        return section(title, _missing(document, "gate", "hull of this system"))
+    kind = f"{parts.SURROGATE}, {hull.energy_scheme}" if hull.surrogate else hull.energy_scheme
+    note = f"{hull.n_reference_phases} reference phases, {hull.n_candidates} candidates of this system; {kind}."
+    try:
+        figure = figures.hull(hull, document)
+    except (ValueError, ArithmeticError, LookupError) as error:
+        logger.warning("hull %s cannot be drawn: %s", hull.hull_id, error)
+        figure = None
+    if figure is None:
+        points = sorted(hull.points, key=lambda p: p.formation_energy_per_atom)[:20]
+        rows = [(p.formula, p.name, number(p.formation_energy_per_atom)) for p in points]
+        return section(title, html.P(note, className="soft small"), table(["phase", "id", "formation, eV/atom"], rows))
+    return section(
+        title, parts.graph(figure, f"convex hull of {document.chemsys}", 440), html.P(note, className="soft small")
+    )
+
+
+def _phonons(document: CandidateDoc, phonon: PhononDoc | None) -> html.Section:
+    from scdm_flows.report.bands import phonon_plot
+    from scdm_flows.report.interactive import figure
+
+    if phonon is None:
+        return section("Phonons", _missing(document, "phonon", "phonons"))
+    n, m = phonon.supercell[0][0], phonon.supercell[1][1]
+    kind = parts.SURROGATE if phonon.surrogate else "DFT"
+    note = f"{n}×{m} supercell, {phonon.n_displacements} displacements, {phonon.energy_scheme} ({kind}). "
+    verdict = "Stable." if phonon.dynamically_stable else f"Unstable: {phonon.reason or 'imaginary modes'}."
+    return section(
+        "Phonons",
+        parts.graph(figure(phonon_plot(phonon)), f"phonon bands and density of states; {verdict}", 400),
+        html.P(note + verdict, className="soft small"),
+    )
+
+
+def _bands(document: CandidateDoc, bands: BandsDoc | None) -> html.Section:
+    from scdm_flows.report.bands import electronic_plot
+    from scdm_flows.report.interactive import figure
+
+    if bands is None:
+        return section("Electronic bands", _missing(document, "bands", "electronic bands"))
+    heavy = [f"{m.carrier} {m.direction} {m.mass:.2f}" for m in bands.masses if m.mass is not None]
+    rows = [
+        ("gap", f"{bands.band_gap_ev:.3f} eV, {bands.gap_kind.value}"),
+        ("effective masses (mₑ)", ", ".join(heavy)),
+        ("magnetic", yes_no(bands.magnetic)),
+        ("from", " ".join(filter(None, [bands.energy_scheme, bands.engine_version]))),
+    ]
+    drawn = parts.graph(
+        figure(electronic_plot(bands)), f"electronic bands and density of states; gap {rows[0][1]}", 420
+    )
+    return section("Electronic bands", drawn, facts(rows))
+
+
+def _ranking(query: CandidateDB, document: CandidateDoc) -> html.Section:
+    from scdm_flows.analysis.ranking import why
+
+    before = None
+    if document.rank is not None and document.rank > 1:
+        found = query.find(campaign=document.campaign, rank=document.rank - 1, limit=1)
+        before = found[0] if found else None
+    lines = why(_standing(document), None if before is None else _standing(before))
+    children: list[Any] = [html.P(line) for line in lines]
+    if document.score_terms:
+        height = 110 + 34 * len(document.score_terms)
+        children.append(parts.graph(figures.score(document.score_terms), "parts of the score", height))
+    if before is not None:
+        children.append(html.P(dcc.Link("the one before", href=parts.candidate_path(before.candidate_id))))
+    return section("Why this rank", *children)
+
+
+def _standing(document: CandidateDoc) -> Any:
+    from scdm_flows.analysis.ranking import RankResult
+
+    terms, unknown = document.score_terms, tuple(document.score_unknown)
+    return RankResult(document.candidate_id, document.rank, document.score, terms, unknown, document.pareto_front)
+
+
+def _provenance(document: CandidateDoc) -> html.Section:
+    source = document.provenance
+    rows = [
+        ("generator", document.generator),
+        ("model", document.model_id),
+        ("seed and index", None if document.seed is None else f"{document.seed}, {document.index}"),
+        ("source", document.source_id),
+        ("layer group asked", document.layer_group_requested),
+        ("layer group of the sample", document.layer_group_generated),
+        ("engine", source.engine),
+        ("engine version", document.engine_version),
+        ("configuration", html.Code(source.config_hash) if source.config_hash else None),
+        ("commit", html.Code(source.git_commit) if source.git_commit else None),
+        ("versions", ", ".join(f"{k} {v}" for k, v in sorted(source.versions.items()))),
+        ("known as", ", ".join(document.known_as)),
+        ("duplicate of", document.duplicate_of),
+        ("reason", document.reason),
+    ]
+    stages = [
+        (
+            name,
+            record.status,
+            record.reason,
+            None if record.completed_at is None else f"{record.completed_at:%Y-%m-%d %H:%M}",
+            None if record.seconds is None else f"{record.seconds:.1f}",
+            html.Code(record.job_uuid) if record.job_uuid else None,
+        )
+        for name, record in document.stages.items()
+    ]
+    columns = ["stage", "status", "why", "ended (UTC)", "seconds", "job"]
+    shown = [table(columns, stages)] if stages else [html.P("No stage is recorded yet.", className="soft")]
+    return section("From sample to result", *shown, facts(rows), wide=True)

@@ -1,0 +1,176 @@
+"""The page that sets SCDM beside UnSCDM: reconstruction (paper, Fig. 4) and energies above hull (Fig. 5)."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from dash import Dash, Input, Output, dcc, html
+from numpy.typing import NDArray
+
+from scdm_flows.errors import ScdmError
+from scdm_flows.query import CandidateDB
+from scdm_flows.server.pages import figures, parts
+from scdm_flows.server.pages.parts import section, table
+
+GENERATORS = ("scdm", "unscdm")
+# Xu et al., J. Phys. Chem. C (2024), doi:10.1021/acs.jpcc.4c08681, Fig. 5: of 2,000 samples each
+PAPER = {"scdm": (2000, 1376, 843), "unscdm": (2000, 764, 302)}
+LEVELS = (0.0, 0.1, 0.2, figures.WINDOW_EV)  # eV/atom
+DISTANCES = {
+    "energy": "surrogate energy, eV/atom",
+    "sinkhorn": "Sinkhorn, Å",
+    "superpose": "superposition, Å",
+    "crystalnn": "CrystalNN fingerprint",
+    "xrd": "powder pattern",
+    "ofm": "orbital field matrix",
+}
+DEFINITIONS = {"published": "as published", "periodic": "periodic: the same for every choice of cell"}
+
+
+@cache
+def measured() -> dict[str, Any] | None:
+    """The reconstruction part of the packaged models' results; None where the file is not installed."""
+    package = Path(__file__).resolve().parents[2]
+    for folder in (package / "_cards", package.parent / "models" / "cards"):
+        if (folder / "results.json").is_file():
+            found: dict[str, Any] | None = json.loads((folder / "results.json").read_text()).get("reconstruction")
+            return found
+    return None
+
+
+def page(query: CandidateDB) -> list[Any]:
+    """The page; ``register`` fills the part that follows the chosen campaigns."""
+    names = [c.name for c in query.campaigns()]
+    chosen = dcc.Dropdown(id="compare-campaigns", options=names, multi=True, placeholder="all campaigns")
+    return [
+        html.H1("SCDM and UnSCDM"),
+        html.P(
+            "SCDM generates with the symmetry of a layer group, UnSCDM is the same model without it: what the "
+            "symmetry is worth."
+        ),
+        html.Div(
+            [
+                html.Section(
+                    [
+                        html.H2("Energy above hull of generated candidates (paper, Fig. 5)"),
+                        html.Div(
+                            [html.Label("Campaigns", htmlFor="compare-campaigns"), chosen], className="field narrow"
+                        ),
+                        html.Div("…", id="compare-energies"),
+                    ],
+                    className="card wide",
+                ),
+                *_reconstruction(),
+            ],
+            className="cards",
+        ),
+    ]
+
+
+def register(app: Dash, query: CandidateDB) -> None:
+    """Let the page answer."""
+
+    @app.callback(Output("compare-energies", "children"), Input("compare-campaigns", "value"))
+    def show(campaigns: list[str] | None) -> Any:
+        try:
+            return energies(query, campaigns or None)
+        except ScdmError as error:
+            return parts.trouble(error)
+
+
+def energies(query: CandidateDB, campaigns: list[str] | None) -> list[Any]:
+    """Distributions and counts below each level, by generator, of chosen campaigns or of all."""
+    found = query.columns(["generator", "e_above_hull", "surrogate"], campaign=campaigns)
+    values: dict[str, NDArray[np.float64]] = {}
+    totals: dict[str, int] = {}
+    for generator in [*GENERATORS, *sorted(set(found["generator"].tolist()) - set(GENERATORS))]:
+        own = found["generator"] == generator
+        totals[generator] = int(own.sum())
+        energy = found["e_above_hull"][own]
+        if (~np.isnan(energy)).any():
+            values[generator] = energy[~np.isnan(energy)]
+    rows = [
+        (
+            generator,
+            f"{total:,}",
+            f"{len(values.get(generator, ())):,}",
+            *(_share(values.get(generator), level, total) for level in LEVELS),
+            _paper(generator),
+        )
+        for generator, total in totals.items()
+        if total
+    ]
+    if not rows:
+        return [parts.notice("No candidates are stored for this choice.", kind="")]
+    levels = [f"E_hull ≤ {level:g}" for level in LEVELS]
+    surrogate = bool((found["surrogate"] == 1).any())
+    kind = f"E_hull from {parts.SURROGATE}, calibrated" if surrogate else "E_hull from DFT"
+    shown: list[Any] = []
+    if values:
+        shown.append(parts.graph(figures.e_hull(values), "distribution of the energy above hull by generator", 400))
+    else:
+        shown.append(html.P("None of them has an energy yet.", className="soft"))
+    absent = [g for g in GENERATORS if not totals[g]]
+    if absent:
+        shown.append(
+            html.P(f"No candidate of {' and '.join(absent)} is stored, so there is nothing beside.", className="soft")
+        )
+    columns = ["generator", "candidates", "with energy", *levels, f"paper, DFT, ≤ {figures.WINDOW_EV:g}"]
+    return [
+        *shown,
+        table(columns, rows),
+        html.P(f"{kind}; shares are of all candidates of the generator, levels in eV/atom.", className="soft small"),
+    ]
+
+
+def _share(values: NDArray[np.float64] | None, level: float, total: int) -> str:
+    count = 0 if values is None else int((values <= level).sum())
+    return f"{count:,} ({100 * count / total:.1f} %)"
+
+
+def _paper(generator: str) -> str | None:
+    if generator not in PAPER:
+        return None
+    samples, _, window = PAPER[generator]
+    return f"{window} of {samples:,} ({100 * window / samples:.2f} %)"
+
+
+def _reconstruction() -> list[Any]:
+    title = "Reconstruction of held-out layers (paper, Fig. 4)"
+    found = measured()
+    if found is None:
+        text = "The measured distances are not installed; `scdm reconstruct` measures them."
+        return [section(title, html.P(text, className="soft"), wide=True)]
+    shown: list[Any] = [
+        html.P(
+            f"Medians over {found['n']} layers that no model was trained on: noised to t*, denoised, compared with the "
+            "original; smaller is better. The baseline has its coordinates perturbed by 15 %. Energies are surrogate "
+            "ones (CHGNet).",
+        )
+    ]
+    for key, words in DEFINITIONS.items():
+        medians = found[key]
+        shown += [
+            html.H3(f"Distances {words}"),
+            html.Div(
+                [
+                    parts.graph(figures.distances(medians, k, name), f"{name}, {words}", 230)
+                    for k, name in DISTANCES.items()
+                ],
+                className="small-graphs",
+            ),
+            html.Details(
+                [
+                    html.Summary("numbers"),
+                    table(
+                        ["", *DISTANCES.values()],
+                        [(kind, *(f"{values[k]:.3f}" for k in DISTANCES)) for kind, values in medians.items()],
+                    ),
+                ]
+            ),
+        ]
+    return [section(title, *shown, wide=True)]

@@ -217,7 +217,8 @@ def _stamped(answer: Any) -> Response:
     """optimade's answer with the time in UTC."""
     content = json.loads(answer.body)
     content["meta"]["time_stamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    return JSONAPIResponse(content, status_code=answer.status_code)
+    stamped: Response = JSONAPIResponse(content, status_code=answer.status_code)
+    return stamped
 
 
 def _at_the_root(request: Request) -> Request:

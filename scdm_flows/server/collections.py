@@ -196,7 +196,7 @@ class CandidateCollection(Collection):
             raise
 
     def _answer(self, columns: StructureColumns, criteria: dict[str, Any], single_entry: bool) -> Answer:
-        with store_errors(self._database.uri), pymongo.timeout(DATABASE_SECONDS):
+        with store_errors(self._database.uri):
             if single_entry:
                 name = criteria["id"]
                 found = self._read(columns, [name])
@@ -216,8 +216,9 @@ class CandidateCollection(Collection):
 
     def _read(self, columns: StructureColumns, names: list[str]) -> list[dict[str, Any]]:
         """Resources of these ids; what was removed or cannot be read is left out, the latter with a warning."""
-        found = self._database.mongo["candidates"].find({KEY: {"$in": names}}, _PROJECTION)
-        documents = {document[KEY]: document for document in found}
+        with pymongo.timeout(DATABASE_SECONDS):
+            found = self._database.mongo["candidates"].find({KEY: {"$in": names}}, _PROJECTION)
+            documents = {document[KEY]: document for document in found}
         resources, left_out = [], 0
         for name in names:
             if name not in documents:

@@ -7,11 +7,13 @@ network; so its routers and models are put together here instead.
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import re
 import warnings
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from fastapi import Depends, FastAPI, Request
@@ -151,6 +153,7 @@ def _mended(endpoint: Callable[..., Any]) -> Callable[..., Any]:
         meta: ResponseMeta = found["meta"] if whole else found.meta
         if meta.query is not None:
             meta.query.representation = _below(request, meta.query.representation)
+        meta.time_stamp = datetime.now(UTC)  # optimade's is local, without saying so
         if collected:
             meta.warnings = collected
         properties = None if whole else getattr(found.data, "properties", None)
@@ -199,7 +202,7 @@ def _collect_warnings() -> None:
             before(message, category, *place, **named)
             return
         detail = str(message.detail if message.detail is not None else message)
-        collected.append(Warnings(title=str(message.title or category.__name__), detail=detail))
+        collected.append(Warnings(type="warning", title=str(message.title or category.__name__), detail=detail))
 
     show.collects = True  # type: ignore[attr-defined]
     warnings.showwarning = show
@@ -207,8 +210,15 @@ def _collect_warnings() -> None:
 
 def _error(request: Request, error: Exception, status: int, title: str, detail: str) -> Response:
     errors = [OptimadeError(detail=detail, status=str(status), title=title)]
-    answer: Response = general_exception(_at_the_root(request), error, status_code=status, errors=errors)
-    return answer
+    return _stamped(general_exception(_at_the_root(request), error, status_code=status, errors=errors))
+
+
+def _stamped(answer: Any) -> Response:
+    """optimade's answer with the time in UTC."""
+    content = json.loads(answer.body)
+    content["meta"]["time_stamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    stamped: Response = JSONAPIResponse(content, status_code=answer.status_code)
+    return stamped
 
 
 def _at_the_root(request: Request) -> Request:
@@ -232,7 +242,7 @@ def _unavailable(request: Request, error: Exception) -> Response:
 
 def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException | OptimadeHTTPException)
-    answer: Response = http_exception_handler(_at_the_root(request), error)
+    answer = _stamped(http_exception_handler(_at_the_root(request), error))
     answer.headers.update(getattr(error, "headers", None) or {})
     return answer
 

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
+from optimade import __api_version__
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
@@ -121,7 +122,9 @@ def _name_of(host: str) -> str:
 async def _say(scope: Scope, send: Send, status: int, words: str) -> None:
     """A short answer: JSON below /optimade, text elsewhere."""
     as_json = scope["path"].startswith("/optimade")
-    error = {"errors": [{"status": str(status), "detail": words}], "meta": {}}
+    asked = scope["path"].removeprefix("/optimade")[:200]
+    meta = {"query": {"representation": asked}, "api_version": __api_version__, "more_data_available": False}
+    error = {"errors": [{"status": str(status), "title": "Refused", "detail": words}], "meta": meta}
     body = json.dumps(error).encode() if as_json else words.encode()
     headers = [(b"content-type", b"application/vnd.api+json" if as_json else b"text/plain; charset=utf-8")]
     headers += [(b"content-length", str(len(body)).encode())]

@@ -29,7 +29,6 @@ from scdm_flows.server.columns import Columns, Mask, Records, Scalar
 from scdm_flows.server.filters import evaluate, parse
 from scdm_flows.server.modified import BusyError, Modified
 from scdm_flows.server.structures import SORTABLE, StructureColumns, UnreadableError, provider_fields, resource
-from scdm_flows.stores.catalogue import Catalogue
 from scdm_flows.stores.table import KEY
 from scdm_flows.stores.trouble import store_errors
 
@@ -151,7 +150,7 @@ class CandidateCollection(Collection):
     def __init__(self, database: Database, config: ServerConfig) -> None:
         super().__init__(StructureResource, StructureMapper(config), config)
         self._database = database
-        self._catalogue = Catalogue(database)
+        self._catalogue = database.catalogue
         self._modified = Modified(database)
         self._columns: StructureColumns | None = None
         self._lock = threading.Lock()

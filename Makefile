@@ -1,5 +1,8 @@
 # make quickstart   an environment in .venv, then 100 samples to a ranked table and a report
-# make test         the tests (what .ci/run calls)
+# make test         the tests
+# make test-cluster a campaign through a Slurm that it starts on this machine (.ci/run calls both)
+# make test-docker  builds the image with buildah and runs a worker from it; needs root, 10 GB and some minutes
+#                   both are skipped with the reason where that cannot be had, which REQUIRED=1 makes a failure
 # make test-browser the web pages in Debian's chromium, at 1440 and 390 pixels; SCREENSHOTS=folder keeps the pictures
 # make lint         ruff and mypy
 # make bench        our speed beside the alternatives', as ratios within one run
@@ -20,7 +23,7 @@ INSTALL := $(PIP) install --quiet --constraint requirements.lock
 INPUTS := pyproject.toml requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart install dev test test-browser lint bench results clean
+.PHONY: help quickstart install dev test test-cluster test-docker test-browser lint bench results clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -61,9 +64,18 @@ $(VENV)/.installed-dev: $(INPUTS) $(VENV)/.torch-$(TORCH)
 test: dev
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
+test-cluster: dev
+	@tests/apt-install.sh "slurmctld slurmd munged" slurm-wlm munge
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -s tests/cluster
+
+test-docker: dev
+	@tests/apt-install.sh "buildah debootstrap" buildah debootstrap
+	@OMP_NUM_THREADS=1 TORCH_INDEX="$(TORCH_INDEX)" $(VENV)/bin/python -m pytest -s tests/image
+
 # The pages in a real browser; skipped, with the reason, where no chromium is installed.
 test-browser: dev
-	@SCDM_SCREENSHOTS="$(SCREENSHOTS)" $(VENV)/bin/python -m pytest --override-ini addopts="-ra --import-mode=importlib" tests/browser
+	@tests/apt-install.sh "chromium" chromium
+	@SCDM_SCREENSHOTS="$(SCREENSHOTS)" $(VENV)/bin/python -m pytest tests/browser
 
 lint: dev
 	@$(VENV)/bin/ruff check .
@@ -73,6 +85,10 @@ lint: dev
 bench: dev
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/bench.py
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/hulls.py
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/launchpad.py
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/resume.py
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/kills.py
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/database.py -n 20000
 
 results: dev
 	@test -n "$(DATA)" || { echo "give the curated set: make results DATA=curated.jsonl.gz" >&2; exit 2; }

@@ -56,6 +56,12 @@ class ScdmGeneratorConfig(_Frozen):
     steps: int | None = Field(None, ge=1, description="denoising steps; the model's default when absent")
     shard_size: int = Field(100, ge=1, description="samples a generation job makes")
 
+    @field_validator("elements", mode="before")
+    @classmethod
+    def _as_text(cls, elements: object) -> object:
+        """A list, which is what YAML suggests, is the same wish: [Mo, S] is Mo,S."""
+        return ",".join(map(str, elements)) if isinstance(elements, list | tuple) else elements
+
     @field_validator("checkpoint")
     @classmethod
     def _absolute(cls, path: str | None) -> str | None:
@@ -267,21 +273,56 @@ class ObjectiveConfig(_Frozen):
         return self
 
 
+Category = Literal["generate", "compute", "vasp"]  # of FireWorks, by what a job needs: a GPU, a CPU, VASP
+LONGEST_NAME = 63
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
+
+
+class BudgetConfig(_Frozen):
+    """What a campaign may use; another budget computes nothing again, and submitting the file again applies it."""
+
+    max_candidates: int | None = Field(None, ge=1, description="candidates that go past the screen; all when absent")
+    node_hours: float | None = Field(
+        None,
+        gt=0,
+        description="wall time of all jobs together, hours; when it is used up no new candidate starts, and those that "
+        "have begun go on",
+    )
+    jobs: dict[Category, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict,
+        description="category (generate, compute, vasp) -> jobs of the campaign that run at the same time on FireWorks "
+        "workers",
+    )
+
+
 class CampaignConfig(_Frozen):
     """A discovery campaign."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$", description="letters, digits, - and _")]
+    name: Annotated[str, Field(pattern=NAME, description="letters, digits, - and _")]
     description: str = Field("", description="free text")
     generator: GeneratorConfig = Field(default_factory=ScdmGeneratorConfig)
     screen: ScreenConfig = Field(default_factory=ScreenConfig)
     engine: EngineConfig = Field(default_factory=ForceFieldEngineConfig)
     gate: GateConfig = Field(default_factory=GateConfig)
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
+    budget: BudgetConfig = Field(default_factory=BudgetConfig)
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _plain_name(cls, name: Any) -> Any:
+        """Names are keys, folders and parts of queries: what would need quoting in one of them is refused."""
+        if isinstance(name, str) and re.fullmatch(NAME, name) is None:
+            plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_")[:LONGEST_NAME]
+            raise ValueError(
+                f"must be 1 to {LONGEST_NAME} letters, digits, - and _, the first a letter or digit"
+                + (f"; {plain!r} would do" if plain else "")
+            )
+        return name
 
     @property
     def config_hash(self) -> str:
-        """sha256 of the canonical JSON form, 64 hex digits; of what is computed, so without the objective."""
-        computed = self.model_dump(mode="json", exclude={"objective"})
+        """sha256 of the canonical JSON form, 64 hex digits; of what is computed, so without objective and budget."""
+        computed = self.model_dump(mode="json", exclude={"objective", "budget"})
         canonical = json.dumps(computed, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -79,6 +79,29 @@ def _large_store(store: JobStore, name: str) -> Store:
     return found
 
 
+def complete_among(store: JobStore, uuids: Collection[str]) -> set[str]:
+    """Those of the jobs with these uuids whose output is stored, its large objects included; index 1 of each."""
+    from jobflow.utils.find import find_key
+    from pydash import get
+
+    pointers: dict[str, list[tuple[str, str]]] = {}
+    for uuid in uuids:  # one by one: the embedded server has no index for a list of values
+        found = store.docs_store.query_one({"uuid": uuid, "index": 1}, properties=["uuid", "output"])
+        if found is None:
+            continue
+        ends = [get(found, list(location)) for location in find_key(found, "blob_uuid")]
+        pointers[found["uuid"]] = [(end["store"], end["blob_uuid"]) for end in ends]
+    wanted: dict[str, set[str]] = {}
+    for name, blob in (pointer for several in pointers.values() for pointer in several):
+        wanted.setdefault(name, set()).add(blob)
+    present = {
+        (name, blob)
+        for name, blobs in wanted.items()
+        for blob in _large_store(store, name).distinct("blob_uuid", {"blob_uuid": {"$in": sorted(blobs)}})
+    }
+    return {uuid for uuid, several in pointers.items() if present.issuperset(several)}
+
+
 def is_complete(store: JobStore, job: Job) -> bool:
     """Whether the job's output is stored, its large objects included.
 

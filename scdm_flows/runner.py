@@ -25,6 +25,7 @@ from scdm_flows.documents import (
 )
 from scdm_flows.errors import CampaignError, EngineError
 from scdm_flows.execution import execute, progress_hook
+from scdm_flows.hours import node_hours
 from scdm_flows.provenance import git_commit, versions
 from scdm_flows.stores.database import Database, database_of
 from scdm_flows.workers import WorkerDied, work_off
@@ -37,16 +38,17 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class RunResult:
-    """Candidates accepted by the screen, computed now, found finished, and failed so far."""
+    """Candidates accepted by the screen, computed now, found finished, failed so far, and left out by the budget."""
 
     accepted: int
     computed: int
     already_done: int
     failed: int
+    left_out: int = 0
 
 
 def register(config: CampaignConfig, database: Database) -> bool:
-    """Write the campaign document; returns False where the same campaign is there already, if with another objective.
+    """Write the campaign document; returns False where it is there already, if with another objective or budget.
 
     Raises
     ------
@@ -65,7 +67,8 @@ def register(config: CampaignConfig, database: Database) -> bool:
                 f"campaign {config.name!r} exists with another configuration ({changes}); "
                 "give the changed file a new name"
             )
-        if known.config.get("objective") != (wanted := config.model_dump(mode="json"))["objective"]:
+        wanted = config.model_dump(mode="json")
+        if any(known.config.get(part) != wanted[part] for part in ("objective", "budget")):
             known.config = wanted
             database.upsert(database.campaigns, [known.model_dump()])
         return False
@@ -161,27 +164,30 @@ def run_campaign(
         database.failures.remove_docs({"campaign": config.name})
     shards, total = shard_count(config)
     accepted: list[ScreenedCandidate] = []
-    done = 0
+    done = held = 0
     try:
         for shard in range(shards):
             first = shard * config.generator.shard_size
             with progress_hook(lambda made, first=first: report("generate", first + made, total)):  # type: ignore[misc]
                 accepted += [c for c in _screened(config, database, shard) if c.accepted]
         report("generate", total, total)
+        passed = len(accepted)
+        accepted = accepted[: config.budget.max_candidates]
         todo, failed = _unfinished(config, database, accepted)
         _set_state(config, database, CampaignState.RUNNING if todo else None)
         before = len(accepted) - len(todo)
         report("relax, static, gate, phonon, bands", before, len(accepted))
         for ok in _compute(config, database, todo, processes):
             done += 1
-            failed += not ok
+            failed += ok is False
+            held += ok is None
             report("relax, static, gate, phonon, bands", before + done, len(accepted))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"campaign {config.name!r} was interrupted after {done} candidates; what is finished is stored, "
             "the same command goes on from there"
         ) from None
-    return RunResult(len(accepted), len(todo), before, failed)
+    return RunResult(passed, len(todo) - held, before, failed, passed - len(accepted) + held)
 
 
 def _set_state(config: CampaignConfig, database: Database, state: CampaignState | None) -> None:
@@ -194,15 +200,24 @@ def _set_state(config: CampaignConfig, database: Database, state: CampaignState 
 def _screened(config: CampaignConfig, database: Database, shard: int) -> list[ScreenedCandidate]:
     """Verdicts of a shard, from the job store or made now."""
     from scdm_flows.flows import shard_flow
+
+    found = screened_before(config, database, shard)
+    if found is None:
+        execute(shard_flow(config, shard), database.job_store, follow=False)
+        found = screened_before(config, database, shard)
+        if found is None:
+            raise CampaignError(f"shard {shard} of campaign {config.name!r} left no output; run it again")
+    return found
+
+
+def screened_before(config: CampaignConfig, database: Database, shard: int) -> list[ScreenedCandidate] | None:
+    """Verdicts of a shard, from the job store; None where it has not been screened."""
     from scdm_flows.jobs import job_uuid
 
     uuid = job_uuid(config, f"shard{shard}", "screen")
     found = database.job_store.docs_store.query_one({"uuid": uuid}, properties=["output"])
     if found is None:
-        execute(shard_flow(config, shard), database.job_store, follow=False)
-        found = database.job_store.docs_store.query_one({"uuid": uuid}, properties=["output"])
-        if found is None:
-            raise CampaignError(f"shard {shard} of campaign {config.name!r} left no output; run it again")
+        return None
     return [ScreenedCandidate.model_validate(c) for c in _plain(found["output"])["candidates"]]
 
 
@@ -249,8 +264,8 @@ def _unfinished(
 
 def _compute(
     config: CampaignConfig, database: Database, todo: list[ScreenedCandidate], processes: int
-) -> Iterator[bool]:
-    """Run the candidates, in worker processes where it pays; yields for each whether all went well."""
+) -> Iterator[bool | None]:
+    """Run the candidates, in worker processes where it pays; yields for each what ``run_candidate`` says."""
     if database.uri is None or processes == 1 or len(todo) == 1:
         for candidate in todo:
             yield run_candidate(config, database, candidate)
@@ -272,7 +287,7 @@ def _compute(
             yield outcome
 
 
-def _start_worker(config: str, uri: str) -> Callable[[str], bool]:
+def _start_worker(config: str, uri: str) -> Callable[[str], bool | None]:
     """What a worker process does first: connect, and return the function that runs one candidate."""
     import torch
 
@@ -291,9 +306,18 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what they say is in the stage's failure
 
 
-def run_candidate(config: CampaignConfig, database: Database, candidate: ScreenedCandidate) -> bool:
-    """Run what a candidate lacks; returns whether all went well, else a ``StageFailure`` is stored."""
+def run_candidate(config: CampaignConfig, database: Database, candidate: ScreenedCandidate) -> bool | None:
+    """Run what a candidate lacks; returns whether all went well, else a ``StageFailure`` is stored.
+
+    None where it has not begun and the campaign's node hours are used up.
+    """
     from scdm_flows.flows import candidate_flow
+
+    outputs = database.job_store.docs_store._collection
+    if config.budget.node_hours is not None and node_hours(outputs, config.name) >= config.budget.node_hours:
+        begun = {"metadata.campaign": config.name, "metadata.candidate_id": candidate.candidate_id}
+        if outputs.find_one(begun, {"_id": 1}) is None:
+            return None
 
     over = _failed_stages(config, database).get(candidate.candidate_id, set())
     failures = execute(candidate_flow(config, candidate), database.job_store, over=over)

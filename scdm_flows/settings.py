@@ -15,7 +15,13 @@ from typing import Any
 
 import yaml
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from scdm_flows.errors import ConfigError
 
@@ -41,6 +47,16 @@ class ScdmSettings(BaseSettings):
     vasp_version: str | None = Field(None, description="version of that VASP, such as 6.4.3")
     vasp_poll_seconds: float = Field(5.0, gt=0, description="how often custodian looks whether VASP has ended, s")
     processes: int = Field(2, ge=1, description="worker processes of `scdm campaign run`")
+    retry_limit: int = Field(
+        3, ge=0, description="how often a job is tried again after trouble of the database, memory or files"
+    )
+    retry_limits: dict[str, int] = Field(
+        default_factory=dict, description="the same for single stages, such as {phonon: 1}, instead of retry_limit"
+    )
+    retry_wait_seconds: float = Field(
+        60.0, ge=0, description="wait before a job is tried again, s; doubled each time, at most six hours"
+    )
+    lost_limit: int = Field(3, ge=1, description="workers lost in one job after which it is given to no other")
 
     @field_validator("mongo_uri")
     @classmethod
@@ -63,6 +79,21 @@ class ScdmSettings(BaseSettings):
             raise ValueError(
                 'must not hold a space or any of / \\ . " $ * < > : | ?; letters, digits, - and _ are safe'
             )
+        return value
+
+    @field_validator("retry_limits")
+    @classmethod
+    def _stages(cls, value: dict[str, int]) -> dict[str, int]:
+        if not value:
+            return value
+        from scdm_flows.documents.candidate import StageName
+
+        stages = {stage.value for stage in StageName}
+        for stage, limit in value.items():
+            if stage not in stages:
+                raise ValueError(f"names stage {stage!r}{_hint(stage, stages)}")
+            if limit < 0:
+                raise ValueError(f"gives stage {stage} {limit} tries; a limit must be >= 0")
         return value
 
     @field_validator("data_dir")
@@ -142,6 +173,8 @@ def get_settings() -> ScdmSettings:
     _refuse_misspelt_variables()
     try:
         return ScdmSettings()
+    except SettingsError as error:  # a variable that should hold JSON does not
+        raise ConfigError(f"{error}; write JSON such as SCDM_RETRY_LIMITS='{{\"phonon\": 1}}'") from None
     except ValidationError as error:
         lines = []
         for item in error.errors():

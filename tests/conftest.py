@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import secrets
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -22,9 +23,18 @@ from scdm_flows.documents import (
     Provenance,
     StageFailure,
 )
-from scdm_flows.stores import Database
+from scdm_flows.settings import ScdmSettings
+from scdm_flows.stores import Database, EmbeddedServer, connect
+from scdm_models.datasets.fingerprints import FingerprintIndex
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skip a test whose surroundings cannot be had here; a failure with REQUIRED=1, so that nobody is deceived."""
+    if os.environ.get("REQUIRED") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
@@ -194,6 +204,36 @@ def campaign_documents() -> CampaignDocuments:
             )
         ],
     )
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Data folder of an embedded server of a module's own."""
+    folder = tmp_path_factory.mktemp("data")
+    yield folder
+    EmbeddedServer(folder).stop()
+
+
+@pytest.fixture
+def settings(server: Path) -> ScdmSettings:
+    """A database of each test's own on the server."""
+    return ScdmSettings(data_dir=server, database=f"t{secrets.token_hex(6)}")
+
+
+@pytest.fixture
+def database(settings: ScdmSettings) -> Iterator[Database]:
+    """An empty database of each test's own."""
+    with connect(settings) as connected:
+        yield connected
+
+
+@pytest.fixture
+def quiet_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks leave files in the working folder; and nothing is known of any layer."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(FingerprintIndex, "load", classmethod(lambda cls, path=None: cls.build([], [])))
 
 
 def store_ranking(database: Any, documents: Iterable[Any]) -> None:

@@ -34,11 +34,13 @@ FLOWS = [
     "execution",
     "flows",
     "generators",
+    "hours",
     "jobs",
     "launch",
     "query",
     "report",
     "runner",
+    "server",
     "stores",
     "workers",
 ]
@@ -60,6 +62,7 @@ MAY_USE = {
     },  # flows: jobs that add flows, when they run
     "flows": {"jobs", "generators", "engines", "documents"},
     "report": {"query", "analysis", "documents", "stores"},
+    "server": {"query", "report", "analysis", "documents", "stores"},
 }
 
 
@@ -176,6 +179,7 @@ def test_help_loads_nothing_heavy() -> None:
         "build",
         "candidates",
         "refs",
+        "serve",
         "db",
     ],
 )

@@ -90,7 +90,12 @@ def test_wheel_works_outside_the_checkout(installed: Path, tmp_path: Path) -> No
         "import scdm_flows, scdm_models\n"
         "from scdm_flows.cli.launchpad import launchpad_dir\n"
         "from scdm_flows.config import load_config\n"
+        "from scdm_flows.cli.launchpad import initialise\n"
+        "from scdm_flows.settings import ScdmSettings\n"
+        "from pathlib import Path\n"
         "folder = launchpad_dir()\n"
+        "made = initialise(Path('fw'), 'mongodb://h/x', ScdmSettings(), force=False)\n"
+        "assert {'env.sh', 'my_fworker.vasp.yaml', 'my_qadapter.yaml'} <= {p.name for p in made}\n"
         "print(scdm_flows.__file__, scdm_models.__file__, folder, load_config(folder / 'campaigns/quickstart.yaml').name)",
         tmp_path,
     )
@@ -154,10 +159,10 @@ def test_the_gpl_server_is_an_extra_only() -> None:
     assert [Requirement(d).name for d in PROJECT["optional-dependencies"]["embedded"]] == ["secantusdb"]
 
 
-def test_continuous_integration_runs_exactly_make_test() -> None:
+def test_continuous_integration_runs_exactly_what_make_runs() -> None:
     script = ROOT / ".ci" / "run"
     lines = [line for line in script.read_text().splitlines() if line and not line.startswith("#")]
-    assert lines == ["set -euo pipefail", 'cd "$(dirname "$0")/.."', "make test"]
+    assert lines == ["set -euo pipefail", 'cd "$(dirname "$0")/.."', "make test", "make test-cluster"]
     assert os.access(script, os.X_OK)
 
 
@@ -165,7 +170,7 @@ def test_make_says_what_it_can_do() -> None:
     done = subprocess.run(
         ["make", "-s", "-C", str(ROOT), "help"], capture_output=True, text=True, check=True, timeout=60
     )
-    for target in ("quickstart", "test", "lint", "clean"):
+    for target in ("quickstart", "test", "test-cluster", "test-docker", "lint", "clean"):
         assert f"make {target}" in done.stdout
 
 

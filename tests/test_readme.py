@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import click
 import pytest
 import yaml
 from conftest import CampaignDocuments
+from examples import blocks, commands, parse
 
 from scdm_flows.cli import cli
 from scdm_flows.cli.common import run
@@ -21,45 +21,26 @@ from scdm_flows.stores import memory_database
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-
-
-def _commands(program: str) -> list[list[str]]:
-    """Arguments of every line in a shell block that calls a program."""
-    lines = [line for kind, text in BLOCKS if kind in ("bash", "sh") for line in text.splitlines()]
-    words = [shlex.split(line, comments=True) for line in lines]
-    return [w[1:] for w in words if w and w[0] == program]
-
-
-def _parse(arguments: list[str]) -> None:
-    """Walk to the command and parse its arguments without running it."""
-    command: click.Command = cli
-    rest, context = list(arguments), click.Context(cli)
-    while isinstance(command, click.Group):
-        name = rest.pop(0)
-        found = command.get_command(context, name)
-        assert found is not None, f"scdm {' '.join(arguments)}: no command {name}"
-        command = found
-    command.make_context("scdm", rest)
+BLOCKS = blocks(README)
 
 
 def test_readme_has_examples_of_every_kind() -> None:
     assert {"bash", "sh", "python", "yaml"} <= {kind for kind, _ in BLOCKS}
-    assert len(_commands("scdm")) >= 12
+    assert len(commands(README, "scdm")) >= 12
 
 
-@pytest.mark.parametrize("arguments", _commands("scdm"), ids=" ".join)
+@pytest.mark.parametrize("arguments", commands(README, "scdm"), ids=" ".join)
 def test_commands_exist_with_their_options(arguments: list[str]) -> None:
-    _parse(arguments)
+    parse(arguments)
 
 
 @pytest.mark.parametrize("arguments", [["generate", "--sed", "1"], ["campaign", "fly"]], ids=" ".join)
 def test_a_wrong_example_would_be_found(arguments: list[str]) -> None:
     with pytest.raises((click.UsageError, AssertionError)):
-        _parse(arguments)
+        parse(arguments)
 
 
-@pytest.mark.parametrize("target", [t for words in _commands("make") for t in words])
+@pytest.mark.parametrize("target", [t for words in commands(README, "make") for t in words])
 def test_make_targets_exist(target: str) -> None:
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
@@ -112,7 +93,7 @@ def test_first_campaign_begins_as_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    generate = next(c for c in _commands("scdm") if c[0] == "generate")
+    generate = next(c for c in commands(README, "scdm") if c[0] == "generate")
     assert generate == ["generate", "-n", "100", "--seed", "0", "-o", "gen.jsonl"]
     with pytest.raises(SystemExit) as stop:
         run(cli, generate)
@@ -130,7 +111,7 @@ def test_first_campaign_begins_as_shown(
     assert all(keys <= r.keys() for r in records)
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
-        run(cli, [*next(c for c in _commands("scdm") if c[0] == "screen"), "--json"])
+        run(cli, [*next(c for c in commands(README, "scdm") if c[0] == "screen"), "--json"])
     assert stop.value.code == 0
     verdicts = json.loads(capsys.readouterr().out)
     assert len(verdicts) == 100

@@ -261,7 +261,7 @@ class HullBuilder(ScdmBuilder):
         return int(new["revision"]), spread
 
     def _write_candidates(self, item: dict[str, Any], revision: int) -> None:
-        older = [{"hull_revision": None}, {"hull_revision": {"$lt": revision}}]
+        older = {"$not": {"$gte": revision}}  # or none; with $or the embedded server would read every candidate
         updates = []
         for before in item["members"]:
             name = before["candidate_id"]
@@ -272,7 +272,7 @@ class HullBuilder(ScdmBuilder):
             if same and before.get("hull_revision") is not None:
                 continue
             new = self.database.stamped({"$set": {**values, "hull_revision": revision}})
-            updates.append(UpdateOne({"candidate_id": name, "$or": older}, new))
+            updates.append(UpdateOne({"candidate_id": name, "hull_revision": older}, new))
         if updates:
             self.written += int(self._candidates.bulk_write(updates, ordered=False).modified_count)
 

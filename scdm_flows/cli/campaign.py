@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from scdm_flows.cli.common import FORCE, JSON, database, echo_json, table
+from scdm_flows.cli.cancel import cancel
+from scdm_flows.cli.common import DRY, FORCE, JSON, as_text, database, echo_json, table
 from scdm_flows.cli.files import check_output, make_folder, output_file
 from scdm_flows.cli.inputs import costs, inputs, show_costs
-from scdm_flows.cli.launchpad import launchpad_dir
+from scdm_flows.cli.launchpad import initialise, launchpad_dir
 from scdm_flows.cli.progress import progress_bar
+from scdm_flows.cli.resume import resume
 
 if TYPE_CHECKING:
     from scdm_flows.config import CampaignConfig
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from scdm_flows.stores.database import Database
 
 FILE = click.argument("file", type=click.Path(path_type=Path))
-DRY = click.option("--dry-run", is_flag=True, help="Only say what would happen; nothing is written.")
+CANCELLED = "cancelled"  # on the LaunchPad; the document keeps how far it came
 STEPS = {
     "generated": "generated",
     "valid": "valid",
@@ -43,6 +44,8 @@ def campaign() -> None:
 
 
 campaign.add_command(inputs)
+campaign.add_command(cancel)
+campaign.add_command(resume)
 
 
 @campaign.command()
@@ -62,7 +65,10 @@ def run(file: Path, processes: int | None, retry_failed: bool, dry_run: bool, as
     if dry_run:
         plan(config, as_json=as_json)
         return
+    from scdm_flows.launch import refuse_cancelled
+
     with database() as connected:
+        refuse_cancelled(connected, config.name)
         result, document = run_and_build(config, connected, processes=processes, retry_failed=retry_failed)
         path = write_report(connected, config.name, None, force=True)
     if as_json:
@@ -98,6 +104,11 @@ def run_and_build(
         f"{result.already_done} were done, {result.failed} failed; {sum(written.values())} documents updated",
         err=True,
     )
+    if result.left_out:
+        click.echo(
+            f"{result.left_out} candidates are left out by the campaign's budget; raise it in the file to go on",
+            err=True,
+        )
     return result, CandidateDB(connected).campaign(config.name)
 
 
@@ -115,6 +126,7 @@ def plan(config: CampaignConfig, *, as_json: bool) -> None:
         "workflows": shards,
         "engine": config.engine.kind,
         "config_hash": config.config_hash,
+        "budget": config.budget.model_dump(mode="json", exclude_defaults=True),
         "missing": missing,
         "costs": estimates,
     }
@@ -126,7 +138,12 @@ def plan(config: CampaignConfig, *, as_json: bool) -> None:
         f"{config.engine.kind}, "
         f"configuration {config.config_hash[:12]}; nothing was written"
     )
-    show_costs(estimates, total)
+    most = total if config.budget.max_candidates is None else min(total, config.budget.max_candidates)
+    show_costs(estimates, most)
+    for key, value in facts["budget"].items():
+        click.echo(f"budget: {key.replace('_', ' ')} {as_text(value)}")
+    if config.budget.node_hours is not None:
+        click.echo(f"no new candidate starts after {config.budget.node_hours:g} node hours")
     for line in missing:
         click.echo(f"missing: {line}", err=True)
 
@@ -138,8 +155,8 @@ def plan(config: CampaignConfig, *, as_json: bool) -> None:
 def submit(file: Path, dry_run: bool, as_json: bool) -> None:
     """Put the campaign of FILE on the FireWorks LaunchPad; submitting it again adds nothing.
 
-    Workers do the work: rlaunch -c launchpad rapidfire (here), qlaunch -c launchpad rapidfire (through a
-    queue).
+    Another budget or objective in the file is applied. Workers do the work: scdm worker or rlaunch (here), qlaunch
+    (through a queue).
     """
     from scdm_flows.config import load_config
 
@@ -156,7 +173,7 @@ def submit(file: Path, dry_run: bool, as_json: bool) -> None:
         echo_json({"campaign": config.name, "workflows_added": new, "worker_config": str(folder)})
         return
     click.echo(f"{new} workflow{'s' * (new != 1)} submitted" if new else "already submitted, nothing added")
-    click.echo(f"start workers with: rlaunch -c {folder} rapidfire")
+    click.echo(f"start workers with: scdm worker -c {folder}, or rlaunch -c {folder} rapidfire")
 
 
 def worker_config(connected: Database) -> Path:
@@ -171,12 +188,13 @@ def worker_config(connected: Database) -> Path:
     packaged = launchpad_dir()
     if yaml.safe_load((packaged / "my_launchpad.yaml").read_text()).get("host") == connected.uri:
         return packaged
-    folder = get_settings().data_dir.absolute() / "launchpad"
-    make_folder(folder)
-    for file in packaged.glob("*.yaml"):
-        if file.name != "my_launchpad.yaml" and not (folder / file.name).exists():
-            shutil.copyfile(file, folder / file.name)
-    write_worker_config(connected, folder)
+    settings = get_settings()
+    folder = settings.data_dir.absolute() / "launchpad"
+    if (folder / "env.sh").is_file():  # what was edited there stays
+        write_worker_config(connected, folder)
+    else:
+        assert connected.uri is not None
+        initialise(folder, connected.uri, settings, force=True)
     return folder
 
 
@@ -186,7 +204,7 @@ def worker_config(connected: Database) -> Path:
 def status(name: str, as_json: bool) -> None:
     """How far campaign NAME is, from what is stored now."""
     from scdm_flows.builders import build_all
-    from scdm_flows.launch import collect_failures
+    from scdm_flows.launch import cancelled_campaigns, collect_failures, in_words
     from scdm_flows.launch import status as queue_status
     from scdm_flows.query import CandidateDB
 
@@ -196,22 +214,26 @@ def status(name: str, as_json: bool) -> None:
         build_all(connected, name)
         document = CandidateDB(connected).campaign(name)
         queue = queue_status(connected, name)
+        limits = in_words(connected.mongo, name)
+        state = CANCELLED if name in cancelled_campaigns(connected) else document.state
     if as_json:
-        echo_json({**document.model_dump(mode="json"), "fireworks": queue})
+        echo_json({**document.model_dump(mode="json"), "state": state, "budget": limits, "fireworks": queue})
         return
-    show_funnel(document)
+    show_funnel(document, state)
+    for line in limits:
+        click.echo(line)
     if queue:
         states = sorted({state for counts in queue.values() for state in counts})
         rows = [[stage, *(counts.get(state, 0) for state in states)] for stage, counts in queue.items()]
         table("FireWorks", ["stage", *(s.lower() for s in states)], rows)
 
 
-def show_funnel(document: CampaignDoc) -> None:
-    """The funnel as a table."""
+def show_funnel(document: CampaignDoc, state: str | None = None) -> None:
+    """The funnel as a table; state: instead of the document's."""
     counts = document.funnel.model_dump()
     shown = {step: words for step, words in STEPS.items() if step != "bands_done" or counts[step]}  # not every engine's
     rows = [[words, counts[step], _share(counts[step], counts["generated"])] for step, words in shown.items()]
-    table(f"Campaign {document.name}: {document.state}", ["step", "samples", "share"], rows)
+    table(f"Campaign {document.name}: {state or document.state}", ["step", "samples", "share"], rows)
 
 
 def _share(count: int, total: int) -> str | None:
@@ -222,17 +244,20 @@ def _share(count: int, total: int) -> str | None:
 @JSON
 def list_(as_json: bool) -> None:
     """All campaigns of the database."""
+    from scdm_flows.launch.cancel import cancelled_campaigns
     from scdm_flows.query import CandidateDB
 
     with database(create=False) as connected:
         documents = CandidateDB(connected).campaigns()
+        cancelled = cancelled_campaigns(connected)
+    states = {d.name: CANCELLED if d.name in cancelled else d.state for d in documents}
     if as_json:
-        echo_json([d.model_dump(mode="json") for d in documents])
+        echo_json([{**d.model_dump(mode="json"), "state": states[d.name]} for d in documents])
         return
     rows = [
         [
             d.name,
-            d.state,
+            states[d.name],
             d.n_requested,
             d.funnel.in_window,
             d.funnel.dynamically_stable,
@@ -259,14 +284,16 @@ def report(name: str, out: Path | None, top: int, force: bool) -> None:
 
 def write_report(connected: Database, name: str, out: Path | None, *, force: bool, top: int = 12) -> Path:
     """Write a campaign's report, to the data folder where ``out`` is None; returns its path."""
+    from scdm_flows.launch.budget import in_words
     from scdm_flows.report import render
     from scdm_flows.settings import get_settings
 
+    limits = in_words(connected.mongo, name)
     path = out or get_settings().data_dir / "reports" / f"{name}.html"
     if out is None:
         make_folder(path.parent)
     with progress_bar() as bar:
-        html = render(connected, name, top=top, progress=lambda done, total: bar("report", done, total))
+        html = render(connected, name, top=top, limits=limits, progress=lambda done, total: bar("report", done, total))
     with output_file(path, force=force) as handle:
         handle.write(html)
     return path

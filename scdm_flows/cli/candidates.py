@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from scdm_flows.analysis.ranking import RankResult
     from scdm_flows.documents import CandidateDoc
 
-SUFFIX = {"cif": ".cif", "poscar": ".vasp", "json": ".json"}
 COLUMNS = {
     "rank": "rank",
     "candidate_id": "candidate",
@@ -34,7 +34,7 @@ SURROGATE = " (surrogate energies, calibrated)"
 
 @click.group()
 def candidates() -> None:
-    """List, show, export and draw candidates, and follow the soft modes of unstable ones."""
+    """List, show, search, export and draw candidates, and follow the soft modes of unstable ones."""
 
 
 @candidates.command("list")
@@ -49,6 +49,7 @@ def candidates() -> None:
 @click.option("--sort", default="rank", show_default=True, help="Field to sort by.")
 @click.option("--limit", type=click.IntRange(1), help="Most rows; 20 in a table, all with --json, when absent.")
 @click.option("--after", metavar="CURSOR", help="The rows after those that gave this cursor, with the same options.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, all rows unless --limit says less.")
 @JSON
 def list_(
     campaign: str | None,
@@ -62,13 +63,15 @@ def list_(
     sort: str,
     limit: int | None,
     after: str | None,
+    as_csv: bool,
     as_json: bool,
 ) -> None:
     """Candidates by rank, those without one last.
 
     Where there are more, the cursor of the next rows is said on standard error.
     """
-    from scdm_flows.query import CandidateDB
+    from scdm_flows.exports import write_csv
+    from scdm_flows.query import FLAT, CandidateDB
 
     filters: dict[str, Any] = {
         "campaign": campaign,
@@ -84,10 +87,12 @@ def list_(
         query = CandidateDB(connected)
         if campaign is not None:
             query.campaign(campaign)  # says "did you mean" for a name that does not exist
-        limit = limit if as_json else limit or 20
+        limit = limit if as_json or as_csv else limit or 20
         records, following = query.flat_page(sort=sort, limit=limit, after=after, **filters)
     if as_json:
         echo_json(records)
+    elif as_csv:
+        write_csv(sys.stdout, records, FLAT)
     else:
         show_records("Candidates", records)
     if following is not None:
@@ -168,23 +173,35 @@ def _standing(document: CandidateDoc) -> RankResult:
 @candidates.command()
 @click.argument("ids", nargs=-1)
 @click.option("--top", type=click.IntRange(1), help="The N best instead of ids.")
-@click.option("--campaign", help="Of this campaign (with --top).")
-@click.option("--format", "fmt", type=click.Choice(list(SUFFIX)), default="cif", show_default=True)
+@click.option("--campaign", help="Of this campaign.")
+@click.option("--where", multiple=True, metavar="FIELD=VALUE", help="All that match; min_FIELD, max_FIELD for ranges.")
+@click.option("--format", "fmt", type=click.Choice(["cif", "poscar", "json"]), default="cif", show_default=True)
 @click.option(
-    "-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder, or a file for one candidate."
+    "-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder, or a file for one candidate or all."
 )
 @FORCE
-def export(ids: tuple[str, ...], top: int | None, campaign: str | None, fmt: str, out: Path, force: bool) -> None:
-    """Write structures (relaxed where known) as CIF, POSCAR or JSON.
+def export(
+    ids: tuple[str, ...],
+    top: int | None,
+    campaign: str | None,
+    where: tuple[str, ...],
+    fmt: str,
+    out: Path,
+    force: bool,
+) -> None:
+    """Write structures (relaxed where known) as CIF, POSCAR or JSON; many also to one file.
 
-    OUT is a folder unless one candidate is written and OUT ends in .cif, .vasp, .poscar or .json.
+    OUT is one file where it ends in .zip, .extxyz or .db (ASE's database), or, of a single candidate, in .cif,
+    .vasp, .poscar or .json; else it is a folder.
     """
-    if bool(ids) == (top is not None):
-        raise click.UsageError("give candidate ids, or --top N")
+    if bool(ids) == (top is not None or bool(where)):
+        raise click.UsageError("give candidate ids, or --top N, or --where FIELD=VALUE")
     if campaign is not None and ids:
-        raise click.UsageError("--campaign goes with --top; ids name their campaign already")
+        raise click.UsageError("--campaign goes with --top and --where; ids name their campaign already")
+    from scdm_flows.exports import COLLECTIONS, SUFFIX, as_text, write_collection
     from scdm_flows.query import CandidateDB
 
+    filters = dict(_condition(text) for text in where)
     with database(create=False) as connected:
         query = CandidateDB(connected)
         if campaign is not None:
@@ -192,9 +209,18 @@ def export(ids: tuple[str, ...], top: int | None, campaign: str | None, fmt: str
         if ids:
             documents = [query.get(i) for i in dict.fromkeys(ids)]
         else:
-            documents = [d for d in query.find(campaign=campaign, sort="rank", limit=top) if d.rank is not None]
+            documents = query.find(campaign=campaign, sort="rank", limit=top, **filters)
+    documents = [d for d in documents if (ids or where or d.rank is not None) and (fmt == "json" or d.structure)]
     if not documents:
+        if where:
+            raise click.UsageError("no candidate matches; `scdm candidates list` takes the same --where")
         raise click.UsageError("no candidate has a rank yet; run a campaign, or `scdm build` to rank what is there")
+    noun = "structure" if len(documents) == 1 else "structures"
+    if out.suffix.lower() in COLLECTIONS and not out.is_dir():
+        with output_path(out, force=force) as path:
+            write_collection(path, documents, fmt)
+        click.echo(f"wrote {len(documents)} {noun} to {out}")
+        return
     single = len(documents) == 1 and out.suffix.lower() in {*SUFFIX.values(), ".poscar"} and not out.is_dir()
     if not single:
         make_folder(out)
@@ -203,26 +229,54 @@ def export(ids: tuple[str, ...], top: int | None, campaign: str | None, fmt: str
         check_output(target, force=force)
     for target, document in zip(targets, documents, strict=True):
         with output_file(target, force=force) as handle:
-            handle.write(as_file(document, fmt))
-    noun = "structure" if len(targets) == 1 else "structures"
+            handle.write(as_text(document, fmt))
     click.echo(f"wrote {len(targets)} {noun} to {out}")
 
 
-def as_file(document: CandidateDoc, fmt: str) -> str:
-    """The candidate's structure as CIF or POSCAR, or its whole document as JSON."""
-    if fmt == "json":
-        return document.model_dump_json(indent=1) + "\n"
-    from pymatgen.core import Structure
+@candidates.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--campaign", help="Only among candidates of this campaign.")
+@click.option("--limit", type=click.IntRange(1), default=10, show_default=True, help="Most candidates.")
+@JSON
+def search(file: Path, campaign: str | None, limit: int, as_json: bool) -> None:
+    """Whether the layer in FILE (CIF, POSCAR, extxyz) is known, and the candidates that are it or nearest to it.
 
-    structure = Structure.from_dict(document.relaxed_structure or document.structure)
-    if fmt == "poscar":
-        from pymatgen.io.vasp import Poscar
+    Candidates of the same formula are compared, whatever their cell, origin and vacuum.
+    """
+    from scdm_flows.errors import ConfigError
+    from scdm_flows.query import CandidateDB
+    from scdm_flows.search import known_as, nearest
+    from scdm_models.datasets.records import Dropped
+    from scdm_models.datasets.structure_files import read_structure_file
 
-        e_hull = "" if document.e_above_hull is None else f" E_hull={document.e_above_hull:.3f} eV/atom"
-        return str(Poscar(structure, comment=f"{document.formula} {document.candidate_id}{e_hull}"))
-    from pymatgen.io.cif import CifWriter
-
-    return str(CifWriter(structure))
+    first = next(iter(read_structure_file(file)))
+    if isinstance(first, Dropped):
+        raise ConfigError(f"{file}: {first.reason}")
+    structure = first.structure
+    formula = structure.composition.reduced_formula
+    known = known_as(structure)
+    with database(create=False) as connected:
+        query = CandidateDB(connected)
+        if campaign is not None:
+            query.campaign(campaign)
+        hits = nearest(structure, query.stream(formula=formula, campaign=campaign), limit)
+    records = [
+        {"candidate_id": h.document.candidate_id, "same": h.same, "distance": h.distance}
+        | {name: getattr(h.document, name) for name in ("formula", "layer_group", "e_above_hull", "surrogate", "rank")}
+        for h in hits
+    ]
+    if as_json:
+        echo_json({"formula": formula, "known_as": [m.id for m in known], "candidates": records})
+        return
+    among = ", ".join(m.id for m in known)
+    click.echo(f"{formula}: " + (f"known as {among}" if known else "not among the known layers"))
+    if not hits:
+        click.echo(f"no candidate has the formula {formula}")
+        return
+    note = SURROGATE if any(r["surrogate"] for r in records) else ""
+    heads = ["candidate", "the same", "distance", "layer group", "E_hull (eV/atom)", "rank"]
+    names = ["candidate_id", "same", "distance", "layer_group", "e_above_hull", "rank"]
+    table(f"Candidates nearest to {file.name}{note}", heads, [[r[n] for n in names] for r in records])
 
 
 PLOTS = (".svg", ".pdf", ".png", ".html")

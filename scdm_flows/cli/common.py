@@ -26,6 +26,7 @@ DEBUG = "SCDM_DEBUG"
 PIPED_WIDTH = 200  # columns of a table that does not go to a terminal
 
 JSON = click.option("--json", "as_json", is_flag=True, help="JSON for programs, on standard output.")
+DRY = click.option("--dry-run", is_flag=True, help="Only say what would happen; nothing is written.")
 FORCE = click.option("--force", is_flag=True, help="Replace existing files.")
 
 

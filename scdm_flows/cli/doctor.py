@@ -10,10 +10,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 
 import click
 
-from scdm_flows.cli.common import JSON, USAGE, echo_json, table
+from scdm_flows.cli.common import FORCE, JSON, USAGE, echo_json, table
 
 MIN_FREE_GB = 0.5  # a quickstart leaves about 0.1 GB
 
@@ -227,6 +228,26 @@ def checks() -> list[tuple[str, bool, Callable[[], str]]]:
     ]
 
 
+def _initialise(folder: Path, *, force: bool, as_json: bool) -> None:
+    """Write the FireWorks folder and say how to use it."""
+    from scdm_flows.cli.launchpad import PRIVATE, initialise
+    from scdm_flows.launch import launchpad_of
+    from scdm_flows.settings import get_settings
+    from scdm_flows.stores.database import connect
+
+    settings = get_settings()
+    with connect(settings) as database:  # a folder for a database that cannot be reached would be of no use
+        launchpad_of(database)
+        assert database.uri is not None
+        files = initialise(folder, database.uri, settings, force=force)
+    if as_json:
+        echo_json({"folder": str(folder.absolute()), "files": [str(file) for file in files]})
+        return
+    click.echo(f"wrote {len(files)} files to {folder}; only you can read {', '.join(PRIVATE)}")
+    click.echo(f"work here: scdm worker -c {folder}, or rlaunch -c {folder} rapidfire")
+    click.echo(f"through a queue: edit {folder}/my_qadapter*.yaml, then qlaunch -c {folder} rapidfire")
+
+
 def examine() -> list[Finding]:
     """Every check's finding; a broken installation can fail in any way, and each failure is a row."""
     findings = []
@@ -242,12 +263,22 @@ def examine() -> list[Finding]:
 
 
 @click.command()
+@click.option(
+    "--init",
+    "folder",
+    type=click.Path(path_type=Path),
+    help="Write a FireWorks folder for the settings' database: for rlaunch -c, qlaunch -c, lpad -c.",
+)
+@FORCE
 @JSON
-def doctor(as_json: bool) -> None:
+def doctor(folder: Path | None, force: bool, as_json: bool) -> None:
     """What is there, what is missing, and how to get it.
 
-    Exit code 0 if `scdm quickstart` can run, 2 if it cannot.
+    Exit code 0 if `scdm quickstart` can run, 2 if it cannot. With --init, 0 if the folder is written.
     """
+    if folder is not None:
+        _initialise(folder, force=force, as_json=as_json)
+        return
     findings = examine()
     ready = all(f.ok for f in findings if f.needed)
     if as_json:

@@ -40,8 +40,8 @@ def check_output(path: Path, *, force: bool) -> None:
 
 
 @contextmanager
-def output_file(path: Path, *, force: bool) -> Iterator[Any]:
-    """A text file that appears under its name only when it is complete.
+def output_file(path: Path, *, force: bool, private: bool = False) -> Iterator[Any]:
+    """A text file that appears under its name only when it is complete; private: for its owner alone.
 
     Raises
     ------
@@ -52,6 +52,8 @@ def output_file(path: Path, *, force: bool) -> Iterator[Any]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as handle:
+            if private:
+                os.fchmod(handle.fileno(), 0o600)
             yield handle
             handle.flush()
             os.fsync(handle.fileno())

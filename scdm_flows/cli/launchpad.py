@@ -1,13 +1,27 @@
-"""Where the FireWorks configuration and the campaign files are: in the checkout, or in the installed
-package.
+"""The FireWorks configuration: where its templates are, in a checkout or an installed package, and how they are filled
+for ``scdm doctor --init DIR``.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import shlex
+import shutil
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import scdm_flows
+from scdm_flows.cli.files import check_output, make_folder, output_file
 from scdm_flows.errors import ConfigError
+
+if TYPE_CHECKING:
+    from scdm_flows.settings import ScdmSettings
+
+PRIVATE = ("my_launchpad.yaml", "jobflow.yaml", "env.sh")  # they may hold a password: for their owner alone
+FOLDER_VARIABLE = "${SCDM_LAUNCHPAD_DIR}"
 
 
 def launchpad_dir() -> Path:
@@ -23,3 +37,71 @@ def launchpad_dir() -> Path:
         if (folder / "my_launchpad.yaml").is_file():
             return folder
     raise ConfigError(f"the launchpad folder is missing beside {package}; install scdm-flows again")
+
+
+def initialise(folder: Path, uri: str, settings: ScdmSettings, *, force: bool) -> list[Path]:
+    """Write a FireWorks configuration folder for a database; returns the files.
+
+    The templates with what is known filled in: the database, this folder's and the programs' paths, VASP's command;
+    and ``env.sh`` with the variables that workers need, which the queue adapters source.
+
+    Raises
+    ------
+    OutputError
+        If a file exists and ``force`` is not set, or the folder cannot be written; then nothing is written.
+    """
+    folder = folder.absolute()
+    texts = {path.name: path.read_text() for path in sorted(launchpad_dir().glob("*.yaml"))}
+    name = uri.partition("?")[0].rsplit("/", 1)[-1]
+    texts["my_launchpad.yaml"] = _set(texts["my_launchpad.yaml"], host=uri, name=name)
+    texts["jobflow.yaml"] = _set(texts["jobflow.yaml"], uri=uri, database=name)
+    for file in texts:
+        if file.startswith("my_qadapter"):
+            texts[file] = _set(texts[file], pre_rocket=f"source {shlex.quote(str(folder / 'env.sh'))}")
+            texts[file] = texts[file].replace("rocket_launch: scdm ", f"rocket_launch: {_scdm()} ")
+        texts[file] = texts[file].replace(FOLDER_VARIABLE, shlex.quote(str(folder)))
+    if settings.vasp_cmd:
+        gamma = settings.vasp_gamma_cmd or settings.vasp_cmd
+        texts["atomate2.yaml"] = _set(texts["atomate2.yaml"], VASP_CMD=settings.vasp_cmd, VASP_GAMMA_CMD=gamma)
+    texts["env.sh"] = _environment(folder, settings)
+    make_folder(folder)
+    for file in texts:
+        check_output(folder / file, force=force)
+    for file, text in texts.items():
+        with output_file(folder / file, force=force, private=file in PRIVATE) as handle:
+            handle.write(text)
+    return [folder / file for file in texts]
+
+
+def _set(text: str, **values: str) -> str:
+    """A YAML text with other values for keys that it has, and all its comments."""
+    for key, value in values.items():
+        text, count = re.subn(rf"^(\s*{key}: ).*$", lambda m, v=value: m[1] + json.dumps(v), text, flags=re.MULTILINE)  # type: ignore[misc]
+        if not count:
+            raise ConfigError(f"a template has no key {key!r}; install scdm-flows again")
+    return text
+
+
+def _scdm() -> str:
+    """The command beside this Python, as queues start without its environment; else what the PATH has."""
+    beside = Path(sys.executable).with_name("scdm")
+    return shlex.quote(str(beside if beside.is_file() else shutil.which("scdm") or "scdm"))
+
+
+def _environment(folder: Path, settings: ScdmSettings) -> str:
+    """``env.sh``: FireWorks', jobflow's and atomate2's files, and the settings that are set here."""
+    values = {
+        "SCDM_LAUNCHPAD_DIR": str(folder),
+        "FW_CONFIG_FILE": str(folder / "FW_config.yaml"),
+        "JOBFLOW_CONFIG_FILE": str(folder / "jobflow.yaml"),
+        "ATOMATE2_CONFIG_FILE": str(folder / "atomate2.yaml"),
+        "SCDM_DATA_DIR": str(settings.data_dir.absolute()),
+    }
+    for field in sorted(settings.model_fields_set - {"data_dir", "port"}):
+        value = getattr(settings, field)
+        if value is not None:
+            values[f"SCDM_{field.upper()}"] = json.dumps(value) if isinstance(value, dict) else str(value)
+    if "PMG_VASP_PSP_DIR" in os.environ:
+        values["PMG_VASP_PSP_DIR"] = os.environ["PMG_VASP_PSP_DIR"]
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in values.items()]
+    return "\n".join(["# what workers need to know; for shells and queue scripts: source it", *lines, ""])

@@ -50,12 +50,14 @@ class Engine(Protocol):
     """What computes energies, forces, phonons and bands.
 
     scheme: name of its energies, which must be the reference table's; surrogate: whether a force field makes
-    them; keeps_runs: whether the folders of its runs are kept; cannot: stage -> why the engine has no such stage,
+    them; category: of FireWorks workers that have what it needs; keeps_runs: whether the folders of its runs are
+    kept; cannot: stage -> why the engine has no such stage,
     in which case its jobs are never asked for.
     """
 
     scheme: str
     surrogate: bool
+    category: str
     keeps_runs: bool
     cannot: Mapping[str, str]
 

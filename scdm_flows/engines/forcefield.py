@@ -60,6 +60,7 @@ class ForceFieldEngine:
 
     scheme = "chgnet-0.3.0"
     surrogate = True
+    category = "compute"
     keeps_runs = False
     cannot: Mapping[str, str] = {StageName.BANDS.value: "a force field has no electrons"}
 

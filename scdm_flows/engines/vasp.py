@@ -39,6 +39,7 @@ class VaspEngine:
 
     scheme: str
     surrogate = False
+    category = "vasp"
     keeps_runs = True
     cannot: Mapping[str, str] = {}
 

@@ -1,7 +1,7 @@
 """Flows: one shard of a campaign (generate -> screen), one candidate (relax -> static -> gate), its phonons and bands.
 
-A workflow holds one shard, so its size is bounded by the shard's; duplicates across shards are marked by the
-candidate builder.
+Each becomes a workflow of its own, the phonons and bands in their candidate's; duplicates across shards are marked by
+the candidate builder.
 """
 
 from __future__ import annotations
@@ -19,14 +19,22 @@ from scdm_flows.config import CampaignConfig
 from scdm_flows.documents import ScreenedCandidate, StageName, StaticSummary
 from scdm_flows.engines import engine_of
 from scdm_flows.errors import StructureError
+from scdm_flows.flows.schema import remember_schemas
 from scdm_flows.generators import GENERATORS
 
+remember_schemas()
 GENERATE_STAGES = (StageName.GENERATE, StageName.SCREEN)
 
 
-def stage_category(stage: str) -> str:
-    """FireWorks category of a stage: ``generate`` for sampling and screening, ``compute`` for the engines."""
-    return "generate" if stage in GENERATE_STAGES else "compute"
+def stage_category(config: CampaignConfig, stage: str) -> str:
+    """FireWorks category of a stage, by what its worker must have.
+
+    ``generate``: sampling and screening (a GPU helps); the engine's own (``compute`` for a CPU, ``vasp``) for what it
+    computes; ``compute`` for the gate.
+    """
+    if stage in GENERATE_STAGES:
+        return "generate"
+    return "compute" if stage == StageName.GATE else engine_of(config.engine).category
 
 
 def _tagged(job: Any, config: CampaignConfig, stage: StageName, **identity: Any) -> Job:
@@ -121,5 +129,5 @@ def _stage(made: Flow | Job | list[Job], config: CampaignConfig, stage: StageNam
 
 def _describe(job: Any, config: CampaignConfig, stage: StageName, metadata: dict[str, Any], folders: bool) -> None:
     job.metadata.update({"campaign": config.name, **metadata, **({"keep_folder": True} if folders else {})})
-    job.config.manager_config = {**job.config.manager_config, "_category": stage_category(stage.value)}
+    job.config.manager_config = {**job.config.manager_config, "_category": stage_category(config, stage.value)}
     job.config.pass_manager_config = False  # jobflow would overwrite the children's with this one

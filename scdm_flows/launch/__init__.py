@@ -4,17 +4,33 @@ The LaunchPad lives in the campaign's own database, beside the job store. ``Scdm
 the name it has here.
 """
 
+from scdm_flows.launch.budget import in_words, release
+from scdm_flows.launch.cancel import cancel, cancelled_campaigns, refuse_cancelled, undo, would_cancel
+from scdm_flows.launch.duty import LOST_AFTER_SECONDS
 from scdm_flows.launch.firetask import ScdmJobFiretask, job_store_on
 from scdm_flows.launch.launchpad import launchpad_of, write_worker_config
 from scdm_flows.launch.progress import collect_failures, status
+from scdm_flows.launch.reconcile import DONE, Item, Kind, resume
 from scdm_flows.launch.submission import submit
 
 __all__ = [
+    "DONE",
+    "LOST_AFTER_SECONDS",
+    "Item",
+    "Kind",
     "ScdmJobFiretask",
+    "cancel",
+    "cancelled_campaigns",
     "collect_failures",
+    "in_words",
     "job_store_on",
     "launchpad_of",
+    "refuse_cancelled",
+    "release",
+    "resume",
     "status",
     "submit",
+    "undo",
+    "would_cancel",
     "write_worker_config",
 ]

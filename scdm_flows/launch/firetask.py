@@ -11,13 +11,14 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from fireworks import Firework, FWAction, LaunchPad, Workflow
-from jobflow.core.flow import get_flow
+from fireworks import FWAction, LaunchPad
 from jobflow.managers.fireworks import JobFiretask
 
 from scdm_flows.documents import StageName
 from scdm_flows.errors import StoreError
-from scdm_flows.execution import DYNAMIC_STAGES, is_complete, run_job, stage_of
+from scdm_flows.execution import DYNAMIC_STAGES, is_complete, run_job
+from scdm_flows.launch.duty import on_duty
+from scdm_flows.launch.retries import trouble_of
 from scdm_flows.stores.database import job_store_of
 
 if TYPE_CHECKING:
@@ -25,9 +26,7 @@ if TYPE_CHECKING:
     from jobflow.core.store import JobStore
 
 logger = logging.getLogger(__name__)
-# Later stages first: candidates are finished before new shards are begun, so results come early and a stop is
-# cheap.
-PRIORITY = {stage.value: 10 * k for k, stage in enumerate(StageName)}
+ADDED_BY = "added_by"  # spec key of children: uuid and index of the job that added them
 
 
 class StageError(Exception):
@@ -35,11 +34,13 @@ class StageError(Exception):
 
     def __init__(self, error: Exception) -> None:
         self.error_type, self.message = type(error).__name__, str(error)[:2000] or type(error).__name__
+        self.trouble = trouble_of(error)
         super().__init__(f"{self.error_type}: {self.message}")
 
-    def to_dict(self) -> dict[str, str]:
-        """Kind and message of the original error."""
-        return {"error_type": self.error_type, "message": self.message}
+    def to_dict(self) -> dict[str, str | None]:
+        """Kind and message of the original error, and the trouble behind it if it is not the job's own."""
+        trouble = None if self.trouble is None else self.trouble.value
+        return {"error_type": self.error_type, "message": self.message, "trouble": trouble}
 
 
 class ScdmJobFiretask(JobFiretask):
@@ -48,28 +49,41 @@ class ScdmJobFiretask(JobFiretask):
     _fw_name = "{{scdm_flows.launch.ScdmJobFiretask}}"  # stored with every firework: it never changes
     required_params = ("job", "store")
 
+    @on_duty
     def run_task(self, fw_spec: dict[str, Any]) -> FWAction:
-        """Run the job unless its output is stored; hand its additions to the workflow, each only once."""
+        """Run the job unless its output is stored; hand on what it adds, each only once."""
+        from scdm_flows.launch.workflows import insert_candidates, workflow_of  # which knows this class
+
         job: Job = self["job"]
         launchpad: LaunchPad | None = getattr(self, "launchpad", None)
-        store = job_store_on(launchpad)
-        if is_complete(store, job) and job.metadata.get("stage") not in DYNAMIC_STAGES:
-            logger.info("%s is stored already", job.name)
-            return FWAction(stored_data={"stored_already": True})
-        job.metadata["fw_id"] = self.fw_id
+        origin = f"{job.uuid}:{job.index}"
         try:
-            response = run_job(job, store)
+            store = job_store_on(launchpad)
+            try:
+                dynamic = job.metadata.get("stage") in DYNAMIC_STAGES
+                there = _workflow_has(launchpad, {f"spec.{ADDED_BY}": origin})
+                if not dynamic and is_complete(store, job) and (there or not _is_replaced(store, job)):
+                    logger.info("%s is stored already", job.name)
+                    return FWAction(stored_data={"stored_already": True})
+                job.metadata["fw_id"] = self.fw_id
+                response = run_job(job, store)
+            finally:
+                store.close()
+            replacing = [] if there else [f for f in (response.replace, response.detour) if f is not None]
+            detours = [workflow_of(flow) for flow in replacing]
+            additions = []
+            flow: Any = response.addition  # jobflow has made it a flow
+            if flow is not None and job.metadata.get("stage") == StageName.SCREEN.value:
+                insert_candidates(launchpad, job.metadata["campaign"], job.metadata["shard"], flow.jobs)
+            elif flow is not None:
+                children = [child.uuid for child, _ in flow.iterflow()]
+                new = {uuid for uuid in children if not _workflow_has(launchpad, {"spec.job_uuid": uuid})}
+                if new:
+                    additions.append(workflow_of(flow, only=new))
         except Exception as error:
             raise StageError(error) from error
-        finally:
-            store.close()
-        detours = [workflow_of(flow) for flow in (response.replace, response.detour) if flow is not None]
-        additions = []
-        if response.addition is not None:
-            flow: Any = response.addition  # jobflow has made it a flow
-            new = {child.uuid for child, _ in flow.iterflow() if not _is_queued(launchpad, child.uuid)}
-            if new:
-                additions.append(workflow_of(flow, only=new))
+        for firework in (firework for workflow in (*detours, *additions) for firework in workflow):
+            firework.spec[ADDED_BY] = origin
         return FWAction(
             stored_data=response.stored_data,
             additions=additions,
@@ -79,31 +93,25 @@ class ScdmJobFiretask(JobFiretask):
         )
 
 
-def _is_queued(launchpad: LaunchPad, uuid: str) -> bool:
-    """Whether a firework of this job exists: a job that ran twice would otherwise add its children twice."""
-    return launchpad.fireworks.find_one({"spec.job_uuid": uuid}, {"fw_id": 1}) is not None
+def _is_replaced(store: JobStore, job: Job) -> bool:
+    """Whether a stored job may have handed its work to others: it has no output of its own."""
+    found = store.docs_store.query_one({"uuid": job.uuid, "index": job.index}, properties=["output"])
+    return found is not None and found.get("output") is None
 
 
-def workflow_of(flow: Any, only: set[str] | None = None, **metadata: Any) -> Workflow:
-    """The flow (or job) as a workflow of our fireworks; ``only`` keeps the jobs of these uuids."""
-    flow = get_flow(flow)
-    made: dict[str, Firework] = {}
-    for job, parents in flow.iterflow():
-        if only is not None and job.uuid not in only:
-            continue
-        stage = stage_of(job)
-        spec = {
-            "_add_launchpad_and_fw_id": True,
-            "_priority": PRIORITY.get(stage, PRIORITY[StageName.PHONON.value]),
-            "job_uuid": job.uuid,
-            **job.config.manager_config,
-            **job.metadata,
-        }
-        before = [made[parent] for parent in parents if parent in made]
-        made[job.uuid] = Firework(
-            [ScdmJobFiretask(job=job, store=None)], spec=spec, name=job.name, parents=before or None
-        )
-    return Workflow(list(made.values()), name=flow.name, metadata=metadata)
+def _workflow_has(launchpad: LaunchPad, query: dict[str, Any]) -> bool:
+    """Whether a firework like this is in a workflow: a job that ran twice would otherwise add its children twice.
+
+    A firework in no workflow is left of an insertion that was cut short; nothing can run it, and it is removed here
+    so that it can be added again (``reconcile`` saves those whose parent has ended).
+    """
+    ids = [d["fw_id"] for d in launchpad.fireworks.find(query, {"fw_id": 1})]
+    if not ids:
+        return False
+    if launchpad.workflows.find_one({"nodes": {"$in": ids}}, {"_id": 1}) is not None:
+        return True
+    launchpad.fireworks.delete_many({"fw_id": {"$in": ids}, "state": {"$in": ["READY", "WAITING"]}})
+    return False
 
 
 def job_store_on(launchpad: LaunchPad | None) -> JobStore:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from fireworks import LaunchPad
 
-from scdm_flows.documents import StageFailure, StageName
+from scdm_flows.documents import Provenance, StageFailure, StageName
 from scdm_flows.launch.launchpad import launchpad_of
+from scdm_flows.launch.retries import FIELDS, PARDON, Failure, failures_of, judge, never_started
+from scdm_flows.provenance import git_commit, versions
+from scdm_flows.settings import get_settings
 from scdm_flows.stores.database import Database
 
-LOST = "WorkerLost"
+# what is read of a firework's spec
+SPEC = ("campaign", "candidate_id", "shard", "stage", "part_of", "job_uuid", PARDON, "_exception_details")
 
 
 def status(database: Database, campaign: str, launchpad: LaunchPad | None = None) -> dict[str, dict[str, int]]:
@@ -19,59 +24,56 @@ def status(database: Database, campaign: str, launchpad: LaunchPad | None = None
     counts: dict[str, dict[str, int]] = {}
     fields = {"spec.stage": 1, "spec.part_of": 1, "state": 1}
     for firework in launchpad.fireworks.find({"spec.campaign": campaign}, fields):
-        stage = counts.setdefault(_stage_in(firework["spec"]), {})
+        stage = counts.setdefault(stage_in(firework["spec"]), {})
         stage[firework["state"]] = stage.get(firework["state"], 0) + 1
     order = [stage.value for stage in StageName]
     return {s: counts[s] for s in sorted(counts, key=lambda s: order.index(s) if s in order else len(order))}
 
 
-def _stage_in(spec: dict[str, Any]) -> str:
+def stage_in(spec: dict[str, Any]) -> str:
     """The stage that a firework is or is a part of."""
     return str(spec.get("stage") or spec.get("part_of") or "other")
 
 
 def collect_failures(database: Database, campaign: str | None = None, launchpad: LaunchPad | None = None) -> int:
-    """Write a ``StageFailure`` for every fizzled firework, and forget failures whose job has succeeded since.
+    """Write a ``StageFailure`` for every job that failed for good, and forget failures whose job has succeeded since.
 
-    campaign: of all campaigns when None. Returns how many fireworks are fizzled; 0 where no LaunchPad can be.
+    A job that will be tried again has not failed yet. campaign: of all campaigns when None. Returns how many have
+    failed for good; 0 where no LaunchPad can be.
     """
     if database.uri is None:
         return 0
     launchpad = launchpad or launchpad_of(database)
     mine = {"spec.campaign": campaign} if campaign is not None else {"spec.campaign": {"$exists": True}}
-    fields = {
-        "fw_id": 1,
-        "spec.campaign": 1,
-        "spec.candidate_id": 1,
-        "spec.shard": 1,
-        "spec.stage": 1,
-        "spec.part_of": 1,
-        "spec.job_uuid": 1,
-    }
-    fizzled = list(launchpad.fireworks.find({**mine, "state": "FIZZLED"}, fields))
+    fields = dict.fromkeys(("fw_id", *(f"spec.{key}" for key in SPEC)), 1)
+    fizzled = {d["fw_id"]: d["spec"] for d in launchpad.fireworks.find({**mine, "state": "FIZZLED"}, fields)}
     known = {d["failure_id"] for d in database.failures.query({}, properties=["failure_id"])} if fizzled else set()
-    documents = []
-    for firework in fizzled:
-        spec = firework["spec"]
+    documents, final = [], 0
+    for node, failures in failures_by_firework(launchpad, fizzled).items():
+        spec = fizzled[node]
+        verdict = judge(failures, stage_in(spec), get_settings())
+        if verdict.due is not None:
+            continue
+        final += 1
         item = str(spec.get("candidate_id") or f"{spec['campaign']}-shard{spec.get('shard')}")
-        stage = _stage_in(spec)
+        stage = stage_in(spec)
         if f"{item}:{stage}" in known:
             continue
         known.add(f"{item}:{stage}")
-        error_type, message = _reason(launchpad, firework["fw_id"])
         failure = StageFailure(
             failure_id=f"{item}:{stage}",
             candidate_id=item,
             campaign=spec["campaign"],
             stage=stage,
-            error_type=error_type,
-            message=message,
+            error_type=verdict.error_type,
+            message=verdict.message[:2000],
             job_uuid=spec.get("job_uuid"),
+            provenance=Provenance(versions=versions(), git_commit=git_commit()),
         )
         documents.append(failure.model_dump())
     database.upsert(database.failures, documents)
     _forget_mended(database, campaign)
-    return len(fizzled)
+    return final
 
 
 def _forget_mended(database: Database, campaign: str | None) -> None:
@@ -89,18 +91,21 @@ def _forget_mended(database: Database, campaign: str | None) -> None:
         database.failures.remove_docs({"failure_id": {"$in": mended}})
 
 
-def _reason(launchpad: LaunchPad, fw_id: int) -> tuple[str, str]:
-    """Kind and message of the error of a firework's last launch."""
-    launch = launchpad.launches.find_one({"fw_id": fw_id}, sort=[("launch_id", -1)]) or {}
-    exception = ((launch.get("action") or {}).get("stored_data") or {}).get("_exception") or {}
-    details = exception.get("_details")
-    if isinstance(details, dict) and {"error_type", "message"} <= details.keys():
-        return str(details["error_type"]), str(details["message"])
-    trace = str(exception.get("_stacktrace", "")).strip()
-    if trace:
-        kind, _, message = trace.splitlines()[-1].partition(": ")
-        return kind.rpartition(".")[2][:100], (message or kind)[:2000]
-    return (
-        LOST,
-        "the worker ended without a word (killed, out of memory or lost); `lpad rerun_fws` runs it again",
-    )
+def failures_by_firework(launchpad: LaunchPad, specs: Mapping[int, dict[str, Any]]) -> dict[int, list[Failure]]:
+    """The failures of fizzled fireworks, given with their specs; without those that were forgiven."""
+    launches: dict[int, list[dict[str, Any]]] = {}
+    for launch in launchpad.launches.find({**span(specs), "state": "FIZZLED"}, FIELDS) if specs else ():
+        launches.setdefault(launch["fw_id"], []).append(launch)
+    return {
+        node: failures_of(launches[node], spec.get(PARDON)) if node in launches else [never_started(spec)]
+        for node, spec in specs.items()
+    }
+
+
+def span(nodes: Collection[int]) -> dict[str, Any]:
+    """A query for everything between the first and the last of these fireworks.
+
+    The embedded server compares every document with every value of an ``$in``: 2 s for a thousand ids among 1500
+    fireworks, where this takes 0.2 s.
+    """
+    return {"fw_id": {"$gte": min(nodes), "$lte": max(nodes)}}

@@ -27,7 +27,14 @@ FAILURES = 50  # rows of the failures
 TEMPLATE = "campaign.html"
 
 
-def render(database: Database, name: str, *, top: int = 12, progress: Callable[[int, int], None] | None = None) -> str:
+def render(
+    database: Database,
+    name: str,
+    *,
+    top: int = 12,
+    limits: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> str:
     """The HTML report of a campaign in a connected database.
 
     Parameters
@@ -36,6 +43,8 @@ def render(database: Database, name: str, *, top: int = 12, progress: Callable[[
         The campaign's.
     top
         How many of the best candidates are shown with pictures.
+    limits
+        What the campaign's budget does, in sentences.
     progress
         Called with (done, total) pictures.
 
@@ -53,7 +62,7 @@ def render(database: Database, name: str, *, top: int = 12, progress: Callable[[
         StageFailure.model_validate({k: v for k, v in d.items() if k != "_id"})
         for d in database.failures.query({"campaign": name}, sort={"failure_id": 1})
     ]
-    return render_documents(campaign, candidates, phonons, failures, top=top, progress=progress)
+    return render_documents(campaign, candidates, phonons, failures, top=top, limits=limits, progress=progress)
 
 
 def render_documents(
@@ -63,6 +72,7 @@ def render_documents(
     failures: Sequence[StageFailure] = (),
     *,
     top: int = 12,
+    limits: Sequence[str] = (),
     written: datetime | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> str:
@@ -74,7 +84,7 @@ def render_documents(
         Of one campaign, in any order.
     phonons
         candidate_id -> phonon document.
-    top, progress
+    top, limits, progress
         As in ``render``.
     written
         Time that the page names; now when None.
@@ -103,6 +113,7 @@ def render_documents(
         schemes=schemes,
         models=sorted({c.model_id for c in candidates if c.model_id}),
         calibration=load_calibration().header if surrogate else None,
+        limits=list(limits),
         warnings=content.campaign_warnings(campaign, candidates),
         funnel=content.funnel_rows(campaign),
         window=campaign.config.get("gate", {}).get("max_e_above_hull"),

@@ -13,8 +13,9 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel, Field
 
-from scdm_flows.documents import CandidateDoc, schemas
+from scdm_flows.documents import CandidateDoc, reference, schemas
 from scdm_flows.documents.base import ScdmDocument, versioned
+from scdm_flows.documents.candidate import queryable_fields
 from scdm_flows.documents.hull import HullDoc
 from scdm_flows.documents.migrations import MIGRATIONS, NewerDocumentError, migrate, version_of
 from scdm_flows.errors import StoreError
@@ -242,3 +243,8 @@ def test_hulls_of_version_1_are_read_and_computed_anew() -> None:
     assert (hull.schema_version, hull.n_candidates, hull.revision) == (2, 3, 0)
     # no basis has this hash and larger systems have not followed: the builder takes it up again
     assert (hull.basis_sha256, hull.spread) == ("", False)
+
+
+def test_the_page_of_fields_is_current() -> None:
+    assert reference.PAGE.read_text() == reference.page(), f"run `{reference.COMMAND}` and commit the file"
+    assert all(f"| `{name}` |" in reference.page() for name in queryable_fields())

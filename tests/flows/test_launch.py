@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +15,10 @@ from scdm_flows import execution, launch
 from scdm_flows.config import CampaignConfig, parse_config
 from scdm_flows.errors import CampaignError, StoreError
 from scdm_flows.launch import firetask
-from scdm_flows.settings import ScdmSettings
-from scdm_flows.stores import Database, EmbeddedServer, connect, memory_database
-from scdm_models.datasets.fingerprints import FingerprintIndex
+from scdm_flows.stores import Database, memory_database
 
 pytest.importorskip("secantus", reason="the embedded server is an optional extra")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Data folder of a server of our own."""
-    folder = tmp_path_factory.mktemp("data")
-    yield folder
-    EmbeddedServer(folder).stop()
-
-
-@pytest.fixture
-def database(server: Path, request: pytest.FixtureRequest) -> Iterator[Database]:
-    """An empty database of each test's own."""
-    settings = ScdmSettings(data_dir=server, database=f"t{abs(hash(request.node.name)) % 10**8}")
-    with connect(settings) as connected:
-        yield connected
-
-
-@pytest.fixture(autouse=True)
-def quiet_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tasks leave files in the working folder; and nothing is known of any layer."""
-    folder = tmp_path / "work"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(FingerprintIndex, "load", classmethod(lambda cls, path=None: cls.build([], [])))
+pytestmark = pytest.mark.usefixtures("quiet_place")
 
 
 @pytest.fixture

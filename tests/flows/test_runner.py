@@ -299,3 +299,13 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_elements_may_be_a_list() -> None:
+    text, listed = (
+        parse_config(
+            {"name": "e", "generator": {"kind": "scdm", "n": 1, "elements": e}, "engine": {"kind": "forcefield"}}
+        )
+        for e in ("Mo,S", ["Mo", "S"])
+    )
+    assert listed.config_hash == text.config_hash

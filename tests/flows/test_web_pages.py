@@ -228,11 +228,6 @@ def test_csv_holds_what_the_table_shows(browser: Browser, monkeypatch: pytest.Mo
     assert lines[-1].startswith("# cut after 4 candidates")
 
 
-def test_texts_in_csv_are_no_formulas() -> None:
-    assert files._cell("=1+1") == "'=1+1"
-    assert files._cell(-0.5) == -0.5
-
-
 def test_downloads(browser: Browser) -> None:
     from pymatgen.core import Structure
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from scdm_flows.errors import CampaignError, ConfigError, ScdmError, StoreError
+from scdm_flows.exports import as_text, cell
 from scdm_flows.query import FLAT, CandidateDB
 from scdm_flows.server.pages.address import Question
 
@@ -18,7 +19,6 @@ MOST_ROWS = 10_000  # of a CSV file; more are for `scdm candidates list --json`
 FORMATS = {"cif": "chemical/x-cif", "vasp": "text/plain", "json": "application/json"}
 _NAMES = {"cif": "cif", "vasp": "poscar", "json": "json"}
 _CHUNK = 500
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for a formula, at the beginning of a text
 
 
 def register(server: Flask, query: CandidateDB) -> None:
@@ -31,12 +31,10 @@ def register(server: Flask, query: CandidateDB) -> None:
 
     @server.get("/files/<candidate_id>.<suffix>")
     def structure(candidate_id: str, suffix: str) -> Response:
-        from scdm_flows.cli.candidates import as_file
-
         try:
             if suffix not in FORMATS:
                 raise ConfigError(f"no file ends in .{suffix}; there are .{', .'.join(FORMATS)}")
-            text = as_file(query.get(candidate_id), _NAMES[suffix])
+            text = as_text(query.get(candidate_id), _NAMES[suffix])
         except ScdmError as error:
             return refused(error)
         name = "".join(c if c.isalnum() or c in "-_." else "_" for c in f"{candidate_id}.{suffix}")
@@ -63,7 +61,7 @@ def _lines(
     writer.writeheader()
     written = 0
     while True:
-        writer.writerows({name: _cell(value) for name, value in record.items()} for record in records)
+        writer.writerows({name: cell(value) for name, value in record.items()} for record in records)
         written += len(records)
         yield buffer.getvalue()
         buffer.seek(0)
@@ -78,7 +76,3 @@ def _lines(
         except StoreError as error:
             yield f"# incomplete: {error}\r\n"
             return
-
-
-def _cell(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

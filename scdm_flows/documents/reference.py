@@ -1,0 +1,51 @@
+"""The page of all fields of a candidate, made from what ``CandidateDoc`` declares.
+
+``python -m scdm_flows.documents.reference`` writes ``docs/fields.md`` anew; a test holds that it is current.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from scdm_flows.documents.candidate import CandidateDoc, queryable_fields
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "fields.md"
+COMMAND = "python -m scdm_flows.documents.reference"
+_HEAD = f"""# Fields of a candidate
+
+Made by `{COMMAND}` from `scdm_flows/documents/candidate.py`.
+Fields that can be asked for are filters everywhere: in Python (`CandidateDB.find(layer_group=72,
+max_e_above_hull=0.1)`), in the shell, as columns of listings, and in OPTIMADE with the prefix `_scdm_`:
+
+    scdm candidates list --where layer_group=72 --where max_e_above_hull=0.1 --where min_band_gap=1
+    scdm candidates list --sort=-band_gap
+
+`min_` and `max_` go with numbers. What is not known is null, fits no filter, and comes last in every order.
+
+| field | type | asked for | meaning |
+|---|---|---|---|
+"""
+
+
+def page() -> str:
+    """The page's text."""
+    rows = []
+    for name, field in CandidateDoc.model_fields.items():
+        asked = "yes" if name in queryable_fields() else ""
+        kind = _words(field.annotation)
+        meaning = str(field.description).replace("|", "\\|")
+        rows.append(f"| `{name}` | {kind} | {asked} | {meaning} |")
+    return _HEAD + "\n".join(rows) + "\n"
+
+
+def _words(annotation: Any) -> str:
+    text = str(annotation) if not isinstance(annotation, type) else annotation.__name__
+    for long, short in (("typing.", ""), ("datetime.", ""), ("scdm_flows.documents.candidate.", ""), (" | None", "")):
+        text = text.replace(long, short)
+    words = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "list[str]": "texts"}
+    return words.get(text, "text" if text.endswith(("State", "Kind")) else f"`{text}`")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())

@@ -1,0 +1,67 @@
+"""Is a structure known, and which candidates are it or nearest to it? Pure; reads no database."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pymatgen.core import Structure
+
+from scdm_flows.exports import structure_of
+from scdm_models.datasets.fingerprints import FingerprintIndex, Match, distance, fingerprint
+from scdm_models.lattice import orient_slab
+from scdm_models.matching import LayerMatcher
+
+if TYPE_CHECKING:
+    from scdm_flows.documents import CandidateDoc
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A candidate of the formula asked for.
+
+    distance: of the fingerprints (``scdm_models.datasets.fingerprints.distance``), dimensionless; same: the same layer
+    by ``LayerMatcher``.
+    """
+
+    document: CandidateDoc
+    distance: float
+    same: bool
+
+
+def known_as(structure: Structure) -> list[Match]:
+    """The known layers that the structure equals, nearest first; raises ``StructureError`` if it is no layer."""
+    return FingerprintIndex.load().lookup(orient_slab(structure))
+
+
+def nearest(structure: Structure, documents: Iterable[CandidateDoc], limit: int = 10) -> list[Hit]:
+    """Candidates of the structure's reduced formula by the distance of their fingerprints; others do not compare.
+
+    The nearest ``limit`` are compared by ``LayerMatcher`` too. A candidate without a usable structure is passed over.
+
+    Raises
+    ------
+    StructureError
+        If the structure is no layer.
+    """
+    slab = orient_slab(structure)
+    own, formula = fingerprint(slab), structure.composition.reduced_formula
+    found: list[tuple[float, str, CandidateDoc, Structure]] = []
+    for document in documents:
+        if document.formula != formula:
+            continue
+        try:
+            other = orient_slab(structure_of(document))
+            found.append((distance(own, fingerprint(other)), document.candidate_id, document, other))
+        except Exception as error:  # one odd structure must not end the search
+            logger.warning("%s cannot be compared: %s", document.candidate_id, error)
+            continue
+        if len(found) > 4 * limit + 100:  # bounded, however many candidates have the formula
+            found = sorted(found, key=lambda hit: hit[:2])[:limit]
+    matcher = LayerMatcher()
+    nearest = sorted(found, key=lambda hit: hit[:2])[:limit]
+    return [Hit(document, apart, matcher.fit(slab, other)) for apart, _, document, other in nearest]

@@ -1,0 +1,251 @@
+"""The OPTIMADE application: optimade-python-tools' routes over our collections, without anything that writes.
+
+optimade's own ``create_app`` opens a database of its own, writes log files and serves pages that load scripts from the
+network; so its routers and models are put together here instead.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import RedirectResponse, Response
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+
+from scdm_flows import __version__
+from scdm_flows.errors import StoreError
+from scdm_flows.server.security import UNAVAILABLE
+
+# before optimade.server is imported: it would open /var/log/optimade, and print to standard output
+logging.getLogger("optimade").addHandler(logging.NullHandler())
+
+from optimade import __api_version__  # noqa: E402
+from optimade.exceptions import NotFound, OptimadeHTTPException, VersionNotSupported  # noqa: E402
+from optimade.models import LinksResource, OptimadeError, ReferenceResource, ResponseMeta  # noqa: E402
+from optimade.models.optimade_json import Warnings  # noqa: E402
+from optimade.server.config import ServerConfig  # noqa: E402
+from optimade.server.exception_handlers import general_exception, http_exception_handler  # noqa: E402
+from optimade.server.mappers import BaseResourceMapper, LinksMapper, ReferenceMapper  # noqa: E402
+from optimade.server.middleware import EnsureQueryParamIntegrity, HandleApiHint  # noqa: E402
+from optimade.server.routers import info, links, references, structures, versions  # noqa: E402
+from optimade.server.routers.utils import BASE_URL_PREFIXES, JSONAPIResponse  # noqa: E402
+from optimade.warnings import OptimadeWarning  # noqa: E402
+
+from scdm_flows.server.collections import CandidateCollection, RecordCollection  # noqa: E402
+from scdm_flows.server.modified import BusyError  # noqa: E402
+from scdm_flows.server.records import LINKS, REFERENCES  # noqa: E402
+from scdm_flows.server.structures import PREFIX, SORTABLE, provider_fields  # noqa: E402
+
+if TYPE_CHECKING:
+    from scdm_flows.stores.database import Database
+
+PAGE_LIMIT, PAGE_LIMIT_MAX = 20, 500
+_VERSION = re.compile(r"^/(v[0-9]+(\.[0-9]+){0,2})(/|$)")
+_base_url: ContextVar[str | None] = ContextVar("base_url", default=None)  # of the request that is answered
+_warned: ContextVar[list[Warnings] | None] = ContextVar("warned", default=None)  # what its answer will warn of
+
+
+class _Config(ServerConfig):  # type: ignore[misc] # optimade has no type information
+    """optimade's settings; the base URL is that of each request, so that links work behind any name and port."""
+
+    def __getattribute__(self, name: str) -> Any:
+        return _base_url.get() if name == "base_url" else super().__getattribute__(name)
+
+
+def _config() -> ServerConfig:
+    fields = [
+        {"name": name, **{key: value for key, value in entry.items() if key != "field"}}
+        for name, entry in provider_fields().items()
+    ]
+    return _Config(
+        debug=False,
+        insert_test_data=False,
+        insert_from_jsonl=None,
+        page_limit=PAGE_LIMIT,
+        page_limit_max=PAGE_LIMIT_MAX,
+        is_index=False,
+        license=None,
+        index_base_url=None,
+        request_delay=None,
+        custom_landing_page=None,
+        aliases={},
+        length_aliases={},
+        validate_api_response=True,
+        implementation={"name": "scdm-flows", "version": __version__},
+        provider={
+            "prefix": PREFIX,
+            "name": "scdm-flows",
+            "description": "Generated two-dimensional crystals: relaxed, screened and ranked candidates",
+            "homepage": None,
+        },
+        provider_fields={"structures": fields},
+    )
+
+
+def optimade_app(database: Database) -> FastAPI:
+    """The application, to be mounted below any path. database: connected; it is only read."""
+    config = _config()
+    app = FastAPI(
+        title="OPTIMADE API of scdm-flows",
+        description="Generated two-dimensional crystals by the OPTIMADE specification.",
+        version=__api_version__,
+        docs_url=None,  # these pages would load their scripts from the network
+        redoc_url=None,
+        openapi_url=f"{BASE_URL_PREFIXES['major']}/extensions/openapi.json",
+        default_response_class=JSONAPIResponse,
+        separate_input_output_schemas=False,
+        dependencies=[Depends(_check_request)],
+    )
+    app.state.config = config
+    app.state.base_resource_mapper = BaseResourceMapper(config)
+    app.state.entry_collections = {
+        "links": RecordCollection(LinksResource, LinksMapper(config), config, LINKS),
+        "references": RecordCollection(ReferenceResource, ReferenceMapper(config), config, REFERENCES),
+        "structures": CandidateCollection(database, config),
+    }
+    _collect_warnings()
+    for prefix in ("", *BASE_URL_PREFIXES.values()):
+        for module in (info, links, references, structures):
+            for route in module.router.routes:
+                assert isinstance(route, APIRoute)
+                _add(app, prefix, route)
+    app.include_router(versions.router)
+    app.add_api_route("/{rest:path}", _no_such_path, include_in_schema=False)
+    for kind, handler in _HANDLERS.items():
+        app.add_exception_handler(kind, handler)
+    return app
+
+
+def _add(app: FastAPI, prefix: str, route: APIRoute) -> None:
+    """One of optimade's routes, with what ``_mended`` does to its answer."""
+    app.add_api_route(
+        prefix + route.path,
+        _mended(route.endpoint),
+        response_model=route.response_model,
+        response_model_exclude_unset=True,
+        tags=route.tags,
+        responses=route.responses,
+        include_in_schema=not prefix,
+    )
+
+
+def _mended(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """optimade's endpoint for an application that is mounted below a path and serves many requests at a time."""
+
+    @functools.wraps(endpoint)
+    def answer(*arguments: Any, **named: Any) -> Any:
+        request: Request = named["request"]
+        _base_url.set(f"{request.url.scheme}://{request.url.netloc}{request.scope.get('root_path', '')}")
+        collected: list[Warnings] = []
+        _warned.set(collected)
+        found = endpoint(*arguments, **named)
+        whole = isinstance(found, Mapping)
+        meta: ResponseMeta = found["meta"] if whole else found.meta
+        if meta.query is not None:
+            meta.query.representation = _below(request, meta.query.representation)
+        if collected:
+            meta.warnings = collected
+        properties = None if whole else getattr(found.data, "properties", None)
+        if properties and found.data.id == "structures":
+            for name, entry in properties.items():
+                entry.sortable = name in SORTABLE or name in provider_fields()
+        return found
+
+    return answer
+
+
+def _below(request: Request, representation: str) -> str:
+    """A path and query as they are below the base URL and its version."""
+    text = representation.removeprefix(request.scope.get("root_path", ""))
+    return _VERSION.sub("/", text, count=1)
+
+
+def _check_request(request: Request) -> None:
+    """Query parameters without ``=`` and versions that are not served are refused."""
+    EnsureQueryParamIntegrity.check_url(request.url.query)
+    hints = request.query_params.getlist("api_hint")
+    if hints:
+        HandleApiHint.handle_api_hint(hints)
+
+
+def _no_such_path(request: Request, rest: str) -> Response:
+    if not rest:
+        return RedirectResponse(f"{request.scope.get('root_path', '')}{BASE_URL_PREFIXES['major']}/info")
+    version = _VERSION.match(f"/{rest}")
+    if version is not None and f"/{version[1]}" not in BASE_URL_PREFIXES.values():
+        served = ", ".join(name.strip("/") for name in BASE_URL_PREFIXES.values())
+        raise VersionNotSupported(f"version {version[1][:30]} is not served here; there are {served}")
+    raise NotFound(f"there is nothing at /{rest[:100]}; begin at /info")
+
+
+def _collect_warnings() -> None:
+    """Let optimade's warnings reach the answer of the request they belong to."""
+    warnings.simplefilter("always", OptimadeWarning)
+    before = warnings.showwarning
+    if getattr(before, "collects", False):
+        return
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **named: Any) -> None:
+        collected = _warned.get()
+        if collected is None or not isinstance(message, OptimadeWarning):
+            before(message, category, *place, **named)
+            return
+        detail = str(message.detail if message.detail is not None else message)
+        collected.append(Warnings(title=str(message.title or category.__name__), detail=detail))
+
+    show.collects = True  # type: ignore[attr-defined]
+    warnings.showwarning = show
+
+
+def _error(request: Request, error: Exception, status: int, title: str, detail: str) -> Response:
+    errors = [OptimadeError(detail=detail, status=str(status), title=title)]
+    answer: Response = general_exception(_at_the_root(request), error, status_code=status, errors=errors)
+    return answer
+
+
+def _at_the_root(request: Request) -> Request:
+    """The request as if the application were mounted nowhere: optimade repeats its path in the answer."""
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    return Request({**request.scope, "path": path, "root_path": ""})
+
+
+def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    said = "; ".join(f"{item['loc'][-1]}: {item['msg']}" for item in error.errors())
+    return _error(request, error, 400, "Bad Request", said)
+
+
+def _unavailable(request: Request, error: Exception) -> Response:
+    words = str(error) if isinstance(error, BusyError) else UNAVAILABLE
+    answer = _error(request, error, 503, "Service Unavailable", words)
+    answer.headers["Retry-After"] = "5"
+    return answer
+
+
+def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException | OptimadeHTTPException)
+    answer: Response = http_exception_handler(_at_the_root(request), error)
+    answer.headers.update(getattr(error, "headers", None) or {})
+    return answer
+
+
+def _defect(request: Request, error: Exception) -> Response:
+    said = "this is a defect of the server; its log says where it happened"
+    return _error(request, error, 500, "Internal Server Error", said)
+
+
+_HANDLERS: dict[type[Exception], Callable[[Request, Exception], Response]] = {
+    HTTPException: _http,
+    OptimadeHTTPException: _http,
+    RequestValidationError: _refused,
+    StoreError: _unavailable,
+    Exception: _defect,
+}

@@ -1,0 +1,138 @@
+"""Candidates in the formats of other programs, read back by those; and the search for a structure."""
+
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ase.db
+import ase.io
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import CampaignDocuments, mx2
+from pymatgen.io.vasp import Poscar
+
+from scdm_flows.cli import candidates as commands
+from scdm_flows.errors import OutputError
+from scdm_flows.exports import VALUES, as_atoms, as_frame, as_text, structure_of, write_collection, write_csv
+from scdm_flows.query import FLAT, CandidateDB
+from scdm_flows.search import known_as, nearest
+from scdm_flows.stores import Database, memory_database
+
+
+@pytest.fixture
+def database(campaign_documents: CampaignDocuments) -> Database:
+    connected = memory_database()
+    campaign_documents.store(connected)
+    return connected
+
+
+@pytest.fixture
+def db(database: Database) -> CandidateDB:
+    return CandidateDB(database)
+
+
+def test_ase_reads_what_is_written(db: CandidateDB, tmp_path: Path) -> None:
+    documents = db.find(limit=3)
+    write_collection(tmp_path / "all.extxyz", documents)
+    write_collection(tmp_path / "all.db", documents)
+    frames = ase.io.read(tmp_path / "all.extxyz", index=":")
+    rows = list(ase.db.connect(tmp_path / "all.db").select())
+    assert len(frames) == len(rows) == 3
+    for document, frame, row in zip(documents, frames, rows, strict=True):
+        structure = structure_of(document)
+        for atoms in (frame, row.toatoms()):
+            assert atoms.pbc.tolist() == [True, True, False]  # a layer
+            assert np.allclose(atoms.cell.array, structure.lattice.matrix, atol=1e-7)
+            assert atoms.get_chemical_symbols() == [site.specie.symbol for site in structure]
+            assert np.allclose(atoms.positions, structure.cart_coords, atol=1e-7)
+        assert frame.info["candidate_id"] == row.candidate_id == document.candidate_id
+        assert frame.info["e_above_hull"] == row.e_above_hull == document.e_above_hull
+    assert set(as_atoms(documents[0]).info) <= set(VALUES)
+
+
+def test_a_zip_of_files_and_their_table(db: CandidateDB, tmp_path: Path) -> None:
+    documents = db.find(limit=2)
+    write_collection(tmp_path / "best.zip", documents, "poscar")
+    with zipfile.ZipFile(tmp_path / "best.zip") as archive:
+        names = [f"{d.candidate_id}.vasp" for d in documents]
+        assert archive.namelist() == [*names, "candidates.csv"]
+        first = Poscar.from_str(archive.read(names[0]).decode()).structure
+        table = list(csv.DictReader(io.StringIO(archive.read("candidates.csv").decode())))
+    assert first.composition.reduced_formula == documents[0].formula == table[0]["formula"]
+    assert [row["candidate_id"] for row in table] == [d.candidate_id for d in documents]
+    with pytest.raises(OutputError, match=r"no known format; its name must end in \.zip, \.extxyz, \.db"):
+        write_collection(tmp_path / "best.rar", documents)
+
+
+def test_tables(db: CandidateDB) -> None:
+    records = db.flat_records()
+    frame = as_frame(records)
+    assert list(frame.index) == [r["candidate_id"] for r in records]
+    assert set(frame.columns) == set(FLAT) - {"candidate_id"}
+    assert as_frame([]).empty
+    buffer = io.StringIO()
+    write_csv(buffer, [{**records[0], "formula": "=1+1"}], FLAT)  # no spreadsheet computes it
+    assert next(csv.DictReader(io.StringIO(buffer.getvalue())))["formula"] == "'=1+1"
+
+
+def test_a_candidate_without_a_structure_is_refused(db: CandidateDB) -> None:
+    document = db.find(limit=1)[0].model_copy(update={"structure": {}, "relaxed_structure": None, "reason": "damaged"})
+    with pytest.raises(OutputError, match="has no structure: damaged"):
+        as_text(document, "cif")
+
+
+def test_a_structure_is_found_whatever_its_cell(db: CandidateDB) -> None:
+    document = db.find(limit=1)[0]
+    structure = structure_of(document)
+    other = structure.copy()
+    other.make_supercell([[2, 1, 0], [0, 1, 0], [0, 0, 1]])
+    other.translate_sites(range(len(other)), [0.2, 0.3, 0.1])
+    hits = nearest(other, db.find())
+    assert (hits[0].document.candidate_id, hits[0].same) == (document.candidate_id, True)
+    assert hits[0].distance < 1e-6
+    assert all(h.document.formula == document.formula for h in hits)
+    assert [h.distance for h in hits] == sorted(h.distance for h in hits)
+    hafnium = mx2("1H")
+    hafnium.replace_species({"Mo": "Hf"})
+    assert nearest(hafnium, [document]) == []  # of another formula
+    # 1H-MoS2 is in every data set of layers; the 1T polytype stretched by a fifth is not
+    assert known_as(mx2("1H"))
+    assert not known_as(mx2("1T", a=3.9))
+
+
+def test_commands(database: Database, db: CandidateDB, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def here(**_: Any) -> Iterator[Database]:
+        yield database
+
+    monkeypatch.setattr(commands, "database", here)
+
+    def run(*arguments: str) -> Any:
+        return CliRunner().invoke(commands.candidates, arguments)
+
+    done = run("list", "--csv")
+    assert done.exit_code == 0, done.output
+    assert [row["candidate_id"] for row in csv.DictReader(io.StringIO(done.stdout))] == [
+        r["candidate_id"] for r in db.flat_records()
+    ]
+    done = run("export", "--where", "max_e_above_hull=0.2", "-o", str(tmp_path / "x.zip"))
+    assert done.exit_code == 0, done.output
+    expected = [d.candidate_id for d in db.find(max_e_above_hull=0.2)]
+    with zipfile.ZipFile(tmp_path / "x.zip") as archive:
+        assert archive.namelist()[:-1] == [f"{name}.cif" for name in expected]
+    done = run("export", "--where", "max_e_above_hull=-9", "-o", str(tmp_path / "y.zip"))
+    assert done.exit_code == 2
+    assert "no candidate matches" in done.output
+    document = db.find(limit=1)[0]
+    structure_of(document).to(str(tmp_path / "mine.cif"))
+    done = run("search", str(tmp_path / "mine.cif"))
+    assert done.exit_code == 0, done.output
+    assert document.candidate_id in done.output
+    assert "surrogate" in done.output

@@ -281,7 +281,9 @@ def test_pages_outlive_the_database(tmp_path: Path, campaign_documents: Campaign
             rows, _, notice = browser.rows()
             assert rows == []
             assert "The database cannot be read now" in notice
-            assert "does not answer" in browser.page("/campaigns")
+            page = browser.page("/campaigns")
+            assert "does not answer" in page
+            assert str(server.port) not in page  # where the database is concerns no visitor
             assert browser.client.get("/files/demo-000000000000.cif").status_code == 503
             server.start()
             assert browser.rows()[1] == 12  # the same application, not started again

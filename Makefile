@@ -4,7 +4,6 @@
 # make test-docker  builds the image with buildah and runs a worker from it; needs root, 10 GB and some minutes
 #                   both are skipped with the reason where that cannot be had, which REQUIRED=1 makes a failure
 # make test-browser the web pages in Debian's chromium, at 1440 and 390 pixels; SCREENSHOTS=folder keeps the pictures
-#                   (.ci/run calls test, test-cluster and test-browser)
 # make lint         ruff and mypy
 # make bench        our speed beside the alternatives', as ratios within one run
 # make results      the results table of the packaged models; DATA=curated.jsonl.gz (hours)
@@ -24,7 +23,7 @@ INSTALL := $(PIP) install --quiet --constraint requirements.lock
 INPUTS := pyproject.toml requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart install dev test test-cluster test-browser test-docker lint bench results clean
+.PHONY: help quickstart install dev test test-cluster test-docker test-browser lint bench results clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -72,10 +71,11 @@ test-cluster: dev
 test-docker: dev
 	@tests/apt-install.sh "buildah debootstrap" buildah debootstrap
 	@OMP_NUM_THREADS=1 TORCH_INDEX="$(TORCH_INDEX)" $(VENV)/bin/python -m pytest -s tests/image
+
 # The pages in a real browser; skipped, with the reason, where no chromium is installed.
 test-browser: dev
-	@tests/apt-install.sh chromium chromium
-	@OMP_NUM_THREADS=1 SCDM_SCREENSHOTS="$(SCREENSHOTS)" $(VENV)/bin/python -m pytest -s tests/browser
+	@tests/apt-install.sh "chromium" chromium
+	@OMP_NUM_THREADS=1 SCDM_SCREENSHOTS="$(SCREENSHOTS)" $(VENV)/bin/python -m pytest tests/browser
 
 lint: dev
 	@$(VENV)/bin/ruff check .

@@ -17,12 +17,12 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -146,18 +146,18 @@ def resident(pid: int) -> float:
 
 def serve(folder: Path) -> None:
     """Serve the pages of an embedded database until killed; prints the address, and the process of the database."""
-    from werkzeug.serving import make_server
+    import uvicorn
 
-    from scdm_flows.server.pages import pages_app
+    from scdm_flows.server.app import make_app
     from scdm_flows.settings import ScdmSettings
     from scdm_flows.stores import EmbeddedServer, connect
     from scdm_flows.stores.process import free_port
 
     embedded = EmbeddedServer(folder, free_port())
     with connect(ScdmSettings(data_dir=embedded.data_dir, port=embedded.port)) as database:
-        server: Any = make_server("127.0.0.1", 0, pages_app(database), threaded=True)
-        print(json.dumps({"port": server.server_port, "database": embedded.status().pid}), flush=True)
-        server.serve_forever()
+        port = free_port()
+        print(json.dumps({"port": port, "database": embedded.status().pid}), flush=True)
+        uvicorn.run(make_app(database), host="127.0.0.1", port=port, log_level="warning")
 
 
 def main() -> int:
@@ -183,6 +183,13 @@ def main() -> int:
         assert server.stdout is not None
         started = json.loads(server.stdout.readline())
         url = f"http://127.0.0.1:{started['port']}"
+        while True:  # it answers a moment after it said so
+            try:
+                socket.create_connection(("127.0.0.1", started["port"]), 1).close()
+                break
+            except OSError:
+                assert server.poll() is None, "the server ended before it had begun"
+                time.sleep(0.1)
         try:
             alone(url, options.times)
             return min(1, together(url, options.clients, options.seconds, server.pid))

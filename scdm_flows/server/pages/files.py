@@ -11,6 +11,7 @@ from scdm_flows.errors import CampaignError, ConfigError, ScdmError, StoreError
 from scdm_flows.exports import as_text, cell
 from scdm_flows.query import FLAT, CandidateDB
 from scdm_flows.server.pages.address import Question
+from scdm_flows.server.pages.parts import words
 
 if TYPE_CHECKING:
     from flask import Flask, Response
@@ -27,7 +28,7 @@ def register(server: Flask, query: CandidateDB) -> None:
 
     def refused(error: ScdmError) -> Response:
         status = 503 if isinstance(error, StoreError) else 404 if isinstance(error, CampaignError) else 400
-        return Response(f"{error}\n", status, mimetype="text/plain")
+        return Response(f"{words(error)}\n", status, mimetype="text/plain")
 
     @server.get("/files/<candidate_id>.<suffix>")
     def structure(candidate_id: str, suffix: str) -> Response:
@@ -74,5 +75,5 @@ def _lines(
         try:
             records, following = query.flat_page(sort=question.sort, limit=_CHUNK, after=following, **question.filters)
         except StoreError as error:
-            yield f"# incomplete: {error}\r\n"
+            yield f"# incomplete: {words(error)}\r\n"
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,7 +10,11 @@ from urllib.parse import quote
 
 from dash import dcc, html
 
-from scdm_flows.errors import ScdmError
+from scdm_flows.documents.migrations import NewerDocumentError
+from scdm_flows.errors import ScdmError, StoreError
+from scdm_flows.server.security import UNAVAILABLE
+
+logger = logging.getLogger(__name__)
 
 GRAPH: Any = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
 LONG = 28  # characters of a cell that stay in a line
@@ -51,12 +56,18 @@ def notice(title: str, *lines: Any, kind: str = "warn") -> html.Div:
 
 
 def trouble(error: ScdmError) -> html.Div:
-    """What is wrong, as a notice."""
-    from scdm_flows.errors import StoreError
-
+    """What is wrong, as a notice; where the database is stays in the log."""
     if isinstance(error, StoreError):
-        return notice("The database cannot be read now.", str(error), "This page works again as soon as it can be.")
+        return notice("The database cannot be read now.", words(error), "This page works again as soon as it can be.")
     return notice("This cannot be shown.", str(error))
+
+
+def words(error: ScdmError) -> str:
+    """What a visitor may know of an error: all, but for the address of the database."""
+    if isinstance(error, StoreError) and not isinstance(error, NewerDocumentError):
+        logger.warning("%s", error)
+        return UNAVAILABLE
+    return str(error)
 
 
 def section(title: str, *children: Any, wide: bool = False) -> html.Section:

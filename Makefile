@@ -2,7 +2,7 @@
 # make test         the tests
 # make test-cluster a campaign through a Slurm that it starts on this machine
 # make test-docker  builds the image with buildah and runs a worker from it; needs root, 10 GB and some minutes
-#                   both are skipped with the reason where that cannot be had, which REQUIRED=1 makes a failure
+#                   these are skipped with the reason where that cannot be had, which REQUIRED=1 makes a failure
 # make test-browser the web pages in Debian's chromium, at 1440 and 390 pixels; SCREENSHOTS=folder keeps the pictures
 # make lint         ruff and mypy
 # make bench        our speed beside the alternatives', as ratios within one run

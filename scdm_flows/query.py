@@ -56,6 +56,16 @@ RANGES = {"max": "$lte", "min": "$gte"}
 BATCH = 500  # documents in memory at a time, however many are asked for
 _NEAR = 50  # ids that are compared with one that does not exist
 GROUPS = {"layer_group": 80, "space_group": 230}
+# first and last layer group of each
+CRYSTAL_SYSTEMS = {
+    "triclinic": (1, 2),
+    "monoclinic": (3, 18),
+    "orthorhombic": (19, 48),
+    "tetragonal": (49, 64),
+    "trigonal": (65, 72),
+    "hexagonal": (73, 80),
+}
+SPECIAL = ("crystal_system", "text")  # filters that are no fields
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -97,8 +107,9 @@ class CandidateDB:
             Cursor of a ``Page`` of the same sort and filters: what comes after it.
         filters
             ``field=value``, ``min_field=value`` and ``max_field=value`` with a queryable field; a list of
-            values asks for any of them; ``elements=["Mo", "S"]`` asks for candidates that hold all of them. A
-            filter that is None does not count.
+            values asks for any of them; ``elements=["Mo", "S"]`` asks for candidates that hold all of them,
+            ``chemsys="Mo-*"`` for those of Mo and one other element, ``crystal_system="hexagonal"`` for layer
+            groups of that system, ``text="4f2a"`` for ids that hold it. A filter that is None does not count.
 
         Raises
         ------
@@ -315,6 +326,15 @@ class CandidateDB:
                 criteria.setdefault(rest, {})[RANGES[prefix]] = _number(key, rest, value)
             elif key == "elements":
                 criteria.setdefault(key, {})["$all"] = element_symbols(value)
+            elif key == "crystal_system":
+                criteria.setdefault("layer_group", {}).update(crystal_system(value))
+            elif key == "text":
+                criteria.setdefault("candidate_id", {})["$has"] = str(value)
+            elif key == "chemsys" and isinstance(value, str) and "*" in value:
+                known, n = _wild_chemsys(value)
+                criteria.setdefault("nelements", {})["$eq"] = n
+                if known:
+                    criteria.setdefault("elements", {})["$all"] = known
             else:
                 known_field(key)
                 several = isinstance(value, list | tuple | set | frozenset)
@@ -376,7 +396,7 @@ def known_field(field: str) -> None:
     names = list(queryable_fields())
     if field not in names:
         bare = field.partition("_")[2] if field.partition("_")[0] in RANGES else field
-        near = difflib.get_close_matches(bare, names, n=1)
+        near = difflib.get_close_matches(bare, [*names, *SPECIAL], n=1)
         prefix = field.removesuffix(bare)
         hint = f"did you mean {prefix + near[0]!r}?" if near else f"known: {', '.join(names)}"
         raise ConfigError(f"unknown field {field!r}; {hint}")
@@ -411,6 +431,26 @@ def _checked(field: str, value: Any) -> Any:
     if field == "formula":
         return _formula(value)
     return _chemsys(value) if field == "chemsys" else value
+
+
+def crystal_system(name: Any) -> dict[str, int]:
+    """The layer groups of a crystal system, as bounds (International Tables E, 2010)."""
+    if name not in CRYSTAL_SYSTEMS:
+        near = difflib.get_close_matches(str(name), CRYSTAL_SYSTEMS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"crystal_system={name!r} must be one of {', '.join(CRYSTAL_SYSTEMS)}{hint}")
+    low, high = CRYSTAL_SYSTEMS[name]
+    return {"$gte": low, "$lte": high}
+
+
+def _wild_chemsys(value: str) -> tuple[list[str], int]:
+    """The elements that a chemical system such as Mo-*-* names, and how many it has in all."""
+    parts = [part.strip() for part in value.split("-")]
+    named = [part for part in parts if part != "*"]
+    known = element_symbols(named) if named else []
+    if len(known) < len(named):
+        raise ConfigError(f"chemsys={value!r} names an element twice; write each once, and * for any other")
+    return known, len(parts)
 
 
 def _words(kind: Any) -> str:

@@ -165,7 +165,13 @@ def test_the_gpl_server_is_an_extra_only() -> None:
 def test_continuous_integration_runs_exactly_what_make_runs() -> None:
     script = ROOT / ".ci" / "run"
     lines = [line for line in script.read_text().splitlines() if line and not line.startswith("#")]
-    assert lines == ["set -euo pipefail", 'cd "$(dirname "$0")/.."', "make test", "make test-cluster", "make test-browser"]
+    assert lines == [
+        "set -euo pipefail",
+        'cd "$(dirname "$0")/.."',
+        "make test",
+        "make test-cluster",
+        "make test-browser",
+    ]
     assert os.access(script, os.X_OK)
 
 

@@ -20,7 +20,9 @@ from scdm_flows.documents.candidate import RANK_FIELDS, queryable_fields
 KEY = "candidate_id"
 TERM = "score_terms."
 UNKNOWN = "score_unknown"
-Criteria = Mapping[str, Any]  # field -> operator -> value: $eq, $in, $nin, $gte, $gt, $lte, $lt; $all of elements
+Criteria = Mapping[
+    str, Any
+]  # field -> operator -> value: $eq, $in, $nin, $gte, $gt, $lte, $lt; $all of elements, $has of texts
 _EDGE: dict[str, Any] = {"$gte": np.greater_equal, "$gt": np.greater, "$lte": np.less_equal, "$lt": np.less}
 
 
@@ -111,6 +113,9 @@ class Table:
             return np.asarray(_EDGE[operator](values, float(value)), dtype=bool)
         if operator == "$nin":
             return ~self._fits(field, "$in", value)
+        if operator == "$has":
+            found: NDArray[np.bool_] = np.char.find(self.columns[field], value.encode()) >= 0
+            return found
         asked = [value] if operator == "$eq" else list(value)
         if not asked:
             return np.zeros(len(self), dtype=bool)

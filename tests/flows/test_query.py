@@ -75,6 +75,12 @@ def db(database: Database) -> CandidateDB:
         ({"formula": "S4Mo2"}, ["d-1", "c-2"]),  # another way to write it
         ({"formula": ["MoS2", "MoSe2"], "campaign": "c"}, ["c-1", "c-2"]),
         ({"chemsys": "Se-Mo"}, ["c-1"]),
+        ({"chemsys": "Mo-*"}, ["c-1", "d-1", "c-2"]),  # Mo and one other
+        ({"chemsys": "*-S-*"}, ["c-3"]),
+        ({"chemsys": "*"}, ["c-4"]),
+        ({"crystal_system": "hexagonal", "campaign": "c"}, ["c-1", "c-2"]),  # layer groups 73 to 80
+        ({"crystal_system": "trigonal"}, ["d-1"]),
+        ({"text": "-1"}, ["c-1", "d-1"]),
         ({"elements": ["S", "Mo"]}, ["d-1", "c-2", "c-3"]),  # holds all of them, and maybe others
         ({"elements": "Mo,Se"}, ["c-1", "c-3"]),
         ({"nelements": 2, "elements": ["S"]}, ["d-1", "c-2"]),
@@ -119,6 +125,10 @@ def test_find(db: CandidateDB, filters: dict[str, Any], expected: list[str]) -> 
         ({"elements": ["mo"]}, "did you mean 'Mo'?"),
         ({"elements": []}, "at least one element"),
         ({"chemsys": "Mo-Q"}, "'Q' is not an element"),
+        ({"chemsys": "Q-*"}, "'Q' is not an element"),
+        ({"chemsys": "Mo-Mo-*"}, "names an element twice"),
+        ({"crystal_system": "hexagonl"}, "did you mean 'hexagonal'?"),
+        ({"crystal_sytem": "hexagonal"}, "did you mean 'crystal_system'?"),
         ({"formula": "Qz2"}, "is not a chemical formula"),
         ({"formula": ""}, "is not a chemical formula"),
         ({"formula": "2"}, "is not a chemical formula"),

@@ -323,3 +323,21 @@ def test_a_candidate_that_does_not_compete_is_marked_in_its_hull(
     (trace,) = [t for t in drawn.data if t.name == "this candidate"]
     assert list(trace.y) == pytest.approx([-0.29])
     assert figures.hull(hull.model_copy(update={"elements": list("HCNOS")})) is None  # no drawing of five elements
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{}",
+        "",
+        "[1]",
+        "null",
+        "{",
+        '{"output": "x", "outputs": [], "inputs": []}',
+        '{"output": "content.children", "outputs": {"id": "content", "property": "children"}, "inputs": 3}',
+    ],
+)
+def test_what_no_page_asks_is_refused(browser: Browser, body: str) -> None:
+    answer = browser.client.post("/_dash-update-component", data=body, content_type="application/json")
+    assert answer.status_code in (400, 415), answer.text
+    assert "Traceback" not in answer.text

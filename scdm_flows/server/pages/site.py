@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html
+from flask import Response, request
+from werkzeug.exceptions import HTTPException
 
 from scdm_flows.errors import CampaignError, ScdmError
 from scdm_flows.query import CandidateDB
 from scdm_flows.server.pages import browse, campaign, candidate, comparison, files, parts
 
 if TYPE_CHECKING:
-    from flask import Flask, Response
+    from flask import Flask
 
     from scdm_flows.stores.database import Database
 
@@ -80,6 +82,16 @@ def pages_app(database: Database) -> Flask:
         response.headers.setdefault("Referrer-Policy", "same-origin")
         return response
 
+    def refused(error: Exception) -> Any:
+        if isinstance(error, HTTPException):
+            return error
+        if request.path.endswith("/_dash-update-component"):  # failures of ours end in ``_failed``, not here
+            logger.info("not a question of these pages: %s", error)
+            return Response("this is no question that the pages ask\n", 400, mimetype="text/plain")
+        logger.error("%s failed", request.path, exc_info=error)
+        return Response("this page failed; the server's log says why\n", 500, mimetype="text/plain")
+
+    server.register_error_handler(Exception, refused)
     server.after_request(headers)
     server.config["MAX_CONTENT_LENGTH"] = MOST_BYTES
     return server

@@ -4,6 +4,6 @@
 
 from __future__ import annotations
 
-from scdm_flows.report.page import render, render_documents
+from scdm_flows.report.page import paper_figures, render, render_documents
 
-__all__ = ["render", "render_documents"]
+__all__ = ["paper_figures", "render", "render_documents"]

@@ -15,7 +15,7 @@ from matplotlib.patches import Circle
 from numpy.typing import NDArray
 from pymatgen.core import Element, Structure
 
-from scdm_flows.report.figures import INK, SOFT, STYLE, svg
+from scdm_flows.report.figures import INK, SOFT, STYLE
 from scdm_models.lattice import BOND_FACTOR, covalent_radii
 
 Array = NDArray[np.float64]
@@ -103,7 +103,7 @@ def _repeats(structure: Structure) -> tuple[int, int]:
     return n, m
 
 
-def layer_picture(structure: Structure) -> str:
+def layer_picture(structure: Structure) -> Figure:
     """Top view, with the cell, and below it the side view along b, to one scale."""
     n, m = _repeats(structure)
     # seen along b its copies coincide: one row of atoms is drawn, with its bonds to the rows before and
@@ -144,7 +144,7 @@ def layer_picture(structure: Structure) -> str:
             if row == 0:
                 outline = np.array([[0, 0], edge, edge + corner, corner, [0, 0]])
                 axes.plot(*outline.T, color=INK, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1e6)
-        return svg(figure)
+        return figure
 
 
 def _draw(

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from scdm_flows.report.content import BinRow
+from scdm_flows.report.content import BinRow, FunnelRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,7 +48,7 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def hull_histogram(bins: Sequence[BinRow], surrogate: bool) -> str:
+def hull_histogram(bins: Sequence[BinRow], surrogate: bool) -> Figure:
     """Bars of the E_hull bins; where energies are surrogate ones, calibrated with the raw ones beside."""
     with mpl.rc_context(STYLE):
         figure, axes = _axes(5.2, 2.9)
@@ -69,7 +69,29 @@ def hull_histogram(bins: Sequence[BinRow], surrogate: bool) -> str:
         axes.tick_params(axis="x", length=0)
         if surrogate:
             axes.legend(frameon=False, fontsize=8)
-        return svg(figure)
+        return figure
+
+
+def funnel(rows: Sequence[FunnelRow], surrogate: bool) -> Figure:
+    """The steps of a campaign in percent of what was generated, the paper's (DFT) beside them."""
+    with mpl.rc_context(STYLE):
+        figure, axes = _axes(5.2, 3.4)
+        y = np.arange(len(rows))[::-1]
+        name = "this campaign" + " (surrogate energies)" * surrogate
+        axes.barh(y + 0.2, [r.share for r in rows], 0.38, color=CALIBRATED, label=name)
+        axes.barh(y - 0.2, [r.paper_share or 0 for r in rows], 0.38, color=RAW, label="paper (DFT)")
+        for place, row in zip(y, rows, strict=True):
+            axes.text(row.share + 1, place + 0.2, f"{row.count:,}", va="center", fontsize=8)
+            if row.paper is not None:
+                axes.text(
+                    (row.paper_share or 0) + 1, place - 0.2, f"{row.paper:,}", va="center", fontsize=8, color=SOFT
+                )
+        axes.set_yticks(y, [r.words for r in rows])
+        axes.set_xlim(0, 112)
+        axes.set_xlabel("% of generated")
+        axes.tick_params(axis="y", length=0)
+        axes.legend(frameon=False, fontsize=8, loc="lower right")
+        return figure
 
 
 def path_ticks(labels: Sequence[tuple[float, str]]) -> dict[float, str]:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
-from pymatgen.core import Structure
 
 from scdm_flows.analysis.calibration import load_calibration
 from scdm_flows.analysis.ranking import WINDOW, Objective
 from scdm_flows.documents import CampaignDoc, CandidateDoc, CandidateState, PhononDoc, StageFailure, utc_now
+from scdm_flows.exports import structure_of
 from scdm_flows.query import FLAT, CandidateDB
 from scdm_flows.report import bands, content, crystals, figures
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from scdm_flows.stores.database import Database
 
 LISTED = 200  # rows of the ranking
@@ -119,7 +121,7 @@ def render_documents(
         window=campaign.config.get("gate", {}).get("max_e_above_hull"),
         bins=bins,
         n_computed=sum(b.calibrated for b in bins),
-        histogram=figures.hull_histogram(bins, surrogate),
+        histogram=figures.svg(figures.hull_histogram(bins, surrogate)),
         cards=cards,
         ranked=ranked[:LISTED],
         n_ranked=len(ranked),
@@ -138,13 +140,37 @@ def render_documents(
     )
 
 
+def paper_figures(database: Database, name: str, *, top: int = 6) -> Iterator[tuple[str, Figure]]:
+    """(name, figure) for a paper: the funnel, the energies above hull, structures and phonons of the best.
+
+    Raises
+    ------
+    CampaignError
+        If there is no such campaign.
+    """
+    query = CandidateDB(database)
+    campaign = query.campaign(name)
+    candidates = query.find(campaign=name, sort="rank")
+    surrogate = any(c.surrogate for c in candidates)
+    yield "funnel", figures.funnel(content.funnel_rows(campaign), surrogate)
+    yield "e_above_hull", figures.hull_histogram(content.hull_bins(candidates), surrogate)
+    for candidate in [c for c in candidates if c.rank is not None][:top]:
+        title = f"{candidate.rank}-{candidate.formula}"
+        yield f"{title}-structure", crystals.layer_picture(structure_of(candidate))
+        phonon, electrons = query.phonon(candidate.candidate_id), query.bands(candidate.candidate_id)
+        if phonon is not None:
+            yield f"{title}-phonons", bands.draw(bands.phonon_plot(phonon))
+        if electrons is not None:
+            yield f"{title}-bands", bands.draw(bands.electronic_plot(electrons))
+
+
 def _card(candidate: CandidateDoc, phonon: PhononDoc | None) -> dict[str, Any]:
     """What a candidate's card shows."""
-    structure = Structure.from_dict(candidate.relaxed_structure or candidate.structure)
+    structure = structure_of(candidate)
     stage = candidate.stages.get("phonon")
     return {
         "doc": candidate,
-        "picture": crystals.layer_picture(structure),
+        "picture": figures.svg(crystals.layer_picture(structure)),
         "legend": crystals.legend(structure),
         "lattice": [structure.lattice.a, structure.lattice.b, structure.lattice.gamma],
         "bands": None if phonon is None else bands.phonon_bands(phonon),

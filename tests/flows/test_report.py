@@ -6,14 +6,17 @@ import json
 import re
 from datetime import UTC, datetime
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from conftest import CampaignDocuments, mx2
 from pymatgen.core import Structure
 
+from scdm_flows.cli.campaign import write_figures
 from scdm_flows.documents import CampaignState, Funnel
 from scdm_flows.errors import CampaignError
-from scdm_flows.report import content, crystals, figures, render, render_documents
+from scdm_flows.report import content, crystals, figures, paper_figures, render, render_documents
+from scdm_flows.report.figures import svg
 from scdm_flows.stores import memory_database
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -268,9 +271,9 @@ def test_picture_of_graphene_has_three_bonds_an_atom(graphene: Structure) -> Non
 
 
 def test_picture_shows_a_slab_in_one_piece_whatever_its_place_in_the_cell() -> None:
-    picture = crystals.layer_picture(mx2("1H"))
-    assert crystals.layer_picture(mx2("1H", shift=0.0)) == picture
-    assert crystals.layer_picture(mx2("1H", c=40.0)) == picture  # vacuum is not drawn
+    picture = svg(crystals.layer_picture(mx2("1H")))
+    assert svg(crystals.layer_picture(mx2("1H", shift=0.0))) == picture
+    assert svg(crystals.layer_picture(mx2("1H", c=40.0))) == picture  # vacuum is not drawn
 
 
 def test_large_cells_stay_small_pictures() -> None:
@@ -291,3 +294,21 @@ def test_path_ticks_join_where_points_meet() -> None:
         0.5: "M|X",
         0.8: "K",
     }
+
+
+def test_figures_for_a_paper(campaign_documents: CampaignDocuments, tmp_path: Path) -> None:
+    database = memory_database()
+    campaign_documents.store(database)
+    drawn = dict(paper_figures(database, "demo", top=2))
+    assert list(drawn)[:2] == ["funnel", "e_above_hull"]
+    assert sum(name.endswith("-structure") for name in drawn) == 2
+    assert any(name.endswith("-phonons") for name in drawn)
+    legend = drawn["funnel"].axes[0].get_legend()
+    assert legend is not None
+    assert [t.get_text() for t in legend.get_texts()] == ["this campaign (surrogate energies)", "paper (DFT)"]
+    for fmt, magic in {"pdf": b"%PDF", "svg": b"<?xml", "png": b"\x89PNG"}.items():
+        assert write_figures(database, "demo", tmp_path / fmt, fmt, top=2, force=False) == len(drawn)
+        for name in drawn:
+            assert (tmp_path / fmt / f"{name}.{fmt}").read_bytes().startswith(magic)
+    with pytest.raises(CampaignError, match="did you mean 'demo'"):
+        next(paper_figures(database, "dema"))

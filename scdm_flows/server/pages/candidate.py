@@ -92,6 +92,7 @@ def _missing(document: CandidateDoc, stage: str, what: str) -> html.P:
 
 def _structure(document: CandidateDoc, layer: Structure | None) -> html.Section:
     from scdm_flows.report.crystals import layer_picture
+    from scdm_flows.report.figures import svg
     from scdm_flows.report.page import image
 
     if layer is None:
@@ -111,7 +112,7 @@ def _structure(document: CandidateDoc, layer: Structure | None) -> html.Section:
         drawn: list[Any] = [
             parts.graph(figures.structure(layer), f"structure of {document.formula}, to be turned", 420),
             html.Img(
-                src=image(layer_picture(layer)),
+                src=image(svg(layer_picture(layer))),
                 alt=f"{document.formula} seen from above, and below that from the side",
                 className="layer",
             ),

@@ -88,7 +88,9 @@ bench: dev
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/launchpad.py
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/resume.py
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/kills.py
-	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/database.py -n 20000
+	@folder=$$(mktemp -d) && OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/database.py -n 20000 --keep $$folder \
+	  && OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/pages.py $$folder; rm -rf $$folder
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/fuzz_server.py
 
 results: dev
 	@test -n "$(DATA)" || { echo "give the curated set: make results DATA=curated.jsonl.gz" >&2; exit 2; }

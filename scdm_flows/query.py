@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from numpy.typing import NDArray
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from scdm_flows.documents import BandsDoc, CampaignDoc, CandidateDoc, PhononDoc, StageFailure
+from scdm_flows.documents import BandsDoc, CampaignDoc, CandidateDoc, PhononDoc, StageFailure, StageName
 from scdm_flows.documents.candidate import queryable_fields
 from scdm_flows.documents.hull import HullDoc
 from scdm_flows.documents.migrations import NewerDocumentError, migrate
@@ -109,7 +109,8 @@ class CandidateDB:
             ``field=value``, ``min_field=value`` and ``max_field=value`` with a queryable field; a list of
             values asks for any of them; ``elements=["Mo", "S"]`` asks for candidates that hold all of them,
             ``chemsys="Mo-*"`` for those of Mo and one other element, ``crystal_system="hexagonal"`` for layer
-            groups of that system, ``text="4f2a"`` for ids that hold it. A filter that is None does not count.
+            groups of that system, ``passed="phonon"`` for those that passed a stage, ``text="4f2a"`` for ids that
+            hold it. A filter that is None does not count.
 
         Raises
         ------
@@ -328,6 +329,8 @@ class CandidateDB:
                 criteria.setdefault(key, {})["$all"] = element_symbols(value)
             elif key == "crystal_system":
                 criteria.setdefault("layer_group", {}).update(crystal_system(value))
+            elif key == "passed":
+                criteria.setdefault(key, {})["$has"] = _stage(value)
             elif key == "text":
                 criteria.setdefault("candidate_id", {})["$has"] = str(value)
             elif key == "chemsys" and isinstance(value, str) and "*" in value:
@@ -441,6 +444,15 @@ def crystal_system(name: Any) -> dict[str, int]:
         raise ConfigError(f"crystal_system={name!r} must be one of {', '.join(CRYSTAL_SYSTEMS)}{hint}")
     low, high = CRYSTAL_SYSTEMS[name]
     return {"$gte": low, "$lte": high}
+
+
+def _stage(name: Any) -> str:
+    names = [stage.value for stage in StageName]
+    if name not in names:
+        near = difflib.get_close_matches(str(name), names, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"passed={name!r} must be one of {', '.join(names)}{hint}")
+    return str(name)
 
 
 def _wild_chemsys(value: str) -> tuple[list[str], int]:

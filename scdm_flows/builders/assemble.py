@@ -105,6 +105,7 @@ def assemble(found: Found, campaign: str) -> CandidateDoc:
         record.job_uuid = job["uuid"]
         record.completed_at, record.seconds = completed_at(job), (job.get("metadata") or {}).get("seconds")
     document.stages = stages
+    document.passed = " ".join(s.value for s in StageName if s.value in stages and stages[s.value].status == "passed")
     return document
 
 

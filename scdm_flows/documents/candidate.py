@@ -68,6 +68,7 @@ class CandidateDoc(ScdmDocument):
     state: CandidateState = queryable(CandidateState.PENDING, "pending, rejected, failed or completed")
     reason: str | None = Field(None, description="why it was rejected or failed")
     stages: dict[str, StageRecord] = Field(default_factory=dict, description="stage name -> what it did")
+    passed: str = queryable("", "stages that it passed, in their order, with spaces between them")
 
     formula: str = queryable(..., "reduced formula", indexed=True)
     chemsys: str = queryable(..., "chemical system, elements in alphabetical order joined by -", indexed=True)

@@ -191,6 +191,7 @@ def test_a_candidate_is_put_together_from_its_stages(campaign: Campaign) -> None
     assert {s: r.status for s, r in found.stages.items()} == dict.fromkeys(
         ("generate", "screen", "relax", "static", "gate", "phonon"), "passed"
     )
+    assert found.passed == "generate screen relax static gate phonon"
     assert found.provenance.job_uuids["gate"] == "gate-a"
     assert found.stages["gate"].completed_at is not None
     assert found.provenance.versions == {"scdm-flows": "0.9"}  # of the worker, not of whoever submitted

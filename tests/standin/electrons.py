@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Structure
 from scipy.special import erfc
-
 from standin.inputs import Inputs
 
 Array = NDArray[np.float64]

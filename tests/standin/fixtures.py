@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-
 from standin.potcars import fake_potcars, use_potcars
 
 FOLDER = Path(__file__).resolve().parent

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Lattice, Structure
-
 from standin.inputs import Inputs
 
 Array = NDArray[np.float64]

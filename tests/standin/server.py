@@ -34,7 +34,6 @@ def serve(path: str) -> None:
     import ase.filters
     import ase.optimize  # noqa: F401
     import pymatgen.io.ase  # noqa: F401
-
     from standin import electrons, inputs, ions, vasp, writers  # noqa: F401
 
     ions.calculator()

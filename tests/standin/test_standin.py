@@ -24,13 +24,13 @@ from monty.serialization import loadfn
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.vasp import BSVasprun, Chgcar, Incar, Kpoints, Outcar, Poscar, Vasprun
 from pymatgen.io.vasp.outputs import Eigenval
-
-from scdm_flows.engines.forcefield import chgnet
 from standin.electrons import band_gap, dispersion
 from standin.failures import claim
 from standin.fixtures import FOLDER, VASP_CMD
 from standin.inputs import RefusedError, read
 from standin.potcars import potcar_text, valence_electrons
+
+from scdm_flows.engines.forcefield import chgnet
 
 RELAX = {
     "ENCUT": 520,

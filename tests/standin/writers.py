@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Structure
 from pymatgen.io.vasp.inputs import Kpoints, Poscar
-
 from standin.electrons import ORBITALS, Electrons
 from standin.inputs import DEFAULTS, Inputs
 from standin.ions import Step

@@ -242,7 +242,8 @@ def test_two_submissions_at_once_give_one_set_of_workflows(database: Database, t
         }
     )
     added = submit_together(config, database, 3, tmp_path)
-    assert sum(added) == 3
+    # each is added once; one that sees another's workflow without all its jobs yet helps to finish it, and counts it too
+    assert 3 <= sum(added) <= 9
     launchpad = launch.launchpad_of(database)
     assert sorted(w["metadata"]["shard"] for w in launchpad.workflows.find({}, {"metadata": 1})) == [0, 1, 2]
     assert launch.status(database, "t") == {"generate": {"READY": 3}, "screen": {"WAITING": 3}}

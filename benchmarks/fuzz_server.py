@@ -22,36 +22,8 @@ import requests
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
-WORDS = [
-    "AND",
-    "OR",
-    "NOT",
-    "(",
-    ")",
-    "<",
-    "<=",
-    ">",
-    ">=",
-    "=",
-    "!=",
-    "HAS",
-    "ALL",
-    "ANY",
-    "ONLY",
-    "LENGTH",
-    "IS",
-    "KNOWN",
-    "UNKNOWN",
-    "CONTAINS",
-    "STARTS",
-    "WITH",
-    "ENDS",
-    "TRUE",
-    "FALSE",
-    ":",
-    ",",
-    ".",
-]
+from optimade_words import WORDS  # noqa: E402
+
 VALUES = [
     '"Mo"',
     '"2024-01-01T00:00:00Z"',

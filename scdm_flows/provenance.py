@@ -6,6 +6,9 @@ import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
+
+from scdm_flows.documents.base import Provenance
 
 PACKAGES = (
     "scdm-flows",
@@ -46,3 +49,8 @@ def git_commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
+
+
+def made_here(**known: Any) -> Provenance:
+    """The provenance of a document that the code running here makes; known: its other fields."""
+    return Provenance(versions=versions(), git_commit=git_commit(), **known)

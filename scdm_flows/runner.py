@@ -18,7 +18,6 @@ from scdm_flows.config import CampaignConfig
 from scdm_flows.documents import (
     CampaignDoc,
     CampaignState,
-    Provenance,
     ScreenedCandidate,
     StageFailure,
     StageName,
@@ -26,7 +25,7 @@ from scdm_flows.documents import (
 from scdm_flows.errors import CampaignError, EngineError
 from scdm_flows.execution import execute, progress_hook
 from scdm_flows.hours import node_hours
-from scdm_flows.provenance import git_commit, versions
+from scdm_flows.provenance import made_here
 from scdm_flows.stores.database import Database, database_of
 from scdm_flows.workers import WorkerDied, work_off
 
@@ -81,7 +80,7 @@ def register(config: CampaignConfig, database: Database) -> bool:
         config=config.model_dump(mode="json"),
         config_hash=config.config_hash,
         n_requested=shard_count(config)[1],
-        provenance=Provenance(versions=versions(), git_commit=git_commit(), config_hash=config.config_hash),
+        provenance=made_here(config_hash=config.config_hash),
     )
     database.upsert(database.campaigns, [document.model_dump()])
     return True
@@ -356,7 +355,7 @@ def _record_failure(
         error_type=error_type,
         message=message[:2000] or error_type,
         job_uuid=job_uuid,
-        provenance=Provenance(versions=versions(), git_commit=git_commit(), config_hash=config.config_hash),
+        provenance=made_here(config_hash=config.config_hash),
     )
     database.upsert(database.failures, [document.model_dump()])
     logger.warning("%s failed in %s: %s", candidate.candidate_id, stage, message)

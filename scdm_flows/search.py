@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -48,20 +49,19 @@ def nearest(structure: Structure, documents: Iterable[CandidateDoc], limit: int 
     StructureError
         If the structure is no layer.
     """
-    slab = orient_slab(structure)
-    own, formula = fingerprint(slab), structure.composition.reduced_formula
-    found: list[tuple[float, str, CandidateDoc, Structure]] = []
-    for document in documents:
-        if document.formula != formula:
-            continue
-        try:
-            other = orient_slab(structure_of(document))
-            found.append((distance(own, fingerprint(other)), document.candidate_id, document, other))
-        except Exception as error:  # one odd structure must not end the search
-            logger.warning("%s cannot be compared: %s", document.candidate_id, error)
-            continue
-        if len(found) > 4 * limit + 100:  # bounded, however many candidates have the formula
-            found = sorted(found, key=lambda hit: hit[:2])[:limit]
+    slab, formula = orient_slab(structure), structure.composition.reduced_formula
+    own = fingerprint(slab)
+
+    def compared() -> Iterator[tuple[float, str, CandidateDoc, Structure]]:
+        for document in documents:
+            if document.formula != formula:
+                continue
+            try:
+                other = orient_slab(structure_of(document))
+                yield distance(own, fingerprint(other)), document.candidate_id, document, other
+            except Exception as error:  # one odd structure must not end the search
+                logger.warning("%s cannot be compared: %s", document.candidate_id, error)
+
+    found = heapq.nsmallest(limit, compared(), key=lambda hit: hit[:2])
     matcher = LayerMatcher()
-    nearest = sorted(found, key=lambda hit: hit[:2])[:limit]
-    return [Hit(document, apart, matcher.fit(slab, other)) for apart, _, document, other in nearest]
+    return [Hit(document, apart, matcher.fit(slab, other)) for apart, _, document, other in found]

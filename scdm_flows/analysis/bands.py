@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdm_flows.documents.bands import BandEdge, BandMass, BandsDoc, DosData, GapKind
-from scdm_flows.documents.base import Provenance
 from scdm_flows.documents.static import StaticSummary
-from scdm_flows.provenance import git_commit, versions
+from scdm_flows.provenance import made_here
 
 Array = NDArray[np.float64]
 HBAR2_OVER_ME = 7.61996423  # hbar^2 / m_e in eV angstrom^2 (CODATA 2018)
@@ -255,9 +254,7 @@ def bands_document(
         magnetic=bool(static.magnetic),
         total_magnetization=static.total_magnetization,
         atom_magnetizations=static.atom_magnetizations,
-        provenance=Provenance(
-            versions=versions(),
-            git_commit=git_commit(),
+        provenance=made_here(
             engine=scheme if version is None else f"{scheme}, version {version}",
         ),
     )

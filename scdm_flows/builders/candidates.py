@@ -27,7 +27,7 @@ from scdm_flows.documents import (
 )
 from scdm_flows.documents.candidate import HULL_FIELDS, RANK_FIELDS
 from scdm_flows.errors import CampaignError
-from scdm_flows.provenance import git_commit, versions
+from scdm_flows.provenance import made_here
 from scdm_flows.stores.database import Database, plain_values, strip
 
 BATCH = 200
@@ -270,5 +270,5 @@ def _unreadable(job: dict[str, Any], error: ValidationError) -> StageFailure:
         error_type="ValidationError",
         message=f"its output cannot be read: {place}: {first['msg']}; run the stage again",
         job_uuid=job["uuid"],
-        provenance=Provenance(versions=versions(), git_commit=git_commit()),
+        provenance=made_here(),
     )

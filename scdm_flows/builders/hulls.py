@@ -30,14 +30,14 @@ from scdm_flows.analysis.hull import Phase, PhaseSystem
 from scdm_flows.analysis.placing import Place, Placed, compete, place, points
 from scdm_flows.builders.assemble import without_dots
 from scdm_flows.builders.base import ScdmBuilder, comparable, content
-from scdm_flows.documents.base import Provenance, utc_now
+from scdm_flows.documents.base import utc_now
 from scdm_flows.documents.candidate import HULL_FIELDS, CandidateDoc
 from scdm_flows.documents.hull import HullDoc, LowerPhase
 from scdm_flows.documents.migrations import check_version
 from scdm_flows.errors import ReferenceDataError, ScdmError, StoreError
-from scdm_flows.provenance import git_commit, versions
+from scdm_flows.provenance import made_here
 from scdm_flows.references.table import ReferenceTable
-from scdm_flows.stores.catalogue import Catalogue, candidates_in, read_all
+from scdm_flows.stores.catalogue import candidates_in, read_all
 from scdm_flows.stores.database import Database, strip
 from scdm_flows.stores.table import Table, joined
 
@@ -140,7 +140,7 @@ class HullBuilder(ScdmBuilder):
         Compute every system again, whatever is known.
     """
 
-    not_for_workers = ScdmBuilder.not_for_workers | {"table", "_bases", "_catalogue"}
+    not_for_workers = ScdmBuilder.not_for_workers | {"table", "_bases"}
 
     def __init__(
         self, database: Database, table: ReferenceTable | None = None, *, everything: bool = False, **kwargs: Any
@@ -149,12 +149,10 @@ class HullBuilder(ScdmBuilder):
         self.everything = everything
         super().__init__(database, [database.candidates], [database.hulls, database.candidates], **kwargs)
         self._bases: dict[str, Basis] = {}
-        self._catalogue = Catalogue(database)
 
     def get_items(self) -> Iterator[dict[str, Any]]:
         """One item for each chemical system to compute, smaller systems first."""
         self._bases = {basis.key: basis for basis in bases(self.database, self.table)}
-        self._catalogue = Catalogue(self.database)
         for find in (self._dirty, self._shrunk):  # what changed first: what is gone takes longer to find
             for basis in self._bases.values():
                 for chemsys in sorted(find(basis), key=lambda name: (name.count("-"), name)):
@@ -198,7 +196,7 @@ class HullBuilder(ScdmBuilder):
             candidates={name: fields[name]["e_above_hull"] for name in sorted(fields)},
             lower=[LowerPhase(name=p.name, formula=p.formula, energy_per_atom=p.energy_per_atom) for p in own],
             errors=errors,
-            provenance=Provenance(versions=versions(), git_commit=git_commit()),
+            provenance=made_here(),
             points=[] if system is None else points(chemsys.split("-"), system.phases, drawn),
         )
         return {**item, "document": document.model_dump(), "fields": fields}
@@ -292,23 +290,24 @@ class HullBuilder(ScdmBuilder):
 
     def _pending(self, basis: Basis) -> list[dict[str, Any]]:
         fields = dict.fromkeys(("candidate_id", "campaign", "chemsys", "energy_scheme"), 1)
-        found = list(self._candidates.find({"hull_pending": {"$gt": ""}}, fields))
-        mine = Table.of(found).mask(basis.criteria)
-        return [
-            d for d, is_mine in zip(sorted(found, key=lambda d: str(d["candidate_id"])), mine, strict=True) if is_mine
-        ]
+        found = self._candidates.find({"hull_pending": {"$gt": ""}}, fields)
+        pending = sorted(found, key=lambda d: str(d["candidate_id"]))  # as a table sorts them
+        mine = Table.of(pending).mask(basis.criteria)
+        return [d for d, is_mine in zip(pending, mine, strict=True) if is_mine]
 
     def _members(self, basis: Basis) -> Table:
-        """The candidates of a basis that have an energy."""
-        table = self._catalogue.table()
+        """The candidates of a basis that have an energy; those that were removed since the last ranking are in it."""
+        table = self.database.catalogue.table()
         return table.rows(table.mask(basis.criteria))
 
     def _shrunk(self, basis: Basis) -> set[str]:
         """Systems with a hull that names candidates which are no longer there."""
-        members = self._members(basis)
-        if len(self._catalogue.table()) != candidates_in(self.database):  # which the table does not know yet
-            members = joined([read_all(self.database, name) for name in self._catalogue.campaigns()])
-            members = members.rows(members.mask(basis.criteria))
+        catalogue = self.database.catalogue
+        if len(catalogue.table()) == candidates_in(self.database):
+            members = self._members(basis)
+        else:  # some were removed, which the table does not know yet
+            everything = joined([read_all(self.database, name) for name in catalogue.campaigns()])
+            members = everything.rows(everything.mask(basis.criteria))
         total = [{"$match": {"references": basis.key}}, {"$group": {"_id": None, "n": {"$sum": "$n_candidates"}}}]
         named = next(iter(self._hulls.aggregate(total)), {"n": 0})["n"]
         if named <= len(members) - len(self._pending(basis)):

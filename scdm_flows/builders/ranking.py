@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from scdm_flows.analysis.ranking import Objective, RankInput, RankResult, rank
 from scdm_flows.builders.base import ScdmBuilder
-from scdm_flows.documents import CandidateState, Provenance, RankingDoc
+from scdm_flows.documents import CandidateState, RankingDoc
 from scdm_flows.documents.migrations import check_version
 from scdm_flows.errors import StoreError
-from scdm_flows.provenance import git_commit, versions
-from scdm_flows.stores.catalogue import Catalogue, candidates_in, read_all, store
+from scdm_flows.provenance import made_here
+from scdm_flows.stores.catalogue import candidates_in, read_all, store
 from scdm_flows.stores.database import Database
 from scdm_flows.stores.table import TERM, UNKNOWN, Table
 
@@ -85,7 +85,7 @@ class RankingBuilder(ScdmBuilder):
             names = set(self.database.campaigns.distinct("name")) | set(self.database.rankings.distinct("campaign"))
         else:
             names = {self.campaign}
-        self._same_number = len(Catalogue(self.database).table()) == candidates_in(self.database)
+        self._same_number = len(self.database.catalogue.table()) == candidates_in(self.database)
         for name in sorted(names):
             yield self._read(name)
 
@@ -95,7 +95,7 @@ class RankingBuilder(ScdmBuilder):
         if before is not None:
             check_version(RankingDoc, before, f"the ranking of {name}")
         taken_at = self.database.now()
-        table = Catalogue(self.database).table(name)
+        table = self.database.catalogue.table(name)
         set_back = before is not None and before["taken_at"] > taken_at  # a clock, which hides changes
         # one that was removed is in no change
         if self.everything or set_back or not (self._same_number or self._is_whole(name, len(table))):
@@ -123,7 +123,7 @@ class RankingBuilder(ScdmBuilder):
             n_candidates=len(table),
             n_ranked=int(np.isfinite(table.columns["rank"]).sum()),
             objective={"weights": dict(objective.weights), "gap_ev": objective.gap},
-            provenance=Provenance(versions=versions(), git_commit=git_commit()),
+            provenance=made_here(),
         )
         return {**item, "ranked": table, "document": document}
 
@@ -143,7 +143,7 @@ class RankingBuilder(ScdmBuilder):
             if not len(item["ranked"]):
                 return True
         elif before["objective"] == document.model_dump(mode="json")["objective"]:
-            stored = Catalogue(self.database).stored(item["campaign"], before)
+            stored = self.database.catalogue.stored(item["campaign"], before)
             if stored is not None and stored == item["ranked"]:
                 self._note(before, document.taken_at)
                 return True

@@ -22,14 +22,6 @@ if TYPE_CHECKING:
 
     from scdm_models.metrics.csp import CspDistances
 
-DISTANCES = {
-    "energy": "surrogate energy, eV/atom",
-    "sinkhorn": "Sinkhorn, Å",
-    "superpose": "superposition, Å",
-    "crystalnn": "CrystalNN fingerprint",
-    "xrd": "powder pattern",
-    "ofm": "orbital field matrix",
-}
 DEFINITIONS = ("published", "periodic")
 BASELINE = "15 % perturbed"
 
@@ -109,10 +101,10 @@ def reconstruct(
         "surrogate_energies": True,
         "distances": measured,
     }
-    if picture is not None:
-        from scdm_flows.report.evaluation import box_plots
-        from scdm_flows.report.figures import svg
+    from scdm_flows.report.evaluation import DISTANCES, box_plots
+    from scdm_flows.report.figures import svg
 
+    if picture is not None:
         with output_file(picture, force=force) as handle:
             handle.write(svg(box_plots(measured, DISTANCES)))
     if out is not None:

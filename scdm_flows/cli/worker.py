@@ -10,8 +10,7 @@ from pathlib import Path
 import click
 
 from scdm_flows.cli.common import database
-
-CATEGORIES = ["generate", "compute", "vasp"]
+from scdm_flows.config import CATEGORIES
 
 
 def _seconds(ctx: click.Context, parameter: click.Parameter, value: str | None) -> float | None:

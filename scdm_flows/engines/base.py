@@ -20,9 +20,8 @@ from scdm_flows.analysis.phonons import (
 from scdm_flows.analysis.soft_mode import soft_mode
 from scdm_flows.analysis.stability import judge, thresholds
 from scdm_flows.analysis.sum_rules import enforce, pairs_of
-from scdm_flows.documents.base import Provenance
 from scdm_flows.documents.phonon import PhononDoc, PhononDos, ThermalQuantities
-from scdm_flows.provenance import git_commit, versions
+from scdm_flows.provenance import made_here
 
 if TYPE_CHECKING:
     from jobflow.core.job import Job
@@ -151,9 +150,7 @@ def phonon_document(
         flexural_exponent=flexural_exponent(phonon),
         dos=_dos(mesh),
         thermal=_thermal(phonon) if verdict.stable else None,
-        provenance=Provenance(
-            versions=versions(),
-            git_commit=git_commit(),
+        provenance=made_here(
             engine=f"{scheme} (surrogate)" if surrogate else scheme,
         ),
     )

@@ -14,7 +14,7 @@ from scdm_flows.documents.base import Provenance
 from scdm_flows.documents.stages import GateDoc, PhononDoc, ScreenedCandidate, ScreenOutput
 from scdm_flows.documents.static import StaticSummary
 from scdm_flows.errors import EngineError
-from scdm_flows.provenance import git_commit, versions
+from scdm_flows.provenance import made_here
 
 NAMESPACE = uuid.UUID("6f0cbb52-0a3c-5d39-8c5b-3d5e0b3f5c11")
 
@@ -26,7 +26,7 @@ def job_uuid(config: CampaignConfig, item: str, stage: str) -> str:
 
 def _here(campaign: CampaignConfig, engine: str | None = None) -> Provenance:
     """The code that runs this job, which need not be the code that submitted it."""
-    return Provenance(versions=versions(), git_commit=git_commit(), engine=engine, config_hash=campaign.config_hash)
+    return made_here(engine=engine, config_hash=campaign.config_hash)
 
 
 @job(data="records")

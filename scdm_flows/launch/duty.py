@@ -201,19 +201,28 @@ def _heartbeat(launchpad: LaunchPad, launch_id: int) -> Iterator[None]:
 
 
 @contextmanager
+def signals_to_shift() -> Iterator[None]:
+    """SIGTERM and SIGINT go to ``SHIFT.on_signal`` in here; only in the main thread."""
+    before = {number: signal.signal(number, SHIFT.on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def _stops_on_signals() -> Iterator[None]:
     """SIGTERM and SIGINT raise ``Stopped`` in here; other threads than the main one cannot have signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, SHIFT.on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-    SHIFT.job_runs = True
-    try:
-        yield
-    finally:
-        SHIFT.job_runs = False
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with signals_to_shift():
+        SHIFT.job_runs = True
+        try:
+            yield
+        finally:
+            SHIFT.job_runs = False
 
 
 def _end_children(before: set[int]) -> None:

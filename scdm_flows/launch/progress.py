@@ -7,10 +7,10 @@ from typing import Any
 
 from fireworks import LaunchPad
 
-from scdm_flows.documents import Provenance, StageFailure, StageName
+from scdm_flows.documents import StageFailure, StageName
 from scdm_flows.launch.launchpad import launchpad_of
 from scdm_flows.launch.retries import FIELDS, PARDON, Failure, failures_of, judge, never_started
-from scdm_flows.provenance import git_commit, versions
+from scdm_flows.provenance import made_here
 from scdm_flows.settings import get_settings
 from scdm_flows.stores.database import Database
 
@@ -68,7 +68,7 @@ def collect_failures(database: Database, campaign: str | None = None, launchpad:
             error_type=verdict.error_type,
             message=verdict.message[:2000],
             job_uuid=spec.get("job_uuid"),
-            provenance=Provenance(versions=versions(), git_commit=git_commit()),
+            provenance=made_here(),
         )
         documents.append(failure.model_dump())
     database.upsert(database.failures, documents)

@@ -22,14 +22,14 @@ from fireworks.core.rocket_launcher import launch_rocket
 from fireworks.utilities.fw_utilities import get_my_host
 from pymongo.errors import PyMongoError
 
+from scdm_flows.config import CATEGORIES
 from scdm_flows.errors import EngineError, StoreError
 from scdm_flows.launch import budget
-from scdm_flows.launch.duty import SHIFT, worker_problem
+from scdm_flows.launch.duty import SHIFT, signals_to_shift, worker_problem
 from scdm_flows.launch.launchpad import check_ours
 from scdm_flows.stores.trouble import explain, store_errors
 
 logger = logging.getLogger(__name__)
-CATEGORIES = ("generate", "compute", "vasp")
 OUTAGE_SECONDS = 900.0  # how long a worker waits for a database that has gone away
 RELEASE_SECONDS = 60.0  # between two looks at what is held
 WALLTIME = "walltime"
@@ -160,13 +160,11 @@ def _pause(seconds: float) -> None:
 @contextmanager
 def _signals() -> Iterator[None]:
     SHIFT.loop, SHIFT.leaving, SHIFT.exit_code = True, None, 0
-    before = {number: signal.signal(number, SHIFT.on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        SHIFT.loop = False
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with signals_to_shift():
+        try:
+            yield
+        finally:
+            SHIFT.loop = False
 
 
 @contextmanager

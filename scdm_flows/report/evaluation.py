@@ -16,6 +16,15 @@ from scdm_flows.report.figures import LINE, SOFT, STYLE, svg
 from scdm_models.lattice import slab_thickness
 
 COLOURS = ("#1f6f8b", "#d08a2c", "#7a5195", "#c2412d")
+# distances of reconstruction (``scdm_models.metrics.csp``), in words
+DISTANCES = {
+    "energy": "surrogate energy, eV/atom",
+    "sinkhorn": "Sinkhorn, Å",
+    "superpose": "superposition, Å",
+    "crystalnn": "CrystalNN fingerprint",
+    "xrd": "powder pattern",
+    "ofm": "orbital field matrix",
+}
 
 
 def write_pictures(

@@ -55,9 +55,7 @@ def render(
     CampaignError
         If there is no such campaign.
     """
-    query = CandidateDB(database)
-    campaign = query.campaign(name)
-    candidates = query.find(campaign=name, sort="rank")
+    query, campaign, candidates = _read(database, name)
     best = [c for c in candidates if c.rank is not None][:top]
     phonons = {c.candidate_id: p for c in best if (p := query.phonon(c.candidate_id)) is not None}
     failures = [
@@ -148,9 +146,7 @@ def paper_figures(database: Database, name: str, *, top: int = 6) -> Iterator[tu
     CampaignError
         If there is no such campaign.
     """
-    query = CandidateDB(database)
-    campaign = query.campaign(name)
-    candidates = query.find(campaign=name, sort="rank")
+    query, campaign, candidates = _read(database, name)
     surrogate = any(c.surrogate for c in candidates)
     yield "funnel", figures.funnel(content.funnel_rows(campaign), surrogate)
     yield "e_above_hull", figures.hull_histogram(content.hull_bins(candidates), surrogate)
@@ -162,6 +158,12 @@ def paper_figures(database: Database, name: str, *, top: int = 6) -> Iterator[tu
             yield f"{title}-phonons", bands.draw(bands.phonon_plot(phonon))
         if electrons is not None:
             yield f"{title}-bands", bands.draw(bands.electronic_plot(electrons))
+
+
+def _read(database: Database, name: str) -> tuple[CandidateDB, CampaignDoc, list[CandidateDoc]]:
+    """The campaign and its candidates, the best first."""
+    query = CandidateDB(database)
+    return query, query.campaign(name), query.find(campaign=name, sort="rank")
 
 
 def _card(candidate: CandidateDoc, phonon: PhononDoc | None) -> dict[str, Any]:

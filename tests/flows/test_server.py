@@ -22,6 +22,7 @@ import requests
 from conftest import mx2, store_ranking
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from optimade_words import WORDS
 from pymatgen.core import Structure
 
 from scdm_flows.documents import CampaignDoc, CandidateDoc
@@ -342,33 +343,7 @@ def test_warnings_belong_to_their_own_answer(structures: str) -> None:
 
 _TOKENS = st.sampled_from(
     [
-        "AND",
-        "OR",
-        "NOT",
-        "(",
-        ")",
-        "<",
-        "<=",
-        ">",
-        ">=",
-        "=",
-        "!=",
-        "HAS",
-        "ALL",
-        "ANY",
-        "ONLY",
-        "LENGTH",
-        "IS",
-        "KNOWN",
-        "UNKNOWN",
-        "CONTAINS",
-        "STARTS",
-        "WITH",
-        "ENDS",
-        "TRUE",
-        ":",
-        ",",
-        ".",
+        *WORDS,
         '"Mo"',
         '"2024-01-01T00:00:00Z"',
         '""',

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from scdm_flows.errors import ScdmError
 from scdm_flows.query import CandidateDB
+from scdm_flows.report.evaluation import DISTANCES
 from scdm_flows.server.pages import figures, parts
 from scdm_flows.server.pages.parts import section, table
 
@@ -20,14 +21,6 @@ GENERATORS = ("scdm", "unscdm")
 # Xu et al., J. Phys. Chem. C (2024), doi:10.1021/acs.jpcc.4c08681, Fig. 5: of 2,000 samples each
 PAPER = {"scdm": (2000, 1376, 843), "unscdm": (2000, 764, 302)}
 LEVELS = (0.0, 0.1, 0.2, figures.WINDOW_EV)  # eV/atom
-DISTANCES = {
-    "energy": "surrogate energy, eV/atom",
-    "sinkhorn": "Sinkhorn, Å",
-    "superpose": "superposition, Å",
-    "crystalnn": "CrystalNN fingerprint",
-    "xrd": "powder pattern",
-    "ofm": "orbital field matrix",
-}
 DEFINITIONS = {"published": "as published", "periodic": "periodic: the same for every choice of cell"}
 
 

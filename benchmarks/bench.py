@@ -99,9 +99,9 @@ def phonons(c2db: Path | None = None, n: int = 6, processes: int = 1) -> None:
     from scdm_flows.config import ForceFieldEngineConfig
     from scdm_flows.documents import PhononDoc
     from scdm_flows.engines.base import PHONON_SYMPREC_ANGSTROM
-    from scdm_flows.engines.forcefield import CALCULATOR
+    from scdm_flows.engines.chgnet import CALCULATOR
     from scdm_flows.engines.phonons import phonons_together
-    from scdm_flows.engines.relaxation import relax_together
+    from scdm_flows.engines.relaxation import RelaxSettings, relax_together
     from scdm_flows.execution import hushed
     from scdm_flows.stores import memory_database
     from scdm_models.datasets.readers import read_any
@@ -113,7 +113,7 @@ def phonons(c2db: Path | None = None, n: int = 6, processes: int = 1) -> None:
         given = [records[i] for i in np.random.default_rng(0).permutation(len(records))[: 2 * n]]
     else:
         given = [s.structure for s in generate(4 * n, 2) if len(s.structure) <= 6]
-    relaxed = relax_together(given, fmax=0.01, max_steps=300, processes=processes)
+    relaxed = relax_together(given, RelaxSettings(0.01, 300), processes=processes)
     usable = [r.structure for r in relaxed if r.structure is not None and r.converged]
     layers = [(f"layer-{k}", structure) for k, structure in enumerate(usable)][:n]
     config = ForceFieldEngineConfig()

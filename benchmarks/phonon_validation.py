@@ -72,12 +72,12 @@ def measure(records: list[Any]) -> list[dict[str, Any]]:
     """What CHGNet says about some layers."""
     from scdm_flows.config import ForceFieldEngineConfig
     from scdm_flows.engines.phonons import vibrations
-    from scdm_flows.engines.relaxation import relax_together
+    from scdm_flows.engines.relaxation import RelaxSettings, relax_together
 
     config = ForceFieldEngineConfig()
     step = config.phonon_displacement_angstrom
     given = [r.structure for r in records]
-    relaxed = relax_together(given, fmax=config.fmax_ev_per_angstrom, max_steps=config.max_relax_steps)
+    relaxed = relax_together(given, RelaxSettings(config.fmax_ev_per_angstrom, config.max_relax_steps))
     usable = [k for k, r in enumerate(relaxed) if r.structure is not None and r.converged]
     layers: list[Any] = [relaxed[k].structure for k in usable]
     large = vibrations(layers, displacement=step, min_length=config.phonon_min_length_angstrom)

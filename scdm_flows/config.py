@@ -89,8 +89,22 @@ class FilesGeneratorConfig(_Frozen):
         return tuple(str(Path(p).absolute()) for p in paths)
 
 
-GeneratorConfig = Annotated[
+OneGeneratorConfig = Annotated[
     ScdmGeneratorConfig | UnscdmGeneratorConfig | FilesGeneratorConfig, Field(discriminator="kind")
+]
+
+
+class SeveralGeneratorConfig(_Frozen):
+    """Candidates from several generators, one after the other: such as a model and its control."""
+
+    kind: Literal["several"] = "several"
+    generators: tuple[OneGeneratorConfig, ...] = Field(min_length=1, description="the generators, in their order")
+    shard_size: int = Field(100, ge=1, description="structures that a generation job makes, of one generator or of two")
+
+
+GeneratorConfig = Annotated[
+    ScdmGeneratorConfig | UnscdmGeneratorConfig | FilesGeneratorConfig | SeveralGeneratorConfig,
+    Field(discriminator="kind"),
 ]
 
 
@@ -103,6 +117,9 @@ class ForceFieldEngineConfig(_Frozen):
     )
     fmax_ev_per_angstrom: float = Field(0.02, gt=0, description="relaxation ends below this largest force, eV/angstrom")
     max_relax_steps: int = Field(300, ge=1, description="relaxation steps before it counts as failed")
+    fix_symmetry: bool = Field(
+        False, description="keep the symmetry operations of the sample (to 0.01 angstrom) while it relaxes"
+    )
     phonon_min_length_angstrom: float = Field(
         12.0, gt=0, description="shortest in-plane edge of the phonon supercell, angstrom"
     )
@@ -275,8 +292,17 @@ class ObjectiveConfig(_Frozen):
 
 Category = Literal["generate", "compute", "vasp"]  # of FireWorks, by what a job needs: a GPU, a CPU, VASP
 CATEGORIES: tuple[str, ...] = get_args(Category)
+# (part, field, default): fields that are younger than stored campaigns, whose hash must not change
+ADDED_LATER = (("engine", "fix_symmetry", False),)
 LONGEST_NAME = 63
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
+
+
+class PhononBudgetConfig(_Frozen):
+    """Phonons of the best candidates only: chosen by the ranking when every candidate has passed its gate or ended."""
+
+    best: int = Field(ge=1, description="candidates whose phonons are computed, of those that the gate lets on to them")
+    novel_only: bool = Field(True, description="choose among layers that the training data do not hold")
 
 
 class BudgetConfig(_Frozen):
@@ -288,6 +314,9 @@ class BudgetConfig(_Frozen):
         gt=0,
         description="wall time of all jobs together, hours; when it is used up no new candidate starts, and those that "
         "have begun go on",
+    )
+    phonons: PhononBudgetConfig | None = Field(
+        None, description="phonons of the best candidates only; of all that the gate lets on to them when absent"
     )
     jobs: dict[Category, Annotated[int, Field(ge=1)]] = Field(
         default_factory=dict,
@@ -324,6 +353,9 @@ class CampaignConfig(_Frozen):
     def config_hash(self) -> str:
         """sha256 of the canonical JSON form, 64 hex digits; of what is computed, so without objective and budget."""
         computed = self.model_dump(mode="json", exclude={"objective", "budget"})
+        for part, field, default in ADDED_LATER:
+            if computed[part].get(field) == default:
+                computed[part].pop(field)
         canonical = json.dumps(computed, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -338,6 +370,9 @@ def _known_keys(model: Any, found: set[str]) -> set[str]:
                 _known_keys(annotation, found)
             stack.extend(getattr(annotation, "__args__", ()))
     return found
+
+
+KINDS = ("scdm", "unscdm", "files", "several", "forcefield", "vasp")  # pydantic names them in the place of a mistake
 
 
 def parse_config(data: Any, origin: str = "campaign") -> CampaignConfig:
@@ -356,7 +391,7 @@ def parse_config(data: Any, origin: str = "campaign") -> CampaignConfig:
         known = _known_keys(CampaignConfig, set())
         lines = []
         for item in error.errors():
-            path = ".".join(str(part) for part in item["loc"] if part not in ("scdm", "files", "forcefield", "vasp"))
+            path = ".".join(str(part) for part in item["loc"] if part not in KINDS)
             if item["type"] == "extra_forbidden":
                 near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
                 lines.append(f"unknown key '{path}'" + (f"; did you mean '{near[0]}'?" if near else "; remove it"))

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pymatgen.core.structure import Structure
 
 from scdm_flows.config import CampaignConfig
 from scdm_flows.documents import (
@@ -26,13 +28,20 @@ from scdm_flows.errors import CampaignError, EngineError
 from scdm_flows.execution import execute, progress_hook
 from scdm_flows.hours import node_hours
 from scdm_flows.provenance import made_here
+from scdm_flows.selection import choose
 from scdm_flows.stores.database import Database, database_of
-from scdm_flows.workers import WorkerDied, work_off
+from scdm_flows.workers import Work, WorkerDied, work_off
+
+if TYPE_CHECKING:
+    from jobflow.core.flow import Flow
 
 logger = logging.getLogger(__name__)
 FOLLOWING = (StageName.PHONON.value, StageName.BANDS.value)  # stages that the gate opens, each by itself
+TOGETHER = 200  # candidates that a worker process has at a time, to fill its batches
 MOST_NAMED = 5  # layers that an error names
 Progress = Callable[[str, int, int], None]
+Item = TypeVar("Item")
+Task = Callable[[CampaignConfig, Database, Sequence[Item]], Iterator[tuple[int, bool | None]]]
 
 
 @dataclass(frozen=True)
@@ -155,32 +164,28 @@ def run_campaign(
     KeyboardInterrupt
         On Ctrl-C, with how far it came; workers are ended first, and the same call goes on from there.
     """
-    from scdm_flows.flows import shard_count
-
     report: Progress = progress or (lambda stage, done, total: None)
     register(config, database)
     if retry_failed:
         database.failures.remove_docs({"campaign": config.name})
-    shards, total = shard_count(config)
-    accepted: list[ScreenedCandidate] = []
+    following = "relax, static, gate, phonon, bands" if config.budget.phonons is None else "relax, static, gate, bands"
     done = held = 0
     try:
-        for shard in range(shards):
-            first = shard * config.generator.shard_size
-            with progress_hook(lambda made, first=first: report("generate", first + made, total)):  # type: ignore[misc]
-                accepted += [c for c in _screened(config, database, shard) if c.accepted]
-        report("generate", total, total)
+        accepted = _accepted(config, database, processes, report)
         passed = len(accepted)
         accepted = accepted[: config.budget.max_candidates]
         todo, failed = _unfinished(config, database, accepted)
         _set_state(config, database, CampaignState.RUNNING if todo else None)
         before = len(accepted) - len(todo)
-        report("relax, static, gate, phonon, bands", before, len(accepted))
-        for ok in _compute(config, database, todo, processes):
+        report(following, before, len(accepted))
+        for candidate, outcome in _spread(config, database, todo, run_candidates, processes, TOGETHER):
             done += 1
+            ok = _judged(config, database, candidate.candidate_id, outcome)
             failed += ok is False
             held += ok is None
-            report("relax, static, gate, phonon, bands", before + done, len(accepted))
+            report(following, before + done, len(accepted))
+        if config.budget.phonons is not None and not held:
+            failed += _phonons_of_the_best(config, database, processes, report)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"campaign {config.name!r} was interrupted after {done} candidates; what is finished is stored, "
@@ -189,24 +194,59 @@ def run_campaign(
     return RunResult(passed, len(todo) - held, before, failed, passed - len(accepted) + held)
 
 
+def _accepted(config: CampaignConfig, database: Database, processes: int, report: Progress) -> list[ScreenedCandidate]:
+    """What passes the screen, in the order of the samples, without duplicates of other shards."""
+    from scdm_flows.builders.duplicates import across_shards
+    from scdm_flows.flows import shard_count
+
+    shards, total = shard_count(config)
+    verdicts = {shard: screened_before(config, database, shard) for shard in range(shards)}
+    missing = [shard for shard, found in verdicts.items() if found is None]
+    made = total - sum(_size(config, shard, total) for shard in missing)
+    report("generate, screen", made, total)
+    with progress_hook(lambda now: report("generate, screen", made + now, total)):
+        for shard, outcome in _spread(config, database, missing, run_shards, processes):
+            if isinstance(outcome, WorkerDied):
+                raise CampaignError(f"shard {shard} of campaign {config.name!r}: {outcome}; run it again")
+            made += _size(config, shard, total)
+            report("generate, screen", made, total)
+    for shard in missing:
+        verdicts[shard] = screened_before(config, database, shard)
+        if verdicts[shard] is None:
+            raise CampaignError(f"shard {shard} of campaign {config.name!r} left no output; run it again")
+    whole = [found or [] for found in verdicts.values()]
+    report("duplicates", 0, 1)
+    again = across_shards(whole, {}) if len(whole) > 1 else {}
+    report("duplicates", 1, 1)
+    return [c for found in whole for c in found if c.accepted and c.candidate_id not in again]
+
+
+def _size(config: CampaignConfig, shard: int, total: int) -> int:
+    """Samples of a shard."""
+    return min(config.generator.shard_size, total - shard * config.generator.shard_size)
+
+
+def _phonons_of_the_best(config: CampaignConfig, database: Database, processes: int, report: Progress) -> int:
+    """Choose the best and compute their phonons; returns how many failed now."""
+    report("hulls and ranking", 0, 1)
+    best = choose(database, config)
+    report("hulls and ranking", 1, 1)
+    ended = {d["metadata"]["candidate_id"] for d in stored(database, config.name, StageName.PHONON.value, []).values()}
+    ended |= {c for c, stages in _failed_stages(config, database).items() if StageName.PHONON.value in stages}
+    todo = [candidate for candidate in best if candidate not in ended]
+    report("phonon", len(best) - len(todo), len(best))
+    failed = 0
+    for done, (candidate, outcome) in enumerate(_spread(config, database, todo, run_phonons, processes), 1):
+        failed += _judged(config, database, candidate, outcome) is False
+        report("phonon", len(best) - len(todo) + done, len(best))
+    return failed
+
+
 def _set_state(config: CampaignConfig, database: Database, state: CampaignState | None) -> None:
     document = database.campaign(config.name)
     if document is not None and state is not None and document.state != state:
         document.state = state
         database.upsert(database.campaigns, [document.model_dump()])
-
-
-def _screened(config: CampaignConfig, database: Database, shard: int) -> list[ScreenedCandidate]:
-    """Verdicts of a shard, from the job store or made now."""
-    from scdm_flows.flows import shard_flow
-
-    found = screened_before(config, database, shard)
-    if found is None:
-        execute(shard_flow(config, shard), database.job_store, follow=False)
-        found = screened_before(config, database, shard)
-        if found is None:
-            raise CampaignError(f"shard {shard} of campaign {config.name!r} left no output; run it again")
-    return found
 
 
 def screened_before(config: CampaignConfig, database: Database, shard: int) -> list[ScreenedCandidate] | None:
@@ -242,8 +282,9 @@ def _unfinished(
     config: CampaignConfig, database: Database, accepted: list[ScreenedCandidate]
 ) -> tuple[list[ScreenedCandidate], int]:
     """Candidates without an end state, and how many have failed in some stage."""
+    following = FOLLOWING if config.budget.phonons is None else (StageName.BANDS.value,)
     gates = {
-        d["metadata"]["candidate_id"]: {s for s in FOLLOWING if d["output"].get(s)}
+        d["metadata"]["candidate_id"]: {s for s in following if d["output"].get(s)}
         for d in stored(database, config.name, StageName.GATE.value, [f"output.{s}" for s in FOLLOWING]).values()
     }
     done: dict[str, set[str]] = {}
@@ -261,39 +302,43 @@ def _unfinished(
     return [c for c in accepted if is_open(c.candidate_id)], len(failed)
 
 
-def _compute(
-    config: CampaignConfig, database: Database, todo: list[ScreenedCandidate], processes: int
-) -> Iterator[bool | None]:
-    """Run the candidates, in worker processes where it pays; yields for each what ``run_candidate`` says."""
-    if database.uri is None or processes == 1 or len(todo) == 1:
-        for candidate in todo:
-            yield run_candidate(config, database, candidate)
+def _spread(
+    config: CampaignConfig,
+    database: Database,
+    items: Sequence[Item],
+    task: Task[Item],
+    processes: int,
+    together: int = 1,
+) -> Iterator[tuple[Item, bool | WorkerDied | None]]:
+    """Each item with what the task says of it: in worker processes where it pays, ``together`` at a time."""
+    if config.budget.node_hours is not None:
+        together = 1  # what was relaxed ahead could not be given back
+    if database.uri is None or processes == 1 or len(items) < 2:
+        for place, outcome in task(config, database, items):
+            yield items[place], outcome
         return
-    items = [candidate.model_dump_json() for candidate in todo]
-    for item, outcome in work_off(items, partial(_start_worker, config.model_dump_json(), database.uri), processes):
-        if isinstance(outcome, WorkerDied):
-            candidate = ScreenedCandidate.model_validate_json(item)
-            _record_failure(
-                config,
-                database,
-                candidate,
-                _open_stage(config, database, candidate),
-                "WorkerDied",
-                str(outcome),
-            )
-            yield False
-        else:
-            yield outcome
+    start = partial(_start_worker, config.model_dump_json(), database.uri, task)
+    yield from work_off(items, start, processes, together)
 
 
-def _start_worker(config: str, uri: str) -> Callable[[str], bool | None]:
-    """What a worker process does first: connect, and return the function that runs one candidate."""
+def _start_worker(config: str, uri: str, task: Task[Item]) -> Work[Item, bool | None]:
+    """What a worker process does first: connect, and return the function that works on items."""
     import torch
 
     torch.set_num_threads(1)
     quiet()
-    campaign, database = CampaignConfig.model_validate_json(config), database_of(uri).connect()
-    return lambda item: run_candidate(campaign, database, ScreenedCandidate.model_validate_json(item))
+    return partial(task, CampaignConfig.model_validate_json(config), database_of(uri).connect(indexes=False))
+
+
+def _judged(
+    config: CampaignConfig, database: Database, candidate_id: str, outcome: bool | WorkerDied | None
+) -> bool | None:
+    """The outcome; where its workers died, a failure of the candidate's open stage is stored."""
+    if isinstance(outcome, WorkerDied):
+        stage = _open_stage(config, database, candidate_id)
+        _record_failure(config, database, candidate_id, stage, "WorkerDied", str(outcome))
+        return False
+    return outcome
 
 
 def quiet() -> None:
@@ -303,6 +348,37 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     for name in ("custodian", "VasprunXMLValidator", "VaspFilesValidator"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what they say is in the stage's failure
+
+
+def run_shards(config: CampaignConfig, database: Database, shards: Sequence[int]) -> Iterator[tuple[int, bool]]:
+    """Generate and screen shards; yields the place of each as it is done, and raises what fails."""
+    from scdm_flows.flows import shard_flow
+
+    for place, shard in enumerate(shards):
+        execute(shard_flow(config, shard), database.job_store, follow=False)
+        yield place, True
+
+
+def run_candidates(
+    config: CampaignConfig, database: Database, candidates: Sequence[ScreenedCandidate]
+) -> Iterator[tuple[int, bool | None]]:
+    """Run what candidates lack, those to be relaxed together; yields the place of each and how ``run_candidate`` went.
+
+    A candidate's jobs run as soon as its relaxation has ended, while others are still under way.
+    """
+    from scdm_flows.engines import engine_of
+    from scdm_flows.jobs import job_uuid
+
+    fresh = []
+    for place, candidate in enumerate(candidates):
+        uuid = job_uuid(config, candidate.candidate_id, StageName.RELAX.value)
+        if database.job_store.docs_store.query_one({"uuid": uuid}, properties=["uuid"]) is None:
+            fresh.append(place)
+        else:
+            yield place, run_candidate(config, database, candidate)
+    layers = [Structure.from_dict(candidates[place].structure or {}) for place in fresh]
+    for number in engine_of(config.engine).relax_ahead(layers):
+        yield fresh[number], run_candidate(config, database, candidates[fresh[number]])
 
 
 def run_candidate(config: CampaignConfig, database: Database, candidate: ScreenedCandidate) -> bool | None:
@@ -317,18 +393,31 @@ def run_candidate(config: CampaignConfig, database: Database, candidate: Screene
         begun = {"metadata.campaign": config.name, "metadata.candidate_id": candidate.candidate_id}
         if outputs.find_one(begun, {"_id": 1}) is None:
             return None
+    return _run_flow(config, database, candidate.candidate_id, candidate_flow(config, candidate))
 
-    over = _failed_stages(config, database).get(candidate.candidate_id, set())
-    failures = execute(candidate_flow(config, candidate), database.job_store, over=over)
+
+def run_phonons(config: CampaignConfig, database: Database, candidate_ids: Sequence[str]) -> Iterator[tuple[int, bool]]:
+    """Phonons of candidates whose gate is open to them; yields the place of each and whether it went well."""
+    from scdm_flows.flows import phonon_flow_of
+
+    for place, candidate_id in enumerate(candidate_ids):
+        yield place, _run_flow(config, database, candidate_id, phonon_flow_of(config, database, candidate_id))
+
+
+def _run_flow(config: CampaignConfig, database: Database, candidate_id: str, flow: Flow) -> bool:
+    """Run what a flow of a candidate lacks; returns whether all went well, else its failures are stored."""
+    before = {"candidate_id": candidate_id, "campaign": config.name}
+    over = {d["stage"] for d in database.failures.query(before, properties=["stage"])}
+    failures = execute(flow, database.job_store, over=over)
     for failure in failures:
         kind, message = type(failure.error).__name__, str(failure.error)
-        _record_failure(config, database, candidate, failure.stage, kind, message, failure.job.uuid)
+        _record_failure(config, database, candidate_id, failure.stage, kind, message, failure.job.uuid)
     return not failures
 
 
-def _open_stage(config: CampaignConfig, database: Database, candidate: ScreenedCandidate) -> str:
+def _open_stage(config: CampaignConfig, database: Database, candidate_id: str) -> str:
     """The first stage of a candidate that has no output."""
-    criteria = {"metadata.campaign": config.name, "metadata.candidate_id": candidate.candidate_id}
+    criteria = {"metadata.campaign": config.name, "metadata.candidate_id": candidate_id}
     found = database.job_store.docs_store.query(criteria, properties=["metadata", "output.phonon", "output.bands"])
     done = {d["metadata"].get("stage"): d for d in found}
     for stage in (StageName.RELAX.value, StageName.STATIC.value, StageName.GATE.value):
@@ -341,15 +430,15 @@ def _open_stage(config: CampaignConfig, database: Database, candidate: ScreenedC
 def _record_failure(
     config: CampaignConfig,
     database: Database,
-    candidate: ScreenedCandidate,
+    candidate_id: str,
     stage: str,
     error_type: str,
     message: str,
     job_uuid: str | None = None,
 ) -> None:
     document = StageFailure(
-        failure_id=f"{candidate.candidate_id}:{stage}",
-        candidate_id=candidate.candidate_id,
+        failure_id=f"{candidate_id}:{stage}",
+        candidate_id=candidate_id,
         campaign=config.name,
         stage=stage,
         error_type=error_type,
@@ -358,4 +447,4 @@ def _record_failure(
         provenance=made_here(config_hash=config.config_hash),
     )
     database.upsert(database.failures, [document.model_dump()])
-    logger.warning("%s failed in %s: %s", candidate.candidate_id, stage, message)
+    logger.warning("%s failed in %s: %s", candidate_id, stage, message)

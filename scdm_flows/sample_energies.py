@@ -72,7 +72,7 @@ def energies_of(
     report
         Called with what is done, how many of it and of how many.
     """
-    from scdm_flows.engines.relaxation import relax_together
+    from scdm_flows.engines.relaxation import RelaxSettings, relax_together
 
     references = ReferenceTable.load()
     begin = samples if displaced is None else move_atoms(samples, displaced, seed)
@@ -80,8 +80,7 @@ def energies_of(
     structures = [structure for structure in samples if structure is not None]
     relaxed = relax_together(
         [structure for structure in begin if structure is not None],
-        fmax=RELAX_FMAX,
-        max_steps=RELAX_STEPS,
+        RelaxSettings(RELAX_FMAX, RELAX_STEPS),
         processes=processes,
         progress=lambda done: report("relax", done, len(structures)),
     )

@@ -16,13 +16,15 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Work = Callable[[Sequence[Item]], Iterable[tuple[int, Result]]]
+Start = Callable[[], Work[Item, Result]]
 ATTEMPTS = 2  # a worker can die for reasons that are not its item's
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _PR_SET_PDEATHSIG = 1
@@ -43,20 +45,20 @@ class WorkerDied:
 
 
 class _Worker(Generic[Item]):
-    """A process, the connection to it, and the item it is working on."""
+    """A process, the connection to it, and the items it is working on: place in its list -> item."""
 
-    def __init__(self, start: Callable[[], Callable[[Item], Any]], item: Item, attempt: int) -> None:
+    def __init__(self, start: Start[Item, Any], items: Sequence[Item], attempt: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, start, os.getpid()), daemon=True)
         self.process.start()
         theirs.close()
-        self.give(item, attempt)
+        self.give(items, attempt)
 
-    def give(self, item: Item, attempt: int) -> None:
-        self.item, self.attempt = item, attempt
+    def give(self, items: Sequence[Item], attempt: int) -> None:
+        self.items, self.attempt = dict(enumerate(items)), attempt
         with contextlib.suppress(OSError):  # it is dead, which the next read will tell
-            self.connection.send(item)
+            self.connection.send(list(items))
 
     def end(self) -> None:
         self.process.kill()
@@ -64,23 +66,27 @@ class _Worker(Generic[Item]):
         self.connection.close()
 
 
-def _serve(connection: Connection, start: Callable[[], Callable[[Item], Any]], parent: int) -> None:
-    """A worker's life: set itself up, answer each item with (True, result) or (False, exception)."""
+def _serve(connection: Connection, start: Start[Any, Any], parent: int) -> None:
+    """A worker's life: set itself up, then for each list the answers (True, (place, result)), (True, None) at its end.
+
+    (False, exception) where something was raised.
+    """
     _die_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
-    work: Callable[[Item], Any] | None = None
+    work: Work[Any, Any] | None = None
     while True:
         try:
-            item = connection.recv()
+            items = connection.recv()
         except EOFError:
             return
         try:
             work = work or start()
-            answer: tuple[bool, Any] = (True, work(item))
+            for answer in work(items):
+                connection.send((True, answer))
+            connection.send((True, None))
         except Exception as error:  # the parent raises it
-            answer = (False, error)
-        connection.send(answer)
+            connection.send((False, error))
 
 
 def _die_with(parent: int) -> None:
@@ -99,8 +105,17 @@ def _die_with(parent: int) -> None:
         threading.Thread(target=watch, daemon=True).start()
 
 
+def one_by_one(work: Callable[[Item], Result]) -> Work[Item, Result]:
+    """Work on single items as ``work_off`` takes it."""
+
+    def all_of(items: Sequence[Item]) -> Iterator[tuple[int, Result]]:
+        return ((place, work(item)) for place, item in enumerate(items))
+
+    return all_of
+
+
 def work_off(
-    items: Iterable[Item], start: Callable[[], Callable[[Item], Result]], processes: int
+    items: Iterable[Item], start: Start[Item, Result], processes: int, together: int = 1
 ) -> Iterator[tuple[Item, Result | WorkerDied]]:
     """Each item with its result, in the order they get done.
 
@@ -109,9 +124,13 @@ def work_off(
     items
         Picklable.
     start
-        Picklable; called once in each worker, returns the function that does the work.
+        Picklable; called once in each worker, returns the function that does the work: it takes a list of items and
+        yields (place in the list, result) as they get done.
     processes
         Worker processes, each with one CPU thread. The calling thread must live as long as they do.
+    together
+        Items that a worker is given at a time, at most; fewer towards the end, so that all end together. Those
+        on which a worker died are given out again one by one, so that one of them is no harm to the others.
 
     Raises
     ------
@@ -121,8 +140,16 @@ def work_off(
     waiting = deque((item, 1) for item in items)
     workers: dict[Connection, _Worker[Item]] = {}
 
+    def share() -> tuple[list[Item], int]:
+        item, attempt = waiting.popleft()
+        chosen = [item]
+        most = 1 if attempt > 1 else min(together, -(-len(waiting) // (2 * processes)))
+        while len(chosen) < most and waiting and waiting[0][1] == 1:
+            chosen.append(waiting.popleft()[0])
+        return chosen, attempt
+
     def employ() -> None:
-        worker = _Worker(start, *waiting.popleft())
+        worker = _Worker(start, *share())
         workers[worker.connection] = worker
 
     try:
@@ -131,27 +158,31 @@ def work_off(
         while workers:
             for connection in wait(list(workers)):
                 worker = workers[connection]  # type: ignore[index]
-                item = worker.item
                 try:
-                    well, result = worker.connection.recv()
+                    well, answer = worker.connection.recv()
                 except (EOFError, OSError):
                     del workers[worker.connection]
                     worker.process.join()
-                    if worker.attempt < ATTEMPTS:
-                        waiting.append((item, worker.attempt + 1))
-                    else:
-                        yield item, WorkerDied(worker.process.exitcode)
+                    for item in worker.items.values():
+                        if worker.attempt < ATTEMPTS:
+                            waiting.append((item, worker.attempt + 1))
+                        else:
+                            yield item, WorkerDied(worker.process.exitcode)
                     worker.end()
                     if waiting:
                         employ()
                     continue
                 if not well:
-                    raise result
-                if waiting:
-                    worker.give(*waiting.popleft())
+                    raise answer
+                if answer is not None:
+                    place, result = answer
+                    yield worker.items.pop(place), result
+                elif worker.items:
+                    raise RuntimeError(f"a worker gave no answer for {len(worker.items)} of its items")
+                elif waiting:
+                    worker.give(*share())
                 else:
                     workers.pop(worker.connection).end()
-                yield item, result
     finally:
         for worker in workers.values():
             worker.end()

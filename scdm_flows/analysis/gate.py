@@ -37,10 +37,9 @@ class Relaxation:
         output = task.output
         forces = getattr(output, "forces", None)
         largest = None if forces is None else float(np.linalg.norm(np.array(forces, dtype=float), axis=1).max())
-        converged = getattr(task, "is_force_converged", None)
-        if converged is None:  # VASP's document; atomate2 stops before this where a run did not converge
-            converged = str(getattr(task, "state", "")).rpartition(".")[2].lower() == "successful"
-        return cls(task.structure, bool(converged), getattr(output, "n_steps", None), largest)
+        # of atoms and cell; a force field's ``is_force_converged`` is of the atoms alone
+        converged = str(getattr(task, "state", "")).rpartition(".")[2].lower() in ("successful", "success")
+        return cls(task.structure, converged, getattr(output, "n_steps", None), largest)
 
 
 def rmsd(first: Structure, second: Structure) -> float:

@@ -88,7 +88,7 @@ def _examine(config: CampaignConfig, record: dict[str, Any], known: FingerprintI
     verdict = ScreenedCandidate(
         candidate_id=candidate_id(config, index),
         index=index,
-        generator=config.generator.kind,
+        generator=record.get("generator", config.generator.kind),
         model_id=record.get("model_id"),
         seed=record.get("seed"),
         source_id=record.get("source_id"),

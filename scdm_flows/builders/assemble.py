@@ -49,7 +49,8 @@ FUNNEL_FIELDS = [
 class Found:
     """What is known of a candidate.
 
-    jobs: stage -> the job's document (uuid, metadata, completed_at) without its output.
+    left_out: why a budget leaves out its phonons, None where it does not or has not decided; jobs: stage -> the job's
+    document (uuid, metadata, completed_at) without its output.
     """
 
     verdict: ScreenedCandidate
@@ -58,6 +59,7 @@ class Found:
     bands: BandsDoc | None = None
     failures: list[StageFailure] = field(default_factory=list)
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    left_out: str | None = None
 
 
 def assemble(found: Found, campaign: str) -> CandidateDoc:
@@ -85,6 +87,9 @@ def assemble(found: Found, campaign: str) -> CandidateDoc:
     if not verdict.accepted:
         document.state, document.reason = CandidateState.REJECTED, verdict.reason
     if found.gate is not None:
+        if found.left_out is not None and found.gate.phonon and found.phonon is None:
+            found.gate.phonon = False
+            found.gate.skipped[StageName.PHONON.value] = found.left_out
         _add_gate(document, found.gate, stages)
     if found.phonon is not None:
         document.dynamically_stable = found.phonon.dynamically_stable

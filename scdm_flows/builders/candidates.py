@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -13,6 +13,7 @@ from scdm_flows.builders.assemble import FUNNEL_FIELDS, Found, assemble, funnel
 from scdm_flows.builders.base import ScdmBuilder, batches, content, plain
 from scdm_flows.builders.duplicates import across_shards
 from scdm_flows.builders.hulls import pending_token
+from scdm_flows.config import BudgetConfig
 from scdm_flows.documents import (
     BandsDoc,
     CampaignDoc,
@@ -28,6 +29,7 @@ from scdm_flows.documents import (
 from scdm_flows.documents.candidate import HULL_FIELDS, RANK_FIELDS
 from scdm_flows.errors import CampaignError
 from scdm_flows.provenance import made_here
+from scdm_flows.selection import chosen, why_not
 from scdm_flows.stores.database import Database, plain_values, strip
 
 BATCH = 200
@@ -75,8 +77,12 @@ class CandidateBuilder(ScdmBuilder):
                 continue
             shards = self._shards(name)
             self._mark_duplicates([[v for v, _ in shard] for shard in shards])
+            left_out = self._left_out(campaign)
             for batch in batches((pair for shard in shards for pair in shard), BATCH):
-                yield {"campaign": campaign, "found": self._found(batch)}
+                found = self._found(batch)
+                for one in found:
+                    one.left_out = left_out(one.verdict.candidate_id)
+                yield {"campaign": campaign, "found": found}
             yield {"campaign": campaign, "shards": len(shards)}
 
     def process_item(self, item: dict[str, Any]) -> dict[str, Any]:
@@ -103,6 +109,15 @@ class CandidateBuilder(ScdmBuilder):
                 self.write_changed(self.database.bands, item["bands"])
             else:
                 self._count(item["campaign"], item["shards"])
+
+    def _left_out(self, campaign: CampaignDoc) -> Callable[[str], str | None]:
+        """What says why a candidate's phonons are left out by the campaign's budget; None where they are not."""
+        budget = BudgetConfig.model_validate(campaign.config.get("budget") or {}).phonons
+        picks = None if budget is None else chosen(self.database, campaign.name)
+        if budget is None or picks is None:
+            return lambda candidate: None
+        kept, reason = set(picks), why_not(budget)
+        return lambda candidate: None if candidate in kept else reason
 
     def _shards(self, campaign: str) -> list[list[tuple[ScreenedCandidate, dict[str, Any]]]]:
         """The verdicts of each screened shard by index, with the job that gave them."""

@@ -167,6 +167,6 @@ def _pair(
 
 def _energies(structures: list[Structure]) -> list[float | None]:
     """Surrogate energy of each, eV/atom; None where the force field has none."""
-    from scdm_flows.engines.relaxation import relax_together
+    from scdm_flows.engines.relaxation import RelaxSettings, relax_together
 
-    return [result.energy_per_atom for result in relax_together(structures, fmax=1e9, max_steps=0)]
+    return [result.energy_per_atom for result in relax_together(structures, RelaxSettings(fmax=1e9, max_steps=0))]

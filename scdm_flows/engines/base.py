@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -77,6 +77,12 @@ class Engine(Protocol):
 
     def relax_maker(self) -> Maker:
         """A maker of a job or flow that relaxes atoms and the in-plane cell and keeps c."""
+
+    def relax_ahead(self, structures: Sequence[Structure]) -> Iterator[int]:
+        """Relax layers together where that is faster, before their jobs ask for it.
+
+        Yields the index of each whose ``relax_maker`` job is to run now, in this process.
+        """
 
     def static_maker(self) -> Maker:
         """An atomate2 maker of a single-point energy."""

@@ -1,11 +1,11 @@
 """The force-field engine: CHGNet through atomate2's makers. Everything it gives is a surrogate for DFT.
 
-Relaxation and static energy are atomate2's ``ForceFieldRelaxMaker`` and ``ForceFieldStaticMaker``; each loads
-the model anew, which takes 0.03 s. Phonons are one job of our own (``phonons``). Measured for 1H-MoS2 in a
-5 x 5 x 1 supercell on one core, atomate2's ``PhononMaker`` takes 5.9 s in seven jobs with random uuids, three
-quarters of it for a three-dimensional band path that a layer has no use for; here all displaced supercells go
-through one model in batches and it takes 0.4 s, with the same frequencies. One job also means that a killed
-phonon stage has nothing half-done to find again.
+Relaxation and static energy are atomate2's ``ForceFieldRelaxMaker`` and ``ForceFieldStaticMaker`` with our own relaxer
+(``makers``, ``relaxation``): one model in memory, and common batches where a worker has many layers. Phonons are one
+job of our own (``phonons``). Measured for 1H-MoS2 in a 5 x 5 x 1 supercell on one core, atomate2's ``PhononMaker``
+takes 5.9 s in seven jobs with random uuids, three quarters of it for a three-dimensional band path that a layer has no
+use for; here all displaced supercells go through one model in batches and it takes 0.4 s, with the same frequencies.
+One job also means that a killed phonon stage has nothing half-done to find again.
 
 Atoms are moved by 0.05 angstrom: CHGNet takes the angle between bonds from an arc cosine, so its energy has cusps
 where bonds are collinear or opposite, and force constants from 0.01 angstrom see these. In relaxed silicene the
@@ -16,10 +16,7 @@ from 0.08; that of 1H-MoS2 is 15.8, 15.3, 16.0 and 15.4.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
-from functools import cache
-from io import StringIO
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,23 +33,6 @@ if TYPE_CHECKING:
     from jobflow.core.job import Job
     from jobflow.core.maker import Maker
     from pymatgen.core.structure import Structure
-
-# strain components of the cell that may relax: xx, yy, xy; c keeps its length and direction exactly
-IN_PLANE = [1, 1, 0, 0, 0, 1]
-# an atom without neighbours in the model's cut-off has no defined energy: such a structure fails, with the
-# reason
-CALCULATOR = {"use_device": "cpu", "on_isolated_atoms": "error"}
-
-
-@cache
-def chgnet() -> Any:
-    """One CHGNet in memory for each process."""
-    from chgnet.model.model import CHGNet
-
-    with redirect_stdout(StringIO()):  # it announces itself, also with verbose=False
-        model = CHGNet.load(use_device="cpu", verbose=False)
-    model.graph_converter.set_isolated_atom_response("error")
-    return model
 
 
 class ForceFieldEngine:
@@ -95,28 +75,22 @@ class ForceFieldEngine:
 
     def relax_maker(self) -> Maker:
         """``ForceFieldRelaxMaker`` with c held."""
-        from atomate2.forcefields.jobs import ForceFieldRelaxMaker
+        from scdm_flows.engines.makers import relax_maker
 
-        return ForceFieldRelaxMaker(
-            name="relax",
-            force_field_name=self.config.force_field,
-            relax_cell=True,
-            steps=self.config.max_relax_steps,
-            relax_kwargs={"fmax": self.config.fmax_ev_per_angstrom, "filter_kwargs": {"mask": IN_PLANE}},
-            calculator_kwargs=CALCULATOR,
-            ionic_step_data=("energy",),
-        )
+        return relax_maker(self.config)
 
     def static_maker(self) -> Maker:
         """``ForceFieldStaticMaker``."""
-        from atomate2.forcefields.jobs import ForceFieldStaticMaker
+        from scdm_flows.engines.makers import static_maker
 
-        return ForceFieldStaticMaker(
-            name="static",
-            force_field_name=self.config.force_field,
-            calculator_kwargs=CALCULATOR,
-            ionic_step_data=("energy",),
-        )
+        return static_maker(self.config)
+
+    def relax_ahead(self, structures: Sequence[Structure]) -> Iterator[int]:
+        """All of them in common batches."""
+        from scdm_flows.engines.makers import settings_of
+        from scdm_flows.engines.relaxation import relax_ahead
+
+        return relax_ahead(structures, settings_of(self.config))
 
     def static_summary(self, task: Any) -> StaticSummary:
         """Energy and largest force of atomate2's document."""

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from scdm_flows.analysis.phonons import phonon_supercell
 from scdm_flows.documents.phonon import PhononDoc
 from scdm_flows.engines.base import PHONON_SYMPREC_ANGSTROM, phonon_document
-from scdm_flows.engines.forcefield import ForceFieldEngine, chgnet
-from scdm_flows.engines.relaxation import energies_forces_stresses, one_thread
+from scdm_flows.engines.chgnet import chgnet, energies_forces_stresses
+from scdm_flows.engines.forcefield import ForceFieldEngine
+from scdm_flows.engines.relaxation import one_thread
 from scdm_models.processes import pool
 
 if TYPE_CHECKING:

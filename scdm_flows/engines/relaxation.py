@@ -7,8 +7,10 @@ fewer steps than its FIRE; close to a minimum both filters have the same forces.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdm_flows.analysis.evaluation import Relaxed
-from scdm_flows.engines.forcefield import IN_PLANE, chgnet
+from scdm_flows.engines.chgnet import IN_PLANE, chgnet, energies_forces_stresses
 from scdm_models.processes import pool
 
 if TYPE_CHECKING:
@@ -26,125 +28,203 @@ if TYPE_CHECKING:
 PART = 50  # structures handed to a process at a time
 Array = NDArray[np.float64]
 BATCH_ATOMS = 256  # atoms evaluated together: enough to hide the overhead of a call, little enough for the cache
+SYMPREC_ANGSTROM = 0.01  # of the operations that ``fix_symmetry`` keeps: what atomate2's relaxer takes
 
 
-class _Run:
-    """One relaxation under way."""
+@dataclass(frozen=True)
+class RelaxSettings:
+    """How layers are relaxed.
 
-    def __init__(self, structure: Structure, fmax: float) -> None:
+    fmax: forces on atoms and cell below which a relaxation ends, eV/angstrom (ASE's criterion); max_steps: steps after
+    which it counts as not converged; fix_symmetry: keep the operations of the given structure; history: keep every
+    step, as atomate2's documents need them.
+    """
+
+    fmax: float
+    max_steps: int
+    fix_symmetry: bool = False
+    history: bool = False
+
+
+class Run:
+    """One relaxation: under way, and ended.
+
+    seconds: its share of the time that its batches took, by atoms; error: why it failed, None where it did not.
+    """
+
+    def __init__(self, structure: Structure, settings: RelaxSettings) -> None:
         from ase.calculators.singlepoint import SinglePointCalculator
+        from ase.constraints import FixSymmetry
         from ase.filters import UnitCellFilter
         from ase.optimize import BFGS
+        from atomate2.ase.utils import TrajectoryObserver
         from pymatgen.io.ase import AseAtomsAdaptor
 
         self.structure = structure
         self.atoms: Atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
+        if settings.fix_symmetry:
+            self.atoms.set_constraint(FixSymmetry(self.atoms, symprec=SYMPREC_ANGSTROM))
         self.calculator = SinglePointCalculator(self.atoms)
         self.atoms.calc = self.calculator
+        self.history = TrajectoryObserver(self.atoms) if settings.history else None
         cell: Any = UnitCellFilter(self.atoms, mask=IN_PLANE)
         self.optimizer = cast(Any, BFGS(cell, logfile=None, maxstep=0.15))
-        self.optimizer.fmax = fmax  # what `run` would set
+        self.optimizer.fmax = settings.fmax  # what `run` would set
+        self.max_steps = settings.max_steps
         self.steps = 0
+        self.seconds = 0.0
+        self.converged = False
+        self.error: str | None = None
 
-    def set(self, energy: float, forces: Array, stress: Array) -> None:
-        """Hands over energy (eV), forces (eV/angstrom) and stress ((3, 3), eV/angstrom^3) of the present positions."""
+    @classmethod
+    def failed(cls, structure: Structure, error: str) -> Run:
+        """A run that could not even begin."""
+        run = cls.__new__(cls)
+        run.structure, run.error, run.steps, run.seconds, run.converged = structure, error, 0, 0.0, False
+        return run
+
+    def advance(self, energy: float, forces: Array, stress: Array) -> bool:
+        """Take one step, and return whether the run has ended instead.
+
+        energy (eV), forces (eV/angstrom) and stress ((3, 3), eV/angstrom^3) are those of the present positions.
+        """
         voigt = stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
         self.calculator.atoms = self.atoms.copy()
         self.calculator.results = {"energy": energy, "forces": forces, "stress": voigt}
-
-    def converged(self) -> bool:
-        """By ASE's criterion."""
-        return bool(self.optimizer.converged())
-
-    def step(self) -> None:
-        """One step of the optimiser."""
+        if self.history is not None:
+            self.history()
+        self.converged = bool(self.optimizer.converged())
+        if self.converged or self.steps >= self.max_steps:
+            return True
         self.optimizer.step()
         self.steps += 1
+        return False
 
-    def result(self, converged: bool) -> Relaxed:
-        """What it is now."""
+    def relaxed(self) -> Structure:
+        """The structure as it is now, atoms in their order."""
         from pymatgen.core import Lattice, Structure
 
         matrix = np.array(self.atoms.cell[:])
         matrix[2] = self.structure.lattice.matrix[2]  # held by the mask up to rounding
-        relaxed = Structure(Lattice(matrix), self.structure.species, self.atoms.get_scaled_positions(wrap=False))
+        return Structure(Lattice(matrix), self.structure.species, self.atoms.get_scaled_positions(wrap=False))
+
+    def result(self) -> Relaxed:
+        """What came of it."""
+        if self.error is not None:
+            return Relaxed(None, None, False, self.steps, None, self.error)
         forces = np.linalg.norm(self.calculator.results["forces"], axis=1)
-        energy = float(self.calculator.results["energy"]) / len(relaxed)
-        return Relaxed(relaxed, energy, converged, self.steps, float(forces.max()))
+        energy = float(self.calculator.results["energy"]) / len(self.structure)
+        return Relaxed(self.relaxed(), energy, self.converged, self.steps, float(forces.max()))
+
+
+def relaxing(structures: Sequence[Structure], settings: RelaxSettings) -> Iterator[tuple[int, Run]]:
+    """All structures relaxed in the plane with CHGNet, c fixed: each with its index, as soon as it has ended.
+
+    As one ends the next one begins, so batches stay full to the last. A structure that cannot be relaxed has the reason
+    in its run and stops none of the others.
+    """
+    waiting = list(range(len(structures)))[::-1]
+    active: dict[int, Run] = {}
+    while waiting or active:
+        while waiting and sum(len(run.atoms) for run in active.values()) < BATCH_ATOMS:
+            index = waiting.pop()
+            try:
+                active[index] = Run(structures[index], settings)
+            except Exception as error:  # no symmetry to keep, an element that no program knows
+                yield index, Run.failed(structures[index], f"{type(error).__name__}: {error}")
+        ended = []
+        begun, atoms = time.perf_counter(), sum(len(run.atoms) for run in active.values())
+        for index, answer in _evaluate(active).items():
+            run = active[index]
+            try:
+                if isinstance(answer, str):
+                    run.error = answer
+                if run.error is not None or run.advance(*cast(tuple[float, Array, Array], answer)):
+                    ended.append(index)
+            except Exception as error:  # one bad structure never stops the others
+                run.error = f"{type(error).__name__}: {error}"
+                ended.append(index)
+        seconds = time.perf_counter() - begun
+        for run in active.values():
+            run.seconds += seconds * len(run.atoms) / atoms
+        for index in ended:
+            yield index, active.pop(index)
+
+
+_AHEAD: dict[tuple[str, RelaxSettings], Run] = {}  # ended runs of this process that a job will ask for
+
+
+def relax_ahead(structures: Sequence[Structure], settings: RelaxSettings) -> Iterator[int]:
+    """Relaxes the structures together; yields the index of each that has ended.
+
+    Until the next one is asked for, ``relax_one`` has its run ready: so the jobs of many candidates, each by itself,
+    share their batches.
+    """
+    for index, run in relaxing(structures, settings):
+        key = _content(structures[index]), settings
+        _AHEAD[key] = run
+        try:
+            yield index
+        finally:
+            _AHEAD.pop(key, None)
+
+
+def relax_one(structure: Structure, settings: RelaxSettings) -> tuple[Run, bool]:
+    """The ended run of a structure, and whether it was relaxed ahead (then its seconds were spent before)."""
+    run = _AHEAD.get((_content(structure), settings))
+    if run is not None:
+        return run, True
+    ((_, run),) = relaxing([structure], settings)
+    return run, False
+
+
+def _content(structure: Structure) -> str:
+    digest = hashlib.sha256(np.ascontiguousarray(structure.lattice.matrix).tobytes())
+    digest.update(np.ascontiguousarray(structure.frac_coords).tobytes())
+    digest.update(" ".join(str(site.specie) for site in structure).encode())
+    return digest.hexdigest()
 
 
 def relax_together(
     structures: Sequence[Structure],
+    settings: RelaxSettings,
     *,
-    fmax: float,
-    max_steps: int,
     processes: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> list[Relaxed]:
-    """All structures relaxed in the plane with CHGNet, c fixed; in their order.
-
-    A structure that cannot be relaxed gets the reason and stops none of the others.
+    """All structures relaxed as by ``relaxing``; in their order.
 
     Parameters
     ----------
     structures
         Layers.
-    fmax
-        Forces on atoms and cell below which a relaxation ends, eV/angstrom (ASE's criterion).
-    max_steps
-        Steps after which a relaxation counts as not converged.
+    settings
+        How they are relaxed.
     processes
         Processes, started by ``spawn``, each with the force field in memory and one thread.
     progress
         Called with the number of finished ones.
     """
     if processes > 1:
-        return _side_by_side(structures, fmax, max_steps, processes, progress)
-    found: list[Relaxed | None] = [None] * len(structures)
-    waiting = list(range(len(structures)))[::-1]
-    active: dict[int, _Run] = {}
-    done = 0
-
-    def finish(index: int, result: Relaxed) -> None:
-        nonlocal done
-        found[index] = result
-        active.pop(index, None)
-        done += 1
+        return _side_by_side(structures, settings, processes, progress)
+    found: dict[int, Relaxed] = {}
+    for index, run in relaxing(structures, settings):
+        found[index] = run.result()
         if progress is not None:
-            progress(done)
-
-    while waiting or active:
-        while waiting and sum(len(run.atoms) for run in active.values()) < BATCH_ATOMS:
-            index = waiting.pop()
-            active[index] = _Run(structures[index], fmax)
-        for index, answer in _evaluate(active).items():
-            run = active[index]
-            if isinstance(answer, str):
-                finish(index, Relaxed(None, None, False, run.steps, None, answer))
-                continue
-            try:
-                run.set(*answer)
-                converged = run.converged()
-                if converged or run.steps >= max_steps:
-                    finish(index, run.result(converged))
-                else:
-                    run.step()
-            except Exception as error:  # one bad structure never stops the others
-                finish(index, Relaxed(None, None, False, run.steps, None, f"{type(error).__name__}: {error}"))
-    return [result for result in found if result is not None]
+            progress(len(found))
+    return [found[index] for index in range(len(structures))]
 
 
 def _side_by_side(
     structures: Sequence[Structure],
-    fmax: float,
-    max_steps: int,
+    settings: RelaxSettings,
     processes: int,
     progress: Callable[[int], None] | None,
 ) -> list[Relaxed]:
     parts = [structures[i : i + PART] for i in range(0, len(structures), PART)]
     found: list[Relaxed] = []
     with pool(processes, one_thread) as workers:
-        for part in workers.map(_part, parts, repeat(fmax), repeat(max_steps)):
+        for part in workers.map(relax_together, parts, repeat(settings)):
             found += part
             if progress is not None:
                 progress(len(found))
@@ -158,11 +238,7 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _part(structures: Sequence[Structure], fmax: float, max_steps: int) -> list[Relaxed]:
-    return relax_together(structures, fmax=fmax, max_steps=max_steps)
-
-
-def _evaluate(active: dict[int, _Run]) -> dict[int, str | tuple[float, Array, Array]]:
+def _evaluate(active: dict[int, Run]) -> dict[int, str | tuple[float, Array, Array]]:
     """Energy, forces and stress of each run's present positions, or why there are none."""
     from pymatgen.core import Lattice, Structure
 
@@ -184,34 +260,3 @@ def _evaluate(active: dict[int, _Run]) -> dict[int, str | tuple[float, Array, Ar
         finite = all(np.isfinite(value).all() for value in found)
         answers[index] = found if finite else f"the force field gave no finite energy in step {active[index].steps}"
     return answers
-
-
-def energies_forces_stresses(graphs: Sequence[Any]) -> list[tuple[float, Array, Array]]:
-    """Energy (eV), forces ((n, 3), eV/angstrom) and stress ((3, 3), eV/angstrom^3) of each CHGNet graph.
-
-    What ``CHGNet.predict_graph`` gives, for a third of its time: there forces and stresses are two backward passes that
-    keep their own graph for training; here they are one that does not.
-    """
-    import torch
-    from chgnet.model.model import BatchedGraph
-
-    model = chgnet()
-    with warnings.catch_warnings():  # its volumes are made of tensors with a gradient, which nobody asks for
-        warnings.simplefilter("ignore", UserWarning)
-        batch = BatchedGraph.from_graphs(
-            graphs,
-            bond_basis_expansion=model.bond_basis_expansion,
-            angle_basis_expansion=model.angle_basis_expansion,
-            compute_stress=True,
-        )
-    sizes = torch.bincount(batch.atom_owners)
-    energy = model._compute(batch)["e"] * (sizes if model.is_intensive else 1)
-    gradients = torch.autograd.grad(energy.sum(), [*batch.atom_positions, *batch.strains])
-    per_atom = model.composition_model(graphs).detach() if model.composition_model is not None else 0 * sizes
-    total = (energy.detach() + per_atom * sizes).double().numpy()
-    volumes = torch.stack(list(batch.volumes)).detach().double().numpy()
-    n = len(graphs)
-    return [
-        (float(total[i]), -gradients[i].double().numpy(), gradients[n + i].double().numpy() / volumes[i])
-        for i in range(n)
-    ]

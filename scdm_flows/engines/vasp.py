@@ -8,7 +8,7 @@ must be in order before that of ``vasp_checks``, and what it costs that of ``vas
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -120,6 +120,10 @@ class VaspEngine:
             relax_maker1=self._maker("relax_1", task_document_kwargs=NO_RAW_OBJECTS),
             relax_maker2=self._maker("relax_2", task_document_kwargs=NO_RAW_OBJECTS),
         )
+
+    def relax_ahead(self, structures: Sequence[Structure]) -> Iterator[int]:
+        """Nothing ahead: each run of VASP is its own."""
+        return iter(range(len(structures)))
 
     def static_maker(self) -> Maker:
         """A single point that keeps its charge density for the bands."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from scdm_flows.generators.base import Generator
 from scdm_flows.generators.files import FilesGenerator
 from scdm_flows.generators.scdm import ScdmGenerator
+from scdm_flows.generators.several import SeveralGenerator
 
 __all__ = ["GENERATORS", "Generator"]
 
@@ -16,3 +17,4 @@ GENERATORS: dict[str, Generator] = {
     "unscdm": ScdmGenerator("unscdm"),
     "files": FilesGenerator(),
 }
+GENERATORS["several"] = SeveralGenerator(dict(GENERATORS))

@@ -104,7 +104,7 @@ def gate(
     doc.provenance = _here(campaign, engine.scheme + " (surrogate)" * engine.surrogate)
     relaxed_layer = Structure.from_dict(doc.relaxed_structure)
     flows = []
-    if doc.phonon:
+    if doc.phonon and campaign.budget.phonons is None:  # else the campaign chooses when all gates are closed
         flows.append(phonon_flow(campaign, candidate.candidate_id, relaxed_layer))
     if doc.bands:
         flows.append(bands_flow(campaign, candidate.candidate_id, relaxed_layer, summary))

@@ -24,10 +24,10 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from scdm_flows.config import BudgetConfig
 from scdm_flows.hours import node_hours
-from scdm_flows.stores.indexes import OUTPUTS
+from scdm_flows.stores.indexes import CONTROLS, OUTPUTS
 
 logger = logging.getLogger(__name__)
-SLOTS, CONTROLS = "scdm_slots", "scdm_controls"
+SLOTS = "scdm_slots"
 HELD = {  # values of spec._fworker: what a firework waits for
     "jobs": "none: waits for a job of its category to end (budget.jobs)",
     "hours": "none: the node hours of its campaign are used up (budget.node_hours)",

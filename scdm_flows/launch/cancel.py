@@ -13,9 +13,10 @@ from fireworks import LaunchPad
 from pymongo import UpdateOne
 
 from scdm_flows.errors import CampaignError
-from scdm_flows.launch.budget import CONTROLS, control_of
+from scdm_flows.launch.budget import control_of
 from scdm_flows.launch.launchpad import launchpad_of
 from scdm_flows.stores.database import Database
+from scdm_flows.stores.indexes import CONTROLS
 from scdm_flows.stores.trouble import store_errors
 
 NOT_BEGUN = ("READY", "WAITING", "PAUSED")

@@ -9,8 +9,8 @@ from fireworks import LaunchPad
 from pymongo import ReturnDocument
 
 from scdm_flows.errors import StoreError
-from scdm_flows.launch.budget import CONTROLS
 from scdm_flows.stores.database import TIMEOUT_MS, Database
+from scdm_flows.stores.indexes import CONTROLS
 
 VERSION = 1  # of what campaigns put on a LaunchPad, besides FireWorks' own documents
 INDEXED_SPEC = ["spec.campaign", "spec.candidate_id", "spec.job_uuid", "spec.added_by"]

@@ -69,7 +69,7 @@ def relax_c2db(
 
     They are kept as JSON lines in ``relaxed``; what it holds is not computed again.
     """
-    from scdm_flows.engines.relaxation import relax_together
+    from scdm_flows.engines.relaxation import RelaxSettings, relax_together
 
     known: dict[str, dict[str, Any]] = {}
     if relaxed.exists():
@@ -86,7 +86,7 @@ def relax_c2db(
         for first in range(0, len(todo), PART):
             rows = todo[first : first + PART]
             layers = [orient_slab(Structure(r["lattice"], r["species"], r["frac_coords"])) for r in rows]
-            found = relax_together(layers, fmax=FMAX, max_steps=MAX_STEPS, processes=processes)
+            found = relax_together(layers, RelaxSettings(FMAX, MAX_STEPS), processes=processes)
             for row, one in zip(rows, found, strict=True):
                 structure = None if one.structure is None else one.structure.as_dict()
                 known[row["id"]] = {

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 OUTPUTS, BLOBS = "outputs", "outputs_blobs"
+CONTROLS = "scdm_controls"  # what was decided for a campaign besides its configuration, a document each
 REMEDY = "run `scdm db index`"
 # The embedded server writes each entry of a new index to the disk by itself (4 ms on a laptop), and one that is killed
 # meanwhile keeps the index without its other entries: so this is not done in passing where there are more documents.

@@ -100,7 +100,7 @@ def test_relaxation_ends_in_the_same_plane_cell_and_keeps_c() -> None:
 def test_an_atom_without_neighbours_fails_with_the_reason() -> None:
     # CHGNet sees 6 angstrom far: a lattice of 9 angstrom has no neighbour in reach
     lonely = Structure(Lattice.hexagonal(9.0, 20.0), ["C"], [[0, 0, 0.5]])
-    with pytest.raises(ValueError, match="isolated atom"):
+    with pytest.raises(EngineError, match="isolated atom"):
         relaxed(lonely)
 
 

@@ -26,7 +26,7 @@ from scdm_flows.analysis.sum_rules import enforce, pairs_of
 from scdm_flows.config import ForceFieldEngineConfig
 from scdm_flows.documents.phonon import PhononDoc, SoftMode
 from scdm_flows.engines.phonons import phonons_together
-from scdm_flows.engines.relaxation import relax_together
+from scdm_flows.engines.relaxation import RelaxSettings, relax_together
 from scdm_flows.errors import EngineError, StructureError
 
 A = 3.8  # angstrom, of the model honeycomb
@@ -251,7 +251,7 @@ LAYERS = {
 @pytest.fixture(scope="module")
 def computed() -> dict[str, tuple[Structure, PhononDoc]]:
     """Relaxed layers and their phonons with CHGNet, all in one batch with a broken one."""
-    relaxed = relax_together(list(LAYERS.values()), fmax=0.01, max_steps=200)
+    relaxed = relax_together(list(LAYERS.values()), RelaxSettings(0.01, 200))
     apart = Structure(Lattice.hexagonal(12, 20), ["Ar"], [[0, 0, 0.5]])  # an atom without neighbours
     layers = [(name, r.structure) for name, r in zip(LAYERS, relaxed, strict=True)]
     *found, broken = phonons_together([*layers, ("apart", apart)], ForceFieldEngineConfig(), "t")
@@ -285,7 +285,7 @@ def test_following_the_mode_of_1t_mos2_ends_in_its_stable_distortion(
     assert np.sort(np.abs(mode.q)) == pytest.approx([0, 0, 0.5])
     assert round(np.linalg.det(mode.supercell)) == 2
     distorted = follow(layer, mode, 0.3)
-    before, *after = relax_together([layer, *distorted], fmax=0.01, max_steps=200)
+    before, *after = relax_together([layer, *distorted], RelaxSettings(0.01, 200))
     best = min(after, key=lambda r: float(r.energy_per_atom or 0))
     assert best.structure is not None
     assert best.energy_per_atom is not None

@@ -9,8 +9,8 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from scdm_flows.analysis.gate import rmsd
-from scdm_flows.engines.forcefield import CALCULATOR, IN_PLANE, chgnet
-from scdm_flows.engines.relaxation import energies_forces_stresses, relax_together
+from scdm_flows.engines.chgnet import CALCULATOR, IN_PLANE, chgnet, energies_forces_stresses
+from scdm_flows.engines.relaxation import RelaxSettings, relax_together
 from scdm_models.encoding import LayerCrystal, Site, decode
 
 
@@ -47,7 +47,7 @@ def test_it_ends_where_atomate2s_relaxation_ends(tmp_path: Path, monkeypatch: py
 
     monkeypatch.chdir(tmp_path)
     structures = layers()
-    together = dict(zip(structures, relax_together(list(structures.values()), fmax=0.01, max_steps=300), strict=True))
+    together = dict(zip(structures, relax_together(list(structures.values()), RelaxSettings(0.01, 300)), strict=True))
     calculator = CHGNetCalculator(chgnet(), use_device="cpu", on_isolated_atoms=CALCULATOR["on_isolated_atoms"])
     for name, structure in structures.items():
         relaxer = AseRelaxer(calculator, optimizer="FIRE")  # the optimiser and filter of ForceFieldRelaxMaker
@@ -69,9 +69,9 @@ def test_it_ends_where_atomate2s_relaxation_ends(tmp_path: Path, monkeypatch: py
 def test_one_bad_structure_stops_none_of_the_others() -> None:
     good = layers()["1H-MoS2"]
     lonely = Structure(Lattice.from_parameters(30, 30, 30, 90, 90, 120), ["Ne"], [[0, 0, 0.5]])  # no neighbour within 6
-    alone = relax_together([good], fmax=0.02, max_steps=100)[0]
-    first, bad, last = relax_together([good, lonely, good], fmax=0.02, max_steps=100)
-    (short,) = relax_together([good], fmax=1e-6, max_steps=2)
+    alone = relax_together([good], RelaxSettings(0.02, 100))[0]
+    first, bad, last = relax_together([good, lonely, good], RelaxSettings(0.02, 100))
+    (short,) = relax_together([good], RelaxSettings(1e-6, 2))
     assert bad.structure is None
     assert bad.error is not None
     assert "isolated" in bad.error

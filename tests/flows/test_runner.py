@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from scdm_flows.errors import CampaignError, ConfigError, EngineError, OutputErr
 from scdm_flows.query import CandidateDB
 from scdm_flows.runner import register, run_campaign
 from scdm_flows.stores import Database, memory_database
-from scdm_flows.workers import WorkerDied, work_off
+from scdm_flows.workers import Work, WorkerDied, one_by_one, work_off
 from scdm_models.datasets.fingerprints import FingerprintIndex
 
 
@@ -222,31 +221,32 @@ def test_an_engine_that_cannot_run_is_refused_before_anything_is_written(
 # workers: functions of the module, because they are pickled
 
 
-def square() -> Callable[[int], int]:
-    return lambda x: x * x
+def square() -> Work[int, int]:
+    return one_by_one(lambda x: x * x)
 
 
-def refuse_three() -> Callable[[int], int]:
+def refuse_three() -> Work[int, int]:
     def work(x: int) -> int:
         if x == 3:
             raise EngineError("three is refused")
         return x
 
-    return work
+    return one_by_one(work)
 
 
-def die_on_two() -> Callable[[int], int]:
+def die_on_two() -> Work[int, int]:
     def work(x: int) -> int:
         if x == 2:
             os.kill(os.getpid(), signal.SIGKILL)
         return x
 
-    return work
+    return one_by_one(work)
 
 
 def test_workers_do_everything_once() -> None:
     assert sorted(work_off(range(5), square, 2)) == [(i, i * i) for i in range(5)]
     assert list(work_off([], square, 2)) == []
+    assert sorted(work_off(range(50), square, 2, 7)) == [(i, i * i) for i in range(50)]
 
 
 def test_what_a_worker_raises_reaches_the_caller() -> None:
@@ -254,8 +254,9 @@ def test_what_a_worker_raises_reaches_the_caller() -> None:
         list(work_off(range(6), refuse_three, 2))
 
 
-def test_an_item_that_kills_its_worker_is_named_and_the_others_are_done() -> None:
-    done = dict(work_off(range(4), die_on_two, 2))
+@pytest.mark.parametrize("together", [1, 3])
+def test_an_item_that_kills_its_worker_is_named_and_the_others_are_done(together: int) -> None:
+    done = dict(work_off(range(4), die_on_two, 2, together))
     assert {k: v for k, v in done.items() if k != 2} == {0: 0, 1: 1, 3: 3}
     assert done[2] == WorkerDied(-signal.SIGKILL)
     assert "SIGKILL" in str(done[2])
@@ -263,10 +264,10 @@ def test_an_item_that_kills_its_worker_is_named_and_the_others_are_done() -> Non
 
 PARENT = """
 import os, sys, time
-from scdm_flows.workers import work_off
+from scdm_flows.workers import one_by_one, work_off
 def start():
     os.write(1, b"%d\\n" % os.getpid())  # at once: two workers write
-    return time.sleep
+    return one_by_one(time.sleep)
 if __name__ == "__main__":
     list(work_off([600, 600], start, 2))
 """

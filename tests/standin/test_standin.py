@@ -30,7 +30,7 @@ from standin.fixtures import FOLDER, VASP_CMD
 from standin.inputs import RefusedError, read
 from standin.potcars import potcar_text, valence_electrons
 
-from scdm_flows.engines.forcefield import chgnet
+from scdm_flows.engines.chgnet import chgnet
 
 RELAX = {
     "ENCUT": 520,

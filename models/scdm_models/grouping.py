@@ -142,7 +142,7 @@ def _components(layers: Sequence[Layer], tolerance: Tolerance, same: Callable[[L
         for other in sizes.possible(first, order[:k], 2).tolist():
             if len(balls[first]) == len(balls[other]) == 1 or union.find(k) == union.find(number[other]):
                 continue
-            if near(layers[first], layers[other], two, 2.0) and _meet(
+            if _reach(layers[first], layers[other], two) and _meet(
                 layers, sizes, balls[first], balls[other], tolerance, same
             ):
                 union.join(k, number[other])
@@ -150,6 +150,11 @@ def _components(layers: Sequence[Layer], tolerance: Tolerance, same: Callable[[L
     for k, first in enumerate(firsts):
         groups[union.find(k)] += balls[first]
     return sorted(sorted(group) for group in groups.values())
+
+
+def _reach(first: Layer, second: Layer, tolerance: Tolerance) -> bool:
+    """Whether a pairing within a widened tolerance cannot be ruled out, whichever cell is laid onto the other."""
+    return near(first, second, tolerance, 2.0) or near(second, first, tolerance, 2.0)
 
 
 def _meet(
@@ -165,7 +170,7 @@ def _meet(
 
     def reached(first: int, members: list[int]) -> NDArray[np.int64]:
         able = sizes.possible(first, np.array(members, dtype=np.int64), 1)
-        return np.array([i for i in able.tolist() if near(layers[first], layers[i], one, 2.0)], dtype=np.int64)
+        return np.array([i for i in able.tolist() if _reach(layers[first], layers[i], one)], dtype=np.int64)
 
     theirs = reached(ball[0], other)
     ours = reached(other[0], ball) if len(theirs) else theirs

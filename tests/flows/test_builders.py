@@ -355,7 +355,7 @@ def test_duplicates_across_shards_the_first_index_wins(monkeypatch: pytest.Monke
     assert (late.state, late.reason) == ("rejected", "duplicate: the same layer as first")
     assert campaign.document.funnel.unique == 3
     # what has been compared is not compared again, and stays as it is
-    monkeypatch.setattr("scdm_flows.builders.duplicates._compare", lambda verdicts: pytest.fail("compared again"))
+    monkeypatch.setattr("scdm_flows.builders.duplicates._compare", lambda *_: pytest.fail("compared again"))
     assert campaign.build()["CandidateBuilder"] == 0
 
 

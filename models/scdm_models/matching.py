@@ -117,11 +117,10 @@ def primitive_in_plane(structure: Structure, tolerance: float = TRANSLATION_TOLE
     return Structure(Lattice(lattice), numbers.tolist(), np.column_stack([xyz[:, :2] % 1.0, xyz[:, 2] / c]))
 
 
-def _arrays(structure: Structure) -> Layer:
-    """A prepared structure as arrays."""
-    numbers = np.array([site.specie.Z for site in structure])
-    matrix = np.array(structure.lattice.matrix, dtype=float)
-    return Layer(numbers, np.array(structure.frac_coords, dtype=float), matrix[:2, :2], float(matrix[2, 2]))
+def _arrays(prepared: Structure) -> Layer:
+    numbers = np.array([site.specie.Z for site in prepared])
+    matrix = np.array(prepared.lattice.matrix, dtype=float)
+    return Layer(numbers, np.array(prepared.frac_coords, dtype=float), matrix[:2, :2], float(matrix[2, 2]))
 
 
 class LayerMatcher:
@@ -155,6 +154,17 @@ class LayerMatcher:
         """The layer as it is compared: in-plane primitive cell, c = thickness + 3.4 angstrom."""
         return primitive_in_plane(orient_slab(structure, vacuum=INTERLAYER_ANGSTROM))
 
+    @classmethod
+    def layer(cls, structure: Structure) -> Layer:
+        """The prepared layer as ``same`` and ``group`` compare it; to compare one with many.
+
+        Raises
+        ------
+        StructureError
+            If the structure is no layer.
+        """
+        return _arrays(cls.prepare(structure))
+
     def fit(self, first: Structure, second: Structure) -> bool:
         """Whether two layers are the same; the order of the two does not matter.
 
@@ -165,19 +175,20 @@ class LayerMatcher:
         """
         if first.composition.reduced_formula != second.composition.reduced_formula:
             return False
-        return self._same(_arrays(self.prepare(first)), _arrays(self.prepare(second)))
+        return self.same(self.layer(first), self.layer(second))
 
     def rms(self, first: Structure, second: Structure) -> float | None:
         """Root mean square distance in units of (volume / atom)^(1/3); None where the layers differ."""
         if first.composition.reduced_formula != second.composition.reduced_formula:
             return None
         one, two = self.prepare(first), self.prepare(second)
-        if not self._same(_arrays(one), _arrays(two)):
+        if not self.same(_arrays(one), _arrays(two)):
             return None
         result = self._matcher.get_rms_dist(one, two)
         return None if result is None else float(result[0])
 
-    def _same(self, first: Layer, second: Layer) -> bool:
+    def same(self, first: Layer, second: Layer) -> bool:
+        """``fit`` for layers that are prepared, in either order; False for other formulas."""
         return possible(first, second, self.tolerance) and paired(first, second, self.tolerance)
 
     def group(
@@ -189,13 +200,15 @@ class LayerMatcher:
         order of the input. Tolerances make equality no equivalence; a chain of equal pairs is one group. A structure
         that is no layer, or that breaks a library, equals nothing and stays alone.
 
+        Keys hide duplicates: among 1,000 SCDM and 1,000 UnSCDM samples 548 pairs have one formula, 14 of these are
+        equal, 12 of them between the two models, and none has the same layer group at a symprec of 1e-3 angstrom.
+
         Parameters
         ----------
         structures
             Layers.
         keys
-            Only structures with the same reduced formula and the same key are compared. Without them layer groups do
-            not matter, which found at a tight tolerance tell a slightly distorted layer from itself.
+            Only structures with the same reduced formula and the same key are compared.
         processes
             Worker processes, >= 1. They are spawned, and only where there is enough to compare.
         """
@@ -233,7 +246,7 @@ class LayerMatcher:
         layers: dict[int, Layer] = {}
         for i, structure in enumerate(structures):
             try:
-                layers[i] = _arrays(self.prepare(structure))
+                layers[i] = self.layer(structure)
             except StructureError:
                 continue
             except Exception as error:  # a structure can break a library in ways nobody lists
@@ -241,7 +254,7 @@ class LayerMatcher:
         names = list(layers)
         groups = [[i] for i in range(len(structures)) if i not in layers]
         return groups + [
-            [names[k] for k in part] for part in components(list(layers.values()), self.tolerance, self._same)
+            [names[k] for k in part] for part in components(list(layers.values()), self.tolerance, self.same)
         ]
 
 

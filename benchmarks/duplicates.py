@@ -112,7 +112,8 @@ def main(n: int, processes: int, keep: Path | None) -> int:
     one, again = timed(lambda: matcher.group(structures))
     wrong += groups != again
     print(
-        f"duplicates, {processes} processes   {many:8.1f} s    for {n} samples ({one:.1f} s on one), {len(groups)} layers"
+        f"duplicates, {processes} processes   {many:8.1f} s    for {n} samples ({one:.1f} s on one): "
+        f"{len(groups)} layers"
     )
     sample = crowded(structures, SAMPLE)
     ours, found = timed(lambda: matcher.group(sample))

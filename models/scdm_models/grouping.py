@@ -59,7 +59,8 @@ class _Sizes:
             np.ptp(self.up[i] - self.up[others], axis=1), np.ptp(self.up[i] - self.down[others], axis=1)
         )
         keep &= heights / 2 * mean <= 1.1 * allowed + 2 * tolerance.slack
-        return others[keep]
+        chosen: NDArray[np.int64] = others[keep]
+        return chosen
 
     def close(self, i: int, others: NDArray[np.int64]) -> NDArray[np.int64]:
         """Those of ``others`` in whose ball ``i`` may be."""
@@ -69,7 +70,9 @@ class _Sizes:
         heights = np.minimum(
             np.ptp(self.up[i] - self.up[others], axis=1), np.ptp(self.up[i] - self.down[others], axis=1)
         )
-        return others[(heights * mean <= 2 * RADIUS_ANGSTROM) & (abs(np.log(self.c[i] / self.c[others])) <= STRAIN)]
+        keep = (heights * mean <= 2 * RADIUS_ANGSTROM) & (abs(np.log(self.c[i] / self.c[others])) <= STRAIN)
+        close: NDArray[np.int64] = others[keep]
+        return close
 
 
 class _Union:

@@ -17,8 +17,9 @@ def across_shards(
     """candidate_id of a duplicate -> candidate_id of the first equal sample, the one with the lowest index.
 
     Only accepted samples with the same formula, and what equals them in their shards, are compared, and only where they
-    come from different shards; a duplicate within a shard follows its first. known: candidate_id -> ``duplicate_of`` from an earlier build; a
-    formula of which every member is known is not compared again. processes: as for ``LayerMatcher.group``.
+    come from different shards; a duplicate within a shard follows its first. known: candidate_id -> ``duplicate_of``
+    from an earlier build; a formula of which every accepted member is known is not compared again. processes: as for
+    ``LayerMatcher.group``.
     """
     accepted = {v.candidate_id for verdicts in shards for v in verdicts if v.accepted}
     formulas: dict[str | None, list[tuple[int, ScreenedCandidate]]] = defaultdict(list)
@@ -49,4 +50,4 @@ def across_shards(
 def _compare(verdicts: Sequence[ScreenedCandidate], processes: int) -> dict[str, str]:
     """Duplicates among samples in the order of their index."""
     groups = equal_samples(verdicts, processes)
-    return {v.candidate_id: group[0].candidate_id for group in groups for v in group[1:]}
+    return {v.candidate_id: group[0].candidate_id for group in groups for v in group[1:] if v.accepted}

@@ -84,12 +84,21 @@ def test_pairs_are_judged_as_structure_matcher_does(
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from(SEEDS), st.floats(0, 0.35), st.floats(0, 0.08))
-def test_balls_reject_nothing_that_is_equal(seed: int, layer: Structure, noise: float, strain: float) -> None:
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(SEEDS),
+    st.floats(0, 0.35),
+    st.floats(0, 0.08),
+    st.sampled_from([1.0, 1.08, 1.095]),
+)
+def test_balls_reject_nothing_that_is_equal(
+    seed: int, layer: Structure, noise: float, strain: float, stretch: float
+) -> None:
     """What equals a member of a ball is within reach of the ball's first, and so are the firsts of two such balls."""
     rng = np.random.default_rng(seed)
-    one = MATCHER.layer(changed(layer, rng, 0, 0.02))
-    two = MATCHER.layer(changed(layer, rng, noise, strain))
+    one = MATCHER.layer(changed(layer, rng, 0, 0 if stretch > 1 else 0.02))
+    larger = Structure(layer.lattice.matrix * [[stretch], [stretch], [1]], layer.species, layer.frac_coords)
+    two = MATCHER.layer(changed(larger, rng, noise, 0 if stretch > 1 else strain))
     assume(np.array_equal(one.numbers, two.numbers))
 
     def around(member: Layer) -> Layer:
@@ -110,6 +119,25 @@ def test_balls_reject_nothing_that_is_equal(seed: int, layer: Structure, noise: 
     for a, b, balls in ((first, two, 1), (one, other, 1), (first, other, 2)):
         assert _reach(a, b, widened(MATCHER.tolerance, balls))
         assert _Sizes([a, b], MATCHER.tolerance).possible(0, np.array([1]), balls).tolist() == [1]
+
+
+def test_a_ball_reaches_further_than_its_first() -> None:
+    """Layers equal to a member but not within reach of the first without the widening: in displacement, in length."""
+
+    def bn(shift: float = 0.0, a: float = 2.5) -> Layer:
+        """Boron nitride with the nitrogen moved towards a boron."""
+        step = shift / (a * np.sqrt(3))
+        frac = [[0, 0, 0.5], [1 / 3 - step, 2 / 3 + step, 0.5]]
+        return MATCHER.layer(Structure(Lattice.hexagonal(a, 20), ["B", "N"], frac))
+
+    # each of the two atoms may move by 0.2 (V / 2)^(1/3), so one against the other by twice that
+    rim = 2 * 0.2 * float(np.cbrt(bn().area * bn().c / 2)) - 0.01
+    # the length may differ by 10 %
+    for first, member, other in ((bn(rim + 0.09), bn(rim), bn()), (bn(0, 2.5 * 1.108), bn(0, 2.5 * 1.099), bn())):
+        assert near(first, member, _BALL)
+        assert MATCHER.same(member, other)
+        assert not _reach(first, other, MATCHER.tolerance)
+        assert _reach(first, other, widened(MATCHER.tolerance, 1))
 
 
 @pytest.fixture(scope="module")

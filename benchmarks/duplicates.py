@@ -112,7 +112,7 @@ def main(n: int, processes: int, keep: Path | None) -> int:
     one, again = timed(lambda: matcher.group(structures))
     wrong += groups != again
     print(
-        f"duplicates, {processes} processes   {many:8.1f} s    for {n} samples ({one:.1f} s on one): "
+        f"duplicates, <= {processes} processes {many:8.1f} s    for {n} samples ({one:.1f} s on one): "
         f"{len(groups)} layers"
     )
     sample = crowded(structures, SAMPLE)

@@ -35,7 +35,7 @@ Array = NDArray[np.float64]
 INTERLAYER_ANGSTROM = 3.4
 TRANSLATION_TOLERANCE_ANGSTROM = 0.25
 ANGLE_TOLERANCE_DEGREES = 3.0
-# Work is counted in layers prepared (about 1 ms). Starting two processes takes some 3 s: 10,000 samples in all their
+# Work is counted in layers prepared (about 0.5 ms). Starting two processes takes some 3 s: 10,000 samples in all their
 # formulas took 3.5 s in one process and 4.7 s in two.
 WORTH_PROCESSES = 12000
 PAIRS_PER_LAYER = 0.02  # work on one pair of a formula

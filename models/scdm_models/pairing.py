@@ -6,7 +6,7 @@ A pairing is an integer change of the first layer's in-plane cell onto the secon
 the rarest element that is put onto one of the other layer. As in StructureMatcher (Ong et al., Comput. Mater. Sci. 68,
 314 (2013), doi:10.1016/j.commatsci.2012.10.028), distances are those of the mean of the two cells, the assignment has
 the smallest sum of squares, and its mean displacement is free. Unlike there, c stays c: a layer does not lie on its
-side. All candidates are decided together, so a pair takes 0.1 ms instead of several.
+side. All candidates are decided together, which takes a fifth of its time (measured on 1,000 pairs).
 """
 
 from __future__ import annotations

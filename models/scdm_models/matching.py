@@ -8,14 +8,15 @@ With its defaults the matcher scales the vacuum into the comparison: at c >= 20 
   the single layer;
 - heights must agree before anything else is tried: across a gap of 3.4 angstrom the sheets of a layer could
   else be paired in another order (Se-Ga-Ga-Se with Ga-Se-Se-Ga, measured in twelve pairs of 2dMatPedia);
-- only layers of one formula (and, in ``group``, one layer group) are compared at all.
+- only layers of one formula are compared at all.
 
 A layer, its mirror images and its in-plane supercells are the same layer.
 """
 
 from __future__ import annotations
 
-import itertools
+import logging
+from collections import defaultdict
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -24,12 +25,20 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
 from scdm_models.errors import StructureError
+from scdm_models.grouping import components, possible
 from scdm_models.lattice import orient_slab
+from scdm_models.pairing import Layer, Tolerance, paired
+from scdm_models.processes import pool
 
+logger = logging.getLogger(__name__)
 Array = NDArray[np.float64]
 INTERLAYER_ANGSTROM = 3.4
 TRANSLATION_TOLERANCE_ANGSTROM = 0.25
 ANGLE_TOLERANCE_DEGREES = 3.0
+# Work is counted in layers prepared (about 0.5 ms). Starting two processes takes some 3 s: 10,000 samples in all their
+# formulas took 3.5 s in one process and 4.7 s in two.
+WORTH_PROCESSES = 12000
+PAIRS_PER_LAYER = 0.02  # work on one pair of a formula
 _NEIGHBOURS = np.array([[i, j] for i in (-1, 0, 1) for j in (-1, 0, 1)], dtype=float)
 
 
@@ -110,18 +119,10 @@ def primitive_in_plane(structure: Structure, tolerance: float = TRANSLATION_TOLE
     return Structure(Lattice(lattice), numbers.tolist(), np.column_stack([xyz[:, :2] % 1.0, xyz[:, 2] / c]))
 
 
-class _Prepared:
-    """A layer ready for comparison: primitive cell, and what rules out a match cheaply."""
-
-    def __init__(self, structure: Structure) -> None:
-        self.structure = primitive_in_plane(orient_slab(structure, vacuum=INTERLAYER_ANGSTROM))
-        self.area = float(abs(np.linalg.det(self.structure.lattice.matrix[:2, :2])))
-        self.c = float(self.structure.lattice.matrix[2, 2])
-        numbers = np.array([site.specie.Z for site in self.structure])
-        heights = np.array(self.structure.frac_coords)[:, 2] - 0.5
-        self.numbers = np.sort(numbers)
-        self.up = heights[np.lexsort((heights, numbers))]
-        self.down = -heights[np.lexsort((-heights, numbers))]
+def _arrays(prepared: Structure) -> Layer:
+    numbers = np.array([site.specie.Z for site in prepared])
+    matrix = np.array(prepared.lattice.matrix, dtype=float)
+    return Layer(numbers, np.array(prepared.frac_coords, dtype=float), matrix[:2, :2], float(matrix[2, 2]))
 
 
 class LayerMatcher:
@@ -140,6 +141,7 @@ class LayerMatcher:
         if not (stol > 0 and ltol > 0):
             raise StructureError(f"stol={stol:g} and ltol={ltol:g} must be > 0; 0.2 and 0.1 suit layers")
         self.stol, self.ltol = stol, ltol
+        self.tolerance = Tolerance(ltol, ANGLE_TOLERANCE_DEGREES, stol)
         self._matcher = StructureMatcher(
             ltol=ltol,
             stol=stol,
@@ -152,10 +154,21 @@ class LayerMatcher:
     @staticmethod
     def prepare(structure: Structure) -> Structure:
         """The layer as it is compared: in-plane primitive cell, c = thickness + 3.4 angstrom."""
-        return _Prepared(structure).structure
+        return primitive_in_plane(orient_slab(structure, vacuum=INTERLAYER_ANGSTROM))
+
+    @classmethod
+    def layer(cls, structure: Structure) -> Layer:
+        """The prepared layer as ``same`` and ``group`` compare it; to compare one with many.
+
+        Raises
+        ------
+        StructureError
+            If the structure is no layer.
+        """
+        return _arrays(cls.prepare(structure))
 
     def fit(self, first: Structure, second: Structure) -> bool:
-        """Whether two layers are the same.
+        """Whether two layers are the same; the order of the two does not matter.
 
         Raises
         ------
@@ -164,72 +177,99 @@ class LayerMatcher:
         """
         if first.composition.reduced_formula != second.composition.reduced_formula:
             return False
-        return self._fit(_Prepared(first), _Prepared(second))
+        return self.same(self.layer(first), self.layer(second))
 
     def rms(self, first: Structure, second: Structure) -> float | None:
         """Root mean square distance in units of (volume / atom)^(1/3); None where the layers differ."""
         if first.composition.reduced_formula != second.composition.reduced_formula:
             return None
-        one, two = _Prepared(first), _Prepared(second)
-        if not self._fit(one, two):
+        one, two = self.prepare(first), self.prepare(second)
+        if not self.same(_arrays(one), _arrays(two)):
             return None
-        result = self._matcher.get_rms_dist(one.structure, two.structure)
+        result = self._matcher.get_rms_dist(one, two)
         return None if result is None else float(result[0])
 
-    def _possible(self, first: _Prepared, second: _Prepared) -> bool:
-        """Whether sizes and heights allow a match; what this rejects no pairing of atoms can mend."""
-        if len(first.numbers) != len(second.numbers) or np.any(first.numbers != second.numbers):
-            return False
-        if abs(np.log(first.c / second.c)) > 1.1 * self.ltol + 0.01:
-            return False
-        if abs(np.log(first.area / second.area)) > 2.2 * self.ltol + 0.04:  # both lengths, and the angle
-            return False
-        c, area = (first.c + second.c) / 2, (first.area + second.area) / 2
-        allowed = 1.1 * self.stol * (c * area / len(first.numbers)) ** (1 / 3)
-        # heights paired in order have the smallest largest difference; the origin along z is free
-        return any(float(np.ptp(first.up - other)) / 2 * c <= allowed for other in (second.up, second.down))
+    def same(self, first: Layer, second: Layer) -> bool:
+        """``fit`` for layers that are prepared, in either order; False for other formulas."""
+        return possible(first, second, self.tolerance) and paired(first, second, self.tolerance)
 
-    def _fit(self, first: _Prepared, second: _Prepared) -> bool:
-        if not self._possible(first, second):
-            return False
-        return bool(self._matcher.fit(first.structure, second.structure, skip_structure_reduction=True))
-
-    def group(self, structures: Sequence[Structure], keys: Sequence[Hashable] | None = None) -> list[list[int]]:
+    def group(
+        self, structures: Sequence[Structure], keys: Sequence[Hashable] | None = None, processes: int = 1
+    ) -> list[list[int]]:
         """Indices of equal layers, each group in input order and groups by their first member.
 
-        Each structure is compared with the first member of the groups before it. One that is no layer equals
-        nothing and stays alone.
+        Groups are those of comparing all pairs: the connected components of ``fit``, so they do not depend on the
+        order of the input. Tolerances make equality no equivalence; a chain of equal pairs is one group. A structure
+        that is no layer, or that breaks a library, equals nothing and stays alone.
+
+        Keys hide duplicates: among 1,000 SCDM and 1,000 UnSCDM samples 548 pairs have one formula, 14 of these are
+        equal, 12 of them between the two models, and none has the same layer group at a symprec of 1e-3 angstrom.
 
         Parameters
         ----------
         structures
             Layers.
         keys
-            Only structures with the same reduced formula and the same key (such as the layer group) are
-            compared.
+            Only structures with the same reduced formula and the same key are compared.
+        processes
+            Worker processes, >= 1. They are spawned, and only where there is enough to compare.
         """
-        labels = [
-            (s.composition.reduced_formula, "" if keys is None else repr(keys[i])) for i, s in enumerate(structures)
-        ]
-        groups: list[list[int]] = []
-        order = sorted(range(len(structures)), key=lambda i: (labels[i], i))
-        for _, same in itertools.groupby(order, key=lambda i: labels[i]):
-            members = list(same)
-            if len(members) == 1:
-                groups.append(members)
+        if processes < 1:
+            raise StructureError(f"processes={processes} must be >= 1")
+        buckets: dict[tuple[str, str], list[int]] = defaultdict(list)
+        alone: list[list[int]] = []
+        for i, structure in enumerate(structures):
+            try:
+                formula = structure.composition.reduced_formula
+            except Exception as error:  # a structure can break a library in ways nobody lists
+                logger.warning("structure %d is not compared: %s", i, error)
+                alone.append([i])
+            else:
+                buckets[formula, "" if keys is None else repr(keys[i])].append(i)
+        alone += [members for members in buckets.values() if len(members) == 1]
+        several = [members for members in buckets.values() if len(members) > 1]
+        chunks = _shared_out(several, processes if sum(map(_work, several)) >= WORTH_PROCESSES else 1)
+        jobs = [[[structures[i] for i in members] for members in chunk] for chunk in chunks]
+        if len(jobs) < 2:
+            found = [self._group_all(job) for job in jobs]
+        else:
+            with pool(len(jobs)) as workers:
+                found = list(workers.map(self._group_all, jobs))
+        for chunk, groups in zip(chunks, found, strict=True):
+            for members, parts in zip(chunk, groups, strict=True):
+                alone += [[members[k] for k in part] for part in parts]
+        return sorted(alone)
+
+    def _group_all(self, buckets: list[list[Structure]]) -> list[list[list[int]]]:
+        """The groups within each bucket of one formula."""
+        return [self._group(bucket) for bucket in buckets]
+
+    def _group(self, structures: list[Structure]) -> list[list[int]]:
+        layers: dict[int, Layer] = {}
+        for i, structure in enumerate(structures):
+            try:
+                layers[i] = self.layer(structure)
+            except StructureError:
                 continue
-            found: list[tuple[_Prepared, list[int]]] = []
-            for i in members:
-                try:
-                    prepared = _Prepared(structures[i])
-                except StructureError:
-                    groups.append([i])
-                    continue
-                for representative, group in found:
-                    if self._fit(representative, prepared):
-                        group.append(i)
-                        break
-                else:
-                    found.append((prepared, [i]))
-            groups += [group for _, group in found]
-        return sorted(groups)
+            except Exception as error:  # a structure can break a library in ways nobody lists
+                logger.warning("a structure of %s is not compared: %s", structure.composition.reduced_formula, error)
+        names = list(layers)
+        groups = [[i] for i in range(len(structures)) if i not in layers]
+        return groups + [
+            [names[k] for k in part] for part in components(list(layers.values()), self.tolerance, self.same)
+        ]
+
+
+def _work(bucket: Sequence[int]) -> float:
+    return len(bucket) + PAIRS_PER_LAYER * len(bucket) ** 2
+
+
+def _shared_out(buckets: Sequence[list[int]], shares: int) -> list[list[list[int]]]:
+    """The buckets in at most ``shares`` lists of about the same work, the largest buckets first."""
+    lists: list[list[list[int]]] = [[] for _ in range(shares)]
+    loads = [0.0] * shares
+    for bucket in sorted(buckets, key=len, reverse=True):
+        k = loads.index(min(loads))
+        lists[k].append(bucket)
+        loads[k] += _work(bucket)
+    return [share for share in lists if share]

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 from pymatgen.core.structure import Structure
 
+from scdm_flows.analysis.equality import equal_samples
 from scdm_flows.config import CampaignConfig, ScreenConfig
 from scdm_flows.documents.stages import ScreenedCandidate
 from scdm_models.datasets.fingerprints import FingerprintIndex
 from scdm_models.encoding import symmetrize
 from scdm_models.errors import ScdmError, SymmetryError
 from scdm_models.lattice import is_one_layer, orient_slab, slab_thickness
-from scdm_models.matching import LayerMatcher
 from scdm_models.symmetry.detect import detect_layer_group, detect_space_group
 from scdm_models.validity import check_distances
 
@@ -65,21 +64,8 @@ def screen(
 
 
 def _duplicates(verdicts: list[ScreenedCandidate]) -> list[tuple[ScreenedCandidate, list[ScreenedCandidate]]]:
-    """Groups of equal layers of one formula and layer group: the first and the others."""
-    buckets: dict[tuple[str | None, int | None], list[ScreenedCandidate]] = defaultdict(list)
-    for verdict in verdicts:
-        buckets[verdict.formula, verdict.layer_group_generated].append(verdict)
-    groups = []
-    for bucket in buckets.values():
-        if len(bucket) < 2:
-            continue
-        try:
-            found = LayerMatcher().group([Structure.from_dict(v.structure or {}) for v in bucket])
-        except Exception as error:  # a structure can break the matcher in ways nobody lists
-            logger.warning("duplicates of %s were not looked for: %s", bucket[0].formula, error)
-            continue
-        groups += [(bucket[g[0]], [bucket[i] for i in g[1:]]) for g in found if len(g) > 1]
-    return groups
+    """Groups of equal layers: the first and the others."""
+    return [(group[0], group[1:]) for group in equal_samples(verdicts) if len(group) > 1]
 
 
 def _examine(config: CampaignConfig, record: dict[str, Any], known: FingerprintIndex) -> ScreenedCandidate:

@@ -19,6 +19,7 @@ from scdm_flows.analysis.hull import Phase
 from scdm_flows.analysis.placing import lower_hull
 from scdm_flows.builders import CandidateBuilder, HullBuilder, RankingBuilder, build_all
 from scdm_flows.builders.assemble import completed_at
+from scdm_flows.builders.duplicates import across_shards
 from scdm_flows.documents import (
     CampaignDoc,
     CampaignState,
@@ -355,8 +356,24 @@ def test_duplicates_across_shards_the_first_index_wins(monkeypatch: pytest.Monke
     assert (late.state, late.reason) == ("rejected", "duplicate: the same layer as first")
     assert campaign.document.funnel.unique == 3
     # what has been compared is not compared again, and stays as it is
-    monkeypatch.setattr("scdm_flows.builders.duplicates._compare", lambda verdicts: pytest.fail("compared again"))
+    monkeypatch.setattr("scdm_flows.builders.duplicates._compare", lambda *_: pytest.fail("compared again"))
     assert campaign.build()["CandidateBuilder"] == 0
+
+
+def test_duplicates_across_shards_of_other_layer_groups_and_through_a_chain() -> None:
+    # 8 % longer each: neighbours are within the matcher's 10 %, the ends are not; 'link' was found within its shard
+    link = screened("link", 1, layer(a=3.24), accepted=False, duplicate_of="short", reason="duplicate: short")
+    shards = [
+        [screened("short", 0, layer(a=3.0)), link],
+        [screened("long", 2, layer(a=3.5)), screened("bent", 3, layer("1T").perturb(0.01), layer_group_generated=1)],
+        [screened("straight", 4, layer("1T"), layer_group_generated=72)],
+    ]
+    expected = {"long": "short", "straight": "bent"}  # 'link' follows 'short' already
+    assert across_shards(shards) == expected
+    assert across_shards(shards[::-1]) == expected
+    broken = screened("broken", 5, layer()).model_copy(update={"structure": {"lattice": "nonsense"}})
+    assert across_shards([*shards, [broken]]) == expected
+    assert across_shards(shards, {"short": None, "long": "short", "bent": None, "straight": None}) == {"long": "short"}
 
 
 def test_energies_above_the_hull_by_hand(campaign: Campaign) -> None:

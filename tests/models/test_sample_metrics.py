@@ -338,12 +338,6 @@ def test_uniqueness_does_not_depend_on_the_order(order: list[int]) -> None:
     assert all(r is None or r <= i for i, r in enumerate(found.representative))
 
 
-def test_the_chain_is_one_where_order_matters() -> None:
-    # why the order is fixed by content: the matcher's own groups depend on which layer comes first
-    matcher = LayerMatcher()
-    assert len(matcher.group(CHAIN)) != len(matcher.group([CHAIN[1], CHAIN[0], CHAIN[2]]))
-
-
 def test_uniqueness_errors() -> None:
     with pytest.raises(ScdmError, match="1 layer groups for 2 structures"):
         uniqueness([mx2("1H"), mx2("1T")], [1])

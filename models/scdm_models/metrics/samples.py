@@ -422,8 +422,8 @@ def uniqueness(
     """The share of different layers among the samples.
 
     Only samples of one reduced formula and one layer group are compared, by ``LayerMatcher``. Tolerances make
-    equality no equivalence (a = b and b = c do not give a = c); each sample is compared with the first of each group
-    in an order that its content fixes, so the result does not depend on the order of the samples.
+    equality no equivalence (a = b and b = c do not give a = c); a chain of equal pairs is one layer, so the result does
+    not depend on the order of the samples.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Relaxation jobs by the engine beside atomate2's ``ForceFieldRelaxMaker`` one by one: the same results, and how much faster.
+"""Relaxation jobs by the engine beside atomate2's ``ForceFieldRelaxMaker`` one by one: the same results, sooner.
 
     python benchmarks/relaxations.py -n 200
 
@@ -123,8 +123,8 @@ def judge(name: str, ours: list[Found], theirs: list[Found], times: tuple[float,
     steps = f"{len(ours) / times[0]:.2f} /s beside {len(ours) / times[1]:.2f} /s"
     print(f"relaxation jobs, {cores()} cores   {steps}: {times[1] / times[0]:.1f} x {name}")
     print(
-        f"  {len(rows) - len(off)} of {len(ours)} equal within {ENERGY_MEV:g} meV/atom and {LENGTH:g} angstrom, {failed} "
-        f"failed in both; largest difference {max(abs(r[1]) for r in rows):.2f} meV/atom, "
+        f"  {len(rows) - len(off)} of {len(ours)} equal within {ENERGY_MEV:g} meV/atom and {LENGTH:g} angstrom, "
+        f"{failed} failed in both; largest difference {max(abs(r[1]) for r in rows):.2f} meV/atom, "
         f"{max(max(r[2:]) for r in rows):.4f} angstrom; lower by more than {ENERGY_MEV:g} meV: "
         f"{sum(r[1] < -ENERGY_MEV for r in rows)} here, {sum(r[1] > ENERGY_MEV for r in rows)} there"
     )

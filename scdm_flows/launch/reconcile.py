@@ -22,6 +22,7 @@ from scdm_flows.documents import utc_now
 from scdm_flows.errors import CampaignError, ScdmError
 from scdm_flows.execution import DYNAMIC_STAGES, complete_among
 from scdm_flows.launch import mending
+from scdm_flows.launch.best import begin_phonons
 from scdm_flows.launch.cancel import cancelled_campaigns
 from scdm_flows.launch.duty import LOST_AFTER_SECONDS
 from scdm_flows.launch.launchpad import launchpad_of
@@ -47,6 +48,7 @@ class Kind(StrEnum):
     CHILD = "children whose insertion was cut short"
     STORED = "jobs called failed whose output is stored: finished without computing"
     RETRIED = "failed jobs tried again"
+    CHOSEN = "best candidates, chosen for phonons: put in the queue"
     OUTPUT = "finished jobs whose output is missing or has parts missing: tried again"
     WAITING = "failed jobs that wait for their next try"
     FAILED = "failed jobs that are not tried again"
@@ -146,6 +148,7 @@ class _Reconciliation:
         self._bring_in_step(board, busy)
         self._mend_outputs(board, busy)
         self._retry(board, busy, everything=retry_failed)
+        self._begin_phonons(board)
         return self.items
 
     def _add(self, kind: Kind, fw_id: int | None, name: str, detail: str = "") -> None:
@@ -318,6 +321,24 @@ class _Reconciliation:
                     board.lost.add(node)
                 elif state != shown or ready or other or dead:
                     yield node
+
+    def _begin_phonons(self, board: _Board) -> None:
+        """Choose candidates for phonons where a budget says how many, and nothing else is open or will be tried again."""
+        waiting = {
+            board.fireworks[i.fw_id]["spec"]["campaign"] for i in self.items if i.kind is Kind.WAITING and i.fw_id
+        }
+        names = {str(f["spec"]["campaign"]) for f in board.fireworks.values()}
+        for name in sorted(names - waiting - set(self.cancelled)):
+            document = self.database.campaign(name)
+            if document is None or self.dry_run:
+                continue
+            try:
+                new = begin_phonons(CampaignConfig.model_validate(document.config), self.database, self.launchpad)
+            except (ScdmError, ValueError) as error:
+                self._add(Kind.TROUBLE, None, name, str(error))
+                continue
+            for candidate in new:
+                self._add(Kind.CHOSEN, None, candidate)
 
     # failed jobs
 

@@ -61,15 +61,17 @@ def insert_candidates(launchpad: LaunchPad, campaign: str, shard: int, flows: Se
 
 
 def key_of(metadata: dict[str, Any]) -> str:
-    """The key of a workflow with this metadata: its campaign and candidate, or shard."""
-    return f"{metadata['campaign']}:{metadata.get('candidate_id') or 'shard' + str(metadata['shard'])}"
+    """The key of a workflow with this metadata: its campaign and candidate, or shard; a stage by itself is named too."""
+    key = f"{metadata['campaign']}:{metadata.get('candidate_id') or 'shard' + str(metadata['shard'])}"
+    return f"{key}:{metadata['stage']}" if "stage" in metadata else key
 
 
 def insert(launchpad: LaunchPad, workflows: Sequence[Workflow]) -> int:
     """Put workflows on the LaunchPad that are not there yet, and complete those that are there in part.
 
-    Each needs ``campaign`` and ``candidate_id`` or ``shard`` in its metadata. Their first jobs are marked in the spec
-    (``begins: candidate`` or ``shard``): work that a budget may hold back. Returns how many were new or completed.
+    Each needs ``campaign`` and ``candidate_id`` or ``shard`` in its metadata, and ``stage`` where it is a later stage of a
+    candidate. The first jobs of the others are marked in the spec (``begins: candidate`` or ``shard``): work that a
+    budget may hold back. Returns how many were new or completed.
     """
     return sum(_insert(launchpad, workflows[k : k + AT_ONCE]) for k in range(0, len(workflows), AT_ONCE))
 
@@ -116,7 +118,8 @@ def _number(workflow: Workflow, first: int) -> None:
     begins = "candidate" if "candidate_id" in workflow.metadata else "shard"
     for firework in _roots(workflow):
         firework.state = workflow.fw_states[firework.fw_id] = "READY"
-        firework.spec["begins"] = begins
+        if "stage" not in workflow.metadata:
+            firework.spec["begins"] = begins
 
 
 def _insert_fireworks(launchpad: LaunchPad, workflows: Sequence[Workflow], present: set[int]) -> None:

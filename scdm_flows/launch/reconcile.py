@@ -323,10 +323,9 @@ class _Reconciliation:
                     yield node
 
     def _begin_phonons(self, board: _Board) -> None:
-        """Choose candidates for phonons where a budget says how many, and nothing else is open or will be tried again."""
-        waiting = {
-            board.fireworks[i.fw_id]["spec"]["campaign"] for i in self.items if i.kind is Kind.WAITING and i.fw_id
-        }
+        """Choose candidates for phonons where a budget says how many, and nothing before them is open or waits."""
+        waits = [i.fw_id for i in self.items if i.kind is Kind.WAITING and i.fw_id is not None]
+        waiting = {board.fireworks[node]["spec"]["campaign"] for node in waits}
         names = {str(f["spec"]["campaign"]) for f in board.fireworks.values()}
         for name in sorted(names - waiting - set(self.cancelled)):
             document = self.database.campaign(name)

@@ -61,7 +61,7 @@ def insert_candidates(launchpad: LaunchPad, campaign: str, shard: int, flows: Se
 
 
 def key_of(metadata: dict[str, Any]) -> str:
-    """The key of a workflow with this metadata: its campaign and candidate, or shard; a stage by itself is named too."""
+    """The key of a workflow with this metadata: its campaign and candidate, or shard, and the stage that is named."""
     key = f"{metadata['campaign']}:{metadata.get('candidate_id') or 'shard' + str(metadata['shard'])}"
     return f"{key}:{metadata['stage']}" if "stage" in metadata else key
 
@@ -69,9 +69,9 @@ def key_of(metadata: dict[str, Any]) -> str:
 def insert(launchpad: LaunchPad, workflows: Sequence[Workflow]) -> int:
     """Put workflows on the LaunchPad that are not there yet, and complete those that are there in part.
 
-    Each needs ``campaign`` and ``candidate_id`` or ``shard`` in its metadata, and ``stage`` where it is a later stage of a
-    candidate. The first jobs of the others are marked in the spec (``begins: candidate`` or ``shard``): work that a
-    budget may hold back. Returns how many were new or completed.
+    Each needs ``campaign`` and ``candidate_id`` or ``shard`` in its metadata, and ``stage`` where it is a later stage
+    of a candidate. The first jobs of the others are marked in the spec (``begins: candidate`` or ``shard``): work that
+    a budget may hold back. Returns how many were new or completed.
     """
     return sum(_insert(launchpad, workflows[k : k + AT_ONCE]) for k in range(0, len(workflows), AT_ONCE))
 

@@ -50,6 +50,12 @@ def config_of(checkpoint: str, tmp_path: Path, mos2: Structure, graphene: Struct
         "scdm": lambda: configs.ScdmGeneratorConfig(n=5, seed=3, checkpoint=checkpoint, steps=2),
         "unscdm": lambda: configs.UnscdmGeneratorConfig(n=5, seed=3, checkpoint=checkpoint, steps=2),
         "files": lambda: configs.FilesGeneratorConfig(paths=(str(tmp_path),)),
+        "several": lambda: configs.SeveralGeneratorConfig(
+            generators=(
+                configs.ScdmGeneratorConfig(n=3, seed=3, checkpoint=checkpoint, steps=2),
+                configs.UnscdmGeneratorConfig(n=2, seed=3, checkpoint=checkpoint, steps=2),
+            )
+        ),
     }
     return lambda kind: made[kind]()
 
@@ -117,6 +123,23 @@ def test_samples_say_what_made_them(config_of: Callable[[str], Any]) -> None:
     assert {r["seed"] for r in records} == {3}
     assert {r["layer_group_requested"] for r in records} <= {61, 78}  # the only ones in the prior
     assert all(r["model_id"].startswith("scdm-") for r in records)
+
+
+def test_several_generators_follow_each_other_and_each_record_says_whose_it_is(
+    config_of: Callable[[str], Any],
+) -> None:
+    config, generator = config_of("several"), GENERATORS["several"]
+    both = generator.generate(config, 1, 5)
+    assert [(r["index"], r["generator"]) for r in both] == [(1, "scdm"), (2, "scdm"), (3, "unscdm"), (4, "unscdm")]
+    # the samples are those that each would make by itself from its own start
+    alone = [
+        *GENERATORS["scdm"].generate(config.generators[0], 1, 3),
+        *GENERATORS["unscdm"].generate(config.generators[1], 0, 2),
+    ]
+    assert [r["structure"] for r in both] == [r["structure"] for r in alone]
+    named = configs.ScdmGeneratorConfig(n=2, elements="Mo,S")
+    assert generator.elements(configs.SeveralGeneratorConfig(generators=(named, named))) == ["Mo", "S"]
+    assert generator.elements(configs.SeveralGeneratorConfig(generators=(named, configs.ScdmGeneratorConfig()))) == []
 
 
 def test_a_missing_checkpoint_is_refused_by_name(tmp_path: Path) -> None:

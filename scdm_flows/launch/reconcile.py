@@ -325,7 +325,7 @@ class _Reconciliation:
     def _begin_phonons(self, board: _Board) -> None:
         """Choose candidates for phonons where a budget says how many, and nothing before them is open or waits."""
         waits = [i.fw_id for i in self.items if i.kind is Kind.WAITING and i.fw_id is not None]
-        waiting = {board.fireworks[node]["spec"]["campaign"] for node in waits}
+        waiting = {board.fireworks[node]["spec"].get("campaign") for node in waits}
         names = {str(name) for f in board.fireworks.values() if (name := f["spec"].get("campaign")) is not None}
         for name in sorted(names - waiting - set(self.cancelled)):
             document = self.database.campaign(name)

@@ -64,25 +64,6 @@ def encoding() -> None:
     print(f"decode                      {back:8.0f} /s")
 
 
-def relaxation() -> None:
-    """Relaxing together, beside atomate2's relaxer one by one."""
-    from atomate2.ase.utils import AseRelaxer
-    from chgnet.model.dynamics import CHGNetCalculator
-
-    from scdm_flows.engines.forcefield import IN_PLANE, chgnet
-    from scdm_flows.engines.relaxation import relax_together
-    from scdm_models.sampler import generate
-
-    structures = [s.structure for s in generate(24, 2) if len(s.structure) <= 12][:12]
-    relax_together(structures[:1], fmax=0.05, max_steps=1)
-    ours = seconds(lambda: relax_together(structures, fmax=0.05, max_steps=200))
-    relaxer = AseRelaxer(CHGNetCalculator(chgnet(), use_device="cpu"))
-    options = {"fmax": 0.05, "steps": 200, "filter_kwargs": {"mask": IN_PLANE}, "final_atoms_object_file": None}
-    with TemporaryDirectory() as folder, chdir(folder):  # it writes files where it stands
-        theirs = seconds(lambda: [relaxer.relax(s.copy(), **options) for s in structures])
-    print(f"relaxing together         {len(structures) / ours:8.2f} /s   {theirs / ours:6.1f} x atomate2's relaxer")
-
-
 def phonons(c2db: Path | None = None, n: int = 6, processes: int = 1) -> None:
     """Phonons of many layers in one batch, beside atomate2's ``PhononMaker`` one by one; the frequencies must agree.
 
@@ -174,7 +155,7 @@ def phonons(c2db: Path | None = None, n: int = 6, processes: int = 1) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parts = (sampling, encoding, relaxation, phonons)
+    parts = (sampling, encoding, phonons)
     parser.add_argument("parts", nargs="*", choices=[[], *(p.__name__ for p in parts)], help="all when absent")
     parser.add_argument("--c2db", type=Path, help="file of layers for the phonons")
     parser.add_argument("--layers", type=int, default=6, help="layers whose phonons are computed")

@@ -256,7 +256,22 @@ def _evaluate(active: dict[int, Run]) -> dict[int, str | tuple[float, Array, Arr
             answers[index] = f"{type(error).__name__}: {error}"
         else:
             order.append(index)
-    for index, found in zip(order, energies_forces_stresses(graphs) if graphs else [], strict=True):
+    for index, found in zip(order, _answers(graphs), strict=True):
+        if isinstance(found, str):
+            answers[index] = found
+            continue
         finite = all(np.isfinite(value).all() for value in found)
         answers[index] = found if finite else f"the force field gave no finite energy in step {active[index].steps}"
     return answers
+
+
+def _answers(graphs: list[Any]) -> list[str | tuple[float, Array, Array]]:
+    """Energy, forces and stress of each graph; where the batch fails, each by itself, so that the culprit is found."""
+    if not graphs:
+        return []
+    try:
+        return list(energies_forces_stresses(graphs))
+    except Exception as error:  # an element that the model does not know
+        if len(graphs) == 1:
+            return [f"{type(error).__name__}: {error}"]
+    return [answer for graph in graphs for answer in _answers([graph])]

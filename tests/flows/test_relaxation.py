@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
 from scdm_flows.analysis.gate import rmsd
+from scdm_flows.config import ForceFieldEngineConfig
+from scdm_flows.engines import relaxation
 from scdm_flows.engines.chgnet import CALCULATOR, IN_PLANE, chgnet, energies_forces_stresses
+from scdm_flows.engines.forcefield import ForceFieldEngine
 from scdm_flows.engines.relaxation import RelaxSettings, relax_together
+from scdm_flows.execution import hushed, run_job
+from scdm_flows.stores import memory_database
 from scdm_models.encoding import LayerCrystal, Site, decode
+from scdm_models.symmetry.detect import detect_layer_group
 
 
 def layers() -> dict[str, Structure]:
@@ -78,3 +85,59 @@ def test_one_bad_structure_stops_none_of_the_others() -> None:
     assert first.energy_per_atom == pytest.approx(alone.energy_per_atom, abs=1e-5)
     assert last.energy_per_atom == pytest.approx(alone.energy_per_atom, abs=1e-5)
     assert (short.converged, short.steps) == (False, 2)
+
+
+def test_jobs_take_what_was_relaxed_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    engine = ForceFieldEngine(ForceFieldEngineConfig(fmax_ev_per_angstrom=0.05))
+    structures = list(layers().values())
+    store = memory_database().job_store
+
+    def run(structure: Structure) -> Any:
+        with hushed():
+            run_job(engine.relax_maker().make(structure), store)
+        return store.docs_store.query_one({}, sort={"metadata.completed_at": -1})
+
+    asked: list[int] = []
+    real = relaxation.energies_forces_stresses
+    monkeypatch.setattr(
+        relaxation, "energies_forces_stresses", lambda graphs: asked.append(len(graphs)) or real(graphs)
+    )
+    ahead = {}
+    for place in engine.relax_ahead(structures):
+        before = len(asked)
+        ahead[place] = run(structures[place])
+        assert len(asked) == before  # nothing is computed for the job
+    assert max(asked) == len(structures)  # they shared batches
+    assert sorted(ahead) == list(range(len(structures)))
+    alone = run(structures[0])
+    assert asked[-1] == 1  # what was ahead is used up
+    one, other = alone["output"]["output"], ahead[0]["output"]["output"]
+    assert other["energy_per_atom"] == pytest.approx(one["energy_per_atom"], abs=1e-5)
+    assert other["n_steps"] == one["n_steps"] > 2
+    # the time of the batches is shared out among the jobs
+    assert all(
+        document["metadata"]["seconds"] > 0.005 * document["output"]["output"]["n_steps"] for document in ahead.values()
+    )
+
+
+def test_symmetry_is_kept_where_it_is_asked_for() -> None:
+    layer = layers()["1T-HfS2"]
+    assert detect_layer_group(layer, 1e-4) == 72
+    layer.perturb(0.002)
+    kept, free = (relax_together([layer], RelaxSettings(0.02, 100, fix_symmetry=fix))[0] for fix in (True, False))
+    assert kept.structure is not None
+    assert free.structure is not None
+    # at a tolerance far below the displacement: one is exact, the other has kept some of its disorder
+    assert detect_layer_group(kept.structure, 1e-5) == 72
+    assert detect_layer_group(free.structure, 1e-5) < 72
+    assert kept.energy_per_atom == pytest.approx(free.energy_per_atom, abs=1e-3)
+    assert np.array_equal(kept.structure.lattice.matrix[2], layer.lattice.matrix[2])
+
+
+def test_an_element_that_the_force_field_lacks_fails_alone() -> None:
+    good, odd = layers()["1H-MoS2"], layers()["1H-MoS2"]
+    odd.replace_species({"Mo": "Rf"})  # CHGNet ends at plutonium
+    bad, fine = relax_together([odd, good], RelaxSettings(0.1, 50))
+    assert fine.converged
+    assert bad.error is not None

@@ -56,9 +56,10 @@ class Run:
         from ase.calculators.singlepoint import SinglePointCalculator
         from ase.constraints import FixSymmetry
         from ase.filters import UnitCellFilter
-        from ase.optimize import BFGS
         from atomate2.ase.utils import TrajectoryObserver
         from pymatgen.io.ase import AseAtomsAdaptor
+
+        from scdm_flows.engines.bfgs import CholeskyBFGS
 
         self.structure = structure
         self.atoms: Atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
@@ -68,7 +69,7 @@ class Run:
         self.atoms.calc = self.calculator
         self.history = TrajectoryObserver(self.atoms) if settings.history else None
         cell: Any = UnitCellFilter(self.atoms, mask=IN_PLANE)
-        self.optimizer = cast(Any, BFGS(cell, logfile=None, maxstep=0.15))
+        self.optimizer = cast(Any, CholeskyBFGS(cell, logfile=None, maxstep=0.15))
         self.optimizer.fmax = settings.fmax  # what `run` would set
         self.max_steps = settings.max_steps
         self.steps = 0

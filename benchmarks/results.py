@@ -16,6 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from scdm_flows.report.reconstruction import boxes_of
+
 ROOT = Path(__file__).resolve().parents[1]
 CARDS = ROOT / "models" / "cards"
 MODELS, SEEDS, STEPS = ("scdm", "unscdm"), (0, 1, 2), (4, 8, 12, 25, 100, 1000)
@@ -133,7 +135,8 @@ def reconstruction(data: Path, work: Path, n: int) -> dict[str, Any]:
     """The six distances of Fig. 4."""
     picture = work / "pictures" / "reconstruct.svg"
     file = made(work / "reconstruct.json", "reconstruct", "--data", data, "-n", 80, "--picture", picture, "--force")
-    return {"reconstruction": _medians(json.loads(file.read_text()))}
+    found = json.loads(file.read_text())
+    return {"reconstruction": {**_medians(found), "boxes": boxes_of(found["distances"])}}
 
 
 PARTS = {

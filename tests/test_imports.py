@@ -61,7 +61,7 @@ MAY_USE = {
         "execution",
     },  # flows: jobs that add flows, when they run
     "flows": {"jobs", "generators", "engines", "documents"},
-    "report": {"query", "analysis", "documents", "stores"},
+    "report": {"query", "analysis", "documents", "stores", "builders"},  # builders: one funnel
     "server": {"query", "report", "analysis", "documents", "stores"},
 }
 

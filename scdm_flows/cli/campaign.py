@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from scdm_flows.cli.cancel import cancel
-from scdm_flows.cli.common import DRY, FORCE, JSON, as_text, database, echo_json, table
-from scdm_flows.cli.files import check_output, make_folder, output_file, output_path
+from scdm_flows.cli.common import DRY, JSON, as_text, database, echo_json, table
 from scdm_flows.cli.inputs import costs, inputs, show_costs
 from scdm_flows.cli.launchpad import initialise, launchpad_dir
 from scdm_flows.cli.progress import progress_bar
+from scdm_flows.cli.report import report, write_report
 from scdm_flows.cli.resume import resume
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def campaign() -> None:
 campaign.add_command(inputs)
 campaign.add_command(cancel)
 campaign.add_command(resume)
+campaign.add_command(report)
 
 
 @campaign.command()
@@ -266,60 +267,6 @@ def list_(as_json: bool) -> None:
         for d in documents
     ]
     table("Campaigns", ["name", "state", "samples", "in window", "phonon-stable", "updated"], rows)
-
-
-@campaign.command()
-@click.argument("name")
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="HTML file; in the data folder when absent.")
-@click.option("--top", default=12, show_default=True, type=click.IntRange(0), help="Candidates shown with pictures.")
-@click.option("--figures", type=click.Path(path_type=Path), help="Also write the figures into this folder.")
-@click.option(
-    "--format", "fmt", type=click.Choice(["pdf", "svg", "png"]), default="pdf", show_default=True, help="Of --figures."
-)
-@FORCE
-def report(name: str, out: Path | None, top: int, figures: Path | None, fmt: str, force: bool) -> None:
-    """Write the report of campaign NAME: one self-contained HTML file, and figures for a paper."""
-    if out is not None:
-        check_output(out, force=force)
-    with database(create=False) as connected:
-        path = write_report(connected, name, out, force=force or out is None, top=top)
-        written = 0 if figures is None else write_figures(connected, name, figures, fmt, top=top, force=force)
-    click.echo(f"report: {path}")
-    if figures is not None:
-        click.echo(f"{written} figures in {figures}")
-
-
-def write_figures(connected: Database, name: str, folder: Path, fmt: str, *, top: int, force: bool) -> int:
-    """Write a campaign's figures as files of their own; returns how many."""
-    import matplotlib as mpl
-
-    from scdm_flows.report import paper_figures
-    from scdm_flows.report.figures import STYLE
-
-    make_folder(folder)
-    written = 0
-    for title, figure in paper_figures(connected, name, top=top):
-        with output_path(folder / f"{title}.{fmt}", force=force) as path, mpl.rc_context(STYLE):
-            figure.savefig(path, dpi=300, bbox_inches="tight")
-        written += 1
-    return written
-
-
-def write_report(connected: Database, name: str, out: Path | None, *, force: bool, top: int = 12) -> Path:
-    """Write a campaign's report, to the data folder where ``out`` is None; returns its path."""
-    from scdm_flows.launch.budget import in_words
-    from scdm_flows.report import render
-    from scdm_flows.settings import get_settings
-
-    limits = in_words(connected.mongo, name)
-    path = out or get_settings().data_dir / "reports" / f"{name}.html"
-    if out is None:
-        make_folder(path.parent)
-    with progress_bar() as bar:
-        html = render(connected, name, top=top, limits=limits, progress=lambda done, total: bar("report", done, total))
-    with output_file(path, force=force) as handle:
-        handle.write(html)
-    return path
 
 
 @click.command()

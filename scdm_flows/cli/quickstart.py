@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import click
 
-from scdm_flows.cli.campaign import run_and_build, show_funnel, write_report
+from scdm_flows.cli.campaign import run_and_build, show_funnel
 from scdm_flows.cli.candidates import COLUMNS, show_records
 from scdm_flows.cli.common import JSON, database, echo_json
 from scdm_flows.cli.launchpad import launchpad_dir
+from scdm_flows.cli.report import write_report
 
 SHOWN = 12
 

@@ -134,13 +134,14 @@ def draw(plot: BandPlot, width: float = 5.2, height: float = 3.6) -> Figure:
             _draw_dos(side, plot)
         else:
             axes = figure.add_subplot()
-        _draw_bands(axes, plot)
+        draw_bands(axes, plot)
         if plot.title:
             figure.suptitle(plot.title, fontsize=10)
         return figure
 
 
-def _draw_bands(axes: Axes, plot: BandPlot) -> None:
+def draw_bands(axes: Axes, plot: BandPlot) -> None:
+    """Draw the bands alone on axes."""
     _common(axes, plot)
     for place in plot.ticks:
         axes.axvline(place, color=LINE, linewidth=0.7, zorder=0)

@@ -13,11 +13,8 @@ import numpy as np
 
 from scdm_flows.analysis.ranking import BINS, window_bin
 from scdm_flows.documents import CampaignDoc, CampaignState, CandidateDoc, CandidateState, PhononDoc
+from scdm_flows.report import paper
 
-# Xu et al., J. Phys. Chem. C (2024), doi:10.1021/acs.jpcc.4c08681, Fig. 5 and 7: SCDM and UnSCDM together,
-# energies
-# from DFT; phonons were computed for six chosen candidates, all of them stable.
-PAPER_FUNNEL = {"generated": 4000, "valid": 3378, "unique": 2140, "in_window": 1145, "dynamically_stable": 6}
 STEPS = {
     "generated": "generated",
     "valid": "valid",
@@ -67,9 +64,9 @@ def funnel_rows(campaign: CampaignDoc) -> list[FunnelRow]:
     total = counts["generated"] or 1
     rows = []
     for step, words in STEPS.items():
-        paper = PAPER_FUNNEL.get(step)
-        share = None if paper is None else 100 * paper / PAPER_FUNNEL["generated"]
-        rows.append(FunnelRow(step, words, counts[step], 100 * counts[step] / total, paper, share))
+        papers = paper.FUNNEL.get(step)
+        share = None if papers is None else 100 * papers / paper.FUNNEL["generated"]
+        rows.append(FunnelRow(step, words, counts[step], 100 * counts[step] / total, papers, share))
     return rows
 
 

@@ -5,7 +5,7 @@ the cell.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import matplotlib as mpl
 import numpy as np
@@ -103,47 +103,77 @@ def _repeats(structure: Structure) -> tuple[int, int]:
     return n, m
 
 
-def layer_picture(structure: Structure) -> Figure:
-    """Top view, with the cell, and below it the side view along b, to one scale."""
-    n, m = _repeats(structure)
-    # seen along b its copies coincide: one row of atoms is drawn, with its bonds to the rows before and
-    # behind
-    top, side = _patch(structure, (n, m)), _patch(structure, (n, 3))
-    a, b = (np.array(structure.lattice.matrix)[k] for k in (0, 1))
-    gamma = np.deg2rad(structure.lattice.gamma)
-    corner = float(np.linalg.norm(b)) * np.array([np.cos(gamma), np.sin(gamma)])
-    edge = np.array([float(np.linalg.norm(a)), 0.0])
-    # looking along b: the horizontal axis is the normal of b in the plane, so that the copies along b
-    # coincide
-    across = np.array([np.sin(gamma), -np.cos(gamma)])
-    views = [
-        (top.positions[:, :2], top.positions[:, 2], top),
-        (
-            np.column_stack([side.positions[:, :2] @ across, side.positions[:, 2]]),
-            -side.positions[:, 1],
-            side,
-        ),
-    ]
-    spans = [np.ptp(flat, axis=0) + 2.4 for flat, _, _ in views]
-    width = max(span[0] for span in spans)
-    heights = [max(span[1], 2.6) for span in spans]
-    inches = 3.4
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(inches, inches * sum(heights) / width + 0.15))
-        grid = figure.add_gridspec(2, 1, height_ratios=heights, hspace=0.06, left=0, right=1, bottom=0, top=1)
-        scale = 72 * inches / width  # points per angstrom
-        for row, (flat, depth, patch) in enumerate(views):
-            axes = figure.add_subplot(grid[row])
-            shown = np.ones(len(flat), dtype=bool) if row == 0 else patch.row == 1
-            _draw(axes, flat, depth, patch, shown, scale)
+@dataclass(frozen=True)
+class LayerViews:
+    """Top view and side view along b of a layer, to one scale.
+
+    edges: (2, 2) a and b in the plane of the top view, angstrom.
+    """
+
+    top: _Patch
+    side: _Patch
+    edges: Array
+
+    @classmethod
+    def of(cls, structure: Structure) -> LayerViews:
+        """The views of a slab with c along z."""
+        n, m = _repeats(structure)
+        a, b = (float(np.linalg.norm(np.array(structure.lattice.matrix)[k])) for k in (0, 1))
+        gamma = np.deg2rad(structure.lattice.gamma)
+        edges = np.array([[a, 0.0], [b * np.cos(gamma), b * np.sin(gamma)]])
+        # seen along b its copies coincide: one row of atoms is drawn, with its bonds to the rows before and
+        # behind
+        return cls(_patch(structure, (n, m)), _patch(structure, (n, 3)), edges)
+
+    @cached_property
+    def _flat(self) -> tuple[Array, Array]:
+        """(n, 2) places on the paper of both; the side's horizontal axis is the normal of b in the plane, so that the
+        copies along b coincide.
+        """
+        b = self.edges[1] / np.linalg.norm(self.edges[1])
+        across = np.array([b[1], -b[0]])
+        side = np.column_stack([self.side.positions[:, :2] @ across, self.side.positions[:, 2]])
+        return self.top.positions[:, :2], side
+
+    @cached_property
+    def _spans(self) -> list[Array]:
+        return [np.ptp(flat, axis=0) + 2.4 for flat in self._flat]
+
+    @property
+    def width(self) -> float:
+        """Of both, angstrom."""
+        return max(float(span[0]) for span in self._spans)
+
+    @property
+    def heights(self) -> tuple[float, float]:
+        """Of the top view and the side view, angstrom."""
+        top, side = (max(float(span[1]), 2.6) for span in self._spans)
+        return top, side
+
+    def draw(self, top: mpl.axes.Axes, side: mpl.axes.Axes, scale: float) -> None:
+        """Draw both on axes of their own; scale: points per angstrom there."""
+        shown = np.ones(len(self.top.numbers), dtype=bool)
+        _draw(top, self._flat[0], self.top.positions[:, 2], self.top, shown, scale)
+        _draw(side, self._flat[1], -self.side.positions[:, 1], self.side, self.side.row == 1, scale)
+        for axes, flat, height in zip((top, side), self._flat, self.heights, strict=True):
             middle = (flat.max(axis=0) + flat.min(axis=0)) / 2
-            axes.set_xlim(middle[0] - width / 2, middle[0] + width / 2)
-            axes.set_ylim(middle[1] - heights[row] / 2, middle[1] + heights[row] / 2)
+            axes.set_xlim(middle[0] - self.width / 2, middle[0] + self.width / 2)
+            axes.set_ylim(middle[1] - height / 2, middle[1] + height / 2)
             axes.set_aspect("equal")
             axes.axis("off")
-            if row == 0:
-                outline = np.array([[0, 0], edge, edge + corner, corner, [0, 0]])
-                axes.plot(*outline.T, color=INK, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1e6)
+        first, second = self.edges
+        outline = np.array([[0, 0], first, first + second, second, [0, 0]])
+        top.plot(*outline.T, color=INK, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1e6)
+
+
+def layer_picture(structure: Structure) -> Figure:
+    """Top view, with the cell, and below it the side view along b, to one scale."""
+    views = LayerViews.of(structure)
+    inches = 3.4
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(inches, inches * sum(views.heights) / views.width + 0.15))
+        grid = figure.add_gridspec(2, 1, height_ratios=views.heights, hspace=0.06, left=0, right=1, bottom=0, top=1)
+        views.draw(figure.add_subplot(grid[0]), figure.add_subplot(grid[1]), 72 * inches / views.width)
         return figure
 
 

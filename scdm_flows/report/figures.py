@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from io import StringIO
 from typing import TYPE_CHECKING, Any
@@ -32,13 +33,24 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def svg(figure: Figure) -> str:
+def svg(figure: Figure, *, transparent: bool = True) -> str:
     """The figure as SVG text, the same bytes for the same figure."""
     buffer = StringIO()
     with mpl.rc_context(STYLE):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        figure.savefig(buffer, format="svg", transparent=transparent, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]
+
+
+def published(figure: Figure) -> str:
+    """SVG text for a file among others: on white, as its page may be dark, and with paths to a hundredth of a point."""
+    text = svg(figure, transparent=False)
+
+    def rounded(match: re.Match[str]) -> str:
+        return match[1] + re.sub(r"-?\d+\.\d{3,}", lambda n: f"{float(n[0]):.2f}", match[2]) + '"'
+
+    # not transforms: glyphs are scaled by 0.0153125
+    return re.sub(r'(\s(?:d|x|y)=")([^"]*)"', rounded, text)
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:

@@ -12,7 +12,7 @@ import pytest
 from conftest import CampaignDocuments, mx2
 from pymatgen.core import Structure
 
-from scdm_flows.cli.campaign import write_figures
+from scdm_flows.cli.report import write_figures
 from scdm_flows.documents import CampaignState, Funnel
 from scdm_flows.errors import CampaignError
 from scdm_flows.report import content, crystals, figures, paper_figures, render, render_documents

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,26 +10,20 @@ from numpy.typing import NDArray
 
 from scdm_flows.errors import ScdmError
 from scdm_flows.query import CandidateDB
+from scdm_flows.report.cards import RESULTS, card
 from scdm_flows.report.evaluation import DISTANCES
+from scdm_flows.report.paper import BY_GENERATOR
 from scdm_flows.server.pages import figures, parts
 from scdm_flows.server.pages.parts import section, table
 
 GENERATORS = ("scdm", "unscdm")
-# Xu et al., J. Phys. Chem. C (2024), doi:10.1021/acs.jpcc.4c08681, Fig. 5: of 2,000 samples each
-PAPER = {"scdm": (2000, 1376, 843), "unscdm": (2000, 764, 302)}
 LEVELS = (0.0, 0.1, 0.2, figures.WINDOW_EV)  # eV/atom
 DEFINITIONS = {"published": "as published", "periodic": "periodic: the same for every choice of cell"}
 
 
-@cache
 def measured() -> dict[str, Any] | None:
     """The reconstruction part of the packaged models' results; None where the file is not installed."""
-    package = Path(__file__).resolve().parents[2]
-    for folder in (package / "_cards", package.parent / "models" / "cards"):
-        if (folder / "results.json").is_file():
-            found: dict[str, Any] | None = json.loads((folder / "results.json").read_text()).get("reconstruction")
-            return found
-    return None
+    return (card(RESULTS) or {}).get("reconstruction")
 
 
 def page(query: CandidateDB) -> list[Any]:
@@ -126,9 +117,9 @@ def _share(values: NDArray[np.float64] | None, level: float, total: int) -> str:
 
 
 def _paper(generator: str) -> str | None:
-    if generator not in PAPER:
+    if generator not in BY_GENERATOR:
         return None
-    samples, _, window = PAPER[generator]
+    samples, window = (BY_GENERATOR[generator][step] for step in ("generated", "in_window"))
     return f"{window} of {samples:,} ({100 * window / samples:.2f} %)"
 
 

@@ -1,0 +1,166 @@
+"""``scdm campaign report``: the page of a campaign as HTML, its results beside the paper's as Markdown, figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from scdm_flows.cli.common import FORCE, database
+from scdm_flows.cli.files import check_output, make_folder, output_file, output_path
+from scdm_flows.cli.progress import progress_bar
+
+if TYPE_CHECKING:
+    from scdm_flows.stores.database import Database
+
+MARKDOWN = ".md"
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    help="HTML file, in the data folder when absent; FILE.md: the results beside the paper's, with figures in FILE/.",
+)
+@click.option(
+    "--top", default=12, show_default=True, type=click.IntRange(0), help="Candidates shown with pictures in HTML."
+)
+@click.option("--compounds", help="Of FILE.md: campaign that took the paper's six compounds.")
+@click.option(
+    "--reconstruction",
+    type=click.Path(path_type=Path),
+    help="Of FILE.md: what scdm reconstruct -o wrote; the packaged models' when absent.",
+)
+@click.option("--figures", type=click.Path(path_type=Path), help="Also write the figures into this folder.")
+@click.option(
+    "--format", "fmt", type=click.Choice(["pdf", "svg", "png"]), default="pdf", show_default=True, help="Of --figures."
+)
+@FORCE
+def report(
+    name: str,
+    out: Path | None,
+    top: int,
+    compounds: str | None,
+    reconstruction: Path | None,
+    figures: Path | None,
+    fmt: str,
+    force: bool,
+) -> None:
+    """Write the report of campaign NAME: one self-contained HTML file, or Markdown beside the paper's numbers."""
+    markdown = out is not None and out.suffix == MARKDOWN
+    for option, value in (("--compounds", compounds), ("--reconstruction", reconstruction)):
+        if value is not None and not markdown:
+            raise click.UsageError(f"{option} belongs to the results page; give -o FILE{MARKDOWN}")
+    if out is not None:
+        check_output(out, force=force)
+    with database(create=False) as connected:
+        if markdown:
+            assert out is not None
+            path = write_results(connected, name, out, compounds, reconstruction, force=force)
+        else:
+            path = write_report(connected, name, out, force=force or out is None, top=top)
+        written = 0 if figures is None else write_figures(connected, name, figures, fmt, top=top, force=force)
+    click.echo(f"report: {path}")
+    if figures is not None:
+        click.echo(f"{written} figures in {figures}")
+
+
+def write_results(
+    connected: Database, name: str, out: Path, compounds: str | None, reconstruction: Path | None, *, force: bool
+) -> Path:
+    """Write the results page and, in a folder of its name beside it, its figures; returns its path."""
+    from scdm_flows.builders import build_all
+    from scdm_flows.launch import collect_failures
+    from scdm_flows.query import CandidateDB
+    from scdm_flows.report.reconstruction import read
+    from scdm_flows.report.results import render
+    from scdm_flows.report.study import gather
+
+    measured = read(reconstruction)
+    query = CandidateDB(connected)
+    for campaign in filter(None, (name, compounds)):
+        query.campaign(campaign)
+        collect_failures(connected, campaign)
+        build_all(connected, campaign)  # so that status would say the same
+    commands = _commands(name, out, compounds, reconstruction)
+    with progress_bar() as bar:
+        study = gather(connected, name, compounds=compounds, reconstruction=measured, commands=commands, progress=bar)
+        bar("page", 0, 1)
+        page = render(study, folder=out.stem)
+        bar("page", 1, 1)
+    folder = out.with_suffix("")
+    make_folder(folder)
+    for old in sorted(folder.glob("best-*.svg")) if force else []:  # of a study that had more of them
+        if old.name not in page.pictures:
+            old.unlink()
+    for file, text in page.pictures.items():
+        with output_file(folder / file, force=force) as handle:
+            handle.write(text)
+    with output_file(out, force=force) as handle:
+        handle.write(page.text)
+    return out
+
+
+def _commands(name: str, out: Path, compounds: str | None, reconstruction: Path | None) -> dict[str, str]:
+    """What makes the page, in order: words -> command; "page" makes the page itself."""
+    from scdm_flows.cli.launchpad import launchpad_dir
+
+    def run(campaign: str) -> str:
+        shipped = (launchpad_dir() / "campaigns" / f"{campaign}.yaml").is_file()
+        return f"scdm campaign run {'launchpad/campaigns/' if shipped else ''}{campaign}.yaml"
+
+    found = {f"the campaign {name}": run(name), "its counts": f"scdm campaign status {name}"}
+    if compounds is not None:
+        found["the paper's compounds"] = run(compounds)
+    distances = "models/cards/results.json" if reconstruction is None else str(reconstruction)
+    measure = (
+        "make results DATA=curated.jsonl.gz"
+        if reconstruction is None
+        else f"scdm reconstruct --data curated.jsonl.gz -o {distances}"
+    )
+    found[f"distances of reconstruction, {distances}"] = measure
+    found["errors of the energies"] = "scdm refs show"
+    found["errors of the phonons, models/cards/phonons.json"] = (
+        "python benchmarks/phonon_validation.py --c2db FILE -n 60 --seed 0"
+    )
+    page = f"scdm campaign report {name} -o {out}"
+    page += f" --compounds {compounds}" if compounds else ""
+    page += f" --reconstruction {reconstruction}" if reconstruction else ""
+    found["page"] = page
+    return found
+
+
+def write_figures(connected: Database, name: str, folder: Path, fmt: str, *, top: int, force: bool) -> int:
+    """Write a campaign's figures as files of their own; returns how many."""
+    import matplotlib as mpl
+
+    from scdm_flows.report import paper_figures
+    from scdm_flows.report.figures import STYLE
+
+    make_folder(folder)
+    written = 0
+    for title, figure in paper_figures(connected, name, top=top):
+        with output_path(folder / f"{title}.{fmt}", force=force) as path, mpl.rc_context(STYLE):
+            figure.savefig(path, dpi=300, bbox_inches="tight")
+        written += 1
+    return written
+
+
+def write_report(connected: Database, name: str, out: Path | None, *, force: bool, top: int = 12) -> Path:
+    """Write a campaign's report, to the data folder where ``out`` is None; returns its path."""
+    from scdm_flows.launch.budget import in_words
+    from scdm_flows.report import render
+    from scdm_flows.settings import get_settings
+
+    limits = in_words(connected.mongo, name)
+    path = out or get_settings().data_dir / "reports" / f"{name}.html"
+    if out is None:
+        make_folder(path.parent)
+    with progress_bar() as bar:
+        html = render(connected, name, top=top, limits=limits, progress=lambda done, total: bar("report", done, total))
+    with output_file(path, force=force) as handle:
+        handle.write(html)
+    return path

@@ -76,9 +76,9 @@ def _head(study: Study) -> Iterator[str]:
     campaign, counts, total = study.campaign, study.counts, study.total
     yield "# Results: the paper's study, reproduced"
     made = study.commands.get("page")
-    how = f"by `{made}`" if made else "from the stored documents"
+    how = f"Made by `{made}`" if made else "Made"
     yield (
-        f"Made {how} from campaign `{campaign.name}` as stored on {campaign.last_updated:%Y-%m-%d} (configuration "
+        f"{how} from campaign `{campaign.name}` as stored on {campaign.last_updated:%Y-%m-%d} (configuration "
         f"`{campaign.config_hash[:12]}`, state {campaign.state.value}); nothing here is typed in, and the commands of "
         f"each part are at the [end](#commands). The paper is {paper.CITATION}; its energies and phonons are DFT's."
     )

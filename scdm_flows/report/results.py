@@ -170,13 +170,12 @@ def _funnel(study: Study, show: Show) -> Iterator[str]:
     yield table(head, rows)
     yield (
         "Shares are of the samples of the column. *Valid*: no atoms too close, radii in order, one connected layer "
-        "(the "
-        "paper: no atoms within 0.5 Å). *No duplicates*: the first of equal layers stays. *New*: no layer of the "
-        "training data (C2DB, 2DMatPedia, JARVIS) is equal by symmetry and fingerprint; the paper says of its 843 that "
-        "none is in existing data sets, and does not count novelty as a step. The paper's *window* is by energy alone, "
-        "and so is the row in bold; the row below it also asks that the relaxation ended and left one layer, which is "
-        "what goes on. The paper chose six layers for phonons; here they were computed for the best that the "
-        "campaign's budget and gate let on."
+        "(the paper: no atoms within 0.5 Å). *No duplicates*: the first of equal layers stays. *New*: no layer of "
+        "the training data (C2DB, 2DMatPedia, JARVIS) is equal by symmetry and fingerprint; the paper says of its "
+        "843 that none is in existing data sets, and does not count novelty as a step. The paper's *window* is by "
+        "energy alone, and so is the row in bold; the row below it also asks that the relaxation ended and left one "
+        "layer, which is what goes on. The paper chose six layers for phonons; here they were computed for the best "
+        "that the campaign's budget and gate let on."
     )
     copies = {results_figures.name(g): c.copies_of_other_generators for g, c in counts.items()}
     if any(copies.values()):
@@ -219,11 +218,9 @@ def _reconstruction(study: Study, show: Show) -> Iterator[str]:
         return
     yield (
         f"{found.n} layers that no model was trained on, noised to t\\*, denoised, and compared with the original by "
-        "six "
-        "distances; smaller is better. SCDM keeps the layer group, UnSCDM is the same network without symmetry; the "
-        "baseline is the original with its coordinates perturbed by 15 %. Boxes hold the middle half, whiskers reach "
-        "to "
-        "the last value within 1.5 boxes. Energies are surrogate ones."
+        "six distances; smaller is better. SCDM keeps the layer group, UnSCDM is the same network without symmetry; "
+        "the baseline is the original with its coordinates perturbed by 15 %. Boxes hold the middle half, whiskers "
+        "reach to the last value within 1.5 boxes. Energies are surrogate ones."
     )
     for definition in DEFINITIONS:
         boxes = found.boxes[definition]
@@ -266,9 +263,8 @@ def _energies(study: Study, show: Show) -> Iterator[str]:
         "Unique relaxed samples; shares are of all samples of the generator, *new* are those of the column before it "
         "that no training layer equals" + (", *raw* counts by the force field's own E_hull" * study.surrogate) + ". "
         "Three meanings of stable: *on the hull*, E_hull ≤ 0 with all known phases and the other candidates; *near "
-        "it*, "
-        f"E_hull ≤ 0.05 eV/atom; *phonon-stable*, no mode below −{THRESHOLD_THZ:g} THz (−{GAMMA_THRESHOLD_THZ:g} THz "
-        "near Γ) on the path and a mesh in the plane. Phonons were not computed for all."
+        f"it*, E_hull ≤ 0.05 eV/atom; *phonon-stable*, no mode below −{THRESHOLD_THZ:g} THz (−{GAMMA_THRESHOLD_THZ:g} "
+        "THz near Γ) on the path and a mesh in the plane. Phonons were not computed for all."
     )
 
 
@@ -281,9 +277,8 @@ def _best(study: Study, show: Show) -> Iterator[str]:
     titled = [(c, study.phonons[c.candidate_id], _title(c)) for c in best]
     yield (
         "The best by the ranking (`objective` of the campaign) of those that no training layer equals and whose "
-        "phonons "
-        f"have no imaginary mode{' by the surrogate' * study.surrogate}: top view with the cell, side view along b, "
-        "phonon bands."
+        f"phonons have no imaginary mode{' by the surrogate' * study.surrogate}: top view with the cell, side view "
+        "along b, phonon bands."
     )
     yield show("best.svg", published(results_figures.best_layers(titled)), "structures and phonons of the best layers")
     rows = []
@@ -372,8 +367,7 @@ def _time(study: Study) -> Iterator[str]:
     yield table(["", "report (this page)", "`scdm campaign status`", "recount of the jobs' outputs"], rows)
     yield (
         "The page counts the candidates' documents, `status` is what the builder stored, the last column counts the "
-        "raw "
-        f"outputs of screens, gates and phonon jobs. **They {'agree' if agree else 'do not agree'}.**"
+        f"raw outputs of screens, gates and phonon jobs. **They {'agree' if agree else 'do not agree'}.**"
     )
 
 

@@ -149,6 +149,12 @@ def register(app: Dash, query: CandidateDB) -> None:
             return parts.trouble(error), ""
 
 
+def _generators(config: dict[str, Any]) -> str | None:
+    """Kinds of a campaign's generators."""
+    kinds = [part.get("kind") for part in config.get("generators", [config])]
+    return " and ".join(filter(None, kinds)) or None
+
+
 def contents(query: CandidateDB, memory: Memory, name: str) -> list[Any]:
     """What the page shows of a campaign now."""
     from scdm_flows.report.content import funnel_rows
@@ -167,7 +173,7 @@ def contents(query: CandidateDB, memory: Memory, name: str) -> list[Any]:
         ("failed", f"{counts.failed:,}"),
         ("energies", parts.SURROGATE if surrogate else "DFT" if len(schemes[schemes == 0]) else "none yet"),
         ("counted", f"{campaign.last_updated:%Y-%m-%d %H:%M} UTC, at the last build"),
-        ("generator", (campaign.config.get("generator") or {}).get("kind")),
+        ("generator", _generators(campaign.config.get("generator") or {})),
         ("engine", (campaign.config.get("engine") or {}).get("kind")),
         ("commit", campaign.provenance.git_commit),
     ]

@@ -167,6 +167,6 @@ def raw_counts(database: Database, campaign: str) -> dict[str, int]:
     return {
         "generated": sum(screens.values()),
         "in_window": passed(StageName.GATE, {"in_window": True, "relax_converged": True, "one_layer": None}),
-        "phonon_done": passed(StageName.PHONON, {"dynamically_stable": None}),
+        "phonon_done": passed(StageName.PHONON, {}),
         "dynamically_stable": passed(StageName.PHONON, {"dynamically_stable": True}),
     }

@@ -53,16 +53,13 @@ def _energies(header: Mapping[str, Any]) -> Iterator[str]:
         for k, inside in enumerate(header["error_coverage_by_value"])
     ]
     yield table(["calibrated E_hull, eV/atom", f"error said to hold {claimed}", "holds, left out"], rows)
-    best, worst = raw["bias"], left_out["mae"]
+    bias, left = raw["bias"], left_out["mae"]
     yield (
-        f"It can say whether a layer is in the window: of layers truly below 0.2 eV/atom "
+        "It can say whether a layer is in the window: of layers truly below 0.2 eV/atom "
         f"{percent(header['stable_kept_in_window'], 1)} stay within 0.6. It cannot say whether a layer lies on the "
-        "hull: "
-        f"the raw surrogate puts layers {number(abs(best), 2)} eV/atom too "
-        f"{'low' if best < 0 else 'high'} on average, and after the calibration an error of {number(worst, 2)} eV/atom "
-        "remains, of the size of the distances between the best candidates. C2DB's layers are relaxed known "
-        "prototypes: "
-        "for layers unlike them the error may be larger than measured."
+        f"hull: the raw surrogate puts layers {number(abs(bias), 2)} eV/atom too {'low' if bias < 0 else 'high'} on "
+        f"average, and after the calibration an error of {number(left, 2)} eV/atom remains. C2DB's layers are relaxed known "
+        "prototypes: for layers unlike them the error may be larger than measured."
     )
 
 

@@ -58,8 +58,8 @@ def _energies(header: Mapping[str, Any]) -> Iterator[str]:
         "It can say whether a layer is in the window: of layers truly below 0.2 eV/atom "
         f"{percent(header['stable_kept_in_window'], 1)} stay within 0.6. It cannot say whether a layer lies on the "
         f"hull: the raw surrogate puts layers {number(abs(bias), 2)} eV/atom too {'low' if bias < 0 else 'high'} on "
-        f"average, and after the calibration an error of {number(left, 2)} eV/atom remains. C2DB's layers are relaxed known "
-        "prototypes: for layers unlike them the error may be larger than measured."
+        f"average, and after the calibration an error of {number(left, 2)} eV/atom remains. C2DB's layers are relaxed "
+        "known prototypes: for layers unlike them the error may be larger than measured."
     )
 
 

@@ -157,7 +157,8 @@ def draw_bands(axes: Axes, plot: BandPlot) -> None:
         axes.legend(frameon=False, fontsize=8, loc="upper right")
     axes.set_xticks(list(plot.ticks), list(plot.ticks.values()))
     axes.tick_params(axis="x", length=0)
-    axes.set_xlim(float(plot.distances.min()), float(plot.distances.max()))
+    # a label is not rounded as distances are, and beyond the end it would not be drawn
+    axes.set_xlim(float(plot.distances.min()), max(float(plot.distances.max()), *plot.ticks))
     axes.set_ylabel(plot.ylabel)
     if plot.ylim is not None:
         axes.set_ylim(*plot.ylim)

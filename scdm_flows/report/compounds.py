@@ -83,9 +83,10 @@ def compounds_section(study: Study) -> Iterator[str]:
     yield (
         f"The paper names six layers, all in its window of {paper.WINDOW_EV_PER_ATOM:g} eV/atom and phonon-stable, and "
         "gives no coordinates. So each composition was set up in the layer prototypes that it is plausible in "
-        f"({len(study.compounds)} structures, `benchmarks/paper_compounds.py`) and went through the same relaxation, "
-        "hull and phonons. Which of them is the paper's is not known; shown is where the lowest one and the lowest "
-        "phonon-stable one land."
+        f"({len(study.compounds)} structures, `benchmarks/paper_compounds.py`) and went through the same stages, with "
+        "the settings of `launchpad/campaigns/paper-compounds.yaml`. Which of them is the paper's is not known; shown "
+        "is where the lowest one and the lowest phonon-stable one land. A prototype is what the relaxation began with; "
+        "the layer group is that of its end."
     )
     rows = []
     for verdict in found:
@@ -101,7 +102,7 @@ def compounds_section(study: Study) -> Iterator[str]:
     head = [
         "compound",
         "",
-        "prototype",
+        "from prototype",
         "layer group",
         f"{kind}, eV/atom",
         "raw",
@@ -119,7 +120,7 @@ def compounds_section(study: Study) -> Iterator[str]:
         f"one there**{' by the surrogate' * surrogate}."
     )
     every = [[*parts(c), *_cells(c)[1:]] for v in found for c in [*v.relaxed, *v.others]]
-    listed = table(["compound", "prototype", *head[3:]], every, left=3)
+    listed = table(["compound", "from prototype", *head[3:]], every, left=3)
     yield f"<details><summary>all {len(every)} prototypes</summary>\n\n{listed}\n\n</details>"
 
 

@@ -162,8 +162,10 @@ class LayerViews:
             axes.set_aspect("equal")
             axes.axis("off")
         first, second = self.edges
-        outline = np.array([[0, 0], first, first + second, second, [0, 0]])
-        top.plot(*outline.T, color=INK, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1e6)
+        # a cell may begin anywhere: with its corner on the lowest atom it lies where atoms are drawn
+        corner = min(self._flat[0].tolist(), key=lambda place: (round(place[1], 2), round(place[0], 2)))
+        outline = np.array([[0, 0], first, first + second, second, [0, 0]]) + corner
+        top.plot(*outline.T, color=INK, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1e6, clip_on=False)
 
 
 def layer_picture(structure: Structure) -> Figure:

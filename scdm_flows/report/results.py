@@ -111,7 +111,7 @@ def _head(study: Study) -> Iterator[str]:
         )
     rows.append(
         [
-            "phonon-stable, of those whose phonons were computed",
+            "phonon-stable, of the layers whose phonons were computed",
             "6 of 6 chosen",
             f"**{total.funnel.dynamically_stable} of {total.funnel.phonon_done}**",
         ]

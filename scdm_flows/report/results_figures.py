@@ -104,8 +104,7 @@ def energies(candidates: Sequence[CandidateDoc], window: float, *, surrogate: bo
                 axes.axvline(place, color=SOFT, lw=0.9, ls=(0, (4, 3)), zorder=0)
         for axes, generator in zip(panels, generators, strict=False):
             _marks(axes, [c for c in known if c.generator == generator], generator)
-            axes.set_ylim(0, 1.3 * axes.dataLim.ymax or 1)
-        top = max((axes.get_ylim()[1] for axes in panels), default=1)
+        top = 1.1 * max(float(axes.dataLim.ymax) for axes in panels) or 1.0
         for axes in panels:
             axes.set_ylim(0, top)
             axes.spines[["top", "right"]].set_visible(False)
@@ -144,13 +143,15 @@ def _marks(axes: Axes, own: Sequence[CandidateDoc], generator: str) -> None:
         Patch(facecolor=colour(generator), edgecolor=colour(generator), label=f"{name(generator)}, new"),
         Patch(facecolor="white", edgecolor=colour(generator), label=f"{name(generator)}, known"),
     ]
-    rows = zip(_new_and_known(own), ("*", "^"), ("new", "known"), (8.5, 5.0), (1.06, 1.14), strict=True)
+    rows = zip(_new_and_known(own), ("*", "^"), ("new", "known"), (7.0, 4.5), (1.06, 1.3), strict=True)
     for group, marker, word, size, level in rows:
         stable = [float(c.e_above_hull or 0) for c in group if c.dynamically_stable]
         filled = INK if word == "new" else "white"
-        style: dict[str, Any] = {"marker": marker, "ms": size, "mfc": filled, "mec": INK, "mew": 0.7, "ls": "none"}
+        style: dict[str, Any] = {"marker": marker, "ms": size, "mfc": filled, "mec": INK, "mew": 0.4, "ls": "none"}
         if stable:
-            axes.plot(np.clip(stable, *HULL_EDGES), np.full(len(stable), top * level), alpha=0.75, **style)
+            # in three rows, so that neighbours can be told apart
+            heights = top * (level + 0.06 * (np.arange(len(stable)) % 3))
+            axes.plot(np.clip(sorted(stable), *HULL_EDGES), heights, alpha=0.8, **style)
         handles.append(Line2D([], [], label=f"phonon-stable, {word} ({len(stable)})", **style))
     axes.legend(handles=handles, frameon=False, fontsize=8, loc="upper right", bbox_to_anchor=(1.0, 0.93))
 

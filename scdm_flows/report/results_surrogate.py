@@ -26,7 +26,8 @@ def _energies(header: Mapping[str, Any]) -> Iterator[str]:
     raw, left_out = header["raw"], header["calibrated_left_out"]
     yield (
         f"**Energies** beside C2DB's PBE values on {header['n']:,} layers. The calibration is judged on chemical "
-        f"systems that it was not fitted to ({header['folds_by_chemical_system']} folds)."
+        "systems "
+        f"that it was not fitted to ({header['folds_by_chemical_system']} folds)."
     )
     words = {
         "mae": "mean absolute error of E_hull, eV/atom",
@@ -52,14 +53,13 @@ def _energies(header: Mapping[str, Any]) -> Iterator[str]:
         for k, inside in enumerate(header["error_coverage_by_value"])
     ]
     yield table(["calibrated E_hull, eV/atom", f"error said to hold {claimed}", "holds, left out"], rows)
-    best, worst = raw["bias"], left_out["mae"]
+    bias, left = raw["bias"], left_out["mae"]
     yield (
         "It can say whether a layer is in the window: of layers truly below 0.2 eV/atom "
         f"{percent(header['stable_kept_in_window'], 1)} stay within 0.6. It cannot say whether a layer lies on the "
-        f"hull: the raw surrogate puts layers {number(abs(best), 2)} eV/atom too {'low' if best < 0 else 'high'} on "
-        f"average, and after the calibration an error of {number(worst, 2)} eV/atom remains, of the size of the "
-        "distances between the best candidates. C2DB's layers are relaxed known prototypes: for layers unlike them "
-        "the error may be larger than measured."
+        f"hull: the raw surrogate puts layers {number(abs(bias), 2)} eV/atom too {'low' if bias < 0 else 'high'} on "
+        f"average, and after the calibration an error of {number(left, 2)} eV/atom remains. C2DB's layers are relaxed "
+        "known prototypes: for layers unlike them the error may be larger than measured."
     )
 
 
@@ -79,9 +79,13 @@ def _phonons(card: Mapping[str, Any]) -> Iterator[str]:
     )
     yield (
         f"The verdict is right for {percent(found['accuracy'], 1)} of them (95 % interval {percent(found['low'], 1)} "
-        f"to {percent(found['high'], 1)}; {percent(other['accuracy'], 1)} on one half with the threshold chosen on "
-        f"the other; area under the curve {number(way['auc'], 2)}). Where half of the layers are stable, one that the "
-        f"surrogate calls stable is so with {percent(right, right + wrong)}, and it misses "
-        f"{percent(lost, right + lost)} of the stable ones. It can sort candidates for DFT; it cannot replace DFT's "
-        "phonons, and a phonon-stable layer on this page is one that is worth computing."
+        "to "
+        f"{percent(found['high'], 1)}; {percent(other['accuracy'], 1)} on one half with the threshold chosen on the "
+        "other; "
+        f"area under the curve {number(way['auc'], 2)}). Where half of the layers are stable, one that the surrogate "
+        "calls "
+        f"stable is so with {percent(right, right + wrong)}, and it misses {percent(lost, right + lost)} of the stable "
+        "ones. It can sort candidates for DFT; it cannot replace DFT's phonons, and a phonon-stable layer on this "
+        "page is "
+        "one that is worth computing."
     )

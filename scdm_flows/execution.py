@@ -23,6 +23,7 @@ from pymongo.errors import PyMongoError
 
 from scdm_flows.documents import StageName, utc_now
 from scdm_flows.errors import OutputError, StoreError
+from scdm_flows.hours import spent_before
 from scdm_flows.stores.trouble import explain
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _progress: ContextVar[Callable[[int], None] | None] = ContextVar("_progress", default=None)
-_before: ContextVar[list[float]] = ContextVar("_before")  # seconds spent for a job before it ran
 
 # Dynamic jobs are cheap and deterministic: they run again on resuming, so that their children are known
 # again.
@@ -124,24 +124,15 @@ def run_job(job: Job, store: JobStore) -> Response[Any]:
     for name, ids in (_large_objects(store, job) or {}).items():
         _large_store(store, name).remove_docs({"blob_uuid": {"$in": sorted(ids)}})
     started = time.monotonic()
-    token = _before.set([])
-    try:
+    with spent_before() as before:
         response = job.run(store=store)
-        seconds = round(time.monotonic() - started + sum(_before.get()), 3)
-    finally:
-        _before.reset(token)
+    seconds = round(time.monotonic() - started + sum(before), 3)
     store.docs_store._collection.update_one(
         {"uuid": job.uuid, "index": job.index},
         {"$set": {"metadata.seconds": seconds, "metadata.completed_at": utc_now()}},
     )
     logger.info("%s took %.1f s", job.name, seconds)
     return response
-
-
-def add_seconds(seconds: float) -> None:
-    """Count time that was spent for the job that runs, before it ran."""
-    if (spent := _before.get(None)) is not None:  # none where a maker is called by itself
-        spent.append(seconds)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from scdm_flows.errors import CampaignError, EngineError
 from scdm_flows.execution import execute, progress_hook
 from scdm_flows.hours import node_hours
 from scdm_flows.provenance import made_here
-from scdm_flows.selection import choose
+from scdm_flows.selection import choose, phonon_flow_of
 from scdm_flows.stores.database import Database, database_of
 from scdm_flows.workers import Work, WorkerDied, work_off
 
@@ -398,8 +398,6 @@ def run_candidate(config: CampaignConfig, database: Database, candidate: Screene
 
 def run_phonons(config: CampaignConfig, database: Database, candidate_ids: Sequence[str]) -> Iterator[tuple[int, bool]]:
     """Phonons of candidates whose gate is open to them; yields the place of each and whether it went well."""
-    from scdm_flows.flows import phonon_flow_of
-
     for place, candidate_id in enumerate(candidate_ids):
         yield place, _run_flow(config, database, candidate_id, phonon_flow_of(config, database, candidate_id))
 

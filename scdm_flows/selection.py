@@ -9,12 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from pymatgen.core import Structure
 
 from scdm_flows.documents import StageName
+from scdm_flows.errors import CampaignError
 from scdm_flows.stores.indexes import CONTROLS
 from scdm_flows.stores.trouble import store_errors
 
 if TYPE_CHECKING:
+    from jobflow import Flow
+
     from scdm_flows.config import CampaignConfig, PhononBudgetConfig
     from scdm_flows.stores.database import Database
 
@@ -63,6 +67,24 @@ def _ranked(database: Database, config: CampaignConfig) -> list[str]:
     )
     may = {document["metadata"]["candidate_id"] for document in open_gates}
     return [name for name in (raw.decode() for raw in table.ids[rows].tolist()) if name in may]
+
+
+def phonon_flow_of(config: CampaignConfig, database: Database, candidate_id: str) -> Flow:
+    """The phonon jobs of a candidate by its stored gate.
+
+    Raises
+    ------
+    CampaignError
+        If the gate is not stored.
+    """
+    from scdm_flows.flows import phonon_flow
+    from scdm_flows.jobs import job_uuid
+
+    uuid = job_uuid(config, candidate_id, StageName.GATE.value)
+    stored = database.job_store.docs_store.query_one({"uuid": uuid}, properties=["output.relaxed_structure"])
+    if stored is None:
+        raise CampaignError(f"the gate of {candidate_id} is not stored; run the campaign again")
+    return phonon_flow(config, candidate_id, Structure.from_dict(stored["output"]["relaxed_structure"]))
 
 
 def why_not(budget: PhononBudgetConfig) -> str:

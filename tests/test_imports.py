@@ -51,7 +51,7 @@ MAY_USE = {
     "stores": {"documents"},
     "query": {"stores", "documents"},
     "generators": {"documents"},
-    "engines": {"analysis", "documents", "jobs"},  # jobs: an engine makes its phonon job, when it is asked to
+    "engines": {"analysis", "documents", "hours", "jobs"},  # jobs: an engine makes its phonon job, when it is asked to
     "jobs": {
         "generators",
         "engines",

@@ -16,7 +16,7 @@ from scdm_flows.config import ForceFieldEngineConfig
 from scdm_flows.engines.chgnet import CALCULATOR, IN_PLANE
 from scdm_flows.engines.relaxation import SYMPREC_ANGSTROM, RelaxSettings, Run, relax_one, relaxing
 from scdm_flows.errors import EngineError
-from scdm_flows.execution import add_seconds
+from scdm_flows.hours import add_seconds
 
 if TYPE_CHECKING:
     from pymatgen.core import Molecule

@@ -7,7 +7,7 @@ the candidate builder.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jobflow.core.flow import Flow
 from jobflow.core.job import Job
@@ -18,12 +18,9 @@ from scdm_flows import jobs
 from scdm_flows.config import CampaignConfig
 from scdm_flows.documents import ScreenedCandidate, StageName, StaticSummary
 from scdm_flows.engines import engine_of
-from scdm_flows.errors import CampaignError, StructureError
+from scdm_flows.errors import StructureError
 from scdm_flows.flows.schema import remember_schemas
 from scdm_flows.generators import GENERATORS
-
-if TYPE_CHECKING:
-    from scdm_flows.stores.database import Database
 
 remember_schemas()
 GENERATE_STAGES = (StageName.GENERATE, StageName.SCREEN)
@@ -93,21 +90,6 @@ def phonon_flow(config: CampaignConfig, candidate_id: str, structure: Structure)
     """The engine's phonon jobs of a relaxed candidate; the last one's output is its ``PhononDoc``."""
     made = engine_of(config.engine).phonon_jobs(config, candidate_id, structure)
     return Flow(_stage(made, config, StageName.PHONON, candidate_id=candidate_id), name=f"phonons {candidate_id}")
-
-
-def phonon_flow_of(config: CampaignConfig, database: Database, candidate_id: str) -> Flow:
-    """The phonon jobs of a candidate by its stored gate.
-
-    Raises
-    ------
-    CampaignError
-        If the gate is not stored.
-    """
-    uuid = jobs.job_uuid(config, candidate_id, StageName.GATE.value)
-    stored = database.job_store.docs_store.query_one({"uuid": uuid}, properties=["output.relaxed_structure"])
-    if stored is None:
-        raise CampaignError(f"the gate of {candidate_id} is not stored; run the campaign again")
-    return phonon_flow(config, candidate_id, Structure.from_dict(stored["output"]["relaxed_structure"]))
 
 
 def bands_flow(config: CampaignConfig, candidate_id: str, structure: Structure, static: StaticSummary) -> Flow:

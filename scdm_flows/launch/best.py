@@ -11,7 +11,7 @@ from scdm_flows.config import CampaignConfig
 from scdm_flows.documents import StageName
 from scdm_flows.launch.progress import collect_failures, status
 from scdm_flows.launch.workflows import insert, workflow_of
-from scdm_flows.selection import choose, chosen
+from scdm_flows.selection import choose, chosen, phonon_flow_of
 from scdm_flows.stores.database import Database
 
 OPEN = ("READY", "WAITING", "RESERVED", "RUNNING", "PAUSED")
@@ -23,8 +23,6 @@ def begin_phonons(config: CampaignConfig, database: Database, launchpad: LaunchP
 
     Nothing where the budget limits no phonons, and has limited none.
     """
-    from scdm_flows.flows import phonon_flow_of
-
     name = config.name
     if config.budget.phonons is None and chosen(database, name) is None:
         return []

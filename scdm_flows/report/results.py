@@ -13,6 +13,7 @@ from scdm_flows.documents import CandidateDoc
 from scdm_flows.exports import structure_of
 from scdm_flows.report import bands, crystals, paper, recount, results_figures, results_surrogate
 from scdm_flows.report.compounds import compounds_section, verdicts
+from scdm_flows.report.content import computed
 from scdm_flows.report.evaluation import DISTANCES
 from scdm_flows.report.figures import published
 from scdm_flows.report.markdown import duration, formula, number, percent, picture, share, table
@@ -239,6 +240,9 @@ def _reconstruction(study: Study, show: Show) -> Iterator[str]:
 
 def _energies(study: Study, show: Show) -> Iterator[str]:
     yield "## Energy above hull by generator (paper, Fig. 5)"
+    if not computed(study.candidates):
+        yield "No candidate has an energy yet."
+        return
     figure = results_figures.energies(study.candidates, study.window, surrogate=study.surrogate)
     yield show("e-hull.svg", published(figure), "distribution of the energy above hull by generator")
     rows = []

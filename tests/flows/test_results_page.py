@@ -6,18 +6,13 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-import numpy as np
 import pytest
 from conftest import CampaignDocuments, mx2
-from pymatgen.core import Structure
 
 from scdm_flows.cli.report import write_results
 from scdm_flows.config import parse_config
 from scdm_flows.documents import CandidateDoc, CandidateState, StageRecord
-from scdm_flows.errors import DatasetError
 from scdm_flows.report import paper, recount
-from scdm_flows.report.compounds import verdicts
-from scdm_flows.report.reconstruction import boxes_of, read
 from scdm_flows.report.results import render
 from scdm_flows.report.study import gather
 from scdm_flows.runner import run_campaign
@@ -95,46 +90,12 @@ def test_counts_by_generator_are_those_by_hand() -> None:
         assert sum(parts) == getattr(total.funnel, step), step
 
 
-def test_a_compound_lands_where_its_lowest_prototype_does() -> None:
-    found = [
-        candidate("files", 0, source_id="NiS2-1T", e_above_hull=0.2, dynamically_stable=False),
-        candidate("files", 1, source_id="NiS2-1H", e_above_hull=0.5, dynamically_stable=True),
-        candidate("files", 2, source_id="NiS2-fallen", e_above_hull=0.0, one_layer=False),
-        candidate("files", 3, source_id="ZnS2-1T", e_above_hull=0.7, dynamically_stable=True),
-    ]
-    nickel, zinc = verdicts(found)
-    assert [c.source_id for c in nickel.relaxed] == ["NiS2-1T", "NiS2-1H"]
-    assert [c.source_id for c in nickel.others] == ["NiS2-fallen"]
-    assert nickel.lowest_stable is not None
-    assert nickel.lowest_stable.source_id == "NiS2-1H"
-    assert nickel.stable_in_window
-    assert not zinc.stable_in_window  # 0.7 is above the paper's 0.6
-
-
 def test_the_papers_numbers_are_the_papers() -> None:
     # Xu et al., doi:10.1021/acs.jpcc.4c08681, abstract and Fig. 5
     assert paper.FUNNEL["in_window"] == 1145 == sum(g["in_window"] for g in paper.BY_GENERATOR.values())
     assert paper.FUNNEL["unique"] == 2140 == sum(g["unique"] for g in paper.BY_GENERATOR.values())
     assert paper.BY_GENERATOR["scdm"]["in_window"] / paper.BY_GENERATOR["scdm"]["generated"] == pytest.approx(0.4215)
     assert paper.COMPOUNDS == ("NiS2", "ZnS2", "Nb2S2", "V2S2", "Cu2S2", "Ti2Te2")
-
-
-def test_shipped_prototypes_are_layers_of_the_six_compounds() -> None:
-    from scdm_flows.cli.launchpad import launchpad_dir
-    from scdm_models.datasets.readers import read_any
-    from scdm_models.datasets.records import LayerRecord
-    from scdm_models.lattice import is_one_layer
-
-    found: dict[str, list[Structure]] = {}
-    for record in read_any(launchpad_dir() / "structures" / "paper-compounds.jsonl"):
-        assert isinstance(record, LayerRecord)
-        found.setdefault(record.id.partition("-")[0], []).append(record.structure)
-    assert set(found) == set(paper.COMPOUNDS)
-    for compound, structures in found.items():
-        assert len(structures) >= 4
-        assert all(is_one_layer(s) for s in structures), compound
-        ratios = {s.composition.reduced_formula for s in structures}
-        assert len(ratios) == 1
 
 
 @pytest.fixture(scope="module")
@@ -175,13 +136,6 @@ def test_page_figures_and_counts_of_a_real_campaign(finished: Database, tmp_path
     assert {path: path.read_bytes() for path in before} == before  # the same documents give the same bytes
 
 
-def test_counts_that_do_not_agree_are_said(finished: Database) -> None:
-    study = gather(finished, "t")
-    assert "They agree" in render(study, folder="x").text
-    study.campaign.funnel.in_window += 1
-    assert "They do not agree" in render(study, folder="x").text
-
-
 def test_a_campaign_without_results_has_a_page(campaign_documents: CampaignDocuments) -> None:
     database = memory_database()
     campaign = campaign_documents.campaign.model_copy(deep=True)
@@ -189,18 +143,3 @@ def test_a_campaign_without_results_has_a_page(campaign_documents: CampaignDocum
     text = render(gather(database, campaign.name), folder="x").text
     assert "No candidate is new and phonon-stable" in text
     assert "Not computed" in text
-
-
-def test_boxes_are_those_of_the_values() -> None:
-    # of 1, 2, ..., 9 the quartiles are 3 and 7 and nothing is an outlier
-    row = dict.fromkeys(("energy", "sinkhorn", "superpose", "crystalnn", "xrd", "ofm"), 0.0)
-    rows = [{d: {**row, "energy": float(v)} for d in ("published", "periodic")} for v in range(1, 10)]
-    assert np.allclose(boxes_of({"m": rows})["published"]["m"]["energy"], [1, 3, 5, 7, 9])
-
-
-def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "x.json").write_text("[1]")
-    with pytest.raises(DatasetError, match="scdm reconstruct"):
-        read(tmp_path / "x.json")
-    with pytest.raises(DatasetError, match="does not exist"):
-        read(tmp_path / "none.json")

@@ -117,6 +117,14 @@ def stage_times(candidates: Iterable[CandidateDoc]) -> dict[str, StageTime]:
     return found
 
 
+def generation_time(database: Database, campaign: str) -> StageTime:
+    """Time of the jobs that generated samples, from their raw outputs: candidates do not note it."""
+    criteria = {"metadata.campaign": campaign, "metadata.stage": StageName.GENERATE.value}
+    found = database.job_store.docs_store.query(criteria, properties=["metadata.seconds"])
+    values = [d["metadata"]["seconds"] for d in found if "seconds" in d["metadata"]]
+    return StageTime(len(values), sum(values), median(values) if values else 0.0)
+
+
 def span(candidates: Iterable[CandidateDoc]) -> tuple[datetime, datetime] | None:
     """When the first and the last stage ended, UTC; None where no stage noted it."""
     times = [r.completed_at for c in candidates for r in c.stages.values() if r.completed_at is not None]

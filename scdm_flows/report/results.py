@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from scdm_flows.analysis.stability import GAMMA_THRESHOLD_THZ, THRESHOLD_THZ
-from scdm_flows.documents import CandidateDoc
+from scdm_flows.documents import CandidateDoc, StageName
 from scdm_flows.exports import structure_of
-from scdm_flows.report import bands, crystals, paper, recount, results_figures, results_surrogate
+from scdm_flows.report import bands, content, crystals, paper, recount, results_figures, results_surrogate
 from scdm_flows.report.compounds import compounds_section, verdicts
-from scdm_flows.report.content import computed
 from scdm_flows.report.evaluation import DISTANCES
 from scdm_flows.report.figures import published
 from scdm_flows.report.markdown import duration, formula, number, percent, picture, share, table
@@ -27,7 +26,8 @@ DEFINED = {
     "periodic": "periodic: the same for every choice of cell",
 }
 STAGE_WORDS = {
-    "screen": "generate and screen",
+    "generate": "generate",
+    "screen": "screen",
     "relax": "relax",
     "static": "static energy",
     "gate": "hull and gate",
@@ -240,7 +240,7 @@ def _reconstruction(study: Study, show: Show) -> Iterator[str]:
 
 def _energies(study: Study, show: Show) -> Iterator[str]:
     yield "## Energy above hull by generator (paper, Fig. 5)"
-    if not computed(study.candidates):
+    if not content.computed(study.candidates):
         yield "No candidate has an energy yet."
         return
     figure = results_figures.energies(study.candidates, study.window, surrogate=study.surrogate)
@@ -310,6 +310,12 @@ def _best(study: Study, show: Show) -> Iterator[str]:
         )
     head = ["", "generator", "layer group", f"{_energy(study)}, eV/atom", "raw", "lowest mode, THz", "rank", "id", ""]
     yield table(head, rows, left=3)
+    doubts = []
+    for letter, c in zip("abcdef", best, strict=False):
+        if warnings := content.candidate_warnings(c, study.phonons[c.candidate_id]):
+            doubts.append(f"- ({letter}) {formula(c.formula)}: {' '.join(warnings)}")
+    if doubts:
+        yield "What is doubtful about them:\n\n" + "\n".join(doubts)
 
 
 def _title(candidate: CandidateDoc) -> str:
@@ -327,6 +333,8 @@ def _group(candidate: CandidateDoc) -> str:
 def _time(study: Study) -> Iterator[str]:
     yield "## Where the time went, and whether the counts agree"
     times = recount.stage_times(study.candidates)
+    if study.generation.jobs:
+        times = {StageName.GENERATE.value: study.generation, **times}
     whole = sum(t.seconds for t in times.values())
     rows = [
         [

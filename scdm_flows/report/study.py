@@ -26,7 +26,8 @@ class Study:
 
     phonons: candidate_id -> document, of the best layers; raw: ``recount.raw_counts``; compounds: candidates of the
     campaign that took the paper's compounds, None where it was not run; calibration: header of the one that was used;
-    accuracy, models: contents of the packaged cards; commands: what made it, in their order.
+    accuracy, models: contents of the packaged cards; commands: what made it, in their order; generation: time of the
+    jobs that made the samples.
     """
 
     campaign: CampaignDoc
@@ -39,6 +40,7 @@ class Study:
     accuracy: Mapping[str, Any] | None = None
     models: Mapping[str, Any] | None = None
     commands: Mapping[str, str] = field(default_factory=dict)
+    generation: recount.StageTime = field(default_factory=recount.StageTime)
 
     @cached_property
     def counts(self) -> dict[str, recount.Counts]:
@@ -114,4 +116,5 @@ def gather(
         accuracy=card(PHONONS) if surrogate else None,
         models=card(RESULTS),
         commands=commands or {},
+        generation=recount.generation_time(database, name),
     )

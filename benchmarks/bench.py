@@ -6,7 +6,6 @@ Everything runs on one thread unless it says otherwise; sampling is also shown w
 from __future__ import annotations
 
 import argparse
-import os
 import time
 import warnings
 from collections.abc import Callable
@@ -29,6 +28,7 @@ def seconds(run: Callable[[], object]) -> float:
 
 def sampling() -> None:
     """Samples with decoding and detection: default steps, 1,000 steps, processes, a GPU where there is one."""
+    from scdm_flows.cli.common import cores
     from scdm_models.sampler import DEFAULT_STEPS, SamplerOptions, generate
 
     def draw(n: int, steps: int, processes: int = 1) -> float:
@@ -40,9 +40,9 @@ def sampling() -> None:
     print(
         f"sampling, {DEFAULT_STEPS} steps          {default:8.1f} /s   {default / long:6.1f} x the speed of 1,000 steps"
     )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    many = draw(1024 * cores, DEFAULT_STEPS, cores)
-    print(f"sampling, {cores} processes       {many:8.1f} /s   {many / default:6.2f} x one (with the processes' start)")
+    n = cores()
+    many = draw(1024 * n, DEFAULT_STEPS, n)
+    print(f"sampling, {n} processes       {many:8.1f} /s   {many / default:6.2f} x one (with the processes' start)")
     if torch.cuda.is_available():
         print("a GPU is here, but the sampler runs on the CPU")
 

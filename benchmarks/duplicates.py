@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import sys
 import time
 import warnings
@@ -20,6 +19,7 @@ import numpy as np
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 
+from scdm_flows.cli.common import cores
 from scdm_models.composition import CompositionRequest
 from scdm_models.matching import LayerMatcher
 from scdm_models.sampler import SamplerOptions, generate
@@ -143,10 +143,9 @@ def main(n: int, processes: int, keep: Path | None) -> int:
 
 
 if __name__ == "__main__":
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-n", type=int, default=10000, help="samples")
-    parser.add_argument("--processes", type=int, default=cores)
+    parser.add_argument("--processes", type=int, default=cores())
     parser.add_argument("--keep", type=Path, help="JSON lines of samples: read where there are enough, else written")
     given = parser.parse_args()
     sys.exit(main(given.n, given.processes, given.keep))

@@ -16,7 +16,6 @@ agrees with itself. Exits with 1 where results differ by more than 2 meV/atom or
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -31,6 +30,7 @@ import torch
 from pymatgen.core import Structure
 
 from scdm_flows.analysis.gate import Relaxation, rmsd
+from scdm_flows.cli.common import cores
 from scdm_flows.config import ForceFieldEngineConfig
 from scdm_flows.engines.chgnet import CALCULATOR, IN_PLANE
 from scdm_flows.engines.forcefield import ForceFieldEngine
@@ -43,11 +43,6 @@ from scdm_models.sampler import generate
 
 ENERGY_MEV, LENGTH = 2.0, 0.01  # per atom; angstrom
 Found = tuple[Structure, float, bool] | str
-
-
-def cores() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run(maker: Any, structure: Structure, store: Any) -> Found:
@@ -75,7 +70,7 @@ def engine_worker(config: ForceFieldEngineConfig) -> Work[Structure, Found]:
 
 
 def by_engine(structures: list[Structure], config: ForceFieldEngineConfig) -> tuple[float, list[Found]]:
-    """Seconds without the start of the processes' imports, and the results in order."""
+    """Seconds, with the start of the processes, and the results in order."""
     begun = time.perf_counter()
     keys = {id(s): k for k, s in enumerate(structures)}
     found: dict[int, Found] = {}

@@ -304,6 +304,9 @@ class PhononBudgetConfig(_Frozen):
     best: int = Field(ge=1, description="candidates whose phonons are computed, of those that the gate lets on to them")
     novel_only: bool = Field(True, description="choose among layers that the training data do not hold")
 
+    def __str__(self) -> str:
+        return f"the {self.best} best {'new ' * self.novel_only}candidates"
+
 
 class BudgetConfig(_Frozen):
     """What a campaign may use; another budget computes nothing again, and submitting the file again applies it."""

@@ -311,8 +311,6 @@ def _spread(
     together: int = 1,
 ) -> Iterator[tuple[Item, bool | WorkerDied | None]]:
     """Each item with what the task says of it: in worker processes where it pays, ``together`` at a time."""
-    if config.budget.node_hours is not None:
-        together = 1  # what was relaxed ahead could not be given back
     if database.uri is None or processes == 1 or len(items) < 2:
         for place, outcome in task(config, database, items):
             yield items[place], outcome
@@ -369,6 +367,10 @@ def run_candidates(
     from scdm_flows.engines import engine_of
     from scdm_flows.jobs import job_uuid
 
+    if config.budget.node_hours is not None:  # each asks for itself whether it may begin, so none is relaxed ahead
+        for place, candidate in enumerate(candidates):
+            yield place, run_candidate(config, database, candidate)
+        return
     fresh = []
     for place, candidate in enumerate(candidates):
         uuid = job_uuid(config, candidate.candidate_id, StageName.RELAX.value)

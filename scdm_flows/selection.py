@@ -89,4 +89,4 @@ def phonon_flow_of(config: CampaignConfig, database: Database, candidate_id: str
 
 def why_not(budget: PhononBudgetConfig) -> str:
     """Why a candidate has no phonons that was not chosen."""
-    return f"no phonons: not among the {budget.best} best {'new ' * budget.novel_only}candidates (budget.phonons)"
+    return f"no phonons: not among {budget} (budget.phonons)"

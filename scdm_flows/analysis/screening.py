@@ -50,7 +50,7 @@ def screen(
         Fingerprints of known layers.
     """
     verdicts = [_examine(config, record, known) for record in records]
-    for first, others in _duplicates([v for v in verdicts if v.accepted]):
+    for first, *others in equal_samples([v for v in verdicts if v.accepted]):
         for verdict in others:
             verdict.duplicate_of = first.candidate_id
             verdict.accepted = False
@@ -61,11 +61,6 @@ def screen(
                 verdict.accepted = False
                 verdict.reason = f"known: equals {', '.join(verdict.known_as[:3])} of the training data"
     return verdicts
-
-
-def _duplicates(verdicts: list[ScreenedCandidate]) -> list[tuple[ScreenedCandidate, list[ScreenedCandidate]]]:
-    """Groups of equal layers: the first and the others."""
-    return [(group[0], group[1:]) for group in equal_samples(verdicts) if len(group) > 1]
 
 
 def _examine(config: CampaignConfig, record: dict[str, Any], known: FingerprintIndex) -> ScreenedCandidate:

@@ -199,10 +199,9 @@ def in_words(db: Any, campaign: str) -> list[str]:
         over = "; no new candidate starts, those that have begun go on" if used >= budget.node_hours else ""
         lines.append(f"node hours: {used:.3g} of {budget.node_hours:g}{over}")
     if budget.phonons is not None:
-        kind = f"of the {budget.phonons.best} best {'new ' * budget.phonons.novel_only}candidates"
         picks = (db[CONTROLS].find_one({"_id": campaign}, {"phonons": 1}) or {}).get("phonons")
         when = f"{len(picks)} are chosen" if picks is not None else "chosen when every gate is closed"
-        lines.append(f"phonons {kind}: {when}")
+        lines.append(f"phonons of {budget.phonons}: {when}")
     for category, limit in sorted(budget.jobs.items()):
         query = {"spec.campaign": campaign, "spec._category": category}
         running = db["fireworks"].count_documents({**query, "state": "RUNNING"})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from scdm_flows.analysis.ranking import WINDOW, Objective
 from scdm_flows.documents import CampaignDoc, CandidateDoc, CandidateState, PhononDoc, StageFailure, utc_now
 from scdm_flows.exports import structure_of
 from scdm_flows.query import FLAT, CandidateDB
-from scdm_flows.report import bands, content, crystals, figures
+from scdm_flows.report import bands, content, crystals, figures, markdown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -184,7 +183,7 @@ def _card(candidate: CandidateDoc, phonon: PhononDoc | None) -> dict[str, Any]:
 
 def formula(text: str) -> Markup:
     """A chemical formula with its numbers as subscripts."""
-    return Markup(re.sub(r"(\d+(?:\.\d+)?)", r"<sub>\1</sub>", str(escape(text))))  # noqa: S704 (escaped)
+    return Markup(markdown.formula(str(escape(text))))  # noqa: S704 (escaped)
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -26,8 +26,7 @@ def _energies(header: Mapping[str, Any]) -> Iterator[str]:
     raw, left_out = header["raw"], header["calibrated_left_out"]
     yield (
         f"**Energies** beside C2DB's PBE values on {header['n']:,} layers. The calibration is judged on chemical "
-        "systems "
-        f"that it was not fitted to ({header['folds_by_chemical_system']} folds)."
+        f"systems that it was not fitted to ({header['folds_by_chemical_system']} folds)."
     )
     words = {
         "mae": "mean absolute error of E_hull, eV/atom",
@@ -79,13 +78,9 @@ def _phonons(card: Mapping[str, Any]) -> Iterator[str]:
     )
     yield (
         f"The verdict is right for {percent(found['accuracy'], 1)} of them (95 % interval {percent(found['low'], 1)} "
-        "to "
-        f"{percent(found['high'], 1)}; {percent(other['accuracy'], 1)} on one half with the threshold chosen on the "
-        "other; "
-        f"area under the curve {number(way['auc'], 2)}). Where half of the layers are stable, one that the surrogate "
-        "calls "
-        f"stable is so with {percent(right, right + wrong)}, and it misses {percent(lost, right + lost)} of the stable "
-        "ones. It can sort candidates for DFT; it cannot replace DFT's phonons, and a phonon-stable layer on this "
-        "page is "
-        "one that is worth computing."
+        f"to {percent(found['high'], 1)}; {percent(other['accuracy'], 1)} on one half with the threshold chosen on "
+        f"the other; area under the curve {number(way['auc'], 2)}). Where half of the layers are stable, one that the "
+        f"surrogate calls stable is so with {percent(right, right + wrong)}, and it misses "
+        f"{percent(lost, right + lost)} of the stable ones. It can sort candidates for DFT; it cannot replace DFT's "
+        "phonons, and a phonon-stable layer on this page is one that is worth computing."
     )

@@ -16,6 +16,7 @@ from jobflow import Response
 
 from scdm_flows import launch
 from scdm_flows.config import CampaignConfig, parse_config
+from scdm_flows.engines.forcefield import ForceFieldEngine
 from scdm_flows.errors import CampaignError
 from scdm_flows.execution import hushed
 from scdm_flows.launch import budget, firetask
@@ -237,11 +238,17 @@ def test_a_cancelled_campaign_keeps_what_it_has_and_comes_back_as_it_was(
     assert not launchpad.fireworks.count_documents({"spec.cancelled_from": {"$exists": True}})
 
 
-def test_budgets_hold_without_fireworks_too(tmp_path: Path) -> None:
+def test_budgets_hold_without_fireworks_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     database = memory_database()
+    ahead: list[int] = []
+    real = ForceFieldEngine.relax_ahead
+    monkeypatch.setattr(
+        ForceFieldEngine, "relax_ahead", lambda self, layers: ahead.append(len(layers)) or real(self, layers)
+    )
     with chdir(tmp_path):
         result = run_campaign(campaign(tmp_path, n=3, max_candidates=2, node_hours=1e-9), database, processes=1)
         assert (result.accepted, result.computed, result.left_out) == (3, 0, 3)
+        assert ahead == []  # what was relaxed ahead would be spent before a candidate asks whether it may begin
         result = run_campaign(campaign(tmp_path, n=3, max_candidates=1), database, processes=1)
         assert (result.accepted, result.computed, result.left_out) == (3, 1, 2)
     documents = database.job_store.docs_store.query({"metadata.stage": "relax"})

@@ -73,7 +73,14 @@ def test_an_interrupted_generation_ends_leaves_no_worker_and_no_file(tmp_path: P
         "-o",
         str(out),
     ]
-    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, cwd=tmp_path)
+    process = subprocess.Popen(
+        command,
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        # a shell starts what it puts in the background with interrupts ignored, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stderr is not None
     seen = b""
     while b"samples: " not in seen or seen.rstrip().endswith(b"0/100000"):  # some are there, so workers are at it

@@ -67,7 +67,7 @@ def config(tmp_path: Path) -> CampaignConfig:
     """Three layers in two workflows: one that takes seconds to relax, and phonons of the two-atom layer only."""
     folder = tmp_path / "structures"
     folder.mkdir()
-    slow = mx2("1H").make_supercell([2, 2, 1])
+    slow = mx2("1H").make_supercell([3, 4, 1])
     slow.perturb(0.1, seed=0)
     layers = {
         "a": slow,
@@ -81,7 +81,7 @@ def config(tmp_path: Path) -> CampaignConfig:
             "name": "queued",
             "generator": {"kind": "files", "paths": [str(folder)], "shard_size": 2},
             "screen": {"require_novel": False},
-            "engine": {"kind": "forcefield", "fmax_ev_per_angstrom": 0.1, "phonon_min_length_angstrom": 6},
+            "engine": {"kind": "forcefield", "fmax_ev_per_angstrom": 0.03, "phonon_min_length_angstrom": 6},
             "gate": {"phonon_max_atoms": 2, "phonon_max_e_above_hull": 2, "max_e_above_hull": 2},
         }
     )

@@ -98,8 +98,16 @@ class SeveralGeneratorConfig(_Frozen):
     """Candidates from several generators, one after the other: such as a model and its control."""
 
     kind: Literal["several"] = "several"
-    generators: tuple[OneGeneratorConfig, ...] = Field(min_length=1, description="the generators, in their order")
+    generators: tuple[OneGeneratorConfig, ...] = Field(description="the generators, in their order")
     shard_size: int = Field(100, ge=1, description="structures that a generation job makes, of one generator or of two")
+
+    @field_validator("generators")
+    @classmethod
+    def _some(cls, generators: tuple[OneGeneratorConfig, ...]) -> tuple[OneGeneratorConfig, ...]:
+        """At least one; asked here, as pydantic's own count does not see entries that are wrong themselves."""
+        if not generators:
+            raise ValueError("give at least one generator, such as {kind: scdm, n: 100}")
+        return generators
 
 
 GeneratorConfig = Annotated[

@@ -13,7 +13,7 @@ import torch
 from pymatgen.core import Structure
 
 from scdm_flows import config as configs
-from scdm_flows.errors import CheckpointError, DatasetError
+from scdm_flows.errors import CheckpointError, ConfigError, DatasetError
 from scdm_flows.generators import GENERATORS
 from scdm_models.checkpoint import save_checkpoint
 from scdm_models.corruption import Scales
@@ -146,3 +146,16 @@ def test_a_missing_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
     config = configs.ScdmGeneratorConfig(n=1, checkpoint=str(tmp_path / "none.safetensors"))
     with pytest.raises(CheckpointError, match="none.safetensors does not exist"):
         GENERATORS["scdm"].generate(config, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("generators", "said"),
+    [
+        ([], "generator.generators = []: Value error, give at least one generator, such as {kind: scdm, n: 100}"),
+        ([{"kind": "scdm", "n": 0}], "generator.generators.0.n = 0: Input should be greater than or equal to 1"),
+    ],
+)
+def test_what_is_wrong_about_several_generators_is_said_once(generators: list[Any], said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        configs.parse_config({"name": "t", "generator": {"kind": "several", "generators": generators}})
+    assert str(error.value) == f"campaign: {said}"

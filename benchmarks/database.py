@@ -134,7 +134,7 @@ def hulls_of(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The hull documents of all candidates, by the builder's own computation; sets the candidates' hull fields."""
     from pymatgen.core import Composition
 
-    from scdm_flows.analysis.hull import energy_above_hull
+    from scdm_flows.thermo.hull import energy_above_hull
     from scdm_flows.builders.hulls import Basis, HullBuilder
     from scdm_flows.stores import memory_database
 

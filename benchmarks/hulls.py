@@ -30,8 +30,8 @@ def beside_pymatgen(n: int) -> None:
     from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
     from pymatgen.core import Composition
 
-    from scdm_flows.analysis.hull import PhaseSystem
-    from scdm_flows.references.table import ReferenceTable
+    from scdm_flows.thermo.hull import PhaseSystem
+    from scdm_flows.thermo.table import ReferenceTable
 
     table = ReferenceTable.load()
     rng = random.Random(0)
@@ -59,7 +59,7 @@ def beside_pymatgen(n: int) -> None:
 
 
 def _decompose(chunk: list[tuple[str, list[Any], list[Any]]]) -> dict[str, float]:
-    from scdm_flows.analysis.hull import PhaseSystem
+    from scdm_flows.thermo.hull import PhaseSystem
 
     found = {}
     for name, own, others in chunk:
@@ -71,7 +71,7 @@ def _decompose(chunk: list[tuple[str, list[Any], list[Any]]]) -> dict[str, float
 
 def decomposition_energies(file: Path, processes: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """(n,) decomposition energies of a table's compositions, ours and its own, eV/atom."""
-    from scdm_flows.analysis.hull import Phase
+    from scdm_flows.thermo.hull import Phase
 
     with gzip.open(file, "rt") as handle:
         rows = list(csv.DictReader(handle))
@@ -121,7 +121,7 @@ def store(n: int) -> None:
     from scdm_flows.builders import HullBuilder, RankingBuilder
     from scdm_flows.builders.hulls import pending_token
     from scdm_flows.documents import CandidateDoc, StageRecord
-    from scdm_flows.references.table import ReferenceTable
+    from scdm_flows.thermo.table import ReferenceTable
     from scdm_flows.settings import ScdmSettings
     from scdm_flows.stores import EmbeddedServer, connect
 

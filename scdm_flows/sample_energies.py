@@ -12,7 +12,7 @@ import numpy as np
 
 from scdm_flows.analysis.evaluation import Relaxed, SampleEnergy, judge_relaxed, sun, window_shares
 from scdm_flows.config import ForceFieldEngineConfig
-from scdm_flows.references.table import ReferenceTable
+from scdm_flows.thermo.table import ReferenceTable
 from scdm_models.metrics.samples import Interval, mean_interval, share_interval
 
 if TYPE_CHECKING:

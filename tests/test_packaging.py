@@ -65,8 +65,8 @@ def test_wheel_holds_both_packages_and_their_data(wheel: Path) -> None:
     assert {
         "scdm_flows/py.typed",
         "scdm_flows/report/templates/campaign.html",
-        "scdm_flows/references/data/chgnet-0.3.0.csv.gz",
-        "scdm_flows/references/data/calibration-c2db.npz",
+        "scdm_flows/thermo/data/chgnet-0.3.0.csv.gz",
+        "scdm_flows/calibration/data/calibration-c2db.npz",
         "scdm_flows/_launchpad/my_launchpad.yaml",
         "scdm_flows/_cards/phonons.json",
         "scdm_flows/_cards/results.json",
@@ -114,8 +114,8 @@ def test_wheel_works_outside_the_checkout(installed: Path, tmp_path: Path) -> No
 def test_wheel_finds_its_tables(installed: Path, tmp_path: Path) -> None:
     out = _python(
         installed,
-        "from scdm_flows.references.table import ReferenceTable\n"
-        "from scdm_flows.analysis.calibration import load_calibration\n"
+        "from scdm_flows.thermo.table import ReferenceTable\n"
+        "from scdm_flows.calibration.model import load_calibration\n"
         "from scdm_models.datasets.fingerprints import FingerprintIndex\n"
         "table = ReferenceTable.load()\n"
         "print(len(table.elements), table.sha256 == load_calibration().header['reference_sha256'], len(FingerprintIndex.load()))",

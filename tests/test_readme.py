@@ -61,7 +61,7 @@ def test_table_of_variables_is_the_settings() -> None:
 
 
 def test_numbers_of_the_calibration_are_the_packaged_ones() -> None:
-    from scdm_flows.analysis.calibration import load_calibration
+    from scdm_flows.calibration.model import load_calibration
 
     header = load_calibration().header
     assert f"{header['n']:,} layers of C2DB" in README

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Structure
 
-from scdm_flows.analysis.calibration import LayerShape, calibrate
+from scdm_flows.calibration.model import LayerShape, calibrate
 from scdm_flows.analysis.gate import rmsd
-from scdm_flows.analysis.hull import energy_above_hull
+from scdm_flows.thermo.hull import energy_above_hull
 from scdm_flows.errors import ReferenceDataError
-from scdm_flows.references.table import ReferenceTable
+from scdm_flows.thermo.table import ReferenceTable
 from scdm_models.lattice import is_one_layer
 
 WINDOWS = (0.0, 0.05, 0.1, 0.2, 0.6)  # eV/atom above hull; the paper's window ends at 0.6

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from scdm_flows.analysis.calibration import CalibratedHull, LayerShape, calibrate
-from scdm_flows.analysis.hull import Phase, PhaseSystem
+from scdm_flows.calibration.model import CalibratedHull, LayerShape, calibrate
+from scdm_flows.thermo.hull import Phase, PhaseSystem
 from scdm_flows.documents.hull import HullPoint
 
 logger = logging.getLogger(__name__)

@@ -25,8 +25,8 @@ import numpy as np
 from pymongo import UpdateOne
 from pymongo.errors import DuplicateKeyError
 
-from scdm_flows.analysis.calibration import LayerShape, load_calibration
-from scdm_flows.analysis.hull import Phase, PhaseSystem
+from scdm_flows.calibration.model import LayerShape, load_calibration
+from scdm_flows.thermo.hull import Phase, PhaseSystem
 from scdm_flows.analysis.placing import Place, Placed, compete, place, points
 from scdm_flows.builders.assemble import without_dots
 from scdm_flows.builders.base import ScdmBuilder, comparable, content
@@ -36,7 +36,7 @@ from scdm_flows.documents.hull import HullDoc, LowerPhase
 from scdm_flows.documents.migrations import check_version
 from scdm_flows.errors import ReferenceDataError, ScdmError, StoreError
 from scdm_flows.provenance import made_here
-from scdm_flows.references.table import ReferenceTable
+from scdm_flows.thermo.table import ReferenceTable
 from scdm_flows.stores.catalogue import candidates_in, read_all
 from scdm_flows.stores.database import Database, strip
 from scdm_flows.stores.table import Table, joined

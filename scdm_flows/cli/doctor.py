@@ -76,7 +76,7 @@ def _fingerprints() -> str:
 
 
 def _references() -> str:
-    from scdm_flows.references.table import ReferenceTable
+    from scdm_flows.thermo.table import ReferenceTable
 
     reference = ReferenceTable.load()
     kind = " (surrogate)" if reference.surrogate else ""
@@ -85,8 +85,8 @@ def _references() -> str:
 
 
 def _calibration() -> str:
-    from scdm_flows.analysis.calibration import load_calibration
-    from scdm_flows.references.table import ReferenceTable
+    from scdm_flows.calibration.model import load_calibration
+    from scdm_flows.thermo.table import ReferenceTable
 
     header = load_calibration().header
     if header["reference_sha256"] != ReferenceTable.load().sha256:

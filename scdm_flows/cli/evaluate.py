@@ -107,9 +107,9 @@ def evaluate(
         check_output(out, force=force)
     if pictures is not None:
         make_folder(pictures)
-    from scdm_flows.analysis.calibration import load_calibration
+    from scdm_flows.calibration.model import load_calibration
     from scdm_flows.analysis.stability import GAMMA_THRESHOLD_THZ, THRESHOLD_THZ
-    from scdm_flows.references.table import ReferenceTable
+    from scdm_flows.thermo.table import ReferenceTable
     from scdm_flows.sample_energies import RELAX_FMAX, RELAX_STEPS, energies_of
     from scdm_models.datasets.fingerprints import FingerprintIndex
     from scdm_models.metrics.samples import smact_provenance

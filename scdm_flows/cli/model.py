@@ -42,8 +42,8 @@ def train(curated: Path, config: Path | None, start: Path | None, out: Path, for
     """
     check_output(out, force=force)  # before hours are spent
     from scdm_flows.provenance import git_commit
-    from scdm_flows.references.labels import stability_labels
-    from scdm_flows.references.table import ReferenceTable
+    from scdm_flows.calibration.labels import stability_labels
+    from scdm_flows.thermo.table import ReferenceTable
     from scdm_models.checkpoint import load_checkpoint
     from scdm_models.datasets.records import read_curated
     from scdm_models.train import Progress, TrainConfig, load_train_config

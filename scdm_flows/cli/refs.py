@@ -12,7 +12,7 @@ from scdm_flows.cli.files import check_output, output_path
 from scdm_flows.cli.progress import progress_bar
 
 if TYPE_CHECKING:
-    from scdm_flows.references.fit import Measured
+    from scdm_flows.calibration.fit import Measured
 
 DATA = click.option(
     "--data",
@@ -37,7 +37,7 @@ def refs() -> None:
 def build(data_dir: Path, out: Path, processes: int, force: bool, as_json: bool) -> None:
     """Compute surrogate (CHGNet) energies of known phases: about 10 minutes on 2 cores."""
     check_output(out, force=force)
-    from scdm_flows.references.build import build_reference_table
+    from scdm_flows.thermo.build import build_reference_table
     from scdm_flows.runner import quiet
 
     quiet()
@@ -78,8 +78,8 @@ def fit(data_dir: Path, relaxed: Path, out: Path, processes: int, force: bool, a
     Relaxing C2DB's layers takes about half an hour on 2 cores; interrupted, it goes on where it was.
     """
     check_output(out, force=force)
-    from scdm_flows.references.fit import fit_calibration
-    from scdm_flows.references.table import ReferenceTable
+    from scdm_flows.calibration.fit import fit_calibration
+    from scdm_flows.thermo.table import ReferenceTable
 
     with output_path(out, force=force) as temporary:
         header = fit_calibration(_measured(data_dir, relaxed, processes), ReferenceTable.load(), temporary)
@@ -97,7 +97,7 @@ def fit(data_dir: Path, relaxed: Path, out: Path, processes: int, force: bool, a
 @JSON
 def validate(data_dir: Path, relaxed: Path, processes: int, as_json: bool) -> None:
     """Measure the surrogate and its calibration on C2DB, each layer's chemical system left out of the fit."""
-    from scdm_flows.references.fit import cross_validate
+    from scdm_flows.calibration.fit import cross_validate
 
     found = cross_validate(_measured(data_dir, relaxed, processes))
     if as_json:
@@ -107,8 +107,8 @@ def validate(data_dir: Path, relaxed: Path, processes: int, as_json: bool) -> No
 
 
 def _measured(data_dir: Path, relaxed: Path, processes: int) -> Measured:
-    from scdm_flows.references.fit import measure, relax_c2db
-    from scdm_flows.references.table import ReferenceTable
+    from scdm_flows.calibration.fit import measure, relax_c2db
+    from scdm_flows.thermo.table import ReferenceTable
     from scdm_flows.runner import quiet
 
     quiet()
@@ -129,7 +129,7 @@ def fetch(elements: str, out: Path, force: bool, as_json: bool) -> None:
     """
     check_output(out, force=force)
     from scdm_flows.query import element_symbols
-    from scdm_flows.references.materials_project import fetch as get
+    from scdm_flows.thermo.materials_project import fetch as get
 
     with output_path(out, force=force) as temporary:
         found = get(element_symbols(elements), temporary)
@@ -145,8 +145,8 @@ def fetch(elements: str, out: Path, force: bool, as_json: bool) -> None:
 @JSON
 def show(as_json: bool) -> None:
     """What the packaged table and calibration are, and how good."""
-    from scdm_flows.analysis.calibration import load_calibration
-    from scdm_flows.references.table import ReferenceTable
+    from scdm_flows.calibration.model import load_calibration
+    from scdm_flows.thermo.table import ReferenceTable
 
     reference, calibration = ReferenceTable.load(), load_calibration()
     if as_json:

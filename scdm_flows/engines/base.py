@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from scdm_flows.config import CampaignConfig
     from scdm_flows.documents.static import StaticSummary
-    from scdm_flows.references.table import ReferenceTable
+    from scdm_flows.thermo.table import ReferenceTable
 
 
 @dataclass(frozen=True)

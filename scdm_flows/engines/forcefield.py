@@ -27,7 +27,7 @@ from scdm_flows.documents.phonon import PhononDoc
 from scdm_flows.documents.static import StaticSummary
 from scdm_flows.engines.base import StageCost
 from scdm_flows.errors import EngineError
-from scdm_flows.references.table import ReferenceTable
+from scdm_flows.thermo.table import ReferenceTable
 
 if TYPE_CHECKING:
     from jobflow.core.job import Job

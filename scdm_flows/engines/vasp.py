@@ -22,8 +22,8 @@ from scdm_flows.engines import vasp_checks
 from scdm_flows.engines.base import PHONON_SYMPREC_ANGSTROM, StageCost
 from scdm_flows.engines.vasp_inputs import input_set, is_polar
 from scdm_flows.errors import EngineError, ReferenceDataError
-from scdm_flows.references.table import ReferenceTable
-from scdm_flows.references.vasp import SCHEME, load_entries
+from scdm_flows.thermo.table import ReferenceTable
+from scdm_flows.thermo.entries import SCHEME, load_entries
 
 if TYPE_CHECKING:
     from jobflow.core.job import Job

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from scdm_flows.analysis.calibration import load_calibration
+from scdm_flows.calibration.model import load_calibration
 from scdm_flows.documents import CampaignDoc, CandidateDoc, PhononDoc
 from scdm_flows.query import CandidateDB
 from scdm_flows.report import recount

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 
-from scdm_flows.analysis.calibration import (
+from scdm_flows.calibration.model import (
     OUT_OF_DOMAIN_FACTOR,
     LayerShape,
     element_properties,
@@ -24,7 +24,7 @@ from scdm_flows.analysis.screening import screen
 from scdm_flows.analysis.stability import judge
 from scdm_flows.config import parse_config
 from scdm_flows.errors import ReferenceDataError
-from scdm_flows.references.table import ReferenceTable
+from scdm_flows.thermo.table import ReferenceTable
 from scdm_models.datasets.fingerprints import FingerprintIndex
 
 FLAT = LayerShape(2.9, 3.1)  # about 1H-MoS2's
@@ -45,7 +45,7 @@ def test_packaged_calibration_is_what_science_asks() -> None:
 
 def test_trees_equal_sklearns() -> None:
     ensemble = pytest.importorskip("sklearn.ensemble", reason="scikit-learn is in the extra 'fit'")
-    from scdm_flows.references.fit import flat_trees
+    from scdm_flows.calibration.fit import flat_trees
 
     rng = np.random.default_rng(0)
     x, y = rng.random((300, 25)), rng.random(300)

@@ -14,8 +14,8 @@ import pytest
 from monty.json import jsanitize
 from pymatgen.core import Lattice, Structure
 
-from scdm_flows.analysis.calibration import CalibratedHull
-from scdm_flows.analysis.hull import Phase
+from scdm_flows.calibration.model import CalibratedHull
+from scdm_flows.thermo.hull import Phase
 from scdm_flows.analysis.placing import lower_hull
 from scdm_flows.builders import CandidateBuilder, HullBuilder, RankingBuilder, build_all
 from scdm_flows.builders.assemble import completed_at
@@ -33,7 +33,7 @@ from scdm_flows.documents import (
 )
 from scdm_flows.errors import CampaignError
 from scdm_flows.query import CandidateDB
-from scdm_flows.references.table import ReferenceTable
+from scdm_flows.thermo.table import ReferenceTable
 from scdm_flows.settings import ScdmSettings
 from scdm_flows.stores import Database, EmbeddedServer, connect, memory_database
 from scdm_flows.stores.process import free_port
@@ -598,7 +598,7 @@ def test_corners_of_the_lower_hull() -> None:
 
 def test_corners_agree_with_the_linear_programme() -> None:
     # a corner is what lies below the hull of all others; the two are computed in different ways
-    from scdm_flows.analysis.hull import energy_above_hull
+    from scdm_flows.thermo.hull import energy_above_hull
 
     generator = random.Random(0)
     phases = [Phase(e, {e: 1.0}, 0.0, e) for e in ("Mo", "S", "W")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from scdm_flows.analysis.evaluation import Relaxed, SampleEnergy, judge_relaxed, operations_kept, sun, window_shares
-from scdm_flows.references.table import ReferenceTable
+from scdm_flows.thermo.table import ReferenceTable
 from scdm_models.encoding import LayerCrystal, Site, decode
 
 MOS2 = decode(LayerCrystal(78, (3.18, 3.18, 120.0), (Site(42, "a", (0, 0, 0)), Site(16, "e", (1 / 3, 2 / 3, 1.56)))))

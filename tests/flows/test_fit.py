@@ -12,8 +12,8 @@ from conftest import mx2
 from pymatgen.core import Structure
 
 from scdm_flows.errors import ReferenceDataError
-from scdm_flows.references.fit import Measured, cross_validate, measure, relax_c2db
-from scdm_flows.references.table import ReferenceTable
+from scdm_flows.calibration.fit import Measured, cross_validate, measure, relax_c2db
+from scdm_flows.thermo.table import ReferenceTable
 
 
 def test_relaxations_are_kept_and_half_a_line_is_done_again(tmp_path: Path, graphene: Structure) -> None:

@@ -9,12 +9,12 @@ import pytest
 from conftest import mx2
 from pymatgen.core import Structure
 
-from scdm_flows.analysis.calibration import LayerShape, calibrate
+from scdm_flows.calibration.model import LayerShape, calibrate
 from scdm_flows.analysis.gate import Relaxation, gate, rmsd
-from scdm_flows.analysis.hull import Phase
+from scdm_flows.thermo.hull import Phase
 from scdm_flows.config import parse_config
 from scdm_flows.documents import GateDoc, ScreenedCandidate
-from scdm_flows.references.table import ReferenceTable
+from scdm_flows.thermo.table import ReferenceTable
 
 # Elements at -10 and -4 eV/atom: MoS2 of the elements lies at (-10 - 2 * 4) / 3 = -6 eV/atom. The bulk phase is
 # 1 eV/atom below that, so it is the hull at its own composition.

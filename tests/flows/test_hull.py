@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition
 
-from scdm_flows.analysis.hull import Phase, PhaseSystem, energy_above_hull
+from scdm_flows.thermo.hull import Phase, PhaseSystem, energy_above_hull
 from scdm_flows.errors import ReferenceDataError
-from scdm_flows.references.table import ReferenceTable
+from scdm_flows.thermo.table import ReferenceTable
 
 ELEMENTS = ["Li", "Fe", "O"]
 

@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymatgen.core import Composition
 
-from scdm_flows.analysis.hull import Phase
+from scdm_flows.thermo.hull import Phase
 from scdm_flows.builders import CandidateBuilder, HullBuilder
 from scdm_flows.documents import CandidateDoc, StageRecord
-from scdm_flows.references.table import ReferenceTable
+from scdm_flows.thermo.table import ReferenceTable
 from scdm_flows.settings import ScdmSettings
 from scdm_flows.stores import Database, EmbeddedServer, connect, memory_database
 from scdm_flows.stores.process import free_port

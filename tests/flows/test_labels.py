@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from scdm_flows.analysis.calibration import LayerShape, calibrate
-from scdm_flows.analysis.hull import energy_above_hull
-from scdm_flows.references.labels import stability_labels
-from scdm_flows.references.table import ReferenceTable
+from scdm_flows.calibration.model import LayerShape, calibrate
+from scdm_flows.thermo.hull import energy_above_hull
+from scdm_flows.calibration.labels import stability_labels
+from scdm_flows.thermo.table import ReferenceTable
 from scdm_models.datasets.records import CuratedLayer
 from scdm_models.encoding import LayerCrystal, Site
 

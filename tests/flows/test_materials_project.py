@@ -16,8 +16,8 @@ from pymatgen.entries.computed_entries import ComputedEntry
 
 from scdm_flows.cli.refs import refs
 from scdm_flows.errors import ReferenceDataError
-from scdm_flows.references.materials_project import fetch
-from scdm_flows.references.table import ReferenceTable
+from scdm_flows.thermo.materials_project import fetch
+from scdm_flows.thermo.table import ReferenceTable
 
 ENTRIES = [
     ComputedEntry("Fe1", -8.2, parameters={"run_type": "GGA"}, entry_id="mp-13"),

@@ -188,7 +188,7 @@ def test_errors_of_the_surrogate_come_from_the_files(study: Study) -> None:
 
 
 def _header() -> dict[str, Any]:
-    from scdm_flows.analysis.calibration import load_calibration
+    from scdm_flows.calibration.model import load_calibration
 
     return load_calibration().header
 

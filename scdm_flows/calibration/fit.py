@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Element, Structure
 
-from scdm_flows.analysis.calibration import COVERAGE, LayerShape, element_properties, features
-from scdm_flows.analysis.hull import PhaseSystem
+from scdm_flows.calibration.model import COVERAGE, LayerShape, element_properties, features
+from scdm_flows.thermo.hull import PhaseSystem
 from scdm_flows.errors import ReferenceDataError, ScdmError
-from scdm_flows.references.build import _read
-from scdm_flows.references.table import ReferenceTable
+from scdm_flows.thermo.build import _read
+from scdm_flows.thermo.table import ReferenceTable
 from scdm_models.lattice import orient_slab
 
 Array = NDArray[np.float64]

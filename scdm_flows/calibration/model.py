@@ -3,7 +3,7 @@
 CHGNet flatters layers: on C2DB it puts them 0.3 eV/atom too close to the hull. Boosted regression trees on the energies
 that the surrogate gives, on what the elements are and on the shape of the layer predict the correction
 ``DFT - surrogate``; as a correction it keeps following the surrogate energy where that is beyond all training data, so
-that a bad structure stays bad. The packaged trees were fitted on C2DB's relaxed layers by ``scdm_flows.references.fit``
+that a bad structure stays bad. The packaged trees were fitted on C2DB's relaxed layers by ``scdm_flows.calibration.fit``
 and are evaluated here with numpy alone.
 """
 
@@ -141,7 +141,7 @@ class Calibration:
 @cache
 def load_calibration(path: str | None = None) -> Calibration:
     """The calibration of a file (None: the packaged one); ``ReferenceDataError`` if missing or corrupt."""
-    source = files("scdm_flows.references").joinpath("data", PACKAGED) if path is None else Path(path)
+    source = files("scdm_flows.calibration").joinpath("data", PACKAGED) if path is None else Path(path)
     try:
         with np.load(BytesIO(source.read_bytes()), allow_pickle=False) as data:
             arrays = {name: data[name] for name in Calibration.__dataclass_fields__ if name != "header"}

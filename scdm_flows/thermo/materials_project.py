@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from scdm_flows.errors import ReferenceDataError
-from scdm_flows.references.vasp import PLAIN_GGA, SCHEME
+from scdm_flows.thermo.entries import PLAIN_GGA, SCHEME
 
 KEY = "MP_API_KEY"
 # thermo type whose entries are GGA, and GGA+U for some oxides and fluorides

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scdm_flows.analysis.calibration import LayerShape, calibrate
-from scdm_flows.analysis.hull import energy_above_hull
+from scdm_flows.calibration.model import LayerShape, calibrate
+from scdm_flows.thermo.hull import energy_above_hull
 from scdm_flows.errors import ReferenceDataError
-from scdm_flows.references.table import ReferenceTable
+from scdm_flows.thermo.table import ReferenceTable
 from scdm_models.datasets.records import CuratedLayer
 
 

@@ -13,7 +13,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from scdm_flows.analysis.hull import Phase
+from scdm_flows.thermo.hull import Phase
 from scdm_flows.errors import ReferenceDataError
 
 PACKAGED = "chgnet-0.3.0.csv.gz"
@@ -50,10 +50,10 @@ class ReferenceTable:
     def load(cls, path: str | Path | None = None) -> ReferenceTable:
         """The table of a file, the packaged one when no path is given; ``ReferenceDataError`` if missing or corrupt.
 
-        A JSON file (``.json``, ``.json.gz``) holds computed entries of VASP, see ``references.vasp``.
+        A JSON file (``.json``, ``.json.gz``) holds computed entries of VASP, see ``entries``.
         """
         if path is not None and Path(path).name.endswith((".json", ".json.gz")):
-            from scdm_flows.references.vasp import load_entries
+            from scdm_flows.thermo.entries import load_entries
 
             return load_entries(path)
         return _load(None if path is None else str(path))
@@ -87,7 +87,7 @@ class ReferenceTable:
 
 @cache
 def _load(path: str | None) -> ReferenceTable:
-    source = files("scdm_flows.references").joinpath("data", PACKAGED) if path is None else Path(path)
+    source = files("scdm_flows.thermo").joinpath("data", PACKAGED) if path is None else Path(path)
     name = PACKAGED if path is None else path
     try:
         raw = source.read_bytes()

@@ -14,9 +14,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from scdm_flows.analysis.hull import Phase
+from scdm_flows.thermo.hull import Phase
 from scdm_flows.errors import ReferenceDataError
-from scdm_flows.references.table import ReferenceTable
+from scdm_flows.thermo.table import ReferenceTable
 
 SCHEME = "vasp-pbe"
 PLAIN_GGA = {"GGA", "PBE"}  # how entries name it

@@ -80,7 +80,6 @@ def phonons(c2db: Path | None = None, n: int = 6, processes: int = 1) -> None:
     from scdm_flows.config import ForceFieldEngineConfig
     from scdm_flows.documents import PhononDoc
     from scdm_flows.engines.base import PHONON_SYMPREC_ANGSTROM
-    from scdm_flows.engines.chgnet import CALCULATOR
     from scdm_flows.engines.phonons import phonons_together
     from scdm_flows.engines.relaxation import RelaxSettings, relax_together
     from scdm_flows.execution import hushed
@@ -94,10 +93,10 @@ def phonons(c2db: Path | None = None, n: int = 6, processes: int = 1) -> None:
         given = [records[i] for i in np.random.default_rng(0).permutation(len(records))[: 2 * n]]
     else:
         given = [s.structure for s in generate(4 * n, 2) if len(s.structure) <= 6]
-    relaxed = relax_together(given, RelaxSettings(0.01, 300), processes=processes)
+    relaxed = relax_together(given, RelaxSettings(0.01, 300, force_field="CHGNet"), processes=processes)
     usable = [r.structure for r in relaxed if r.structure is not None and r.converged]
     layers = [(f"layer-{k}", structure) for k, structure in enumerate(usable)][:n]
-    config = ForceFieldEngineConfig()
+    config = ForceFieldEngineConfig(force_field="CHGNet")  # which atomate2's maker knows too
     phonons_together(layers[:1], config, "bench")  # the model is loaded
     found: list[PhononDoc | str] = []
     ours = seconds(lambda: found.extend(phonons_together(layers, config, "bench")))
@@ -110,7 +109,9 @@ def phonons(c2db: Path | None = None, n: int = 6, processes: int = 1) -> None:
             print(f"  {name} {structure.formula}: {doc}")
             continue
         static = ForceFieldStaticMaker(
-            force_field_name="CHGNet", calculator_kwargs=CALCULATOR, ionic_step_data=("energy",)
+            force_field_name="CHGNet",
+            calculator_kwargs={"use_device": "cpu", "on_isolated_atoms": "error"},
+            ionic_step_data=("energy",),
         )
         maker = PhononMaker(
             displacement=config.phonon_displacement_angstrom,

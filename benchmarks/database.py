@@ -78,9 +78,12 @@ def candidates(n: int) -> Iterator[dict[str, Any]]:
                 "energy_per_atom": 0.0,  # until the hulls are there
                 "area_per_atom_angstrom2": 2 + 2 * RANDOM.random(),
                 "thickness_angstrom": 5 * RANDOM.random(),
-                "energy_scheme": "chgnet-0.3.0",
+                "energy_scheme": "c2db-pbe",
                 "surrogate": True,
-                "e_above_hull_raw": hull - 0.3,
+                "energy_model": "bench",
+                "extrapolated": RANDOM.random() < 0.1,
+                "e_above_hull": hull,  # where the energy is put
+                "e_above_hull_error": 0.1,
             }
         if fate > 0.93:
             known |= {"dynamically_stable": RANDOM.random() < 0.4, "min_frequency_thz": -RANDOM.random()}
@@ -134,9 +137,9 @@ def hulls_of(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The hull documents of all candidates, by the builder's own computation; sets the candidates' hull fields."""
     from pymatgen.core import Composition
 
-    from scdm_flows.thermo.hull import energy_above_hull
     from scdm_flows.builders.hulls import Basis, HullBuilder
     from scdm_flows.stores import memory_database
+    from scdm_flows.thermo.hull import energy_above_hull
 
     builder = HullBuilder(memory_database())
     basis = Basis(builder.table.scheme, builder.table, {})
@@ -152,7 +155,7 @@ def hulls_of(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
         references = basis.table.entries(elements)
         for d in systems[chemsys]:
             fractions = dict(Composition(d["formula"]).fractional_composition.get_el_amt_dict())
-            d["energy_per_atom"] = d["e_above_hull_raw"] - energy_above_hull(fractions, 0.0, references).e_above_hull
+            d["energy_per_atom"] = d["e_above_hull"] - energy_above_hull(fractions, 0.0, references).e_above_hull
         item = {
             "hull_id": basis.hull_id(chemsys),
             "chemsys": chemsys,

@@ -121,9 +121,9 @@ def store(n: int) -> None:
     from scdm_flows.builders import HullBuilder, RankingBuilder
     from scdm_flows.builders.hulls import pending_token
     from scdm_flows.documents import CandidateDoc, StageRecord
-    from scdm_flows.thermo.table import ReferenceTable
     from scdm_flows.settings import ScdmSettings
     from scdm_flows.stores import EmbeddedServer, connect
+    from scdm_flows.thermo.table import ReferenceTable
 
     table, rng = ReferenceTable.load(), random.Random(0)
     elements = sorted(table.elements)[:30]

@@ -33,9 +33,8 @@ from pymatgen.core import Structure
 from scdm_flows.analysis.gate import Relaxation, rmsd
 from scdm_flows.cli.common import cores
 from scdm_flows.config import ForceFieldEngineConfig
-from scdm_flows.engines.chgnet import CALCULATOR, IN_PLANE
 from scdm_flows.engines.forcefield import ForceFieldEngine
-from scdm_flows.engines.relaxation import SYMPREC_ANGSTROM
+from scdm_flows.engines.relaxation import IN_PLANE, SYMPREC_ANGSTROM
 from scdm_flows.execution import hushed
 from scdm_flows.runner import TOGETHER, quiet
 from scdm_flows.stores import memory_database
@@ -97,7 +96,7 @@ def by_atomate2(
         symprec=SYMPREC_ANGSTROM,
         relax_kwargs={"fmax": config.fmax_ev_per_angstrom, "filter_kwargs": {"mask": IN_PLANE}, **alike},
         optimizer_kwargs={} if default else {"optimizer": "BFGS"},
-        calculator_kwargs=CALCULATOR,
+        calculator_kwargs={"use_device": "cpu", "on_isolated_atoms": "error"},
         ionic_step_data=("energy",),
     )
     store = memory_database().job_store
@@ -112,7 +111,9 @@ def minima(n: int, seed: int) -> list[Structure]:
     """Samples of both models that were relaxed, each atom moved by 0.05 angstrom in a direction of its own."""
     from scdm_flows.engines.relaxation import RelaxSettings, relax_together
 
-    relaxed = relax_together(samples(n + n // 4, seed), RelaxSettings(0.02, 500), processes=cores())
+    relaxed = relax_together(
+        samples(n + n // 4, seed), RelaxSettings(0.02, 500, force_field="CHGNet"), processes=cores()
+    )
     kept = [r.structure for r in relaxed if r.structure is not None and r.converged][:n]
     return [moved(structure, 0.05, seed + place) for place, structure in enumerate(kept)]
 
@@ -188,7 +189,10 @@ def main() -> None:
     parser.add_argument("--default", action="store_true", help="also the maker with its own optimiser")
     given = parser.parse_args()
     config = ForceFieldEngineConfig(
-        fmax_ev_per_angstrom=given.fmax, max_relax_steps=500, fix_symmetry=given.fix_symmetry
+        force_field="CHGNet",  # which atomate2's maker knows too
+        fmax_ev_per_angstrom=given.fmax,
+        max_relax_steps=500,
+        fix_symmetry=given.fix_symmetry,
     )
     if given.structures is not None:
         structures = layers_of(given.structures, given.n, 0)

@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -116,12 +117,72 @@ GeneratorConfig = Annotated[
 ]
 
 
+DEFAULT_FORCE_FIELD = "CHGNet-2D"
+CHGNETS = ("CHGNet-2D", "CHGNet")
+SEVENNETS = ("SevenNet-0", "SevenNet-l3i5", "SevenNet-MF-0")
+# atomate2.forcefields.MLFF without its placeholder and without CHGNet, which is above; to import it takes seconds
+ATOMATE2 = (
+    "MACE",
+    "MACE-MP-0",
+    "MACE-MPA-0",
+    "MACE-MP-0b3",
+    "GAP",
+    "M3GNet",
+    "NEP",
+    "Nequip",
+    "SevenNet",
+    "MatPES-r2SCAN",
+    "MatPES-PBE",
+    "DeepMD",
+    "Allegro",
+    "FAIRChem",
+    "MatterSim",
+    "UPET",
+)
+IMPORT_PATH = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"
+
+
+def check_force_field(name: str, options: Mapping[str, Any] | None = None) -> None:
+    """``ValueError``, with the remedy, for a name that no force field has, or options that it does not take."""
+    known = (*CHGNETS, *SEVENNETS, *ATOMATE2)
+    if ":" in name:
+        if re.fullmatch(IMPORT_PATH, name) is None:
+            raise ValueError(f"{name!r} is no import path of an ASE calculator; write it like ase.calculators.emt:EMT")
+    elif name not in known:
+        lower = {k.lower(): k for k in known}
+        near = difflib.get_close_matches(name.lower(), lower, n=1)
+        raise ValueError(
+            f"no force field is called {name!r}; "
+            + (f"did you mean {lower[near[0]]!r}? " if near else "")
+            + f"There are {', '.join(known)}, and import paths such as ase.calculators.emt:EMT"
+        )
+    elif options and name in CHGNETS + SEVENNETS:
+        raise ValueError(
+            f"{name} takes no options, force_field_options = {dict(options)}; leave them out, or name an ASE "
+            "calculator by its import path"
+        )
+
+
 class ForceFieldEngineConfig(_Frozen):
     """Relaxation, energies and phonons from a machine-learned force field. Its energies are surrogate energies."""
 
     kind: Literal["forcefield"] = "forcefield"
-    force_field: Literal["CHGNet"] = Field(
-        "CHGNet", description="atomate2 force field whose reference table is packaged"
+    force_field: str = Field(
+        DEFAULT_FORCE_FIELD,
+        description="CHGNet-2D (CHGNet fine-tuned on layers), CHGNet, SevenNet-0, SevenNet-l3i5, SevenNet-MF-0, a name "
+        "of atomate2's such as MACE-MP-0, or the import path of an ASE calculator, package.module:Class",
+    )
+    force_field_options: dict[str, Any] = Field(
+        default_factory=dict, description="keyword arguments of the calculator: for atomate2's names and import paths"
+    )
+    energy_model: str | None = Field(
+        None,
+        description="file of an energy model made by `scdm refs fit`; the packaged one of the force field when absent",
+    )
+    references: str | None = Field(
+        None,
+        description="file of reference phases with energies of this force field itself, scheme = its scheme name; then "
+        "no energy model is used",
     )
     fmax_ev_per_angstrom: float = Field(0.02, gt=0, description="relaxation ends below this largest force, eV/angstrom")
     max_relax_steps: int = Field(300, ge=1, description="relaxation steps before it counts as failed")
@@ -134,6 +195,25 @@ class ForceFieldEngineConfig(_Frozen):
     phonon_displacement_angstrom: float = Field(
         0.05, gt=0, description="finite displacement, angstrom; CHGNet's energies are rough on the scale of 0.01"
     )
+
+    @field_validator("energy_model", "references")
+    @classmethod
+    def _absolute(cls, path: str | None) -> str | None:
+        """Workers run elsewhere: a relative path is taken from the folder of the command that reads the file."""
+        return None if path is None else str(Path(path).absolute())
+
+    @field_validator("force_field")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        check_force_field(name)
+        return name
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ForceFieldEngineConfig:
+        check_force_field(self.force_field, self.force_field_options)
+        if self.energy_model is not None and self.references is not None:
+            raise ValueError("energy_model and references exclude each other; give one of them")
+        return self
 
 
 class VaspEngineConfig(_Frozen):
@@ -262,15 +342,11 @@ class ScreenConfig(_Frozen):
 class GateConfig(_Frozen):
     """Which relaxed candidates go on to phonons and bands."""
 
-    max_e_above_hull: float = Field(
-        0.6, ge=0, description="largest calibrated energy above hull, eV/atom (the paper's 0.6)"
-    )
-    phonon_max_e_above_hull: float = Field(
-        0.2, ge=0, description="largest calibrated energy above hull for phonons, eV/atom"
-    )
+    max_e_above_hull: float = Field(0.6, ge=0, description="largest energy above hull, eV/atom (the paper's 0.6)")
+    phonon_max_e_above_hull: float = Field(0.2, ge=0, description="largest energy above hull for phonons, eV/atom")
     phonon_max_atoms: int = Field(12, ge=1, description="largest primitive cell for phonons")
     bands_max_e_above_hull: float = Field(
-        0.2, ge=0, description="largest energy above hull for electronic bands, eV/atom; calibrated where surrogate"
+        0.2, ge=0, description="largest energy above hull for electronic bands, eV/atom"
     )
     bands_max_atoms: int = Field(20, ge=1, description="largest primitive cell for electronic bands")
 
@@ -300,8 +376,13 @@ class ObjectiveConfig(_Frozen):
 
 Category = Literal["generate", "compute", "vasp"]  # of FireWorks, by what a job needs: a GPU, a CPU, VASP
 CATEGORIES: tuple[str, ...] = get_args(Category)
-# (part, field, default): fields that are younger than stored campaigns, whose hash must not change
-ADDED_LATER = (("engine", "fix_symmetry", False),)
+# (part, kind, field, default): fields that are younger than stored campaigns, whose hash must not change
+ADDED_LATER: tuple[tuple[str, str, str, Any], ...] = (
+    ("engine", "forcefield", "fix_symmetry", False),
+    ("engine", "forcefield", "force_field_options", {}),
+    ("engine", "forcefield", "energy_model", None),
+    ("engine", "forcefield", "references", None),
+)
 LONGEST_NAME = 63
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
 
@@ -364,8 +445,8 @@ class CampaignConfig(_Frozen):
     def config_hash(self) -> str:
         """sha256 of the canonical JSON form, 64 hex digits; of what is computed, so without objective and budget."""
         computed = self.model_dump(mode="json", exclude={"objective", "budget"})
-        for part, field, default in ADDED_LATER:
-            if computed[part].get(field) == default:
+        for part, kind, field, default in ADDED_LATER:
+            if computed[part]["kind"] == kind and computed[part][field] == default:
                 computed[part].pop(field)
         canonical = json.dumps(computed, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()

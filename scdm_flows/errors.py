@@ -6,7 +6,7 @@
     ├── StructureError, NotALayerError, SymmetryError,        see scdm_models.errors
     │   DatasetError, CheckpointError, GenerationError
     ├── ConfigError             a campaign file or setting that is wrong
-    ├── ReferenceDataError      a reference table or calibration that is missing, corrupt or does not fit
+    ├── ReferenceDataError      a reference table or energy model that is missing, corrupt or does not fit
     ├── StoreError              a database that is unreachable, read-only, of another version, or whose port is in use
     ├── CampaignError           a campaign that cannot be submitted, found or resumed
     ├── EngineError             an engine that lacks what it needs (executable, weights, files)
@@ -48,7 +48,7 @@ class ConfigError(ScdmError):
 
 
 class ReferenceDataError(ScdmError):
-    """A reference table or calibration that is missing, corrupt or does not fit."""
+    """A reference table or energy model that is missing, corrupt or does not fit."""
 
 
 class StoreError(ScdmError):

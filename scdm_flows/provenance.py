@@ -19,6 +19,7 @@ PACKAGES = (
     "fireworks",
     "maggma",
     "chgnet",
+    "sevenn",
     "phonopy",
     "moyopy",
     "spglib",

@@ -39,9 +39,10 @@ FLAT = (
     "nsites",
     "e_above_hull",
     "e_above_hull_error",
-    "e_above_hull_raw",
+    "extrapolated",
     "energy_scheme",
     "surrogate",
+    "energy_model",
     "dynamically_stable",
     "min_frequency_thz",
     "band_gap",
@@ -52,6 +53,9 @@ FLAT = (
     "reason",
     "score",
 )
+# how a candidate's energy is marked wherever candidates are listed, and what that means
+EXTRAPOLATED_MARK = "?"
+EXTRAPOLATED_WORDS = "outside what the energy model has learned from: its error may be larger than said"
 RANGES = {"max": "$lte", "min": "$gte"}
 BATCH = 500  # documents in memory at a time, however many are asked for
 _NEAR = 50  # ids that are compared with one that does not exist

@@ -12,7 +12,6 @@ import numpy as np
 
 from scdm_flows.analysis.evaluation import Relaxed, SampleEnergy, judge_relaxed, sun, window_shares
 from scdm_flows.config import ForceFieldEngineConfig
-from scdm_flows.thermo.table import ReferenceTable
 from scdm_models.metrics.samples import Interval, mean_interval, share_interval
 
 if TYPE_CHECKING:
@@ -72,7 +71,9 @@ def energies_of(
     report
         Called with what is done, how many of it and of how many.
     """
+    from scdm_flows.engines.energies import predict_together
     from scdm_flows.engines.relaxation import RelaxSettings, relax_together
+    from scdm_flows.thermo.table import ReferenceTable
 
     references = ReferenceTable.load()
     begin = samples if displaced is None else move_atoms(samples, displaced, seed)
@@ -84,7 +85,16 @@ def energies_of(
         processes=processes,
         progress=lambda done: report("relax", done, len(structures)),
     )
-    found = [judge_relaxed(s, r, references) for s, r in zip(structures, relaxed, strict=True)]
+    predicted = predict_together(
+        [one.structure for one in relaxed],
+        ForceFieldEngineConfig(),
+        processes=processes,
+        progress=lambda done: report("energies", done, len(structures)),
+    )
+    found = [
+        judge_relaxed(sample, one, references, energy)
+        for sample, one, energy in zip(structures, relaxed, predicted, strict=True)
+    ]
     n = len(samples)
     shares = {name: int(flags.sum()) for name, flags in window_shares(found).items()}
     one_layer = [e.one_layer for e in found]
@@ -105,7 +115,7 @@ def energies_of(
     return {
         "measures": measures,
         "e_above_hull": [e.e_above_hull for e in found],
-        "e_above_hull_raw": [e.e_above_hull_raw for e in found],
+        "extrapolated": [e.extrapolated for e in found],
         "not_judged": {str(i): e.reason for i, e in zip(present, found, strict=True) if e.reason is not None},
     }
 

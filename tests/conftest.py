@@ -83,6 +83,54 @@ class CampaignDocuments:
         store_ranking(database, self.candidates)
 
 
+# what is told of an energy model (``load_energy_model_card``); values are made up
+ENERGY_MODEL: dict[str, Any] = {
+    "id": "chgnet-2d+sevennet-l3i5-1a2b3c4d",
+    "force_field": "CHGNet-2D",
+    "features": ["SevenNet-l3i5", "CHGNet-2D"],
+    "target": "PBE formation energy on C2DB's scale",
+    "n": 4000,
+    "not_measured": 24,
+    "folds_by_chemical_system": 10,
+    "reference_sha256": "cd" * 32,
+    "hull_energy": {"mae": 0.018, "mae_95": [0.016, 0.019], "median": 0.008, "bias": -0.002},
+    "formation_energy": {"mae": 0.031, "mae_95": [0.029, 0.033], "median": 0.019, "bias": 0.001, "spearman": 0.997},
+    "e_above_hull": {
+        "mae": 0.037,
+        "mae_95": [0.035, 0.039],
+        "median": 0.022,
+        "bias": 0.003,
+        "spearman": 0.951,
+        "spearman_95": [0.944, 0.957],
+        "within_0.05": 0.783,
+        "share_below_0.6": 0.905,
+        "share_below_0.2": 0.504,
+    },
+    "true_share_below_0.6": 0.897,
+    "true_share_below_0.2": 0.511,
+    "stable_kept_in_window": 0.998,
+    "error_coverage_claimed": 0.9,
+    "error_coverage": 0.902,
+    "error_coverage_by_distance": [0.91, 0.9, 0.89],
+    "errors_by_distance": [0.05, 0.07, 0.12],
+    "external": {
+        "source": "2DMatPedia, chemical systems that C2DB has not",
+        "n": 1500,
+        "mae": 0.062,
+        "mae_95": [0.057, 0.068],
+        "spearman": 0.88,
+        "coverage": 0.86,
+    },
+}
+
+
+@pytest.fixture
+def packaged_energy_model(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """``ENERGY_MODEL`` in place of the packaged energy model, for what reports say of it."""
+    monkeypatch.setattr("scdm_flows.report.cards.load_energy_model_card", lambda: ENERGY_MODEL)
+    return ENERGY_MODEL
+
+
 def _candidate(index: int, structure: Structure, **fields: Any) -> CandidateDoc:
     elements = sorted(str(e) for e in structure.composition)
     return CandidateDoc(
@@ -104,14 +152,15 @@ def _candidate(index: int, structure: Structure, **fields: Any) -> CandidateDoc:
 
 
 def _energies(e_above_hull: float, **fields: Any) -> dict[str, Any]:
-    """What a relaxed candidate knows; the raw value lies 0.3 eV/atom lower, as CHGNet's does on C2DB."""
+    """What a relaxed candidate knows."""
     return {
         "state": CandidateState.COMPLETED,
         "energy_per_atom": -7.0,
-        "energy_scheme": "chgnet-0.3.0",
+        "energy_scheme": "c2db-pbe",
         "surrogate": True,
+        "energy_model": ENERGY_MODEL["id"],
+        "extrapolated": False,
         "e_above_hull": e_above_hull,
-        "e_above_hull_raw": e_above_hull - 0.3,
         "e_above_hull_error": 0.1,
         "layer_group": 78,
         "space_group": 187,
@@ -147,7 +196,7 @@ def _bands(candidate_id: str, lowest: float) -> PhononDoc:
 
 @pytest.fixture(scope="session")
 def campaign_documents() -> CampaignDocuments:
-    """Six candidates: stable, unstable, without phonons, rejected twice, failed."""
+    """Six candidates: stable, unstable, extrapolated and without phonons, rejected twice, failed."""
     candidates = [
         _candidate(0, mx2("1H"), **_energies(0.01, dynamically_stable=True, min_frequency_thz=0.0, rank=1, score=0.9)),
         _candidate(
@@ -155,7 +204,7 @@ def campaign_documents() -> CampaignDocuments:
             mx2("1T"),
             **_energies(0.08, dynamically_stable=False, min_frequency_thz=-1.5, rank=3, score=0.4),
         ),
-        _candidate(2, mx2("1H", a=3.3), **_energies(0.15, rank=2, score=0.6)),
+        _candidate(2, mx2("1H", a=3.3), **_energies(0.15, extrapolated=True, rank=2, score=0.6)),
         _candidate(
             3,
             mx2("1T", a=3.4),

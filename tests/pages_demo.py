@@ -12,7 +12,7 @@ from scdm_flows.documents.candidate import StageRecord
 from scdm_flows.documents.hull import HullDoc, HullPoint
 from scdm_flows.stores import Database
 
-SCHEME = "chgnet-0.3.0"
+SCHEME = "c2db-pbe"
 
 
 def _stages(index: int) -> dict[str, StageRecord]:

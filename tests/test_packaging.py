@@ -65,7 +65,7 @@ def test_wheel_holds_both_packages_and_their_data(wheel: Path) -> None:
     assert {
         "scdm_flows/py.typed",
         "scdm_flows/report/templates/campaign.html",
-        "scdm_flows/thermo/data/chgnet-0.3.0.csv.gz",
+        "scdm_flows/thermo/data/c2db-pbe.csv.gz",
         "scdm_flows/calibration/data/calibration-c2db.npz",
         "scdm_flows/_launchpad/my_launchpad.yaml",
         "scdm_flows/_cards/phonons.json",
@@ -115,14 +115,14 @@ def test_wheel_finds_its_tables(installed: Path, tmp_path: Path) -> None:
     out = _python(
         installed,
         "from scdm_flows.thermo.table import ReferenceTable\n"
-        "from scdm_flows.calibration.model import load_calibration\n"
+        "from scdm_flows.calibration.model import load_energy_model_card\n"
         "from scdm_models.datasets.fingerprints import FingerprintIndex\n"
         "table = ReferenceTable.load()\n"
-        "print(len(table.elements), table.sha256 == load_calibration().header['reference_sha256'], len(FingerprintIndex.load()))",
+        "print(len(table.elements), table.sha256 == load_energy_model_card()['reference_sha256'], len(FingerprintIndex.load()))",
         tmp_path,
     )
     elements, same, layers = out.split()
-    assert int(elements) == 89  # those of the Materials Project's elemental references
+    assert int(elements) == 64  # C2DB's 62, and La and Ce
     assert same == "True"  # the calibration belongs to this table
     assert int(layers) > 5000
 

@@ -60,13 +60,13 @@ def test_table_of_variables_is_the_settings() -> None:
     assert named == {name.upper() for name in ScdmSettings.model_fields}
 
 
-def test_numbers_of_the_calibration_are_the_packaged_ones() -> None:
-    from scdm_flows.calibration.model import load_calibration
+def test_numbers_of_the_energy_model_are_the_packaged_ones() -> None:
+    from scdm_flows.calibration.model import load_energy_model_card
 
-    header = load_calibration().header
-    assert f"{header['n']:,} layers of C2DB" in README
-    assert f"mean error is {header['calibrated_left_out']['mae']:.2f} eV/atom" in README
-    assert f"{-header['raw']['bias']:.1f} eV/atom too close" in README
+    card = load_energy_model_card()
+    text = " ".join(README.split())
+    assert f"{card['n']:,} layers of C2DB" in text
+    assert f"mean error of E_hull is {card['e_above_hull']['mae']:.2f} eV/atom" in text
 
 
 def test_sampler_example_runs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Structure
 
-from scdm_flows.calibration.model import LayerShape, calibrate
 from scdm_flows.analysis.gate import rmsd
-from scdm_flows.thermo.hull import energy_above_hull
+from scdm_flows.calibration.model import PredictedEnergy
 from scdm_flows.errors import ReferenceDataError
+from scdm_flows.thermo.hull import energy_above_hull
 from scdm_flows.thermo.table import ReferenceTable
 from scdm_models.lattice import is_one_layer
 
@@ -60,8 +60,10 @@ class SampleEnergy:
 
     Parameters
     ----------
-    e_above_hull, e_above_hull_raw
-        Surrogate energy above hull, eV/atom, calibrated and as it is; None where there is none.
+    e_above_hull
+        Surrogate energy above hull, eV/atom; None where there is none.
+    extrapolated
+        Whether the layer lies outside what the energy model has learned from; None where there is no energy.
     converged, one_layer
         Whether the relaxation converged; whether what came out is one connected layer.
     group_kept
@@ -73,7 +75,7 @@ class SampleEnergy:
     """
 
     e_above_hull: float | None
-    e_above_hull_raw: float | None
+    extrapolated: bool | None
     converged: bool
     one_layer: bool
     group_kept: bool
@@ -110,9 +112,14 @@ def operations_kept(before: Structure, after: Structure, tolerance: float = KEPT
     return True
 
 
-def judge_relaxed(sample: Structure, relaxed: Relaxed, references: ReferenceTable) -> SampleEnergy:
-    """A sample beside what relaxation made of it; never raises for a bad sample."""
-    if relaxed.structure is None or relaxed.energy_per_atom is None:
+def judge_relaxed(
+    sample: Structure, relaxed: Relaxed, references: ReferenceTable, predicted: PredictedEnergy | str
+) -> SampleEnergy:
+    """A sample beside what relaxation made of it; never raises for a bad sample.
+
+    predicted: its energy on the references' scale, or in words why there is none.
+    """
+    if relaxed.structure is None:
         return SampleEnergy(None, None, False, False, False, None, relaxed.error)
     after = relaxed.structure
     try:
@@ -120,32 +127,27 @@ def judge_relaxed(sample: Structure, relaxed: Relaxed, references: ReferenceTabl
         kept, moved = operations_kept(sample, after), rmsd(sample, after)
     except Exception as error:  # what came out of a relaxation can break a library in ways nobody lists
         return SampleEnergy(None, None, relaxed.converged, False, False, None, f"{type(error).__name__}: {error}")
+    if isinstance(predicted, str):
+        return SampleEnergy(None, None, relaxed.converged, one_layer, kept, moved, predicted)
     fractions = {str(e): float(x) for e, x in after.composition.fractional_composition.items()}
     try:
-        hull = energy_above_hull(fractions, relaxed.energy_per_atom, references.entries(list(fractions)))
+        energy = references.total_energy(fractions, predicted.formation_energy_per_atom)
+        hull = energy_above_hull(fractions, energy, references.entries(list(fractions)))
     except ReferenceDataError as error:
         return SampleEnergy(None, None, relaxed.converged, one_layer, kept, moved, str(error))
-    calibrated = calibrate(fractions, hull.e_above_hull, hull.formation_energy_per_atom, LayerShape.of(after))
-    return SampleEnergy(calibrated.e_above_hull, hull.e_above_hull, relaxed.converged, one_layer, kept, moved)
+    return SampleEnergy(hull.e_above_hull, predicted.extrapolated, relaxed.converged, one_layer, kept, moved)
 
 
 def window_shares(energies: Sequence[SampleEnergy]) -> dict[str, NDArray[np.bool_]]:
-    """Which samples are at or below each window, by name; ``raw_`` for the energies without calibration."""
-    found = {}
-    for prefix, values in (
-        ("", [e.e_above_hull for e in energies]),
-        ("raw_", [e.e_above_hull_raw for e in energies]),
-    ):
-        array = np.array([np.inf if value is None else value for value in values])
-        for window in WINDOWS:
-            found[f"{prefix}e_hull_{window:g}"] = array <= window + 1e-9
-    return found
+    """Which samples are at or below each window, by name."""
+    values = np.array([np.inf if e.e_above_hull is None else e.e_above_hull for e in energies])
+    return {f"e_hull_{window:g}": values <= window + 1e-9 for window in WINDOWS}
 
 
 def sun(
     energies: Sequence[SampleEnergy], novel: Sequence[bool | None], representative: Sequence[int | None]
 ) -> NDArray[np.bool_]:
-    """Which samples are stable (calibrated surrogate E_hull <= ``SUN_WINDOW``, still one layer), unique and new.
+    """Which samples are stable (surrogate E_hull <= ``SUN_WINDOW``, not extrapolated, one layer), unique and new.
 
     Of equal samples the first counts. novel, representative: as ``metrics.samples`` gives them, before relaxation.
     """
@@ -153,6 +155,7 @@ def sun(
     seen: set[int] = set()
     for i, (energy, new, group) in enumerate(zip(energies, novel, representative, strict=True)):
         stable = energy.e_above_hull is not None and energy.e_above_hull <= SUN_WINDOW and energy.one_layer
+        stable = stable and not energy.extrapolated
         if stable and new and group is not None and group not in seen:
             found[i] = True
             seen.add(group)

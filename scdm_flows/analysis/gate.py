@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from pymatgen.core.structure import Structure
 
-from scdm_flows.calibration.model import LayerShape, calibrate
-from scdm_flows.thermo.hull import energy_above_hull
+from scdm_flows.calibration.model import PredictedEnergy
 from scdm_flows.config import CampaignConfig, GateConfig
 from scdm_flows.documents.candidate import StageName
 from scdm_flows.documents.stages import GateDoc, ScreenedCandidate
 from scdm_flows.errors import ReferenceDataError, ScdmError
+from scdm_flows.thermo.hull import energy_above_hull
 from scdm_flows.thermo.table import ReferenceTable
-from scdm_models.lattice import is_one_layer
+from scdm_models.lattice import is_one_layer, slab_thickness
 from scdm_models.symmetry.detect import detect_layer_group, detect_space_group
 
 RELAXED_SYMPREC = 0.05
@@ -58,10 +58,12 @@ def gate(
     energy_per_atom: float,
     *,
     surrogate: bool,
-    references: ReferenceTable,
+    references: ReferenceTable | str,
+    predicted: PredictedEnergy | None = None,
+    scheme: str | None = None,
     cannot: Mapping[str, str] | None = None,
 ) -> GateDoc:
-    """The gate's document; the calibrated energy above hull decides where the energy is a surrogate.
+    """The gate's document; the energy above hull decides.
 
     Parameters
     ----------
@@ -70,16 +72,21 @@ def gate(
     relaxation
         Its relaxation.
     energy_per_atom
-        Static energy, eV/atom, of the references' scheme.
+        Static energy, eV/atom, of ``scheme``.
     surrogate
         Whether a force field made it.
     references
-        Frozen reference phases. A candidate with an element they lack gets no energy above hull, and the
-        reason.
+        Frozen reference phases, or in words why there are none. A candidate with an element they lack gets no energy
+        above hull, and the reason.
+    predicted
+        The energy on the references' scale where an energy model gives it; it stands in the place of the static one.
+    scheme
+        What the static energy is; the references' scheme when absent.
     cannot
         Stage (phonon, bands) -> why the engine has no such stage.
     """
-    relaxed, shape = relaxation.structure, LayerShape.of(relaxation.structure)
+    relaxed = relaxation.structure
+    table = None if isinstance(references, str) else references
     doc = GateDoc(
         candidate_id=screened.candidate_id,
         campaign=config.name,
@@ -88,12 +95,12 @@ def gate(
         relax_steps=relaxation.steps,
         max_force_ev_per_angstrom=relaxation.max_force,
         energy_per_atom=energy_per_atom,
-        energy_scheme=references.scheme,
+        energy_scheme=scheme or (table.scheme if table is not None else "unknown"),
         surrogate=surrogate,
-        reference_sha256=references.sha256,
+        reference_sha256=None if table is None else table.sha256,
         one_layer=is_one_layer(relaxed),
-        thickness_angstrom=shape.thickness,
-        area_per_atom_angstrom2=shape.area_per_atom,
+        thickness_angstrom=float(slab_thickness(relaxed)),
+        area_per_atom_angstrom2=relaxed.volume / relaxed.lattice.c / len(relaxed),
         in_window=False,
         phonon=False,
     )
@@ -105,7 +112,9 @@ def gate(
     except ScdmError:
         pass  # a distorted layer may have no group at this tolerance; the energies still count
     try:
-        _add_energies(doc, relaxed, shape, references)
+        if table is None:
+            raise ReferenceDataError(str(references))
+        _add_energies(doc, relaxed, predicted, table)
     except ReferenceDataError as error:
         doc.reason = f"no energy above hull: {error}"
         return doc
@@ -117,16 +126,21 @@ def gate(
     return doc
 
 
-def _add_energies(doc: GateDoc, relaxed: Structure, shape: LayerShape, references: ReferenceTable) -> None:
+def _add_energies(
+    doc: GateDoc, relaxed: Structure, predicted: PredictedEnergy | None, references: ReferenceTable
+) -> None:
     fractions = {str(e): float(x) for e, x in relaxed.composition.fractional_composition.items()}
+    if predicted is not None:
+        doc.energy_per_atom = references.total_energy(fractions, predicted.formation_energy_per_atom)
+        doc.energy_scheme, doc.energy_model = references.scheme, predicted.model
+        doc.e_above_hull_error, doc.extrapolated = predicted.error, predicted.extrapolated
+    elif doc.energy_scheme != references.scheme:
+        raise ReferenceDataError(
+            f"the energy is of scheme {doc.energy_scheme}, the references are of {references.scheme}; schemes never mix"
+        )
     hull = energy_above_hull(fractions, doc.energy_per_atom, references.entries(list(fractions)))
     doc.formation_energy_per_atom = hull.formation_energy_per_atom
-    doc.e_above_hull_raw, doc.decomposition = hull.e_above_hull, hull.decomposition
-    doc.e_above_hull = hull.e_above_hull
-    if doc.surrogate:
-        calibrated = calibrate(fractions, hull.e_above_hull, hull.formation_energy_per_atom, shape)
-        doc.e_above_hull, doc.e_above_hull_error = calibrated.e_above_hull, calibrated.error
-        doc.calibration_id = calibrated.calibration_id
+    doc.e_above_hull, doc.decomposition = hull.e_above_hull, hull.decomposition
 
 
 def _judge(doc: GateDoc, rules: GateConfig) -> str | None:

@@ -1,9 +1,6 @@
 """Places candidates on the hull of the references and among each other. Pure.
 
-Raw surrogate energies flatter layers by about 0.3 eV/atom, and the calibration was fitted on energies above the hull of
-the *references*. So a candidate is first placed on the references' hull and calibrated there; only then do candidates
-compete, each at the references' hull plus its calibrated distance. Only one below the references' hull can change the
-place of another. Without a calibration (DFT) the two scales are the same.
+Only a candidate below the references' hull can change the place of another, so each is placed on that hull first.
 """
 
 from __future__ import annotations
@@ -15,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from scdm_flows.calibration.model import CalibratedHull, LayerShape, calibrate
-from scdm_flows.thermo.hull import Phase, PhaseSystem
 from scdm_flows.documents.hull import HullPoint
+from scdm_flows.thermo.hull import Phase, PhaseSystem
 
 logger = logging.getLogger(__name__)
 
@@ -30,16 +26,13 @@ SAME_COMPOSITION = 1e-6  # atom fractions that differ by less are one compositio
 class Placed:
     """A candidate on the hull of the references.
 
-    phase: at its calibrated energy; e_above_hull: calibrated; e_above_hull_raw and formation_energy_per_atom: of the
-    scheme itself; all eV/atom.
+    e_above_hull, formation_energy_per_atom: eV/atom.
     """
 
     phase: Phase
     e_above_hull: float
-    e_above_hull_raw: float
     formation_energy_per_atom: float
     decomposition: dict[str, float]
-    calibrated: CalibratedHull | None
 
 
 @dataclass(frozen=True)
@@ -55,32 +48,18 @@ class Place:
     e_above_same_composition: float | None
 
 
-def place(
-    system: PhaseSystem, name: str, formula: str, energy_per_atom: float, shape: LayerShape, *, surrogate: bool
-) -> Placed:
-    """The candidate on the hull of the references, calibrated where its energy (eV/atom) is a surrogate's."""
+def place(system: PhaseSystem, name: str, formula: str, energy_per_atom: float) -> Placed:
+    """The candidate (energy in eV/atom) on the hull of the references."""
     own = Phase.from_formula(name, formula, energy_per_atom)
     hull = system.place(own.fractions, energy_per_atom)
-    calibrated = None
-    if surrogate:
-        calibrated = calibrate(own.fractions, hull.e_above_hull, hull.formation_energy_per_atom, shape)
-    value = hull.e_above_hull if calibrated is None else calibrated.e_above_hull
-    energy = energy_per_atom - hull.e_above_hull + value
-    return Placed(
-        Phase(own.name, own.fractions, energy, own.formula),
-        value,
-        hull.e_above_hull,
-        hull.formation_energy_per_atom,
-        hull.decomposition,
-        calibrated,
-    )
+    return Placed(own, hull.e_above_hull, hull.formation_energy_per_atom, hull.decomposition)
 
 
 def compete(placed: Sequence[Placed], references: PhaseSystem, lower: Sequence[Phase]) -> list[Place]:
     """The places of the candidates of a chemical system.
 
     placed: its candidates; lower: all candidates below the references' hull that may compete, of the system and its
-    subsystems, at their calibrated energies (those among ``placed`` do not compete with themselves).
+    subsystems, (those among ``placed`` do not compete with themselves).
     """
     everything = references if not lower else PhaseSystem(references.elements, [*references.phases, *lower])
     first = len(references.phases)

@@ -2,7 +2,8 @@
 
 Each term is between 0 and 1; a score is ``sum(weight * term) / sum(weight)``:
 
-stability  falls linearly from 1 at E_hull <= 0 to 0 at 0.6 eV/atom (the paper's window)
+stability  falls linearly from 1 at E_hull <= 0 to 0 at 0.6 eV/atom (the paper's window); at most half for a
+           layer outside what the energy model has learned from
 dynamics   1 for phonon-stable, 0 for unstable
 novelty    1 for structures absent from the known layers
 prototype  distance to the nearest known prototype: the share of occupied Wyckoff positions not in common
@@ -54,7 +55,8 @@ class Objective:
 
 @dataclass(frozen=True)
 class RankInput:
-    """What ranking needs of a candidate; None where it is not known. e_above_hull: eV/atom; band_gap: eV."""
+    """What ranking needs of a candidate; None where it is not known. e_above_hull: eV/atom; band_gap: eV; extrapolated:
+    whether the energy model knows no such layer."""
 
     candidate_id: str
     e_above_hull: float | None
@@ -63,6 +65,7 @@ class RankInput:
     layer_group: int | None
     prototype_distance: float | None = None
     band_gap: float | None = None
+    extrapolated: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,9 @@ def terms(candidate: RankInput, objective: Objective) -> dict[str, float | None]
     def answer(flag: bool | None) -> float | None:
         return None if flag is None else float(flag)
 
+    most = UNKNOWN if candidate.extrapolated else 1.0
     values = {
-        "stability": min(1.0, max(0.0, 1 - candidate.e_above_hull / WINDOW)),
+        "stability": min(most, max(0.0, 1 - candidate.e_above_hull / WINDOW)),
         "dynamics": answer(candidate.dynamically_stable),
         "novelty": answer(candidate.novel),
         "prototype": candidate.prototype_distance,

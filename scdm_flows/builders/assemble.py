@@ -31,6 +31,8 @@ FROM_GATE = set(GateDoc.model_fields) & set(CandidateDoc.model_fields) - {
     "candidate_id",
     "campaign",
     "reason",
+    "schema_version",
+    "provenance",
 }
 # what the funnel needs of a stored candidate
 FUNNEL_FIELDS = [

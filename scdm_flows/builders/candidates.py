@@ -27,7 +27,8 @@ from scdm_flows.documents import (
     StageName,
 )
 from scdm_flows.documents.candidate import HULL_FIELDS, RANK_FIELDS
-from scdm_flows.errors import CampaignError
+from scdm_flows.documents.migrations import migrate
+from scdm_flows.errors import CampaignError, StoreError
 from scdm_flows.provenance import made_here
 from scdm_flows.selection import chosen, why_not
 from scdm_flows.stores.database import Database, plain_values, strip
@@ -170,8 +171,8 @@ class CandidateBuilder(ScdmBuilder):
                 candidate, stage = job["metadata"]["candidate_id"], job["metadata"]["stage"]
                 if "output" in fields:
                     try:
-                        documents[stage][candidate] = _WITH_OUTPUT[stage].model_validate(plain(job.pop("output")))
-                    except ValidationError as error:
+                        documents[stage][candidate] = _output(stage, candidate, plain(job.pop("output")))
+                    except (StoreError, ValidationError) as error:
                         failures[candidate].append(_unreadable(job, error))
                         continue
                 jobs[candidate][stage] = job
@@ -272,18 +273,27 @@ def _with_origin(found: Found, document: PhononDoc | BandsDoc, campaign: Campaig
     return document.model_dump()
 
 
-def _unreadable(job: dict[str, Any], error: ValidationError) -> StageFailure:
+def _output(stage: str, candidate: str, output: Any) -> BaseModel:
+    """The document of a stage, also where an earlier scdm-flows wrote it."""
+    model = _WITH_OUTPUT[stage]
+    if isinstance(output, dict):
+        output = migrate(model, output, f"the output of {stage} of {candidate}")
+    return model.model_validate(output)
+
+
+def _unreadable(job: dict[str, Any], error: StoreError | ValidationError) -> StageFailure:
     """A stored output that does not fit its document counts as a failure of its stage."""
-    metadata = job["metadata"]
-    first = error.errors()[0]
-    place = ".".join(map(str, first["loc"]))
+    metadata, why = job["metadata"], str(error)
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}; run the stage again"
     return StageFailure(
         failure_id=f"{metadata['candidate_id']}:{metadata['stage']}",
         candidate_id=metadata["candidate_id"],
         campaign=metadata["campaign"],
         stage=metadata["stage"],
-        error_type="ValidationError",
-        message=f"its output cannot be read: {place}: {first['msg']}; run the stage again",
+        error_type=type(error).__name__,
+        message=f"its output cannot be read: {why}",
         job_uuid=job["uuid"],
         provenance=made_here(),
     )

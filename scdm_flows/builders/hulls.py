@@ -1,7 +1,7 @@
 """Keeps the convex hulls: every relaxed candidate against the references and the other candidates.
 
 A chemical system is computed again when one of its candidates changed (``hull_pending``, set by the candidate builder
-in the same write as the change), when the basis did (references, calibration, algorithm), or when a candidate is gone.
+in the same write as the change), when the basis did (references, algorithm), or when a candidate is gone.
 A candidate below the hull of the references also moves those of every larger system that holds its elements, and only
 such a one does.
 
@@ -25,8 +25,6 @@ import numpy as np
 from pymongo import UpdateOne
 from pymongo.errors import DuplicateKeyError
 
-from scdm_flows.calibration.model import LayerShape, load_calibration
-from scdm_flows.thermo.hull import Phase, PhaseSystem
 from scdm_flows.analysis.placing import Place, Placed, compete, place, points
 from scdm_flows.builders.assemble import without_dots
 from scdm_flows.builders.base import ScdmBuilder, comparable, content
@@ -34,24 +32,26 @@ from scdm_flows.documents.base import utc_now
 from scdm_flows.documents.candidate import HULL_FIELDS, CandidateDoc
 from scdm_flows.documents.hull import HullDoc, LowerPhase
 from scdm_flows.documents.migrations import check_version
+from scdm_flows.engines.forcefields import scheme_of
 from scdm_flows.errors import ReferenceDataError, ScdmError, StoreError
 from scdm_flows.provenance import made_here
-from scdm_flows.thermo.table import ReferenceTable
 from scdm_flows.stores.catalogue import candidates_in, read_all
 from scdm_flows.stores.database import Database, strip
 from scdm_flows.stores.table import Table, joined
+from scdm_flows.thermo.entries import load_entries
+from scdm_flows.thermo.hull import Phase, PhaseSystem
+from scdm_flows.thermo.table import ReferenceTable
 
 logger = logging.getLogger(__name__)
 
-ALGORITHM = 3  # part of the basis: raise it when the computation changes
+ALGORITHM = 4  # part of the basis: raise it when the computation changes
 ATTEMPTS = 20
-_SHAPE = ("area_per_atom_angstrom2", "thickness_angstrom")
 _NEEDED = [
     "candidate_id",
     "formula",
     "chemsys",
     "energy_per_atom",
-    *_SHAPE,
+    "surrogate",
     "stages.relax.status",
     "one_layer",
     "duplicate_of",
@@ -69,14 +69,9 @@ class Basis:
     scope: dict[str, Any]
 
     @property
-    def calibration_id(self) -> str | None:
-        """Of the calibration that candidates go through."""
-        return str(load_calibration().header["id"]) if self.table.surrogate else None
-
-    @property
     def sha256(self) -> str:
         """Of everything but the candidates that a hull comes from."""
-        text = json.dumps([ALGORITHM, self.table.scheme, self.table.sha256, self.calibration_id])
+        text = json.dumps([ALGORITHM, self.table.scheme, self.table.sha256])
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
@@ -85,10 +80,8 @@ class Basis:
         return {
             "references": self.key,
             "energy_scheme": self.table.scheme,
-            "surrogate": self.table.surrogate,
             "basis_sha256": self.sha256,
             "reference_sha256": self.table.sha256,
-            "calibration_id": self.calibration_id,
         }
 
     @property
@@ -106,17 +99,20 @@ def bases(database: Database, packaged: ReferenceTable) -> list[Basis]:
 
     A file that cannot be read here is left out with a warning; its candidates keep the gate's energies.
     """
-    named: dict[str, list[str]] = {}
-    for found in database.campaigns.query({}, properties=["name", "config.engine.references"]):
-        path = ((found.get("config") or {}).get("engine") or {}).get("references")
-        if path is not None:
-            named.setdefault(path, []).append(found["name"])
+    named: dict[tuple[str, str | None], list[str]] = {}
+    for found in database.campaigns.query({}, properties=["name", "config.engine"]):
+        engine = (found.get("config") or {}).get("engine") or {}
+        if engine.get("references") is not None:
+            scheme = None  # said by the file
+            if engine.get("kind") == "forcefield":
+                scheme = scheme_of(engine["force_field"], engine.get("force_field_options"))
+            named.setdefault((engine["references"], scheme), []).append(found["name"])
     elsewhere = sorted(name for names in named.values() for name in names)
     scope = {"campaign": {"$nin": elsewhere}} if elsewhere else {}
     found_bases = [Basis(packaged.scheme, packaged, scope)]
-    for path, names in sorted(named.items()):
+    for (path, scheme), names in sorted(named.items(), key=str):
         try:
-            table = ReferenceTable.load(path)
+            table = ReferenceTable.load(path) if scheme is None else load_entries(path, scheme)
         except ReferenceDataError as error:
             logger.warning("candidates of %s keep the gate's energies above hull: %s", ", ".join(names), error)
             continue
@@ -173,9 +169,8 @@ class HullBuilder(ScdmBuilder):
         else:
             for candidate in members:
                 name, energy = candidate["candidate_id"], candidate["energy_per_atom"]
-                shape, surrogate = _shape(candidate), about["surrogate"]
                 try:
-                    placed.append(place(system, name, candidate["formula"], energy, shape, surrogate=surrogate))
+                    placed.append(place(system, name, candidate["formula"], energy))
                 except Exception as error:
                     self.skip(name, error)
                     errors[name] = self.errors[name]
@@ -191,6 +186,7 @@ class HullBuilder(ScdmBuilder):
             chemsys=chemsys,
             elements=chemsys.split("-"),
             **about,
+            surrogate=any(bool(c.get("surrogate")) for c in members),
             n_reference_phases=0 if system is None else len(system.phases),
             n_candidates=len(members),
             candidates={name: fields[name]["e_above_hull"] for name in sorted(fields)},
@@ -381,26 +377,16 @@ def pending_token(candidate: CandidateDoc | dict[str, Any]) -> str | None:
     if data.get("energy_per_atom") is None:
         return None
     text = json.dumps(
-        [data.get(k) for k in ("formula", "energy_scheme", "energy_per_atom", *_SHAPE)] + [competes(data)]
+        [data.get(k) for k in ("formula", "energy_scheme", "energy_per_atom", "surrogate")] + [competes(data)]
     )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _shape(candidate: dict[str, Any]) -> LayerShape:
-    """Area and thickness; no numbers where they are not known, which only a calibration minds."""
-    area, thickness = (float("nan") if candidate.get(k) is None else float(candidate[k]) for k in _SHAPE)
-    return LayerShape(area, thickness)
-
-
 def _fields(own: Placed, where: Place) -> dict[str, Any]:
     """The hull fields of a candidate (``HULL_FIELDS`` without the revision)."""
-    calibrated = own.calibrated
     return {
         "formation_energy_per_atom": own.formation_energy_per_atom,
-        "e_above_hull_raw": own.e_above_hull_raw,
         "e_above_hull": where.e_above_hull,
-        "e_above_hull_error": None if calibrated is None else calibrated.error,
         "e_above_same_composition": where.e_above_same_composition,
-        "calibration_id": None if calibrated is None else calibrated.calibration_id,
         "decomposition": without_dots(where.decomposition),
     }

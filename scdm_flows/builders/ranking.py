@@ -34,6 +34,7 @@ def rank_inputs(table: Table) -> list[RankInput]:
         _known(chosen, "layer_group", int),
         _known(chosen, "prototype_distance", float),
         _known(chosen, "band_gap", float),
+        _known(chosen, "extrapolated", bool),
     ]
     return [RankInput(*values) for values in zip(*columns, strict=True)]
 

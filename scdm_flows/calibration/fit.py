@@ -1,266 +1,379 @@
-"""Measures a surrogate on C2DB and fits its calibration (``scdm refs validate``, ``scdm refs fit``).
+"""Fits the energy model on C2DB and says how good it is (``scdm refs fit``, ``scdm refs validate``).
 
-C2DB's layers are relaxed with the surrogate, as candidates are, and placed on the hull of the reference table; the
-trees learn what C2DB's PBE says beyond that. Everything that is told of the calibration comes from layers whose
-chemical system was left out of the fit.
+C2DB's layers are relaxed with the force field, as candidates are, and seen by the force fields of the model; the
+Gaussian process learns what C2DB's PBE says beyond the first one's energy. Everything that is told of the model comes
+from layers whose chemical system was left out of the fit, and of the hull's conversion. Layers of 2DMatPedia in
+chemical systems that C2DB has not are a test from outside: another program, functional and hull.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pymatgen.core import Element, Structure
+from pymatgen.core import Lattice, Structure
 
-from scdm_flows.calibration.model import COVERAGE, LayerShape, element_properties, features
-from scdm_flows.thermo.hull import PhaseSystem
-from scdm_flows.errors import ReferenceDataError, ScdmError
-from scdm_flows.thermo.build import _read
-from scdm_flows.thermo.table import ReferenceTable
+from scdm_flows.analysis.evaluation import Relaxed
+from scdm_flows.calibration.model import (
+    COVERAGE,
+    EXTRAPOLATED_QUANTILE,
+    EnergyModel,
+    ErrorByDistance,
+    Inputs,
+    Scaling,
+    Seen,
+    Variances,
+    kernel,
+    nearest,
+)
+from scdm_flows.errors import ReferenceDataError
+from scdm_flows.thermo.sources import read_lines
+from scdm_flows.thermo.validate import FOLDS, chemistry, folds_of, scores
 from scdm_models.lattice import orient_slab
 
 Array = NDArray[np.float64]
-FOLDS, BINS = 10, 8
-TREES = {
-    "max_iter": 500,
-    "learning_rate": 0.06,
-    "max_leaf_nodes": 31,
-    "min_samples_leaf": 8,
-    "l2_regularization": 1.0,
-    "early_stopping": False,
-    "random_state": 0,
-}
-FMAX, MAX_STEPS = 0.05, 200  # of the relaxations: eV/angstrom, steps
+DISTANCE_BINS = 8
 PART = 64  # layers relaxed together and written
-LEAST = 100  # layers without which a calibration says nothing
+LEAST = 100  # layers without which a model says nothing
+BOOTSTRAP = 500
+WINDOW, STABLE = 0.6, 0.2  # eV/atom
+ELEMENTS = "mp_elemental_refs.json.gz"
+SOURCES = {"c2db": "c2db.jsonl.gz", "2dmatpedia": "2dmatpedia.jsonl.gz"}
+
+Relax = Callable[[Sequence[Structure]], Sequence[Relaxed]]
+See = Callable[[Sequence[Structure]], Sequence[Mapping[str, Seen] | str]]
 
 
-@dataclass(frozen=True)
-class Measured:
-    """C2DB's layers as the surrogate sees them.
+def elemental_energies(data_dir: Path) -> dict[str, float]:
+    """Energy of each element's ground state, eV/atom, as the Materials Project computed it.
 
-    x: (n, 25) features; truth, formation_truth: (n,) C2DB's energies above hull and of formation, eV/atom; systems:
-    chemical systems; elements: atomic numbers that occur; left_out: ids without a value, with the reason.
+    Force fields trained on its energies are near them; what remains is linear in the composition, which is learned.
     """
-
-    x: Array
-    truth: Array
-    formation_truth: Array
-    systems: list[str]
-    elements: list[int]
-    left_out: dict[str, str]
-
-    @property
-    def raw(self) -> Array:
-        """(n,) the surrogate's energy above hull, eV/atom."""
-        return self.x[:, 0]
+    with gzip.open(data_dir / ELEMENTS, "rt") as handle:
+        return {symbol: float(entry["energy_per_atom"]) for symbol, entry in json.load(handle).items()}
 
 
-def relax_c2db(
-    data_dir: Path, relaxed: Path, processes: int, progress: Callable[[int, int], None] | None = None
+def has_energy(source: str, record: Mapping[str, Any]) -> bool:
+    """Whether a record of a source can be compared with."""
+    return record.get("e_hull" if source == "c2db" else "decomposition_energy") is not None
+
+
+def relax_known(
+    data_dir: Path,
+    kept: Path,
+    relax: Relax,
+    see: See,
+    *,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """C2DB's layers relaxed with CHGNet: id -> energy_per_atom (eV/atom) and structure, None where it failed.
+    """Layers of C2DB, and of 2DMatPedia in systems that C2DB has not, relaxed and seen: id -> what became of it.
 
-    They are kept as JSON lines in ``relaxed``; what it holds is not computed again.
+    They are kept as JSON lines in ``kept``; what it holds is not computed again.
+
+    Parameters
+    ----------
+    data_dir
+        Holds the compact JSON lines.
+    kept
+        File to keep the results in.
+    relax
+        Relaxes layers with the force field, in their order.
+    see
+        What the force fields of the model say of relaxed layers, by name, or why they cannot.
+    progress
+        Called with (done, total).
     """
-    from scdm_flows.engines.relaxation import RelaxSettings, relax_together
-
     known: dict[str, dict[str, Any]] = {}
-    if relaxed.exists():
-        for line in relaxed.read_text().splitlines():
+    if kept.exists():
+        for line in kept.read_text().splitlines():
             try:
                 row = json.loads(line)
             except ValueError:  # the last line of a run that was killed
                 continue
             known[row["id"]] = row
-    records = [r for r in _read(data_dir / "c2db.jsonl.gz") if r.get("e_hull") is not None]
+    records = _records(data_dir)
     todo = [r for r in records if r["id"] not in known]
-    with relaxed.open("a") as handle:
-        handle.write("" if not known else "\n")  # after half a line
+    with kept.open("a") as handle:
+        handle.write("\n" if known else "")  # after half a line
         for first in range(0, len(todo), PART):
             rows = todo[first : first + PART]
-            layers = [orient_slab(Structure(r["lattice"], r["species"], r["frac_coords"])) for r in rows]
-            found = relax_together(layers, RelaxSettings(FMAX, MAX_STEPS), processes=processes)
-            for row, one in zip(rows, found, strict=True):
-                structure = None if one.structure is None else one.structure.as_dict()
-                known[row["id"]] = {
-                    "id": row["id"],
-                    "energy_per_atom": one.energy_per_atom,
-                    "structure": structure,
-                    "error": one.error,
-                }
-                handle.write(json.dumps(known[row["id"]]) + "\n")
+            layers = [orient_slab(Structure(Lattice(r["lattice"]), r["species"], r["frac_coords"])) for r in rows]
+            found = relax(layers)
+            whole = [k for k, one in enumerate(found) if one.structure is not None]
+            seen = dict(zip(whole, see([_structure(found[k]) for k in whole]), strict=True))
+            for k, (record, one) in enumerate(zip(rows, found, strict=True)):
+                row = {"id": record["id"], "error": one.error, "energy_per_atom": one.energy_per_atom}
+                row["converged"], answer = one.converged, seen.get(k, one.error or "not relaxed")
+                if isinstance(answer, str):
+                    row["error"] = answer
+                else:
+                    structure = _structure(one)
+                    row["lattice"] = np.round(structure.lattice.matrix, 6).tolist()
+                    row["frac_coords"] = np.round(structure.frac_coords, 7).tolist()
+                    row["species"] = [str(site.specie) for site in structure]
+                    row["seen"] = {
+                        name: [round(s.energy_per_atom, 6), [float(f"{x:.6g}") for x in s.features]]
+                        for name, s in answer.items()
+                    }
+                known[record["id"]] = row
+                handle.write(json.dumps(row) + "\n")
             handle.flush()
             if progress is not None:
                 progress(len(records) - len(todo) + first + len(rows), len(records))
     return known
 
 
-def measure(data_dir: Path, relaxed: dict[str, dict[str, Any]], table: ReferenceTable) -> Measured:
-    """C2DB's layers on the hull of the table.
+def _structure(one: Relaxed) -> Structure:
+    assert one.structure is not None
+    return one.structure
+
+
+def _records(data_dir: Path) -> list[dict[str, Any]]:
+    found = [r | {"of": "c2db"} for r in read_lines(data_dir / SOURCES["c2db"]) if has_energy("c2db", r)]
+    systems, elements = {_system(r) for r in found}, {e for r in found for e in r["species"]}
+    for record in read_lines(data_dir / SOURCES["2dmatpedia"]):
+        new = _system(record) not in systems and set(record["species"]) <= elements
+        if new and has_energy("2dmatpedia", record):
+            found.append(record | {"of": "2dmatpedia"})
+    return found
+
+
+def _system(record: Mapping[str, Any]) -> str:
+    return "-".join(sorted(set(record["species"])))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Layers as the force fields see them, and what DFT says.
+
+    ids, compositions, systems: (n,); seen: for each force field (n,); formation, e_above_hull: (n,) DFT's, eV/atom
+    (formation is NaN where the source does not say it); left_out: id -> why it has no value.
+    """
+
+    ids: list[str]
+    compositions: list[dict[str, float]]
+    systems: list[str]
+    seen: list[list[Seen]]
+    formation: Array
+    e_above_hull: Array
+    left_out: dict[str, str]
+
+
+def measured(data_dir: Path, known: Mapping[str, Mapping[str, Any]], force_fields: Sequence[str], of: str) -> Measured:
+    """The layers of a source (``c2db``, ``2dmatpedia``) out of what ``relax_known`` found.
 
     Raises
     ------
     ReferenceDataError
         If fewer than 100 layers have both energies.
     """
-    properties, systems = element_properties(), {}
-    rows, truth, formation, names, left_out = [], [], [], [], {}
-    numbers: set[int] = set()
-    for record in _read(data_dir / "c2db.jsonl.gz"):
-        if record.get("e_hull") is None:
+    found = Measured([], [], [], [[] for _ in force_fields], np.zeros(0), np.zeros(0), {})
+    formation, hull = [], []
+    for record in _records(data_dir):
+        if record["of"] != of:
             continue
-        found = relaxed.get(record["id"]) or {}
-        if found.get("structure") is None:
-            left_out[record["id"]] = str(found.get("error") or "not relaxed")
+        row = known.get(record["id"]) or {}
+        if row.get("seen") is None or not set(force_fields) <= set(row["seen"]):
+            found.left_out[record["id"]] = str(row.get("error") or "not relaxed")
             continue
-        structure = Structure.from_dict(found["structure"])
-        fractions = {str(e): float(x) for e, x in structure.composition.fractional_composition.items()}
-        name = "-".join(sorted(fractions))
-        try:
-            if name not in systems:
-                systems[name] = PhaseSystem(list(fractions), table.entries(list(fractions)))
-            hull = systems[name].place(fractions, found["energy_per_atom"])
-        except ScdmError as error:
-            left_out[record["id"]] = str(error)
-            continue
-        shape = LayerShape.of(structure)
-        rows.append(features(fractions, hull.e_above_hull, hull.formation_energy_per_atom, shape, properties))
-        truth.append(record["e_hull"])
-        formation.append(record["formation_energy_per_atom"])
-        names.append(name)
-        numbers |= {Element(e).Z for e in fractions}
-    if len(rows) < LEAST:
+        species = record["species"]
+        found.ids.append(record["id"])
+        found.compositions.append({e: species.count(e) / len(species) for e in sorted(set(species))})
+        found.systems.append(_system(record))
+        for own, name in zip(found.seen, force_fields, strict=True):
+            energy, features = row["seen"][name]
+            own.append(Seen(energy, np.array(features)))
+        formation.append(record.get("formation_energy_per_atom") if of == "c2db" else np.nan)
+        hull.append(record["e_hull"] if of == "c2db" else record["decomposition_energy"])
+    if len(found.ids) < LEAST:
         raise ReferenceDataError(
-            f"{len(rows)} layers of {data_dir} have both energies; a calibration needs at least {LEAST}"
+            f"{len(found.ids)} layers of {of} in {data_dir} have both energies; an energy model needs at least {LEAST}"
         )
-    return Measured(np.array(rows), np.array(truth), np.array(formation), names, sorted(numbers), left_out)
+    return Measured(
+        found.ids, found.compositions, found.systems, found.seen, np.array(formation, dtype=float),
+        np.array(hull, dtype=float), found.left_out,
+    )  # fmt: skip
 
 
-def cross_validate(measured: Measured) -> dict[str, Any]:
-    """What the calibration does for chemical systems that it has not seen, and how honest its errors are."""
-    from sklearn.model_selection import GroupKFold
+@dataclass(frozen=True)
+class LeftOut:
+    """Predictions for layers whose chemical system was left out: formation energy and E_hull (n,) in eV/atom, distance
+    to the nearest layer of the other folds (n,), fold (n,)."""
 
-    raw, truth, formation = measured.raw, measured.truth, measured.x[:, 1]
-    left_out, fold = np.zeros(len(raw)), np.zeros(len(raw), dtype=int)
-    for number, (training, held) in enumerate(GroupKFold(FOLDS).split(measured.x, groups=measured.systems)):
-        trees = _trees().fit(measured.x[training], (truth - raw)[training])
-        left_out[held], fold[held] = raw[held] + trees.predict(measured.x[held]), number
-    inside = np.zeros(len(raw), dtype=bool)
-    for number in range(FOLDS):  # the errors told of a fold come from the others
-        held = fold == number
-        edges, errors = _errors(left_out[~held], truth[~held])
-        inside[held] = np.abs(left_out - truth)[held] <= errors[_bin(left_out[held], edges)]
-    edges, errors = _errors(left_out, truth)
-    bins = _bin(left_out, edges)
-    stable = truth < 0.2
-    return {
-        "n": len(raw),
-        "not_measured": len(measured.left_out),
-        "folds_by_chemical_system": FOLDS,
-        "true_share_below_0.6": round(float((truth <= 0.6).mean()), 4),
-        "true_share_below_0.2": round(float((truth <= 0.2).mean()), 4),
-        "raw": _scores(truth, raw),
-        "calibrated_left_out": _scores(truth, left_out),
-        "formation_energy_raw": _scores(measured.formation_truth, formation, windows=False),
-        "formation_energy_left_out": _scores(
-            measured.formation_truth, measured.x[:, 1] + left_out - raw, windows=False
-        ),
-        "stable_kept_in_window": round(float((left_out[stable] <= 0.6).mean()), 4),
-        "error_coverage_claimed": COVERAGE,
-        "error_coverage": round(float(inside.mean()), 4),
-        "error_coverage_by_value": [round(float(inside[bins == k].mean()), 3) for k in range(BINS)],
-        "error_edges": edges.round(4).tolist(),
-        "errors": errors.round(4).tolist(),
-    }
+    formation: Array
+    e_above_hull: Array
+    distance: Array
+    fold: NDArray[np.int64]
 
 
-def fit_calibration(measured: Measured, table: ReferenceTable, out: str | Path) -> dict[str, Any]:
-    """Cross-validate, fit on all layers and write the calibration; returns its header with the measured numbers.
+def leave_out(rows: Inputs, truth: Array, hull: Array, folds: NDArray[np.int64], variances: Variances) -> LeftOut:
+    """Each fold from the others, all out of one inverse (Rasmussen and Williams 2006, section 5.4.2).
 
-    Needs scikit-learn (extra ``fit``).
+    truth: (n,) formation energies; hull: (n,) the hull's at these compositions, conversion without the fold; eV/atom.
     """
-    header = {
-        "target": "C2DB energy above hull (PBE), eV/atom",
-        "scheme": table.scheme,
-        "reference_sha256": table.sha256,
-        "relaxed": f"to {FMAX} eV/angstrom in at most {MAX_STEPS} steps",
-        "command": "scdm refs fit --data DIR",
-        **cross_validate(measured),
+    target = truth - rows.formation[0]
+    covariance = kernel(rows, rows, variances)
+    covariance[np.diag_indices(len(target))] += variances.noise
+    inverse = np.linalg.inv(covariance)
+    formation, distance = np.zeros(len(target)), np.zeros(len(target))
+    for fold in np.unique(folds):
+        held = folds == fold
+        mean = target[~held].mean()
+        weights = inverse @ (target - mean)
+        block = np.linalg.solve(inverse[np.ix_(held, held)], weights[held])
+        formation[held] = truth[held] - block
+        distance[held] = nearest(rows.place[held], rows.place[~held])
+    return LeftOut(formation, formation - hull, distance, folds)
+
+
+def errors_by_distance(distance: Array, error: Array) -> ErrorByDistance:
+    """Half-widths that hold ``COVERAGE`` of absolute errors (eV/atom), by isotonic regression over bins of distance."""
+    from scipy.optimize import isotonic_regression
+
+    order = np.argsort(distance)
+    parts = np.array_split(order, DISTANCE_BINS)
+    points = np.array([np.median(distance[p]) for p in parts])
+    widths = np.array([_conformal(error[p]) for p in parts])
+    return ErrorByDistance(points, isotonic_regression(widths).x, float(np.quantile(distance, EXTRAPOLATED_QUANTILE)))
+
+
+def _conformal(error: Array) -> float:
+    """The quantile that holds ``COVERAGE`` of new ones, with the finite-sample correction of split conformal."""
+    n = len(error)
+    return float(np.quantile(error, min(1.0, np.ceil((n + 1) * COVERAGE) / n)))
+
+
+def fit(
+    layers: Measured,
+    outside: Measured | None,
+    *,
+    hull_left_out: Mapping[str, float],
+    hull: Callable[[Mapping[str, float]], float],
+    elemental: Sequence[Mapping[str, float]],
+    header: Mapping[str, Any],
+    variances: Variances | None = None,
+) -> EnergyModel:
+    """The model of some layers, cross-validated.
+
+    Parameters
+    ----------
+    layers
+        C2DB's.
+    outside
+        2DMatPedia's, in other chemical systems; for the header alone.
+    hull_left_out
+        Composition's id of ``layers`` -> hull energy (eV/atom), its chemical system left out of the conversion.
+    hull
+        Composition -> hull energy (eV/atom relative to the elements) by the packaged references.
+    elemental
+        Energies of the elements (eV/atom) on each force field's scale.
+    header
+        ``force_field``, ``features``, ``command`` and the like.
+    variances
+        Of the kernel.
+    """
+    variances = variances or Variances()
+    scaling = Scaling.of(layers.compositions, layers.seen, elemental)
+    rows = scaling.inputs(layers.compositions, layers.seen)
+    at_hull = np.array([hull_left_out[i] for i in layers.ids])
+    folds = folds_of(layers.systems)
+    found = leave_out(rows, layers.formation, at_hull, folds, variances)
+    off = np.abs(found.e_above_hull - layers.e_above_hull)
+    errors = errors_by_distance(found.distance, off)
+    target = layers.formation - rows.formation[0]
+    mean = float(target.mean())
+    covariance = kernel(rows, rows, variances)
+    covariance[np.diag_indices(len(target))] += variances.noise
+    weights = np.linalg.solve(covariance, target - mean)
+    digest = hashlib.sha256(weights.round(6).tobytes() + rows.x.tobytes()).hexdigest()
+    told: dict[str, Any] = {"id": "+".join(str(name).lower() for name in header["features"]) + f"-{digest[:8]}"}
+    told |= {**header, **told_of(layers, found, at_hull)}
+    model = EnergyModel(scaling, variances, rows, weights, mean, errors, told)
+    if outside is not None:
+        told["external"] = _external(model, outside, hull)
+    return model
+
+
+def told_of(layers: Measured, found: LeftOut, hull: Array) -> dict[str, Any]:
+    """How good left-out predictions are, and how honest their errors."""
+    truth, value = layers.e_above_hull, found.e_above_hull
+    inside, width = np.zeros(len(truth), dtype=bool), np.zeros(len(truth))
+    for fold in np.unique(found.fold):  # the errors told of a fold come from the others
+        held = found.fold == fold
+        errors = errors_by_distance(found.distance[~held], np.abs(value - truth)[~held])
+        width[held] = errors(found.distance[held])
+        inside[held] = np.abs(value - truth)[held] <= width[held]
+    thirds = np.array_split(np.argsort(found.distance), 3)
+    stable = truth < STABLE
+    formation = _scores(layers.formation, found.formation, layers.systems)
+    e_hull = _scores(truth, value, layers.systems)
+    off = np.abs(value - truth)
+    by_class = {}
+    for name in sorted({chemistry(c) for c in layers.compositions}):
+        of_class = np.array([chemistry(c) == name for c in layers.compositions])
+        by_class[name] = {"n": int(of_class.sum()), "mae": _round(off[of_class].mean())}
+    return {
+        "n": len(truth),
+        "not_measured": len(layers.left_out),
+        "folds_by_chemical_system": FOLDS,
+        "hull_energy": _scores(layers.formation - truth, hull, layers.systems),
+        "formation_energy": formation,
+        "e_above_hull": e_hull
+        | {
+            "within_0.05": _round((off < 0.05).mean()),
+            "share_below_0.6": _round((value <= WINDOW).mean()),
+            "share_below_0.2": _round((value <= STABLE).mean()),
+        },
+        "by_chemistry": by_class,
+        "true_share_below_0.6": _round((truth <= WINDOW).mean()),
+        "true_share_below_0.2": _round((truth <= STABLE).mean()),
+        "stable_kept_in_window": _round((value[stable] <= WINDOW).mean()),
+        "error_coverage_claimed": COVERAGE,
+        "error_coverage": _round(inside.mean()),
+        "error_coverage_by_distance": [_round(inside[t].mean()) for t in thirds],
+        "errors_by_distance": [_round(np.median(width[t])) for t in thirds],
     }
-    model = _trees().fit(measured.x, measured.truth - measured.raw)
-    arrays = flat_trees(model) | {
-        "properties": element_properties(),
-        "elements": np.array(measured.elements),
-        "error_edges": np.array(header["error_edges"]),
-        "errors": np.array(header["errors"]),
-    }
-    digest = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays.values())).hexdigest()
-    header["id"] = f"c2db-trees-{digest[:8]}"
-    out = Path(out)
-    temporary = out.with_name(out.name + ".tmp")
-    with temporary.open("wb") as handle:
-        np.savez_compressed(handle, allow_pickle=False, header=np.array(json.dumps(header)), **arrays)
-    temporary.replace(out)
-    return header
 
 
-def flat_trees(model: Any) -> dict[str, NDArray[Any]]:
-    """Nodes of a fitted ``HistGradientBoostingRegressor`` as ``Calibration`` holds them."""
-    parts: dict[str, list[Any]] = {name: [] for name in ("feature", "threshold", "left", "right", "value")}
-    roots, offset = [], 0
-    for (predictor,) in model._predictors:
-        nodes = predictor.nodes
-        leaf = nodes["is_leaf"].astype(bool)
-        roots.append(offset)
-        parts["feature"].append(np.where(leaf, 0, nodes["feature_idx"]).astype(np.uint8))
-        parts["threshold"].append(np.where(leaf, 0.0, nodes["num_threshold"]))
-        for name in ("left", "right"):
-            parts[name].append(np.where(leaf, -1, nodes[name].astype(np.int64) + offset).astype(np.int32))
-        parts["value"].append(np.where(leaf, nodes["value"], 0.0).astype(np.float32))
-        offset += len(nodes)
-    baseline = np.ravel(model._baseline_prediction).astype(float)
-    return {name: np.concatenate(values) for name, values in parts.items()} | {
-        "roots": np.array(roots),
-        "baseline": baseline,
+def _external(model: EnergyModel, layers: Measured, hull: Callable[[Mapping[str, float]], float]) -> dict[str, Any]:
+    found = model.predict(layers.compositions, layers.seen)
+    value = np.array([p.formation_energy_per_atom - hull(c) for p, c in zip(found, layers.compositions, strict=True)])
+    inside = np.abs(value - layers.e_above_hull) <= np.array([p.error for p in found])
+    kept = np.array([len(c) > 1 for c in layers.compositions])  # elements have no hull but themselves
+    systems = [s for s, k in zip(layers.systems, kept, strict=True) if k]
+    return {
+        "source": "2DMatPedia, chemical systems that C2DB has not",
+        "n": int(kept.sum()),
+        **_scores(layers.e_above_hull[kept], value[kept], systems),
+        "coverage": _round(inside[kept].mean()),
+        "extrapolated": _round(np.mean([p.extrapolated for p, k in zip(found, kept, strict=True) if k])),
     }
 
 
-def _trees() -> Any:
-    from sklearn.ensemble import HistGradientBoostingRegressor
-
-    return HistGradientBoostingRegressor(**TREES)
-
-
-def _errors(value: Array, truth: Array) -> tuple[Array, Array]:
-    """(BINS + 1,) edges of calibrated values and (BINS,) half-widths that hold ``COVERAGE`` of each bin, eV/atom."""
-    edges = np.quantile(value, np.linspace(0, 1, BINS + 1))
-    bins, off = _bin(value, edges), np.abs(value - truth)
-    return edges, np.array([np.quantile(off[bins == k], COVERAGE) for k in range(BINS)])
-
-
-def _bin(value: Array, edges: Array) -> NDArray[np.int64]:
-    found: NDArray[np.int64] = np.clip(np.searchsorted(edges, value, side="right") - 1, 0, BINS - 1)
-    return found
-
-
-def _scores(truth: Array, value: Array, windows: bool = True) -> dict[str, float]:
+def _scores(truth: Array, value: Array, systems: Sequence[str]) -> dict[str, Any]:
+    """``thermo.validate.scores`` and the rank correlation, with 95 % intervals by bootstrap over chemical systems."""
     from scipy.stats import spearmanr
 
-    off = value - truth
-    found = {
-        "mae": round(float(np.abs(off).mean()), 4),
-        "bias": round(float(off.mean()), 4),
-        "spearman": round(float(spearmanr(truth, value).statistic), 4),
+    names, index = np.unique(np.array(systems), return_inverse=True)
+    members = [np.flatnonzero(index == k) for k in range(len(names))]
+    rng = np.random.default_rng(0)
+    ranks = []
+    for _ in range(BOOTSTRAP):
+        chosen = np.concatenate([members[k] for k in rng.integers(0, len(names), len(names))])
+        ranks.append(spearmanr(truth[chosen], value[chosen]).statistic)
+    return {
+        **scores(value - truth, systems),
+        "spearman": _round(spearmanr(truth, value).statistic),
+        "spearman_95": [_round(q) for q in np.quantile(ranks, [0.025, 0.975])],
     }
-    return found | (_shares(value, (0.6, 0.2)) if windows else {})
 
 
-def _shares(value: Array, windows: Iterable[float]) -> dict[str, float]:
-    return {f"share_below_{w:g}": round(float((value <= w).mean()), 4) for w in windows}
+def _round(value: Any) -> float:
+    return round(float(value), 4)

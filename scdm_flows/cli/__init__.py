@@ -34,7 +34,7 @@ COMMANDS = {
     "build": ("campaign", "build", "Rebuild candidates, hulls and ranking from job outputs."),
     "candidates": ("candidates", "candidates", "List, show, export and draw candidates; follow soft modes."),
     "serve": ("serve", "serve", "Serve the candidates: web pages, and OPTIMADE at /optimade."),
-    "refs": ("refs", "refs", "Reference phases and the calibration of surrogate energies."),
+    "refs": ("refs", "refs", "Competing phases and the energy model of surrogate energies."),
     "db": ("db", "db", "Start, stop and look at the embedded database."),
 }
 

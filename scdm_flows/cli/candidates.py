@@ -25,11 +25,12 @@ COLUMNS = {
     "nsites": "atoms",
     "e_above_hull": "E_hull (eV/atom)",
     "e_above_hull_error": "± (eV/atom)",
+    "extrapolated": "",
     "dynamically_stable": "phonon-stable",
     "novel": "novel",
     "state": "state",
 }
-SURROGATE = " (surrogate energies, calibrated)"
+SURROGATE = " (surrogate energies)"
 
 
 @click.group()
@@ -112,9 +113,16 @@ def _condition(text: str) -> tuple[str, Any]:
 
 
 def show_records(title: str, records: list[dict[str, Any]], columns: dict[str, str] = COLUMNS) -> None:
-    """A table of flat records; says so where their energies are surrogate energies."""
+    """A table of flat records; says so where their energies are surrogate energies, and marks extrapolated ones."""
+    from scdm_flows.query import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS
+
     note = SURROGATE if any(r["surrogate"] for r in records) else ""
-    table(f"{title}{note}", list(columns.values()), [[r[c] for c in columns] for r in records])
+    marked = any(r["extrapolated"] for r in records)
+    shown = {c: words for c, words in columns.items() if c != "extrapolated" or marked}
+    rows = [[(EXTRAPOLATED_MARK if r[c] else "") if c == "extrapolated" else r[c] for c in shown] for r in records]
+    table(f"{title}{note}", list(shown.values()), rows)
+    if marked and "extrapolated" in shown:
+        click.echo(f"{EXTRAPOLATED_MARK} {EXTRAPOLATED_WORDS}")
 
 
 @candidates.command()
@@ -262,7 +270,10 @@ def search(file: Path, campaign: str | None, limit: int, as_json: bool) -> None:
         hits = nearest(structure, query.stream(formula=formula, campaign=campaign), limit)
     records = [
         {"candidate_id": h.document.candidate_id, "same": h.same, "distance": h.distance}
-        | {name: getattr(h.document, name) for name in ("formula", "layer_group", "e_above_hull", "surrogate", "rank")}
+        | {
+            name: getattr(h.document, name)
+            for name in ("formula", "layer_group", "e_above_hull", "extrapolated", "surrogate", "rank")
+        }
         for h in hits
     ]
     if as_json:
@@ -273,10 +284,13 @@ def search(file: Path, campaign: str | None, limit: int, as_json: bool) -> None:
     if not hits:
         click.echo(f"no candidate has the formula {formula}")
         return
-    note = SURROGATE if any(r["surrogate"] for r in records) else ""
-    heads = ["candidate", "the same", "distance", "layer group", "E_hull (eV/atom)", "rank"]
-    names = ["candidate_id", "same", "distance", "layer_group", "e_above_hull", "rank"]
-    table(f"Candidates nearest to {file.name}{note}", heads, [[r[n] for n in names] for r in records])
+    columns = {
+        "candidate_id": "candidate",
+        "same": "the same",
+        "distance": "distance",
+        **{name: COLUMNS[name] for name in ("layer_group", "e_above_hull", "extrapolated", "rank")},
+    }
+    show_records(f"Candidates nearest to {file.name}", records, columns)
 
 
 PLOTS = (".svg", ".pdf", ".png", ".html")

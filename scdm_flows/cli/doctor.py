@@ -69,6 +69,15 @@ def _checkpoint() -> str:
     return f"{loaded.model_id}, trained on {loaded.card.get('n_training', '?')} layers"
 
 
+def _force_fields() -> str:
+    from scdm_flows.config import CHGNETS, SEVENNETS
+    from scdm_flows.engines.forcefields import missing
+
+    _missing(missing(CHGNETS[0]))
+    others = [name for name in (*CHGNETS[1:], *SEVENNETS) if missing(name) is None]
+    return f"{CHGNETS[0]} (the default), {', '.join(others)}; more by atomate2 and ASE"
+
+
 def _fingerprints() -> str:
     from scdm_models.datasets.fingerprints import FingerprintIndex
 
@@ -84,17 +93,20 @@ def _references() -> str:
     return f"{reference.scheme}{kind}, {phases} phases of {len(reference.elements)} elements"
 
 
-def _calibration() -> str:
-    from scdm_flows.calibration.model import load_calibration
+def _energy_model() -> str:
+    from scdm_flows.calibration.model import load_energy_model_card
+    from scdm_flows.engines.forcefields import missing
     from scdm_flows.thermo.table import ReferenceTable
 
-    header = load_calibration().header
+    header = load_energy_model_card()
     if header["reference_sha256"] != ReferenceTable.load().sha256:
         raise Missing(
             f"{header['id']} was fitted with another reference table",
             "fit it again with `scdm refs fit`, or reinstall",
         )
-    return f"{header['id']}, mean error {header['calibrated_left_out']['mae']:.3f} eV/atom on left-out layers"
+    for name in header["features"]:
+        _missing(missing(name))
+    return f"{header['id']}, mean error {header['e_above_hull']['mae']:.3f} eV/atom on left-out layers"
 
 
 def _data_folder() -> str:
@@ -210,12 +222,14 @@ def checks() -> list[tuple[str, bool, Callable[[], str]]]:
         ("Python", True, _python),
         ("torch", True, _package("torch", "torch", "pip install torch==2.13.0")),
         ("CHGNet", True, _package("chgnet", "chgnet", "pip install chgnet==0.4.2")),
+        ("SevenNet", False, _package("sevenn", "sevenn", "pip install sevenn==0.13.0")),
+        ("force fields", True, _force_fields),
         ("atomate2", True, _package("atomate2", "atomate2", "pip install 'atomate2[ase,phonons]==0.1.5'")),
         ("phonopy", True, _package("phonopy", "phonopy", "pip install 'phonopy<4'")),
         ("checkpoint", True, _checkpoint),
         ("known layers (novelty)", True, _fingerprints),
         ("reference phases (hull)", True, _references),
-        ("calibration of E_hull", True, _calibration),
+        ("energy model (E_hull)", True, _energy_model),
         ("data folder", True, _data_folder),
         ("SecantusDB (embedded database)", embedded, _secantus),
         ("database", True, _database),

@@ -36,18 +36,14 @@ MEASURES = {
     "novel": "equal to no known layer",
     "novel_templates": "new Wyckoff template",
     "unique": "unique (falls with n)",
-    "e_hull_0": "surrogate E_hull <= 0, calibrated",
-    "e_hull_0.05": "surrogate E_hull <= 0.05 eV/atom, calibrated",
-    "e_hull_0.1": "surrogate E_hull <= 0.1 eV/atom, calibrated",
-    "e_hull_0.2": "surrogate E_hull <= 0.2 eV/atom, calibrated",
-    "e_hull_0.6": "surrogate E_hull <= 0.6 eV/atom, calibrated",
+    "e_hull_0": "surrogate E_hull <= 0",
+    "e_hull_0.05": "surrogate E_hull <= 0.05 eV/atom",
+    "e_hull_0.1": "surrogate E_hull <= 0.1 eV/atom",
+    "e_hull_0.2": "surrogate E_hull <= 0.2 eV/atom",
+    "e_hull_0.6": "surrogate E_hull <= 0.6 eV/atom",
     "e_hull_0.6_one_layer": "the same, and still one layer",
-    "raw_e_hull_0": "surrogate E_hull <= 0, raw",
-    "raw_e_hull_0.05": "surrogate E_hull <= 0.05 eV/atom, raw",
-    "raw_e_hull_0.1": "surrogate E_hull <= 0.1 eV/atom, raw",
-    "raw_e_hull_0.2": "surrogate E_hull <= 0.2 eV/atom, raw",
-    "raw_e_hull_0.6": "surrogate E_hull <= 0.6 eV/atom, raw",
-    "sun": "stable (<= 0.1 eV/atom, calibrated surrogate), unique and new",
+    "extrapolated": "energy extrapolated: its error may be larger than said",
+    "sun": "stable (surrogate E_hull <= 0.1 eV/atom), unique and new",
     "relax_converged": "relaxation converged",
     "one_layer_relaxed": "one connected layer after relaxation",
     "group_kept": "all operations kept on relaxing",
@@ -59,7 +55,9 @@ LENGTHS = {"rmsd_angstrom"}  # all others are shares
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--relax", is_flag=True, help="Also relax every sample (CHGNet, a surrogate): E_hull, S.U.N., RMSD.")
+@click.option(
+    "--relax", is_flag=True, help="Also relax every sample (with a force field, a surrogate): E_hull, S.U.N., RMSD."
+)
 @click.option(
     "--displace",
     type=click.FloatRange(min=0, min_open=True),
@@ -98,8 +96,8 @@ def evaluate(
     """Judge FILES that `scdm generate` wrote: validity, symmetry, novelty, uniqueness, with --relax energies.
 
     One file is one seed; files of one model and number of steps are averaged, with a 95 % interval over seeds where
-    there are two or more (Student's t) and over samples otherwise (Wilson). Energies are CHGNet's, calibrated on C2DB;
-    raw ones stand beside them, and every share is over all samples.
+    there are two or more (Student's t) and over samples otherwise (Wilson). Energies are surrogate ones, predicted by
+    the energy model on C2DB's PBE scale, and every share is over all samples.
     """
     if not relax and (displace is not None or phonons is not None):
         raise click.UsageError("--displace and --phonons are about relaxed samples; give them together with --relax")
@@ -107,12 +105,12 @@ def evaluate(
         check_output(out, force=force)
     if pictures is not None:
         make_folder(pictures)
-    from scdm_flows.calibration.model import load_calibration
     from scdm_flows.analysis.stability import GAMMA_THRESHOLD_THZ, THRESHOLD_THZ
+    from scdm_flows.calibration.model import load_energy_model_card
+    from scdm_flows.sample_energies import RELAX_FMAX, RELAX_STEPS, energies_of, plain
     from scdm_flows.thermo.table import ReferenceTable
-    from scdm_flows.sample_energies import RELAX_FMAX, RELAX_STEPS, energies_of
     from scdm_models.datasets.fingerprints import FingerprintIndex
-    from scdm_models.metrics.samples import smact_provenance
+    from scdm_models.metrics.samples import share_interval, smact_provenance
 
     index = FingerprintIndex.load()
     yardstick = None if held_out is None else _held_out(held_out)
@@ -135,6 +133,8 @@ def evaluate(
                     report=report,
                 )
                 run["measures"] |= judged.pop("measures")
+                extrapolated = sum(flag is True for flag in judged["extrapolated"])
+                run["measures"]["extrapolated"] = plain(share_interval(extrapolated, len(samples.structures)))
                 run |= judged
             else:
                 run.pop("novel"), run.pop("representative")
@@ -150,7 +150,7 @@ def evaluate(
             "surrogate": True,
             "scheme": table_.scheme,
             "reference_sha256": table_.sha256,
-            "calibration": load_calibration().header,
+            "energy_model": load_energy_model_card(),
             "fmax_ev_per_angstrom": RELAX_FMAX,
             "max_steps": RELAX_STEPS,
             "displaced_angstrom": displace,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -41,8 +42,10 @@ def train(curated: Path, config: Path | None, start: Path | None, out: Path, for
     given again.
     """
     check_output(out, force=force)  # before hours are spent
-    from scdm_flows.provenance import git_commit
     from scdm_flows.calibration.labels import stability_labels
+    from scdm_flows.config import ForceFieldEngineConfig
+    from scdm_flows.engines.energies import predict_together
+    from scdm_flows.provenance import git_commit
     from scdm_flows.thermo.table import ReferenceTable
     from scdm_models.checkpoint import load_checkpoint
     from scdm_models.datasets.records import read_curated
@@ -52,7 +55,14 @@ def train(curated: Path, config: Path | None, start: Path | None, out: Path, for
     settings = TrainConfig() if config is None else load_train_config(config)
     layers = [layer for layer in read_curated(curated) if layer.one_layer]
     table = ReferenceTable.load()
-    labels, label_sources = stability_labels(layers, table)
+    with progress_bar() as report:
+        predict = partial(
+            predict_together,
+            config=ForceFieldEngineConfig(),
+            processes=2,
+            progress=lambda done: report("energies of layers without DFT's", done, len(layers)),
+        )
+        labels, label_sources = stability_labels(layers, table, predict)
     card = {
         "stability_labels": {"table": table.scheme, "table_sha256": table.sha256, **label_sources},
         "git_commit": git_commit(),

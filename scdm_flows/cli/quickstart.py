@@ -42,6 +42,7 @@ def quickstart(as_json: bool) -> None:
         "layer_group",
         "e_above_hull",
         "e_above_hull_error",
+        "extrapolated",
         "dynamically_stable",
     )
     show_records("Best candidates", records[:SHOWN], {c: COLUMNS[c] for c in kept})

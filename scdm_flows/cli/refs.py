@@ -1,7 +1,8 @@
-"""``scdm refs``: reference phases and the calibration of surrogate energies."""
+"""``scdm refs``: competing phases, and the energy model of layers."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from scdm_flows.cli.files import check_output, output_path
 from scdm_flows.cli.progress import progress_bar
 
 if TYPE_CHECKING:
-    from scdm_flows.calibration.fit import Measured
+    from scdm_flows.calibration.model import EnergyModel
 
 DATA = click.option(
     "--data",
@@ -25,96 +26,194 @@ DATA = click.option(
 
 @click.group()
 def refs() -> None:
-    """Reference phases and the calibration of surrogate energies."""
+    """Competing phases, and the energy model that places layers among them."""
 
 
 @refs.command()
 @DATA
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Table to write (.csv.gz).")
-@click.option("--processes", default=2, type=click.IntRange(1), show_default=True, help="Worker processes.")
 @FORCE
 @JSON
-def build(data_dir: Path, out: Path, processes: int, force: bool, as_json: bool) -> None:
-    """Compute surrogate (CHGNet) energies of known phases: about 10 minutes on 2 cores."""
+def build(data_dir: Path, out: Path, force: bool, as_json: bool) -> None:
+    """Convert the Materials Project's ground states to C2DB's PBE scale and write the table of competing phases.
+
+    Known layers join where they lie on the hull. Takes some minutes.
+    """
     check_output(out, force=force)
     from scdm_flows.thermo.build import build_reference_table
-    from scdm_flows.runner import quiet
 
-    quiet()
     with progress_bar() as report, output_path(out, force=force) as temporary:
-        header = build_reference_table(
-            data_dir,
-            temporary,
-            processes=processes,
-            progress=lambda done, total: report("energies", done, total),
-        )
+        header = build_reference_table(data_dir, temporary, progress=lambda done, total: report("build", done, total))
     if as_json:
         echo_json(header)
         return
-    counts = ", ".join(f"{n} {kind}" for kind, n in header["counts"].items())
-    click.echo(f"wrote {out}: {counts}; {len(header['skipped_isolated_atoms'])} skipped (isolated atoms)")
+    click.echo(f"wrote {out}: {', '.join(f'{n} {kind}' for kind, n in header['counts'].items())}")
 
 
 RELAXED = click.option(
     "--relaxed",
     type=click.Path(path_type=Path),
-    default=Path("c2db-relaxed.jsonl"),
+    default=Path("known-relaxed.jsonl"),
     show_default=True,
-    help="File that keeps the relaxed layers; what it holds is not relaxed again.",
+    help="File that keeps relaxed layers and what the force fields say of them; what it holds is not computed again.",
 )
 PROCESSES = click.option("--processes", default=2, type=click.IntRange(1), show_default=True, help="Worker processes.")
+FORCE_FIELD = click.option("--force-field", default="CHGNet-2D", show_default=True, help="It relaxes the layers.")
+FEATURES = click.option(
+    "--features",
+    default="SevenNet-l3i5,CHGNet-2D",
+    show_default=True,
+    help="Force fields whose features the model takes; the first one's energy is what is corrected.",
+)
 
 
 @refs.command()
 @DATA
 @RELAXED
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Calibration to write (.npz).")
+@FORCE_FIELD
+@FEATURES
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Energy model to write (.npz).")
 @PROCESSES
 @FORCE
 @JSON
-def fit(data_dir: Path, relaxed: Path, out: Path, processes: int, force: bool, as_json: bool) -> None:
-    """Fit the calibration on C2DB, cross-validated by chemical system (needs scikit-learn, extra 'fit').
+def fit(
+    data_dir: Path,
+    relaxed: Path,
+    force_field: str,
+    features: str,
+    out: Path,
+    processes: int,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Fit an energy model on C2DB's layers as a force field relaxes them, cross-validated by chemical system.
 
-    Relaxing C2DB's layers takes about half an hour on 2 cores; interrupted, it goes on where it was.
+    Relaxing them takes about 20 minutes on 2 cores; interrupted, it goes on where it was. The model is used by
+    campaigns whose engine names it (`energy_model`) and has the same force field.
     """
     check_output(out, force=force)
-    from scdm_flows.calibration.fit import fit_calibration
-    from scdm_flows.thermo.table import ReferenceTable
-
+    model = _fitted(data_dir, relaxed, force_field, features, processes)
     with output_path(out, force=force) as temporary:
-        header = fit_calibration(_measured(data_dir, relaxed, processes), ReferenceTable.load(), temporary)
+        model.save(temporary)
     if as_json:
-        echo_json(header)
+        echo_json(model.header)
     else:
-        _show_calibration(header)
+        _show_model(model.header)
         click.echo(f"wrote {out}")
 
 
 @refs.command()
 @DATA
 @RELAXED
+@FORCE_FIELD
+@FEATURES
 @PROCESSES
 @JSON
-def validate(data_dir: Path, relaxed: Path, processes: int, as_json: bool) -> None:
-    """Measure the surrogate and its calibration on C2DB, each layer's chemical system left out of the fit."""
-    from scdm_flows.calibration.fit import cross_validate
+def validate(data_dir: Path, relaxed: Path, force_field: str, features: str, processes: int, as_json: bool) -> None:
+    """Measure hull, energies and geometries against C2DB's PBE, each layer's chemical system left out."""
+    from scdm_flows.thermo.validate import validate_hull
 
-    found = cross_validate(_measured(data_dir, relaxed, processes))
+    model = _fitted(data_dir, relaxed, force_field, features, processes)
+    hull = validate_hull(data_dir)
+    geometry = _geometry(data_dir, relaxed)
     if as_json:
-        echo_json(found)
-    else:
-        _show_calibration(found)
+        echo_json({"hull": hull, "energy_model": model.header, "geometry": geometry})
+        return
+    _show_hull(hull)
+    _show_model(model.header)
+    table(
+        f"Geometry of layers relaxed with {force_field} beside C2DB's PBE",
+        ["layers", "n", "area error, median", "within 3 %"],
+        [
+            [name, g["n"], f"{100 * g['median']:.2f} %", f"{100 * g['within_0.03']:.0f} %"]
+            for name, g in geometry.items()
+        ],
+    )
 
 
-def _measured(data_dir: Path, relaxed: Path, processes: int) -> Measured:
-    from scdm_flows.calibration.fit import measure, relax_c2db
-    from scdm_flows.thermo.table import ReferenceTable
+def _fitted(data_dir: Path, relaxed: Path, force_field: str, features: str, processes: int) -> EnergyModel:
+    from scdm_flows.calibration.fit import elemental_energies, measured, relax_known
+    from scdm_flows.calibration.fit import fit as fit_model
+    from scdm_flows.engines.energies import see_together
+    from scdm_flows.engines.relaxation import RelaxSettings, relax_together
+    from scdm_flows.errors import ReferenceDataError
     from scdm_flows.runner import quiet
+    from scdm_flows.thermo.hull import PhaseSystem
+    from scdm_flows.thermo.table import ReferenceTable
+    from scdm_flows.thermo.validate import hulls_left_out
 
     quiet()
+    names = [name.strip() for name in features.split(",") if name.strip()]
+    settings = RelaxSettings(FMAX, MAX_STEPS, force_field=force_field)
     with progress_bar() as report:
-        known = relax_c2db(data_dir, relaxed, processes, lambda done, total: report("relax C2DB", done, total))
-    return measure(data_dir, known, ReferenceTable.load())
+        known = relax_known(
+            data_dir,
+            relaxed,
+            partial(relax_together, settings=settings, processes=processes),
+            partial(see_together, names=names, processes=processes),
+            progress=lambda done, total: report("relax", done, total),
+        )
+    layers = measured(data_dir, known, names, "c2db")
+    try:
+        outside = measured(data_dir, known, names, "2dmatpedia")
+    except ReferenceDataError:  # a folder with C2DB alone
+        outside = None
+    references = ReferenceTable.load()
+
+    def hull(fractions: Any) -> float:
+        system = PhaseSystem(list(fractions), references.entries(list(fractions)))
+        return system.decompose(system.target(fractions))[0]
+
+    return fit_model(
+        layers,
+        outside,
+        hull_left_out=hulls_left_out(data_dir),
+        hull=hull,
+        elemental=[elemental_energies(data_dir) for _ in names],
+        header={
+            "force_field": force_field,
+            "features": names,
+            "target": "PBE energies of C2DB, eV/atom",
+            "reference_sha256": references.sha256,
+            "relaxed": f"to {FMAX} eV/angstrom in at most {MAX_STEPS} steps",
+            "command": f"scdm refs fit --data DIR --force-field {force_field} --features {features}",
+        },
+    )
+
+
+FMAX, MAX_STEPS = 0.02, 300  # of the relaxations, as campaigns do it: eV/angstrom, steps
+
+
+def _geometry(data_dir: Path, relaxed: Path) -> dict[str, dict[str, float]]:
+    """Area errors of relaxed layers of C2DB: all, and those of chemical systems held out of the force field."""
+    import json
+
+    import numpy as np
+
+    from scdm_flows.thermo.sources import read_lines
+    from scdm_models.forcefield.labels import held_out, system_of
+
+    def area(lattice: Any) -> float:
+        return float(np.linalg.norm(np.cross(*np.array(lattice)[:2])))
+
+    own = {row["id"]: row for row in map(json.loads, filter(None, relaxed.read_text().splitlines()))}
+    errors: dict[str, list[float]] = {"all": [], "held out of the force field's training": []}
+    for record in read_lines(data_dir / "c2db.jsonl.gz"):
+        lattice = own.get(record["id"], {}).get("lattice")
+        if lattice is not None:
+            error = abs(area(lattice) / area(record["lattice"]) - 1)
+            errors["all"].append(error)
+            if held_out(system_of(record["species"])):
+                errors["held out of the force field's training"].append(error)
+    return {
+        name: {
+            "n": len(values),
+            "median": round(float(np.median(values)), 5),
+            "within_0.03": round(float(np.mean(np.array(values) < 0.03)), 4),
+        }
+        for name, values in errors.items()
+        if values
+    }
 
 
 @refs.command()
@@ -144,39 +243,82 @@ def fetch(elements: str, out: Path, force: bool, as_json: bool) -> None:
 @refs.command()
 @JSON
 def show(as_json: bool) -> None:
-    """What the packaged table and calibration are, and how good."""
-    from scdm_flows.calibration.model import load_calibration
+    """What the packaged table and energy model are, and how good."""
+    from scdm_flows.calibration.model import load_energy_model_card
     from scdm_flows.thermo.table import ReferenceTable
 
-    reference, calibration = ReferenceTable.load(), load_calibration()
+    reference, model = ReferenceTable.load(), load_energy_model_card()
     if as_json:
         header = {**reference.header, "sha256": reference.sha256, "elements": sorted(reference.elements)}
-        echo_json({"table": header, "calibration": calibration.header})
+        echo_json({"table": header, "energy_model": model})
         return
     rows: list[list[Any]] = [
-        ["scheme", f"{reference.scheme}{' (surrogate)' if reference.surrogate else ''}"],
+        ["scheme", reference.scheme],
         ["sha256", reference.sha256],
         ["elements", len(reference.elements)],
         *[[f"{kind} phases", n] for kind, n in reference.header["counts"].items()],
     ]
-    table("Reference phases", ["what", "value"], rows)
-    _show_calibration(calibration.header)
+    table("Competing phases", ["what", "value"], rows)
+    _show_model(model)
 
 
-def _show_calibration(header: dict[str, Any]) -> None:
-    for title, raw, left_out in (
-        ("E_hull", header["raw"], header["calibrated_left_out"]),
-        ("Formation energy", header["formation_energy_raw"], header["formation_energy_left_out"]),
-    ):
-        rows = [[key.replace("_", " "), raw[key], left_out[key]] for key in raw]
-        table(f"{title} against C2DB, {header['n']} layers, eV/atom", ["", "raw", "calibrated, left out"], rows)
-    edges, errors, inside = header["error_edges"], header["errors"], header["error_coverage_by_value"]
+def _show_hull(found: dict[str, Any]) -> None:
+    hulls = [(name, found[name]) for name in ("as it is", "legacy corrections removed", "converted, left out")]
+    hulls += [(f"  {name}", s) for name, s in found["by_chemistry"].items()]
     rows = [
-        [f"{edges[k]:.2f} to {edges[k + 1]:.2f}", errors[k], f"{100 * inside[k]:.0f} %"] for k in range(len(errors))
+        [
+            name,
+            s["n"],
+            f"{s['mae']:.4f} ({s['mae_95'][0]:.4f} to {s['mae_95'][1]:.4f})",
+            f"{s['median']:.4f}",
+            f"{s['bias']:+.4f}",
+        ]
+        for name, s in hulls
     ]
+    table(
+        f"Hull energy against C2DB's, {found['n_layers']} layers, chemical systems left out, eV/atom",
+        ["hull of", "n", "mean error (95 %)", "median", "bias"],
+        rows,
+    )
+    absent = [formula for formula, there in found["present"].items() if there is not True]
+    click.echo(f"on the hull: {', '.join(f for f in found['present'] if f not in absent)}")
+    if absent:
+        click.echo(f"NOT on the hull: {', '.join(absent)}")
+
+
+def _show_model(header: dict[str, Any]) -> None:
+    kinds = [
+        ("hull energy", header["hull_energy"]),
+        ("formation energy", header["formation_energy"]),
+        ("energy above hull", header["e_above_hull"]),
+    ]
+    if "external" in header:
+        kinds.append(("energy above hull, 2DMatPedia", header["external"]))
+    rows = [
+        [
+            name,
+            s.get("n", header["n"]),
+            f"{s['mae']:.4f} ({s['mae_95'][0]:.4f} to {s['mae_95'][1]:.4f})",
+            f"{s['median']:.4f}",
+            f"{s['bias']:+.4f}",
+            f"{s['spearman']:.3f} ({s['spearman_95'][0]:.3f} to {s['spearman_95'][1]:.3f})",
+        ]
+        for name, s in kinds
+    ]
+    table(
+        f"{header['id']}: layers relaxed with {header['force_field']} against DFT, chemical systems left out, eV/atom",
+        ["", "n", "mean error (95 %)", "median", "bias", "Spearman (95 %)"],
+        rows,
+    )
+    inside, width = header["error_coverage_by_distance"], header["errors_by_distance"]
+    names = ("nearest third", "middle third", "farthest third")
+    rows = [[n, f"± {w:.3f}", f"{100 * i:.0f} %"] for n, w, i in zip(names, width, inside, strict=True)]
+    if "external" in header:
+        rows.append(["2DMatPedia, new systems", "", f"{100 * header['external']['coverage']:.0f} %"])
     claimed = f"{100 * header['error_coverage_claimed']:.0f} %"
-    table(f"Errors said to hold {claimed}", ["calibrated E_hull", "± eV/atom", "hold, left out"], rows)
+    table(f"Errors said to hold {claimed}, by distance to known layers", ["layers", "median, eV/atom", "hold"], rows)
+    close, kept = header["e_above_hull"]["within_0.05"], header["stable_kept_in_window"]
     click.echo(
-        f"they hold {100 * header['error_coverage']:.1f} % of all; of layers truly below 0.2 eV/atom "
-        f"{100 * header['stable_kept_in_window']:.1f} % stay in the window of 0.6"
+        f"errors hold {100 * header['error_coverage']:.1f} % of all; {100 * close:.1f} % of layers are within 0.05 "
+        f"eV/atom; of those truly below 0.2 {100 * kept:.1f} % stay in the window of 0.6"
     )

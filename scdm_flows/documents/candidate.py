@@ -16,7 +16,7 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field
 
 from scdm_flows.documents.bands import GapKind
-from scdm_flows.documents.base import ScdmDocument, queryable
+from scdm_flows.documents.base import ScdmDocument, queryable, versioned
 
 INDEXED: dict[str, Any] = {"indexed": True}
 
@@ -57,6 +57,7 @@ class StageRecord(BaseModel):
 class CandidateDoc(ScdmDocument):
     """One candidate."""
 
+    schema_version: int = versioned(2)  # 2: one energy above hull, of the energy model where surrogate
     candidate_id: str = queryable(..., "deterministic id: <campaign>-<12 hex digits>", indexed=True)
     campaign: str = queryable(..., "name of the campaign")
     generator: str = queryable(..., "kind of the generator: scdm, files, ...")
@@ -106,15 +107,22 @@ class CandidateDoc(ScdmDocument):
         None, "root mean square atom displacement by the relaxation, angstrom"
     )
     energy_per_atom: float | None = Field(
-        None, description="total energy from the static stage, eV/atom, of energy_scheme"
+        None, description="total energy, eV/atom, of energy_scheme; where surrogate, predicted by the energy model"
     )
-    energy_scheme: str | None = queryable(None, "what energy_per_atom is: 'chgnet-0.3.0' (surrogate), 'vasp-pbe', ...")
+    energy_scheme: str | None = queryable(
+        None,
+        'what energy_per_atom is: "c2db-pbe" (with surrogate true: predicted), "vasp-pbe", the name of a force field '
+        "whose own energies were used",
+    )
     surrogate: bool | None = queryable(None, "whether the energies come from a force field")
-    formation_energy_per_atom: float | None = queryable(None, "eV/atom, raw, of energy_scheme")
-    e_above_hull_raw: float | None = queryable(None, "energy above the hull of energy_scheme, eV/atom, raw")
-    e_above_hull: float | None = queryable(
-        None, "energy above hull comparable with DFT, eV/atom: calibrated where surrogate"
+    energy_model: str | None = queryable(None, "id of the energy model; null where the engine's own energies were used")
+    extrapolated: bool | None = queryable(
+        None,
+        "outside what the energy model has learned from: its error may be larger than said; null without an energy "
+        "model",
     )
+    formation_energy_per_atom: float | None = queryable(None, "eV/atom relative to the elements, of energy_scheme")
+    e_above_hull: float | None = queryable(None, "energy above the hull of the competing phases, eV/atom")
     e_above_hull_error: float | None = queryable(
         None, "half-width of the interval around e_above_hull that holds nine in ten, eV/atom"
     )
@@ -122,7 +130,6 @@ class CandidateDoc(ScdmDocument):
     e_above_same_composition: float | None = queryable(
         None, "energy above the lowest other phase of the same composition, eV/atom, on the scale of e_above_hull"
     )
-    calibration_id: str | None = Field(None, description="calibration used for e_above_hull")
     hull_revision: int | None = Field(None, description="revision of the hull document that e_above_hull comes from")
     hull_pending: str | None = Field(
         None, description="hash of what the hull has still to take in; null where it has", json_schema_extra=INDEXED
@@ -154,11 +161,8 @@ class CandidateDoc(ScdmDocument):
 # Fields that the hull builder owns: a rebuild of the candidates leaves them alone.
 HULL_FIELDS = (
     "formation_energy_per_atom",
-    "e_above_hull_raw",
     "e_above_hull",
-    "e_above_hull_error",
     "e_above_same_composition",
-    "calibration_id",
     "decomposition",
     "hull_revision",
 )

@@ -15,7 +15,7 @@ class HullPoint(BaseModel):
     name: str = Field(description="id in its source, or candidate_id")
     formula: str = Field(description="its formula")
     candidate: bool = Field(description="one of ours; else a reference phase")
-    energy_per_atom: float = Field(description="eV/atom of energy_scheme; of candidates calibrated where surrogate")
+    energy_per_atom: float = Field(description="eV/atom of energy_scheme; of candidates predicted where surrogate")
     formation_energy_per_atom: float = Field(description="energy_per_atom relative to the elements, eV/atom")
     stable: bool | None = Field(None, description="on the hull; null where that was not worked out")
 
@@ -27,22 +27,21 @@ class LowerPhase(BaseModel):
 
     name: str = Field(description="candidate_id")
     formula: str = Field(description="its formula")
-    energy_per_atom: float = Field(description="eV/atom of energy_scheme, calibrated where surrogate")
+    energy_per_atom: float = Field(description="eV/atom of energy_scheme, predicted where surrogate")
 
 
 class HullDoc(ScdmDocument):
     """References and candidates of one chemical system; those of subsystems compete too."""
 
-    schema_version: int = versioned(2)  # 2: several references in one database; revisions
+    schema_version: int = versioned(3)  # 2: several references in one database; revisions. 3: no calibration
     hull_id: str = Field(description="references and chemical system, <references>:<chemsys>")
     references: str = Field(description="what the candidates are judged by: the energy scheme, and a file's sha256")
     chemsys: str = Field(description="elements in alphabetical order joined by -")
     elements: list[str] = Field(description="elements in alphabetical order")
     energy_scheme: str = Field(description="what the energies are; schemes never mix")
-    surrogate: bool = Field(description="whether the energies come from a force field")
-    basis_sha256: str = Field(description="of reference table, calibration and algorithm: another basis, another hull")
+    surrogate: bool = Field(description="whether the candidates' energies come from a force field")
+    basis_sha256: str = Field(description="of reference table and algorithm: another basis, another hull")
     reference_sha256: str = Field(description="sha256 of the reference table")
-    calibration_id: str | None = Field(None, description="calibration of the candidates, where surrogate")
     revision: int = Field(0, description="how often it was written: a writer that read an older one starts again")
     spread: bool = Field(True, description="larger systems have followed the last change of ``lower``")
     n_reference_phases: int = Field(description="number of reference phases that competed")

@@ -31,8 +31,28 @@ def _hull_2(hull: Document) -> Document:
     }
 
 
+def _hull_3(hull: Document) -> Document:
+    """Version 2 named a calibration of its candidates' energies; members now bring their energies with them."""
+    return {k: v for k, v in hull.items() if k != "calibration_id"}
+
+
+def _one_energy_above_hull(document: Document) -> Document:
+    """Of a candidate or of a gate's output: what maps surrogate energies to DFT's is the energy model.
+
+    ``e_above_hull_raw``, an energy above an incomplete hull of surrogate energies, is dropped; outputs in the job store
+    are not written anew and still hold it. Whether an old value was extrapolated is not known.
+    """
+    kept = {k: v for k, v in document.items() if k not in ("calibration_id", "e_above_hull_raw")}
+    return kept | {"energy_model": document.get("calibration_id")}
+
+
 # (name of the document's class, version before) -> the document one version later, without its schema_version
-MIGRATIONS: dict[tuple[str, int], Step] = {("HullDoc", 1): _hull_2}
+MIGRATIONS: dict[tuple[str, int], Step] = {
+    ("HullDoc", 1): _hull_2,
+    ("HullDoc", 2): _hull_3,
+    ("CandidateDoc", 1): _one_energy_above_hull,
+    ("GateDoc", 1): _one_energy_above_hull,
+}
 
 
 class NewerDocumentError(StoreError):

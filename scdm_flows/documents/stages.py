@@ -67,8 +67,12 @@ class ScreenOutput(_Stored):
 
 
 class GateDoc(_Stored):
-    """Output of the gate job: the relaxed candidate, its energies, and which stages follow."""
+    """Output of the gate job: the relaxed candidate, its energies, and which stages follow.
 
+    Older outputs are read through ``documents.migrations``.
+    """
+
+    schema_version: int = versioned(2)  # 2: one energy above hull, of the energy model where surrogate
     candidate_id: str
     campaign: str
     relaxed_structure: dict[str, Any]
@@ -83,14 +87,16 @@ class GateDoc(_Stored):
     area_per_atom_angstrom2: float | None = Field(None, description="area of the cell over its atoms, angstrom^2")
     layer_group: int | None = None
     space_group: int | None = None
-    energy_per_atom: float = Field(description="static energy, eV/atom, of energy_scheme")
+    energy_per_atom: float = Field(
+        description="total energy, eV/atom, of energy_scheme; where surrogate, predicted by the energy model"
+    )
     energy_scheme: str
     surrogate: bool
+    energy_model: str | None = None
+    extrapolated: bool | None = None
     formation_energy_per_atom: float | None = None
-    e_above_hull_raw: float | None = None
-    e_above_hull: float | None = Field(None, description="calibrated where surrogate, eV/atom")
+    e_above_hull: float | None = None
     e_above_hull_error: float | None = None
-    calibration_id: str | None = None
     decomposition: dict[str, float] | None = None
     reference_sha256: str | None = Field(None, description="sha256 of the frozen reference entries")
     in_window: bool = Field(description="e_above_hull within the campaign's window")

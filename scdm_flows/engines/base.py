@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from jobflow.core.maker import Maker
     from pymatgen.core.structure import Structure
 
+    from scdm_flows.calibration.model import PredictedEnergy
     from scdm_flows.config import CampaignConfig
     from scdm_flows.documents.static import StaticSummary
     from scdm_flows.thermo.table import ReferenceTable
@@ -48,13 +49,14 @@ class StageCost:
 class Engine(Protocol):
     """What computes energies, forces, phonons and bands.
 
-    scheme: name of its energies, which must be the reference table's; surrogate: whether a force field makes
-    them; category: of FireWorks workers that have what it needs; keeps_runs: whether the folders of its runs are
-    kept; cannot: stage -> why the engine has no such stage,
-    in which case its jobs are never asked for.
+    scheme: name of the energies that candidates are judged by, which must be the reference table's; static_scheme:
+    what ``static_maker``'s energies are, the same where no energy model stands between; surrogate: whether a force
+    field makes them; category: of FireWorks workers that have what it needs; keeps_runs: whether the folders of its
+    runs are kept; cannot: stage -> why the engine has no such stage, in which case its jobs are never asked for.
     """
 
     scheme: str
+    static_scheme: str
     surrogate: bool
     category: str
     keeps_runs: bool
@@ -92,6 +94,12 @@ class Engine(Protocol):
 
     def references(self) -> ReferenceTable:
         """The reference phases of ``scheme``; ``EngineError`` where there are none."""
+
+    def predicted(self, structure: Structure) -> PredictedEnergy | None:
+        """A relaxed layer's energy on the references' scale by an energy model.
+
+        None where the static energy is on that scale itself; ``ReferenceDataError`` for an element the model lacks.
+        """
 
     def phonon_jobs(self, config: CampaignConfig, candidate_id: str, structure: Structure) -> list[Job]:
         """Jobs that compute the phonons of a relaxed layer; the output of the last one is a ``PhononDoc``."""

@@ -1,4 +1,7 @@
-"""The force-field engine: CHGNet through atomate2's makers. Everything it gives is a surrogate for DFT.
+"""The force-field engine: any force field through atomate2's makers. Everything it gives is a surrogate for DFT.
+
+``forcefields`` has the force fields by name. Energies are judged on the scale of DFT where an energy model has learned
+what a force field sees (``energies``), and on the force field's own where a campaign names references of it.
 
 Relaxation and static energy are atomate2's ``ForceFieldRelaxMaker`` and ``ForceFieldStaticMaker`` with our own relaxer
 (``makers``, ``relaxation``): one model in memory, and common batches where a worker has many layers. Phonons are one
@@ -15,18 +18,21 @@ from 0.08; that of 1H-MoS2 is 15.8, 15.3, 16.0 and 15.4.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scdm_flows.calibration.model import energy_model_for
 from scdm_flows.config import CampaignConfig, ForceFieldEngineConfig
 from scdm_flows.documents.candidate import StageName
 from scdm_flows.documents.phonon import PhononDoc
 from scdm_flows.documents.static import StaticSummary
 from scdm_flows.engines.base import StageCost
-from scdm_flows.errors import EngineError
+from scdm_flows.engines.forcefields import missing, scheme_of
+from scdm_flows.errors import EngineError, ReferenceDataError
+from scdm_flows.thermo.entries import load_entries
+from scdm_flows.thermo.table import SCHEME as PBE
 from scdm_flows.thermo.table import ReferenceTable
 
 if TYPE_CHECKING:
@@ -34,11 +40,12 @@ if TYPE_CHECKING:
     from jobflow.core.maker import Maker
     from pymatgen.core.structure import Structure
 
+    from scdm_flows.calibration.model import EnergyModel, PredictedEnergy
+
 
 class ForceFieldEngine:
-    """CHGNet 0.3.0 on the CPU."""
+    """The force field of a campaign on the CPU."""
 
-    scheme = "chgnet-0.3.0"
     surrogate = True
     category = "compute"
     keeps_runs = False
@@ -46,12 +53,34 @@ class ForceFieldEngine:
 
     def __init__(self, config: ForceFieldEngineConfig) -> None:
         self.config = config
+        self.static_scheme = scheme_of(config.force_field, config.force_field_options)
+        try:
+            model = self.energy_model()
+        except ReferenceDataError:  # said by check; nothing is judged without one, see references
+            model = None
+        self.scheme = self.static_scheme if model is None else PBE
+
+    def energy_model(self) -> EnergyModel | None:
+        """What predicts energies on C2DB's PBE scale; None where the force field has none, or references of its own.
+
+        Raises
+        ------
+        ReferenceDataError
+            If its file is missing, damaged or of another force field.
+        """
+        if self.config.references is not None:
+            return None
+        return energy_model_for(self.config.force_field, self.config.energy_model)
 
     def check(self) -> list[str]:
-        """What is missing to run."""
-        if importlib.util.find_spec("chgnet") is None:
-            return ["CHGNet is not installed; install it with pip install chgnet==0.4.2"]
-        return []
+        """What is missing to run. Without an energy model it runs: energies stay the force field's, on no hull."""
+        problems = [missing(self.config.force_field, self.config.force_field_options)]
+        try:
+            if self.config.references is not None or self.energy_model() is not None:
+                self.references()
+        except (EngineError, ReferenceDataError) as error:
+            problems.append(str(error))
+        return [problem for problem in problems if problem is not None]
 
     def check_elements(self, elements: Sequence[str]) -> list[str]:
         """Nothing: what the reference table lacks is told with the candidate, whose relaxation costs little."""
@@ -70,8 +99,28 @@ class ForceFieldEngine:
         return {}
 
     def references(self) -> ReferenceTable:
-        """The packaged table of CHGNet energies."""
+        """The packaged table where an energy model predicts, else the campaign's file of computed entries."""
+        if self.config.references is not None:
+            return load_entries(self.config.references, self.static_scheme)
+        if self.energy_model() is None:
+            name = self.config.force_field
+            raise EngineError(
+                f"energies of scheme {self.scheme} are on no hull's scale, as there is no energy model of {name}; "
+                f"make one with `scdm refs fit --force-field {name}` and give it in engine.energy_model, or "
+                "give a JSON file of phases with energies of this scheme in engine.references"
+            )
         return ReferenceTable.load()
+
+    def predicted(self, structure: Structure) -> PredictedEnergy | None:
+        """By the energy model; None where the campaign has references of the force field itself."""
+        if self.energy_model() is None:
+            return None
+        from scdm_flows.engines.energies import predict
+
+        (found,) = predict([structure], self.config)
+        if isinstance(found, str):
+            raise ReferenceDataError(found)
+        return found
 
     def relax_maker(self) -> Maker:
         """``ForceFieldRelaxMaker`` with c held."""

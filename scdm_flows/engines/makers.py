@@ -13,8 +13,8 @@ from atomate2.forcefields.jobs import ForceFieldRelaxMaker, ForceFieldStaticMake
 from pymatgen.core import Structure
 
 from scdm_flows.config import ForceFieldEngineConfig
-from scdm_flows.engines.chgnet import CALCULATOR, IN_PLANE
-from scdm_flows.engines.relaxation import SYMPREC_ANGSTROM, RelaxSettings, Run, relax_one, relaxing
+from scdm_flows.engines.forcefields import force_field
+from scdm_flows.engines.relaxation import IN_PLANE, SYMPREC_ANGSTROM, RelaxSettings, Run, relax_one, relaxing
 from scdm_flows.errors import EngineError
 from scdm_flows.hours import add_seconds
 
@@ -24,16 +24,57 @@ if TYPE_CHECKING:
 
 def settings_of(config: ForceFieldEngineConfig) -> RelaxSettings:
     """How the layers of a campaign are relaxed."""
-    return RelaxSettings(config.fmax_ev_per_angstrom, config.max_relax_steps, config.fix_symmetry, history=True)
+    return RelaxSettings(
+        config.fmax_ev_per_angstrom,
+        config.max_relax_steps,
+        config.fix_symmetry,
+        history=True,
+        force_field=config.force_field,
+        options=config.force_field_options,
+    )
+
+
+class _Named:
+    """For atomate2's makers: ``force_field_name`` is any name of ``forcefields``, and documents say it.
+
+    ``calculator_kwargs`` are its options.
+    """
+
+    force_field_name: Any
+    calculator_meta: Any
+    calculator_kwargs: dict[str, Any]
+    task_document_kwargs: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        name = str(self.force_field_name)
+        if name.startswith("MLFF."):  # a job that was queued when there was CHGNet alone
+            name, self.calculator_kwargs = name.removeprefix("MLFF."), {}
+        self.force_field_name, self.calculator_meta = "Forcefield", None  # atomate2's placeholder for one it lacks
+        super().__post_init__()  # type: ignore[misc]
+        self.force_field_name, self.calculator_meta = name, None
+        self.task_document_kwargs["force_field_name"] = name
+
+    @property
+    def ase_calculator_name(self) -> str:
+        """What documents call the force field."""
+        return str(self.force_field_name)
 
 
 @dataclass
-class LayerRelaxMaker(ForceFieldRelaxMaker):
-    """``ForceFieldRelaxMaker`` of CHGNet whose relaxer is ``relaxation.relaxing``."""
+class LayerRelaxMaker(_Named, ForceFieldRelaxMaker):
+    """``ForceFieldRelaxMaker`` whose relaxer is ``relaxation.relaxing``."""
 
     def run_ase(self, mol_or_struct: Structure | Molecule, prev_dir: Any = None) -> AseResult:
         """Relax a layer, or take what was relaxed ahead; ``EngineError`` where that failed. prev_dir: not used."""
-        settings = RelaxSettings(self.relax_kwargs["fmax"], self.steps, self.fix_symmetry, history=True)
+        self.calculator_meta = force_field(self.force_field_name, self.calculator_kwargs).program
+        settings = RelaxSettings(
+            self.relax_kwargs["fmax"],
+            self.steps,
+            self.fix_symmetry,
+            history=True,
+            force_field=self.force_field_name,
+            options=self.calculator_kwargs,
+        )
         run, ahead = relax_one(_layer(mol_or_struct), settings)
         if ahead:
             add_seconds(run.seconds)
@@ -41,12 +82,16 @@ class LayerRelaxMaker(ForceFieldRelaxMaker):
 
 
 @dataclass
-class LayerStaticMaker(ForceFieldStaticMaker):
-    """``ForceFieldStaticMaker`` of CHGNet with the model in memory."""
+class LayerStaticMaker(_Named, ForceFieldStaticMaker):
+    """``ForceFieldStaticMaker`` with the force field in memory."""
 
     def run_ase(self, mol_or_struct: Structure | Molecule, prev_dir: Any = None) -> AseResult:
         """Energy, forces and stress of a layer as it is. prev_dir: not used."""
-        ((_, run),) = relaxing([_layer(mol_or_struct)], RelaxSettings(np.inf, 0, history=True))
+        self.calculator_meta = force_field(self.force_field_name, self.calculator_kwargs).program
+        settings = RelaxSettings(
+            np.inf, 0, history=True, force_field=self.force_field_name, options=self.calculator_kwargs
+        )
+        ((_, run),) = relaxing([_layer(mol_or_struct)], settings)
         return _result(run, True, np.inf)
 
 
@@ -65,7 +110,7 @@ def relax_maker(config: ForceFieldEngineConfig) -> LayerRelaxMaker:
             "filter_kwargs": {"mask": IN_PLANE},
         },
         optimizer_kwargs={"optimizer": "BFGS"},
-        calculator_kwargs=CALCULATOR,
+        calculator_kwargs=dict(config.force_field_options),
         ionic_step_data=("energy",),
     )
 
@@ -75,7 +120,7 @@ def static_maker(config: ForceFieldEngineConfig) -> LayerStaticMaker:
     return LayerStaticMaker(
         name="static",
         force_field_name=config.force_field,
-        calculator_kwargs=CALCULATOR,
+        calculator_kwargs=dict(config.force_field_options),
         ionic_step_data=("energy",),
     )
 

@@ -6,19 +6,20 @@ shared. Everything here is a surrogate for DFT.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scdm_flows.analysis.phonons import phonon_supercell
+from scdm_flows.config import DEFAULT_FORCE_FIELD
 from scdm_flows.documents.phonon import PhononDoc
+from scdm_flows.engines import forcefields
 from scdm_flows.engines.base import PHONON_SYMPREC_ANGSTROM, phonon_document
-from scdm_flows.engines.chgnet import chgnet, energies_forces_stresses
-from scdm_flows.engines.forcefield import ForceFieldEngine
+from scdm_flows.engines.forcefields import Answer, ForceField
 from scdm_flows.engines.relaxation import one_thread
 from scdm_models.processes import pool
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from scdm_flows.config import ForceFieldEngineConfig
 
 Array = NDArray[np.float64]
-BATCH_ATOMS = 300  # atoms evaluated together: enough to hide the overhead of a call, little enough for the cache
+BATCH_ATOMS = 300  # atoms handed to the force field together, at least: it makes full batches of them
 PART = 5  # layers handed to a process at a time
 
 
@@ -41,35 +42,44 @@ class Vibrations:
 
 
 def vibrations(
-    structures: Sequence[Structure], *, displacement: float, min_length: float | None = None, repeats: int | None = None
+    structures: Sequence[Structure],
+    force_field: str = DEFAULT_FORCE_FIELD,
+    *,
+    displacement: float,
+    min_length: float | None = None,
+    repeats: int | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Iterator[Vibrations | str]:
-    """Force constants of each structure by CHGNet, or why there are none; in their order.
+    """Force constants of each structure, or why there are none; in their order.
 
     Parameters
     ----------
     structures
         Relaxed layers.
+    force_field, options
+        See ``forcefields.force_field``.
     displacement
         How far an atom is moved, angstrom.
     min_length, repeats
         The supercell: at least this long in the plane (angstrom), or so many cells along a and b.
     """
-    waiting: list[tuple[Any, list[Any]] | str] = []
+    model = forcefields.force_field(force_field, options)
+    waiting: list[tuple[Any, list[Structure]] | str] = []
     atoms = 0
     for structure in structures:
         made = _displaced(structure, displacement, min_length, repeats)
         waiting.append(made)
-        atoms += 0 if isinstance(made, str) else sum(graph.atom_frac_coord.shape[0] for graph in made[1])
+        atoms += 0 if isinstance(made, str) else sum(len(cell) for cell in made[1])
         if atoms >= BATCH_ATOMS:
-            yield from _evaluated(waiting)
+            yield from _evaluated(model, waiting)
             waiting, atoms = [], 0
-    yield from _evaluated(waiting)
+    yield from _evaluated(model, waiting)
 
 
 def _displaced(
     structure: Structure, displacement: float, min_length: float | None, repeats: int | None
-) -> tuple[Any, list[Any]] | str:
-    """A ``phonopy.Phonopy`` and the CHGNet graphs of its supercell and displaced supercells, or what is wrong."""
+) -> tuple[Any, list[Structure]] | str:
+    """A ``phonopy.Phonopy``, its supercell and displaced supercells, or what is wrong."""
     from phonopy import Phonopy
     from pymatgen.io.phonopy import get_phonopy_structure, get_pmg_structure
 
@@ -83,32 +93,27 @@ def _displaced(
         )
         phonon.generate_displacements(distance=displacement)
         cells = [phonon.supercell, *(phonon.supercells_with_displacements or [])]
-        convert = chgnet().graph_converter
-        return phonon, [convert(get_pmg_structure(cell)) for cell in cells]
-    except Exception as error:  # an isolated atom, a symmetry search that fails
+        return phonon, [get_pmg_structure(cell) for cell in cells]
+    except Exception as error:  # a symmetry search that fails
         return f"{type(error).__name__}: {error}"
 
 
-def _evaluated(waiting: Sequence[tuple[Any, list[Any]] | str]) -> Iterator[Vibrations | str]:
+def _evaluated(model: ForceField, waiting: Sequence[tuple[Any, list[Structure]] | str]) -> Iterator[Vibrations | str]:
     """Force constants of what waits, the forces computed in batches across structures."""
-    graphs = [graph for made in waiting if not isinstance(made, str) for graph in made[1]]
-    answers: list[tuple[float, Array, Array]] = []
-    batch: list[Any] = []
-    for graph in graphs:
-        batch.append(graph)
-        if sum(g.atom_frac_coord.shape[0] for g in batch) >= BATCH_ATOMS:
-            answers += energies_forces_stresses(batch)
-            batch = []
-    if batch:
-        answers += energies_forces_stresses(batch)
+    answers = model.evaluate([cell for made in waiting if not isinstance(made, str) for cell in made[1]])
     start = 0
     for made in waiting:
         if isinstance(made, str):
             yield made
             continue
         phonon, own = made
-        rest, *displaced = answers[start : start + len(own)]
+        found = answers[start : start + len(own)]
         start += len(own)
+        failed = next((answer for answer in found if isinstance(answer, str)), None)
+        if failed is not None:
+            yield failed
+            continue
+        rest, *displaced = cast(list[Answer], found)
         try:
             # the residual force of the undisplaced supercell is no restoring force
             phonon.forces = [forces - rest[1] for _, forces, _ in displaced]
@@ -135,7 +140,7 @@ def phonons_together(
     layers
         (candidate_id, relaxed structure).
     config
-        Displacement and supercell.
+        Force field, displacement and supercell.
     campaign
         Goes into the documents.
     processes
@@ -153,7 +158,9 @@ def phonons_together(
                     progress(len(found))
         return found
     displacement, length = config.phonon_displacement_angstrom, config.phonon_min_length_angstrom
-    made = vibrations([structure for _, structure in layers], displacement=displacement, min_length=length)
+    name, options = config.force_field, config.force_field_options
+    structures = [structure for _, structure in layers]
+    made = vibrations(structures, name, displacement=displacement, min_length=length, options=options)
     for (candidate_id, structure), vibration in zip(layers, made, strict=True):
         if isinstance(vibration, str):
             found.append(vibration)
@@ -164,8 +171,8 @@ def phonons_together(
                     structure,
                     candidate_id=candidate_id,
                     campaign=campaign,
-                    scheme=ForceFieldEngine.scheme,
-                    surrogate=ForceFieldEngine.surrogate,
+                    scheme=forcefields.scheme_of(name, options),  # forces are its own, whatever energies are made of
+                    surrogate=True,
                     displacement=displacement,
                     n_displacements=len(vibration.phonon.supercells_with_displacements),
                     virial=vibration.virial,

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdm_flows.analysis.evaluation import Relaxed
-from scdm_flows.engines.chgnet import IN_PLANE, chgnet, energies_forces_stresses
+from scdm_flows.config import DEFAULT_FORCE_FIELD
+from scdm_flows.engines.forcefields import Answer, ForceField, force_field
+from scdm_flows.engines.forcefields.base import NOT_FINITE
 from scdm_models.processes import pool
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 PART = 50  # structures handed to a process at a time
 Array = NDArray[np.float64]
 BATCH_ATOMS = 256  # atoms evaluated together: enough to hide the overhead of a call, little enough for the cache
+# strain components of the cell that may relax: xx, yy, xy; c keeps its length and direction exactly
+IN_PLANE = [1, 1, 0, 0, 0, 1]
 SYMPREC_ANGSTROM = 0.01  # of the operations that ``fix_symmetry`` keeps: what atomate2's relaxer takes
 
 
@@ -37,13 +41,15 @@ class RelaxSettings:
 
     fmax: forces on atoms and cell below which a relaxation ends, eV/angstrom (ASE's criterion); max_steps: steps after
     which it counts as not converged; fix_symmetry: keep the operations of the given structure; history: keep every
-    step, as atomate2's documents need them.
+    step, as atomate2's documents need them; force_field, options: see ``forcefields.force_field``.
     """
 
     fmax: float
     max_steps: int
     fix_symmetry: bool = False
     history: bool = False
+    force_field: str = DEFAULT_FORCE_FIELD
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 class Run:
@@ -119,11 +125,12 @@ class Run:
 
 
 def relaxing(structures: Sequence[Structure], settings: RelaxSettings) -> Iterator[tuple[int, Run]]:
-    """All structures relaxed in the plane with CHGNet, c fixed: each with its index, as soon as it has ended.
+    """All structures relaxed in the plane, c fixed: each with its index, as soon as it has ended.
 
     As one ends the next one begins, so batches stay full to the last. A structure that cannot be relaxed has the reason
     in its run and stops none of the others.
     """
+    model = force_field(settings.force_field, settings.options)
     waiting = list(range(len(structures)))[::-1]
     active: dict[int, Run] = {}
     while waiting or active:
@@ -135,12 +142,12 @@ def relaxing(structures: Sequence[Structure], settings: RelaxSettings) -> Iterat
                 yield index, Run.failed(structures[index], f"{type(error).__name__}: {error}")
         ended = []
         begun, atoms = time.perf_counter(), sum(len(run.atoms) for run in active.values())
-        for index, answer in _evaluate(active).items():
+        for index, answer in _evaluate(model, active).items():
             run = active[index]
             try:
                 if isinstance(answer, str):
                     run.error = answer
-                if run.error is not None or run.advance(*cast(tuple[float, Array, Array], answer)):
+                if run.error is not None or run.advance(*cast(Answer, answer)):
                     ended.append(index)
             except Exception as error:  # one bad structure never stops the others
                 run.error = f"{type(error).__name__}: {error}"
@@ -239,40 +246,18 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _evaluate(active: dict[int, Run]) -> dict[int, str | tuple[float, Array, Array]]:
+def _evaluate(model: ForceField, active: dict[int, Run]) -> dict[int, Answer | str]:
     """Energy, forces and stress of each run's present positions, or why there are none."""
     from pymatgen.core import Lattice, Structure
 
-    converter = chgnet().graph_converter
-    answers: dict[int, str | tuple[float, Array, Array]] = {}
-    graphs, order = [], []
+    answers: dict[int, Answer | str] = {}
+    structures: dict[int, Structure] = {}
     for index, run in active.items():
         positions, cell = run.atoms.get_scaled_positions(wrap=False), np.array(run.atoms.cell[:])
-        if not (np.isfinite(positions).all() and np.isfinite(cell).all()):
-            answers[index] = f"positions became infinite in step {run.steps}"
-            continue
-        try:
-            graphs.append(converter(Structure(Lattice(cell), run.structure.species, positions)))
-        except Exception as error:  # an isolated atom, or neighbours without end
-            answers[index] = f"{type(error).__name__}: {error}"
+        if np.isfinite(positions).all() and np.isfinite(cell).all():
+            structures[index] = Structure(Lattice(cell), run.structure.species, positions)
         else:
-            order.append(index)
-    for index, found in zip(order, _answers(graphs), strict=True):
-        if isinstance(found, str):
-            answers[index] = found
-            continue
-        finite = all(np.isfinite(value).all() for value in found)
-        answers[index] = found if finite else f"the force field gave no finite energy in step {active[index].steps}"
+            answers[index] = f"positions became infinite in step {run.steps}"
+    for index, answer in zip(structures, model.evaluate(list(structures.values())), strict=True):
+        answers[index] = f"{NOT_FINITE} in step {active[index].steps}" if answer == NOT_FINITE else answer
     return answers
-
-
-def _answers(graphs: list[Any]) -> list[str | tuple[float, Array, Array]]:
-    """Energy, forces and stress of each graph; where the batch fails, each by itself, so that the culprit is found."""
-    if not graphs:
-        return []
-    try:
-        return list(energies_forces_stresses(graphs))
-    except Exception as error:  # an element that the model does not know
-        if len(graphs) == 1:
-            return [f"{type(error).__name__}: {error}"]
-    return [answer for graph in graphs for answer in _answers([graph])]

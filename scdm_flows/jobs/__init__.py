@@ -13,8 +13,9 @@ from scdm_flows.documents.bands import BandsDoc
 from scdm_flows.documents.base import Provenance
 from scdm_flows.documents.stages import GateDoc, PhononDoc, ScreenedCandidate, ScreenOutput
 from scdm_flows.documents.static import StaticSummary
-from scdm_flows.errors import EngineError
+from scdm_flows.errors import EngineError, ReferenceDataError
 from scdm_flows.provenance import made_here
+from scdm_flows.thermo.table import ReferenceTable
 
 NAMESPACE = uuid.UUID("6f0cbb52-0a3c-5d39-8c5b-3d5e0b3f5c11")
 
@@ -91,17 +92,26 @@ def gate(
     candidate = ScreenedCandidate.model_validate({**screened, "structure": sample.as_dict()})
     engine = engine_of(campaign.engine)
     summary = engine.static_summary(static)
+    relaxation = Relaxation.of_task(relaxed)
+    references: ReferenceTable | str
+    predicted = None
+    try:
+        references, predicted = engine.references(), engine.predicted(relaxation.structure)
+    except (EngineError, ReferenceDataError) as error:  # an element nobody knows, a force field without a model
+        references = str(error)
     doc = decide(
         campaign,
         candidate,
-        Relaxation.of_task(relaxed),
+        relaxation,
         summary.energy_per_atom,
         surrogate=engine.surrogate,
-        references=engine.references(),
+        references=references,
+        predicted=predicted,
+        scheme=engine.static_scheme,
         cannot=engine.cannot,
     )
     doc.static = summary
-    doc.provenance = _here(campaign, engine.scheme + " (surrogate)" * engine.surrogate)
+    doc.provenance = _here(campaign, engine.static_scheme + " (surrogate)" * engine.surrogate)
     relaxed_layer = Structure.from_dict(doc.relaxed_structure)
     flows = []
     if doc.phonon and campaign.budget.phonons is None:  # else the campaign chooses when all gates are closed
@@ -159,7 +169,7 @@ def phonon_summary(
         structure,
         candidate_id=candidate_id,
         campaign=campaign.name,
-        scheme=engine.scheme,
+        scheme=engine.static_scheme,
         surrogate=engine.surrogate,
         displacement=displacement,
         n_displacements=len(phonons.jobdirs.displacements_job_dirs or []),

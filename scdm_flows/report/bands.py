@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from scdm_flows.report.figures import CALIBRATED, IMAGINARY, LINE, SOFT, STYLE, path_ticks, svg
+from scdm_flows.report.figures import IMAGINARY, LINE, OURS, SOFT, STYLE, path_ticks, svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from scdm_flows.documents import BandsDoc, PhononDoc
 
 Array = NDArray[np.float64]
-SPIN_COLOURS = {"up": CALIBRATED, "down": "#d08a2e"}
+SPIN_COLOURS = {"up": OURS, "down": "#d08a2e"}
 WINDOW_EV = (-4.0, 4.0)  # of electronic bands, around zero
 SAME_PLACE = 1e-9
 
@@ -75,14 +75,14 @@ def phonon_plot(document: PhononDoc, title: str = "") -> BandPlot:
     dos = []
     if document.dos is not None:
         places, density = np.array(document.dos.frequencies_thz), np.array(document.dos.density_per_thz)
-        dos = [("", CALIBRATED, places, density)]
+        dos = [("", OURS, places, density)]
     return BandPlot(
         title=title,
         ylabel="frequency (THz)",
         dos_label="DOS (1/THz)",
         distances=distances,
         ticks=path_ticks(document.labels),
-        branches=[Branches("", CALIBRATED, bands)],
+        branches=[Branches("", OURS, bands)],
         dos=dos,
         limit=-document.threshold_thz,
     )

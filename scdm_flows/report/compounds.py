@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from scdm_flows.documents import CandidateDoc, CandidateState
 from scdm_flows.report import paper
-from scdm_flows.report.markdown import formula, number, table
+from scdm_flows.report.markdown import formula, number, table, with_error
 from scdm_models.symmetry import layer_group
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Verdict:
 
 
 def in_window(candidate: CandidateDoc) -> bool:
-    """Whether its calibrated E_hull is in the paper's window; the campaign's own gate is wider."""
+    """Whether its E_hull is in the paper's window; the campaign's own gate is wider."""
     return candidate.e_above_hull is not None and candidate.e_above_hull <= paper.WINDOW_EV_PER_ATOM
 
 
@@ -79,7 +79,7 @@ def compounds_section(study: Study) -> Iterator[str]:
         return
     found = verdicts(study.compounds)
     surrogate = any(c.surrogate for c in study.compounds)
-    kind = "surrogate E_hull, calibrated" if surrogate else "E_hull"
+    kind = "surrogate E_hull" if surrogate else "E_hull"
     yield (
         f"The paper names six layers, all in its window of {paper.WINDOW_EV_PER_ATOM:g} eV/atom and phonon-stable, and "
         "gives no coordinates. So each composition was set up in the layer prototypes that it is plausible in "
@@ -95,7 +95,7 @@ def compounds_section(study: Study) -> Iterator[str]:
             ("lowest phonon-stable", verdict.lowest_stable),
         ):
             if c is None:
-                rows.append([formula(verdict.compound), words, "none", *["–"] * 5])
+                rows.append([formula(verdict.compound), words, "none", *["–"] * 4])
             elif words == "lowest" or c is not verdict.relaxed[0]:
                 both = "lowest, phonon-stable" if c is verdict.lowest_stable and c is verdict.relaxed[0] else words
                 rows.append([formula(verdict.compound), both, *_cells(c)])
@@ -105,7 +105,6 @@ def compounds_section(study: Study) -> Iterator[str]:
         "from prototype",
         "layer group",
         f"{kind}, eV/atom",
-        "raw",
         f"≤ {paper.WINDOW_EV_PER_ATOM:g}",
         "phonons",
         "lowest mode, THz",
@@ -125,9 +124,8 @@ def compounds_section(study: Study) -> Iterator[str]:
 
 
 def _cells(c: CandidateDoc) -> list[str]:
-    """Prototype, layer group after relaxation, energies, window, phonons, lowest frequency."""
+    """Prototype, layer group after relaxation, energy, window, phonons, lowest frequency."""
     group = "–" if c.layer_group is None else f"{layer_group(c.layer_group).symbol} ({c.layer_group})"
-    error = "" if c.e_above_hull_error is None else f" ± {number(c.e_above_hull_error, 2)}"
     stable = {True: "stable", False: "unstable", None: "–"}[c.dynamically_stable]
     if c.dynamically_stable is None and c.state is CandidateState.FAILED:
         stable = "failed"
@@ -135,8 +133,7 @@ def _cells(c: CandidateDoc) -> list[str]:
     return [
         parts(c)[1],
         group,
-        f"{number(c.e_above_hull)}{error}",
-        number(c.e_above_hull_raw),
+        with_error(c.e_above_hull, c.e_above_hull_error, c.extrapolated),
         inside,
         stable,
         number(c.min_frequency_thz, 2),

@@ -13,6 +13,7 @@ import numpy as np
 
 from scdm_flows.analysis.ranking import BINS, window_bin
 from scdm_flows.documents import CampaignDoc, CampaignState, CandidateDoc, CandidateState, PhononDoc
+from scdm_flows.query import EXTRAPOLATED_WORDS
 from scdm_flows.report import paper
 
 STEPS = {
@@ -28,7 +29,6 @@ STEPS = {
 # A value beyond these is more often an artefact than a discovery.
 BELOW_HULL_EV_PER_ATOM = -0.1
 UNCERTAIN_EV_PER_ATOM = 0.25
-CALIBRATION_SHIFT_EV_PER_ATOM = 0.8
 MOVED_ANGSTROM = 0.5
 HIGHEST_FREQUENCY_THZ = 50.0  # without hydrogen; the C=C and N=N stretches end near 50
 ACOUSTIC_AT_GAMMA_THZ = 0.5
@@ -51,11 +51,10 @@ class FunnelRow:
 
 @dataclass(frozen=True)
 class BinRow:
-    """How many candidates lie in an E_hull bin (eV/atom): by the calibrated value, by the raw one."""
+    """How many candidates lie in an E_hull bin (eV/atom)."""
 
     label: str
-    calibrated: int
-    raw: int
+    count: int
 
 
 def funnel_rows(campaign: CampaignDoc) -> list[FunnelRow]:
@@ -71,19 +70,13 @@ def funnel_rows(campaign: CampaignDoc) -> list[FunnelRow]:
 
 
 def computed(candidates: Sequence[CandidateDoc]) -> list[CandidateDoc]:
-    """Candidates that have both energies and are nobody's duplicate."""
-    return [
-        c
-        for c in candidates
-        if c.e_above_hull is not None and c.e_above_hull_raw is not None and c.duplicate_of is None
-    ]
+    """Candidates that have an energy above hull and are nobody's duplicate."""
+    return [c for c in candidates if c.e_above_hull is not None and c.duplicate_of is None]
 
 
 def hull_bins(candidates: Sequence[CandidateDoc]) -> list[BinRow]:
     """Counts of the paper's bins and ours, from ``<= 0`` to beyond the window."""
-    found = computed(candidates)
-    calibrated = Counter(window_bin(float(c.e_above_hull or 0)) for c in found)
-    raw = Counter(window_bin(float(c.e_above_hull_raw or 0)) for c in found)
+    counts = Counter(window_bin(float(c.e_above_hull or 0)) for c in computed(candidates))
     keys = [window_bin(edge) for edge in BINS] + [window_bin(BINS[-1] + 1)]
     lower = [None, *BINS]
     rows = []
@@ -94,25 +87,24 @@ def hull_bins(candidates: Sequence[CandidateDoc]) -> list[BinRow]:
             label = f"> {low:g}"
         else:
             label = f"{low:g}–{high:g}"
-        rows.append(BinRow(label, calibrated[key], raw[key]))
+        rows.append(BinRow(label, counts[key]))
     return rows
 
 
 def candidate_warnings(candidate: CandidateDoc, phonon: PhononDoc | None = None) -> list[str]:
     """What about a candidate looks implausible or uncertain, in sentences."""
     found = []
-    e_hull, raw, error = candidate.e_above_hull, candidate.e_above_hull_raw, candidate.e_above_hull_error
+    e_hull, error = candidate.e_above_hull, candidate.e_above_hull_error
     if e_hull is not None and e_hull < BELOW_HULL_EV_PER_ATOM:
         found.append(
             f"{-e_hull:.2f} eV/atom below the hull of all known phases: layers rarely are, so check it with DFT first."
         )
-    if e_hull is not None and raw is not None and abs(e_hull - raw) > CALIBRATION_SHIFT_EV_PER_ATOM:
-        found.append(
-            f"The calibration moved E_hull by {e_hull - raw:+.2f} eV/atom, further than it does for known layers."
-        )
+    if candidate.extrapolated:
+        found.append(f"Its energy is extrapolated: {EXTRAPOLATED_WORDS}.")
     if error is not None and error > UNCERTAIN_EV_PER_ATOM:
         found.append(
-            f"Expected error of E_hull {error:.2f} eV/atom: few layers of such elements are in the calibration."
+            f"Expected error of E_hull {error:.2f} eV/atom: few layers like it are among those that the energy model "
+            "was fitted on."
         )
     moved = candidate.rmsd_to_relaxed_angstrom
     if moved is not None and moved > MOVED_ANGSTROM:

@@ -94,29 +94,21 @@ def _distributions(by_model: Mapping[str, Sequence[Mapping[str, Any]]], held_out
 def _energies(by_model: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     bins = np.linspace(-0.5, 1.5, 41)
     with mpl.rc_context(STYLE):
-        figure, axes = _figure(2)
-        for one, (key, title) in zip(
-            axes,
-            (
-                ("e_above_hull", "surrogate E$_{hull}$, calibrated, eV/atom"),
-                ("e_above_hull_raw", "surrogate E$_{hull}$, raw, eV/atom"),
-            ),
-            strict=True,
-        ):
-            for colour, (model, runs) in zip(COLOURS, by_model.items(), strict=False):
-                values = [v for run in runs for v in run.get(key, []) if v is not None]
-                one.hist(
-                    np.clip(values, bins[0], bins[-1]),
-                    bins=bins,
-                    density=True,
-                    histtype="step",
-                    color=colour,
-                    lw=1.4,
-                    label=model,
-                )
-            one.axvline(0.6, color=SOFT, lw=0.8, ls="--")
-            one.set_xlabel(title)
-        axes[-1].legend(frameon=False, fontsize=8)
+        figure, (axes,) = _figure(1)
+        for colour, (model, runs) in zip(COLOURS, by_model.items(), strict=False):
+            values = [v for run in runs for v in run.get("e_above_hull", []) if v is not None]
+            axes.hist(
+                np.clip(values, bins[0], bins[-1]),
+                bins=bins,
+                density=True,
+                histtype="step",
+                color=colour,
+                lw=1.4,
+                label=model,
+            )
+        axes.axvline(0.6, color=SOFT, lw=0.8, ls="--")
+        axes.set_xlabel("surrogate E$_{hull}$, eV/atom")
+        axes.legend(frameon=False, fontsize=8)
     return figure
 
 

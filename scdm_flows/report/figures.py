@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK, SOFT, LINE = "#1c2430", "#5b6472", "#d5dae1"
-CALIBRATED, RAW, IMAGINARY = "#1f6f8b", "#c3ccd6", "#c2412d"
+OURS, PALE, IMAGINARY = "#1f6f8b", "#c3ccd6", "#c2412d"
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "scdm",  # the same documents give the same bytes
     "svg.fonttype": "path",  # looks alike wherever it is opened
@@ -61,26 +61,19 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def hull_histogram(bins: Sequence[BinRow], surrogate: bool) -> Figure:
-    """Bars of the E_hull bins; where energies are surrogate ones, calibrated with the raw ones beside."""
+    """Bars of the E_hull bins; the axis says where energies are surrogate ones."""
     with mpl.rc_context(STYLE):
         figure, axes = _axes(5.2, 2.9)
         x = np.arange(len(bins))
-        width = 0.4 if surrogate else 0.7
-        main = [b.calibrated for b in bins]
-        series = [(x - width / 2 if surrogate else x, main, CALIBRATED, "calibrated, comparable with DFT")]
-        if surrogate:
-            series.append((x + width / 2, [b.raw for b in bins], RAW, "raw surrogate energies"))
-        for places, counts, colour, label in series:
-            bars = axes.bar(places, counts, width * 0.94, color=colour, label=label)
-            axes.bar_label(bars, labels=[str(n) if n else "" for n in counts], padding=2, fontsize=8, color=INK)
+        counts = [b.count for b in bins]
+        bars = axes.bar(x, counts, 0.66, color=OURS)
+        axes.bar_label(bars, labels=[str(n) if n else "" for n in counts], padding=2, fontsize=8, color=INK)
         axes.set_xticks(x, [b.label for b in bins])
-        axes.set_xlabel("energy above hull (eV/atom)")
+        axes.set_xlabel(f"{'surrogate ' * surrogate}energy above hull (eV/atom)")
         axes.set_ylabel("candidates")
-        axes.set_ylim(0, 1.15 * max(1, *main, *(b.raw for b in bins)))
+        axes.set_ylim(0, 1.15 * max(1, *counts))
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.tick_params(axis="x", length=0)
-        if surrogate:
-            axes.legend(frameon=False, fontsize=8)
         return figure
 
 
@@ -90,8 +83,8 @@ def funnel(rows: Sequence[FunnelRow], surrogate: bool) -> Figure:
         figure, axes = _axes(5.2, 3.4)
         y = np.arange(len(rows))[::-1]
         name = "this campaign" + " (surrogate energies)" * surrogate
-        axes.barh(y + 0.2, [r.share for r in rows], 0.38, color=CALIBRATED, label=name)
-        axes.barh(y - 0.2, [r.paper_share or 0 for r in rows], 0.38, color=RAW, label="paper (DFT)")
+        axes.barh(y + 0.2, [r.share for r in rows], 0.38, color=OURS, label=name)
+        axes.barh(y - 0.2, [r.paper_share or 0 for r in rows], 0.38, color=PALE, label="paper (DFT)")
         for place, row in zip(y, rows, strict=True):
             axes.text(row.share + 1, place + 0.2, f"{row.count:,}", va="center", fontsize=8)
             if row.paper is not None:

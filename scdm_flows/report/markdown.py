@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from scdm_flows.query import EXTRAPOLATED_MARK
+
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
     """A table; the first ``left`` columns are aligned to the left, the others to the right."""
@@ -29,6 +31,12 @@ def number(value: float | None, digits: int = 3) -> str:
         return "–"
     text = f"{value:.{digits}f}"
     return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
+
+
+def with_error(value: float | None, error: float | None, extrapolated: bool | None) -> str:
+    """An energy (eV/atom) with its error, and the mark of extrapolated ones."""
+    words = number(value) + ("" if error is None else f" ± {number(error, 2)}")
+    return f"{words} {EXTRAPOLATED_MARK}" if extrapolated else words
 
 
 def share(part: int, whole: int) -> str:

@@ -11,12 +11,12 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from scdm_flows.calibration.model import load_calibration
 from scdm_flows.analysis.ranking import WINDOW, Objective
 from scdm_flows.documents import CampaignDoc, CandidateDoc, CandidateState, PhononDoc, StageFailure, utc_now
 from scdm_flows.exports import structure_of
-from scdm_flows.query import FLAT, CandidateDB
+from scdm_flows.query import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS, FLAT, CandidateDB
 from scdm_flows.report import bands, content, crystals, figures, markdown
+from scdm_flows.report.cards import energy_model_card, energy_models
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,7 +61,16 @@ def render(
         StageFailure.model_validate({k: v for k, v in d.items() if k != "_id"})
         for d in database.failures.query({"campaign": name}, sort={"failure_id": 1})
     ]
-    return render_documents(campaign, candidates, phonons, failures, top=top, limits=limits, progress=progress)
+    return render_documents(
+        campaign,
+        candidates,
+        phonons,
+        failures,
+        energy_model=energy_model_card(candidates),
+        top=top,
+        limits=limits,
+        progress=progress,
+    )
 
 
 def render_documents(
@@ -70,6 +79,7 @@ def render_documents(
     phonons: Mapping[str, PhononDoc],
     failures: Sequence[StageFailure] = (),
     *,
+    energy_model: Mapping[str, Any] | None = None,
     top: int = 12,
     limits: Sequence[str] = (),
     written: datetime | None = None,
@@ -83,6 +93,8 @@ def render_documents(
         Of one campaign, in any order.
     phonons
         candidate_id -> phonon document.
+    energy_model
+        What was measured of the energy model that the energies come from; None where that is not known.
     top, limits, progress
         As in ``render``.
     written
@@ -111,13 +123,17 @@ def render_documents(
         surrogate=surrogate,
         schemes=schemes,
         models=sorted({c.model_id for c in candidates if c.model_id}),
-        calibration=load_calibration().header if surrogate else None,
+        energy_model=energy_model,
+        energy_models=energy_models(candidates),
+        extrapolated=sum(bool(c.extrapolated) for c in candidates),
+        mark=EXTRAPOLATED_MARK,
+        mark_words=EXTRAPOLATED_WORDS,
         limits=list(limits),
         warnings=content.campaign_warnings(campaign, candidates),
         funnel=content.funnel_rows(campaign),
         window=campaign.config.get("gate", {}).get("max_e_above_hull"),
         bins=bins,
-        n_computed=sum(b.calibrated for b in bins),
+        n_computed=sum(b.count for b in bins),
         histogram=figures.svg(figures.hull_histogram(bins, surrogate)),
         cards=cards,
         ranked=ranked[:LISTED],

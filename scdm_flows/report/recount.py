@@ -1,4 +1,4 @@
-"""A campaign counted from its candidates, in total and by generator, and from its jobs' raw outputs.
+"""A campaign counted from its candidates, in total and by generator, and from its jobs' own outputs.
 
 Nothing here looks at the funnel that the candidate builder stored in the campaign: the numbers can be set beside it.
 """
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 LEVELS = (0.0, 0.05, 0.1, 0.2)  # eV/atom, below the window
 SHARED_STAGES = (StageName.GENERATE, StageName.SCREEN)  # one job for many candidates
-RAW_STEPS = ("generated", "in_window", "phonon_done", "dynamically_stable")
+JOB_STEPS = ("generated", "in_window", "phonon_done", "dynamically_stable")
 
 
 @dataclass(frozen=True)
 class Counts:
     """Counts of some candidates.
 
-    funnel: as the campaign's; new_*: those of them that are not among the known layers; below, new_below, raw_below:
-    level (eV/atom) -> unique candidates whose calibrated, calibrated and new, raw E_hull is at most that.
+    funnel: as the campaign's; new_*: those of them that are not among the known layers; below, new_below: level
+    (eV/atom) -> unique candidates whose E_hull is at most that, and those of them that are new.
     """
 
     funnel: Funnel
@@ -38,7 +38,6 @@ class Counts:
     new_stable: int
     below: dict[float, int]
     new_below: dict[float, int]
-    raw_below: dict[float, int]
     copies_of_other_generators: int
 
 
@@ -55,8 +54,8 @@ def count(candidates: Sequence[CandidateDoc], config: Mapping[str, Any], generat
     levels = (*LEVELS, window(config))
     new = [c for c in candidates if c.novel]
 
-    def below(name: str, among: Iterable[CandidateDoc]) -> dict[float, int]:
-        values = [getattr(c, name) for c in among]
+    def below(among: Iterable[CandidateDoc]) -> dict[float, int]:
+        values = [c.e_above_hull for c in among if c.e_above_hull is not None]
         return {level: sum(v <= level for v in values) for level in levels}
 
     of_new = funnel((c.model_dump(include=fields) for c in new), **rules)
@@ -65,9 +64,8 @@ def count(candidates: Sequence[CandidateDoc], config: Mapping[str, Any], generat
         new_in_window=of_new.in_window,
         new_phonon_done=of_new.phonon_done,
         new_stable=of_new.dynamically_stable,
-        below=below("e_above_hull", known),
-        new_below=below("e_above_hull", [c for c in known if c.novel]),
-        raw_below=below("e_above_hull_raw", known),
+        below=below(known),
+        new_below=below(c for c in known if c.novel),
         copies_of_other_generators=sum(
             c.duplicate_of is not None and generators.get(c.duplicate_of, c.generator) != c.generator
             for c in candidates
@@ -118,7 +116,7 @@ def stage_times(candidates: Iterable[CandidateDoc]) -> dict[str, StageTime]:
 
 
 def generation_time(database: Database, campaign: str) -> StageTime:
-    """Time of the jobs that generated samples, from their raw outputs: candidates do not note it."""
+    """Time of the jobs that generated samples, from their own outputs: candidates do not note it."""
     criteria = {"metadata.campaign": campaign, "metadata.stage": StageName.GENERATE.value}
     found = database.job_store.docs_store.query(criteria, properties=["metadata.seconds"])
     values = [d["metadata"]["seconds"] for d in found if "seconds" in d["metadata"]]
@@ -142,8 +140,8 @@ def states(candidates: Iterable[CandidateDoc]) -> dict[str, int]:
     return {state.value: counts[state] for state in CandidateState}
 
 
-def raw_counts(database: Database, campaign: str) -> dict[str, int]:
-    """``RAW_STEPS`` counted from the outputs of the campaign's jobs, in a connected database.
+def job_counts(database: Database, campaign: str) -> dict[str, int]:
+    """``JOB_STEPS`` counted from the outputs of the campaign's jobs, in a connected database.
 
     Only which samples repeat one of another shard is taken from the candidates: no job knows that.
     """

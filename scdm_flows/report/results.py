@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from scdm_flows.analysis.stability import GAMMA_THRESHOLD_THZ, THRESHOLD_THZ
 from scdm_flows.documents import CandidateDoc, StageName
 from scdm_flows.exports import structure_of
+from scdm_flows.query import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS
 from scdm_flows.report import bands, content, crystals, paper, recount, results_figures, results_surrogate
+from scdm_flows.report.cards import energy_models
 from scdm_flows.report.compounds import compounds_section, verdicts
 from scdm_flows.report.evaluation import DISTANCES
 from scdm_flows.report.figures import published
-from scdm_flows.report.markdown import duration, formula, number, percent, picture, share, table
+from scdm_flows.report.markdown import duration, formula, number, percent, picture, share, table, with_error
 from scdm_flows.report.reconstruction import DEFINITIONS
 from scdm_flows.report.recount import Counts
 from scdm_flows.report.study import BEST, Study
@@ -70,7 +72,7 @@ Show = Callable[..., str]
 
 
 def _energy(study: Study) -> str:
-    return "surrogate E_hull, calibrated" if study.surrogate else "E_hull"
+    return "surrogate E_hull" if study.surrogate else "E_hull"
 
 
 def _head(study: Study) -> Iterator[str]:
@@ -85,10 +87,14 @@ def _head(study: Study) -> Iterator[str]:
     )
     if study.surrogate:
         schemes = ", ".join(sorted({c.energy_scheme for c in study.candidates if c.energy_scheme}))
+        models = ", ".join(f"`{name}`" for name in energy_models(study.candidates))
+        whose = f"predicted by the energy model {models}" if models else "a machine-learned force field's"
+        mark = any(c.extrapolated for c in [*study.candidates, *(study.compounds or [])])
         yield (
-            f"> **Energies, relaxations and phonons here are surrogate ones** ({schemes}, a machine-learned force "
-            "field), not DFT. *Calibrated* energies are corrected towards C2DB's PBE values, *raw* ones are the force "
-            "field's own. [How far they can be trusted](#what-the-surrogate-can-and-cannot-say) was measured."
+            f"> **Energies, relaxations and phonons here are surrogate ones**, not DFT: energies ({schemes}) are "
+            f"{whose}, relaxations and phonons those of a force field. "
+            + f"**{EXTRAPOLATED_MARK}** marks energies {EXTRAPOLATED_WORDS}. " * mark
+            + "[How far they can be trusted](#what-the-surrogate-can-and-cannot-say) was measured."
         )
     rows = []
     for generator, found in counts.items():
@@ -155,8 +161,6 @@ def _funnel(study: Study, show: Show) -> Iterator[str]:
     row("relaxed, energy known", lambda c: c.funnel.relaxed)
     row(f"**{energy} ≤ {window:g}**", lambda c: c.below[window], "in_window")
     row("– of these new", lambda c: c.new_below[window])
-    if study.surrogate:
-        row(f"surrogate E_hull, raw ≤ {window:g}", lambda c: c.raw_below[window])
     row("in the window, relaxed to the end, still one layer", lambda c: c.funnel.in_window)
     row("– of these new", lambda c: c.new_in_window)
     row("phonons computed", lambda c: c.funnel.phonon_done, "dynamically_stable")
@@ -172,10 +176,10 @@ def _funnel(study: Study, show: Show) -> Iterator[str]:
     yield (
         "Shares are of the samples of the column. *Valid*: no atoms too close, radii in order, one connected layer "
         "(the paper: no atoms within 0.5 Å). *No duplicates*: the first of equal layers stays. *New*: no layer of "
-        "the training data (C2DB, 2DMatPedia, JARVIS) is equal by symmetry and fingerprint; the paper says of its "
-        "843 that none is in existing data sets, and does not count novelty as a step. The paper's *window* is by "
-        "energy alone, and so is the row in bold; the row below it also asks that the relaxation ended and left one "
-        "layer, which is what goes on. The paper chose six layers for phonons; here they were computed for the best "
+        "the training data (C2DB, 2DMatPedia, JARVIS) is equal to the sample by symmetry and fingerprint; the paper "
+        "says of its 843 that none is in existing data sets, and does not count novelty as a step. The paper's "
+        "*window* is by energy alone, and so is the row in bold; the row below it also asks that the relaxation ended "
+        "and left one layer, which is what goes on. The paper chose six layers for phonons; here they were computed for the best "
         "that the campaign's budget and gate let on."
     )
     copies = {results_figures.name(g): c.copies_of_other_generators for g, c in counts.items()}
@@ -251,21 +255,20 @@ def _energies(study: Study, show: Show) -> Iterator[str]:
         cells = [f"≤ {level:g}"]
         for found in counts.values():
             cells += [share(found.below[level], found.funnel.generated), f"{found.new_below[level]:,}"]
-            cells += [f"{found.raw_below[level]:,}"] if study.surrogate else []
         rows.append(cells)
     cells = ["phonon-stable"]
     for found in counts.values():
         cells += [f"{found.funnel.dynamically_stable:,} of {found.funnel.phonon_done:,}"]
-        cells += [f"{found.new_stable:,}"] + (["–"] if study.surrogate else [])
+        cells += [f"{found.new_stable:,}"]
     rows.append(cells)
     head = [f"{_energy(study)}, eV/atom"]
     for generator in counts:
         name = results_figures.name(generator)
-        head += [name, "new"] + (["raw"] if study.surrogate else [])
+        head += [name, "new"]
     yield table(head, rows)
     yield (
         "Unique relaxed samples; shares are of all samples of the generator, *new* are those of the column before it "
-        "that no training layer equals" + (", *raw* counts by the force field's own E_hull" * study.surrogate) + ". "
+        "that no training layer equals. "
         "Three meanings of stable: *on the hull*, E_hull ≤ 0 with all known phases and the other candidates; *near "
         f"it*, E_hull ≤ 0.05 eV/atom; *phonon-stable*, no mode below −{THRESHOLD_THZ:g} THz (−{GAMMA_THRESHOLD_THZ:g} "
         "THz near Γ) on the path and a mesh in the plane. Phonons were not computed for all."
@@ -294,21 +297,19 @@ def _best(study: Study, show: Show) -> Iterator[str]:
         ):
             name = f"best-{k}-{word}.svg"
             files.append(f"[{word}]({show(name, published(figure), word).split(chr(34))[1]})")
-        error = "" if c.e_above_hull_error is None else f" ± {number(c.e_above_hull_error, 2)}"
         rows.append(
             [
                 f"({'abcdef'[k - 1]}) {formula(c.formula)}",
                 results_figures.name(c.generator),
                 _group(c),
-                f"{number(c.e_above_hull, 3)}{error}",
-                number(c.e_above_hull_raw, 3),
+                with_error(c.e_above_hull, c.e_above_hull_error, c.extrapolated),
                 number(c.min_frequency_thz, 2),
                 str(c.rank),
                 f"`{c.candidate_id}`",
                 ", ".join(files),
             ]
         )
-    head = ["", "generator", "layer group", f"{_energy(study)}, eV/atom", "raw", "lowest mode, THz", "rank", "id", ""]
+    head = ["", "generator", "layer group", f"{_energy(study)}, eV/atom", "lowest mode, THz", "rank", "id", ""]
     yield table(head, rows, left=3)
     doubts = []
     for letter, c in zip("abcdef", best, strict=False):
@@ -373,13 +374,13 @@ def _time(study: Study) -> Iterator[str]:
         "phonon_done": "phonons computed",
         "dynamically_stable": "phonon-stable",
     }
-    steps = recount.RAW_STEPS
-    agree = all(status[s] == report[s] == study.raw[s] for s in steps) and status == report
-    rows = [[words[s], f"{report[s]:,}", f"{status[s]:,}", f"{study.raw[s]:,}"] for s in steps]
+    steps = recount.JOB_STEPS
+    agree = all(status[s] == report[s] == study.jobs[s] for s in steps) and status == report
+    rows = [[words[s], f"{report[s]:,}", f"{status[s]:,}", f"{study.jobs[s]:,}"] for s in steps]
     yield table(["", "report (this page)", "`scdm campaign status`", "recount of the jobs' outputs"], rows)
     yield (
         "The page counts the candidates' documents, `status` is what the builder stored, the last column counts the "
-        f"raw outputs of screens, gates and phonon jobs. **They {'agree' if agree else 'do not agree'}.**"
+        f"outputs of screens, gates and phonon jobs. **They {'agree' if agree else 'do not agree'}.**"
     )
 
 

@@ -87,7 +87,7 @@ def _steps(found: Counts, window: float) -> dict[str, int]:
 
 
 def energies(candidates: Sequence[CandidateDoc], window: float, *, surrogate: bool) -> Figure:
-    """Calibrated E_hull of the unique candidates of each generator (paper, Fig. 5): new ones filled, known ones hollow,
+    """E_hull of the unique candidates of each generator (paper, Fig. 5): new ones filled, known ones hollow,
     phonon-stable ones marked where they lie.
     """
     known = content.computed(candidates)
@@ -111,7 +111,7 @@ def energies(candidates: Sequence[CandidateDoc], window: float, *, surrogate: bo
             axes.set_ylabel("candidates")
             axes.text(window - 0.01, top * 0.97, f"window {window:g}", fontsize=8, color=SOFT, ha="right", va="top")
             axes.text(-0.01, top * 0.97, "hull", fontsize=8, color=SOFT, ha="right", va="top")
-        kind = "surrogate energy above hull, calibrated" if surrogate else "energy above hull"
+        kind = "surrogate energy above hull" if surrogate else "energy above hull"
         panels[-1].set_xlabel(f"{kind} (eV/atom)")
         panels[-1].set_xlim(low, high)
         ticks = np.arange(low, high + 0.01, 0.3)

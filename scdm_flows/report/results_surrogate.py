@@ -1,10 +1,11 @@
-"""What the surrogate can and cannot say, from its measured errors. Pure: the calibration's header and a card in."""
+"""What the surrogate can and cannot say, from its measured errors. Pure: cards in, text out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from scdm_flows.query import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS
 from scdm_flows.report.markdown import number, percent, table
 
 if TYPE_CHECKING:
@@ -14,52 +15,77 @@ if TYPE_CHECKING:
 def section(study: Study) -> Iterator[str]:
     """The section of the results page."""
     yield "## What the surrogate can and cannot say"
-    if study.calibration is None:
+    if not study.surrogate:
         yield "No energy of this campaign is a surrogate's."
         return
-    yield from _energies(study.calibration)
+    if study.energy_model is None:
+        yield "Not measured here: the energies are not those of the packaged energy model (`scdm refs show`)."
+    else:
+        yield from _energies(study.energy_model)
     if study.accuracy is not None:
         yield from _phonons(study.accuracy)
 
 
-def _energies(header: Mapping[str, Any]) -> Iterator[str]:
-    raw, left_out = header["raw"], header["calibrated_left_out"]
+def _energies(card: Mapping[str, Any]) -> Iterator[str]:
+    e_hull = card["e_above_hull"]
     yield (
-        f"**Energies** beside C2DB's PBE values on {header['n']:,} layers. The calibration is judged on chemical "
-        f"systems that it was not fitted to ({header['folds_by_chemical_system']} folds)."
+        f"**Energies** beside C2DB's PBE values on {card['n']:,} layers ({card['not_measured']:,} more could not be "
+        f"measured), relaxed with {card['force_field']} as candidates are. Each is predicted with its chemical system "
+        f"left out of what the energy model and the hull's scale were fitted on ({card['folds_by_chemical_system']} "
+        "folds)."
     )
     words = {
-        "mae": "mean absolute error of E_hull, eV/atom",
-        "bias": "bias of E_hull, eV/atom",
-        "spearman": "rank correlation of E_hull",
+        "hull_energy": "energy of the hull at their compositions",
+        "formation_energy": "formation energy",
+        "e_above_hull": "E_hull",
     }
-    rows = [[text, number(raw[key]), number(left_out[key])] for key, text in words.items()]
-    for level in ("0.6", "0.2"):
-        key = f"share_below_{level}"
-        true = header[f"true_share_below_{level}"]
-        rows.append(
+    yield table(
+        ["", "mean absolute error, eV/atom", "95 % interval", "median", "bias", "rank correlation"],
+        [
             [
-                f"share of layers within {level} eV/atom (PBE: {percent(true, 1)})",
-                percent(raw[key], 1),
-                percent(left_out[key], 1),
+                text,
+                *(number(card[key]["mae"]), _interval(card[key]["mae_95"])),
+                *(number(card[key].get(name)) for name in ("median", "bias", "spearman")),
             ]
-        )
-    yield table(["", "raw", "calibrated"], rows)
-    edges, errors = header["error_edges"], header["errors"]
-    claimed = percent(header["error_coverage_claimed"], 1)
+            for key, text in words.items()
+        ],
+    )
     rows = [
-        [f"{number(edges[k], 2)} to {number(edges[k + 1], 2)}", f"± {number(errors[k], 2)}", percent(inside, 1)]
-        for k, inside in enumerate(header["error_coverage_by_value"])
+        [
+            f"E_hull ≤ {level} eV/atom",
+            percent(card[f"true_share_below_{level}"], 1),
+            percent(e_hull[f"share_below_{level}"], 1),
+        ]
+        for level in ("0.6", "0.2")
     ]
-    yield table(["calibrated E_hull, eV/atom", f"error said to hold {claimed}", "holds, left out"], rows)
-    bias, left = raw["bias"], left_out["mae"]
+    yield table(["share of the layers", "PBE", "predicted"], rows)
+    places = ("nearest", "middle", "farthest")
+    by_distance = zip(places, card["errors_by_distance"], card["error_coverage_by_distance"], strict=True)
+    claimed = percent(card["error_coverage_claimed"], 1)
+    yield table(
+        ["third of the layers by distance from those of the fit", f"error said to hold {claimed}", "holds, left out"],
+        [
+            [f"the {place}", f"± {number(error, 2)} (median)", percent(inside, 1)]
+            for place, error, inside in by_distance
+        ],
+    )
+    if outside := card.get("external"):
+        yield (
+            f"From outside, {outside['n']:,} layers ({outside['source']}): mean absolute error "
+            f"{number(outside['mae'])} eV/atom ({_interval(outside['mae_95'])}), rank correlation "
+            f"{number(outside['spearman'], 2)}; the errors hold {percent(outside['coverage'], 1)} of them."
+        )
     yield (
         "It can say whether a layer is in the window: of layers truly below 0.2 eV/atom "
-        f"{percent(header['stable_kept_in_window'], 1)} stay within 0.6. It cannot say whether a layer lies on the "
-        f"hull: the raw surrogate puts layers {number(abs(bias), 2)} eV/atom too {'low' if bias < 0 else 'high'} on "
-        f"average, and after the calibration an error of {number(left, 2)} eV/atom remains. C2DB's layers are relaxed "
-        "known prototypes: for layers unlike them the error may be larger than measured."
+        f"{percent(card['stable_kept_in_window'], 1)} stay within 0.6. Whether a layer lies on the hull it can say "
+        f"only to {number(e_hull['mae'], 2)} eV/atom on average; {percent(e_hull['within_0.05'], 1)} of the layers are "
+        "within 0.05 of PBE. C2DB's layers are relaxed known prototypes: layers unlike them carry larger errors, and "
+        f"those marked {EXTRAPOLATED_MARK} are {EXTRAPOLATED_WORDS}."
     )
+
+
+def _interval(ends: Sequence[float]) -> str:
+    return f"{number(ends[0])} to {number(ends[1])}"
 
 
 def _phonons(card: Mapping[str, Any]) -> Iterator[str]:

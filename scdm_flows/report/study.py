@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from scdm_flows.calibration.model import load_calibration
 from scdm_flows.documents import CampaignDoc, CandidateDoc, PhononDoc
 from scdm_flows.query import CandidateDB
 from scdm_flows.report import recount
-from scdm_flows.report.cards import PHONONS, RESULTS, card
+from scdm_flows.report.cards import PHONONS, RESULTS, card, energy_model_card
 from scdm_flows.report.reconstruction import Reconstruction
 
 if TYPE_CHECKING:
@@ -24,19 +23,19 @@ BEST = 6  # of the paper's Fig. 6
 class Study:
     """Documents and measurements of one results page.
 
-    phonons: candidate_id -> document, of the best layers; raw: ``recount.raw_counts``; compounds: candidates of the
-    campaign that took the paper's compounds, None where it was not run; calibration: header of the one that was used;
-    accuracy, models: contents of the packaged cards; commands: what made it, in their order; generation: time of the
-    jobs that made the samples.
+    phonons: candidate_id -> document, of the best layers; jobs: ``recount.job_counts``; compounds: candidates of the
+    campaign that took the paper's compounds, None where it was not run; energy_model: what was measured of the packaged
+    one, None where no energy is its; accuracy, models: contents of the packaged cards; commands: what made it, in
+    their order; generation: time of the jobs that made the samples.
     """
 
     campaign: CampaignDoc
     candidates: list[CandidateDoc]
     phonons: Mapping[str, PhononDoc]
-    raw: Mapping[str, int]
+    jobs: Mapping[str, int]
     compounds: list[CandidateDoc] | None = None
     reconstruction: Reconstruction | None = None
-    calibration: Mapping[str, Any] | None = None
+    energy_model: Mapping[str, Any] | None = None
     accuracy: Mapping[str, Any] | None = None
     models: Mapping[str, Any] | None = None
     commands: Mapping[str, str] = field(default_factory=dict)
@@ -102,17 +101,17 @@ def gather(
     report("documents", 1, 2)
     chosen = best_new(candidates)
     phonons = {c.candidate_id: p for c in chosen if (p := query.phonon(c.candidate_id)) is not None}
-    raw = recount.raw_counts(database, name)
+    jobs = recount.job_counts(database, name)
     report("documents", 2, 2)
     surrogate = any(c.surrogate for c in candidates)
     return Study(
         campaign,
         candidates,
         phonons,
-        raw,
+        jobs,
         of_compounds,
         reconstruction,
-        calibration=load_calibration().header if surrogate else None,
+        energy_model=energy_model_card(candidates),
         accuracy=card(PHONONS) if surrogate else None,
         models=card(RESULTS),
         commands=commands or {},

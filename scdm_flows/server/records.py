@@ -28,6 +28,18 @@ REFERENCES: list[dict[str, Any]] = [
         "year": "2023",
         "doi": "10.1038/s42256-023-00716-3",
     },
+    {
+        "id": "sevennet",
+        "last_modified": _WRITTEN,
+        "title": "Scalable Parallel Algorithm for Graph Neural Network Interatomic Potentials in Molecular Dynamics "
+        "Simulations",
+        "authors": [{"name": "Park et al."}],
+        "journal": "J. Chem. Theory Comput.",
+        "volume": "20",
+        "pages": "4857",
+        "year": "2024",
+        "doi": "10.1021/acs.jctc.4c00190",
+    },
 ]
 LINKS: list[dict[str, Any]] = [
     {

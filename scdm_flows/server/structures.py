@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cache, cached_property
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ PREFIX = "scdm"
 DIMENSIONS = [1, 1, 0]  # periodic along a and b; c is the vacuum
 # what OPTIMADE has its own names for
 _OWN_NAMES = {KEY, "elements", "nelements", "nsites"}
+FORCE_FIELDS = ("chgnet", "sevennet")  # as the names of schemes and energy models hold them; ids of references
 _UNITS = (  # what descriptions call them -> (unit as OPTIMADE writes it)
     (r"eV/atom", "eV/atom"),
     (r"\beV\b", "eV"),
@@ -79,10 +81,11 @@ def _absent() -> frozenset[str]:
     return frozenset(StructureResourceAttributes.model_fields) - _BUILD.keys()
 
 
-def references_of(generator: str, energy_scheme: str) -> list[str]:
-    """Ids of the references that a candidate owes itself to."""
+def references_of(generator: str, energy_scheme: str, energy_model: str) -> list[str]:
+    """Ids of the references that a candidate owes itself to; energy_model: its id, which names its force fields."""
     made = ["scdm"] if generator in ("scdm", "unscdm") else []
-    return made + (["chgnet"] if energy_scheme.startswith("chgnet") else [])
+    used = f"{energy_scheme} {energy_model}".lower()
+    return made + [name for name in FORCE_FIELDS if name in used]
 
 
 def _number(kind: type) -> bool:
@@ -169,10 +172,11 @@ class StructureColumns:
         return Lists(kind, [None if one is None else items(one) for one in found], rows, length)
 
     def _references(self) -> Lists:
-        makers, i = np.unique(self.table.columns["generator"], return_inverse=True)
-        schemes, j = np.unique(self.table.columns["energy_scheme"], return_inverse=True)
-        lists = [references_of(m.decode(), s.decode()) for m in makers.tolist() for s in schemes.tolist()]
-        return Lists("text", lists, i.ravel() * len(schemes) + j.ravel())
+        columns = [self.table.columns[name] for name in ("generator", "energy_scheme", "energy_model")]
+        values, places = zip(*(np.unique(column, return_inverse=True) for column in columns), strict=True)
+        lists = [references_of(*(name.decode() for name in names)) for names in product(*(v.tolist() for v in values))]
+        rows = np.ravel_multi_index([place.ravel() for place in places], [len(v) for v in values])
+        return Lists("text", lists, np.asarray(rows, dtype=np.int64))
 
     def _sites(self) -> NDArray[np.float64]:
         return self.table.columns["nsites"]
@@ -231,7 +235,7 @@ def resource(document: Mapping[str, Any]) -> dict[str, Any]:
     if not all(math.isfinite(x) for row in (*lattice, *positions) for x in row):
         raise UnreadableError(f"{document.get(KEY)!r} has positions that are no numbers")
     modified = document.get("last_updated")
-    cited = references_of(str(document.get("generator", "")), str(document.get("energy_scheme") or ""))
+    cited = references_of(*(str(document.get(name) or "") for name in ("generator", "energy_scheme", "energy_model")))
     found = {
         "id": document[KEY],
         "last_modified": modified if isinstance(modified, datetime) else None,

@@ -217,7 +217,14 @@ def pack(table: Table) -> dict[str, Column]:
 
 
 def unpack(columns: Mapping[str, Any]) -> Table:
-    """The table of stored columns (field -> ``Column`` as a dictionary)."""
-    return Table(
-        {field: np.frombuffer(zlib.decompress(c["data"]), dtype=np.dtype(c["dtype"])) for field, c in columns.items()}
-    )
+    """The table of stored columns (field -> ``Column`` as a dictionary).
+
+    Blocks that another version wrote may hold fields that are none any more, and lack new ones: those are not known.
+    """
+    found = {
+        field: np.frombuffer(zlib.decompress(c["data"]), dtype=np.dtype(c["dtype"]))
+        for field, c in columns.items()
+        if field in LISTED or _is_rank(field)
+    }
+    n = len(found[KEY])
+    return Table({field: _blank(field, n) for field in LISTED} | found)

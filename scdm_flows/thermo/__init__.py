@@ -1,1 +1,1 @@
-"""Convex hulls: competing phases on one energy scale (``table``, ``build``), a user's own (``entries``), the distance to them."""
+"""Convex hulls: competing phases on one energy scale (``table``, ``scales``, ``build``), a user's own (``entries``)."""

@@ -1,9 +1,10 @@
-"""Makes the packaged reference table: CHGNet energies of known bulk phases, elements and layers.
+"""Makes the packaged reference table: competing phases without holes, on C2DB's scale.
 
-Run by ``scdm refs build --data DIR`` on a folder with the compact JSON lines (``mp_bulk_subset.jsonl.gz``,
-``2dmatpedia.jsonl.gz``, ``c2db.jsonl.gz``, ``mp_elemental_refs.json.gz``). Energies are surrogate energies: single
-points of CHGNet 0.3.0 at the source's geometry. Bulk phases within 0.05 eV/atom of the source's hull are taken; an
-element without a structure takes the Materials Project's energy (CHGNet was trained on those), marked ``mp``.
+Run by ``scdm refs build --data DIR`` on a folder with the published data (``sources``). Bulk phases are the Materials
+Project's ground states of all compositions, converted by ``scales``; elements lie at C2DB's chemical potentials (La and
+Ce, which C2DB has not, at the Materials Project's energies); layers of C2DB that C2DB finds stable join where they lie
+on the bulk phases' hull or below it. Layers of 2DMatPedia do not: it gives stable ones a decomposition energy of 0
+however far below the hull they lie, which is no energy.
 """
 
 from __future__ import annotations
@@ -13,135 +14,174 @@ import gzip
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from scdm_flows.errors import ReferenceDataError
-from scdm_models.processes import pool
+from scdm_flows.thermo.composition import Array
+from scdm_flows.thermo.hull import Phase
+from scdm_flows.thermo.scales import ROUNDS, Kernel, PhaseSet, chemical_potentials, convert
+from scdm_flows.thermo.sources import (
+    LAYERS,
+    PHASES,
+    Layer,
+    c2db_layers,
+    hull_energies,
+    key,
+    published_phases,
+    read_lines,
+)
+from scdm_flows.thermo.table import COLUMNS, SCHEME
+from scdm_flows.thermo.validate import FOLDS, Progress, cross_validate
 
-BULK_WINDOW = 0.05  # eV/atom above the source's hull
-SCHEME = "chgnet-0.3.0"
-COLUMNS = ("source_id", "formula", "energy_per_atom", "kind")
-_CHUNK = 128
-_model: Any = None
+__all__ = ["build_reference_table", "read_lines"]
 
-
-def _read(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.is_file():
-        raise ReferenceDataError(f"{path} does not exist; give the folder that holds the compact JSON lines")
-    with gzip.open(path, "rt") as handle:
-        for line in handle:
-            yield json.loads(line)
-
-
-def _start(threads: int) -> None:
-    global _model
-    import torch
-    from chgnet.model import CHGNet
-
-    torch.set_num_threads(threads)
-    _model = CHGNet.load(use_device="cpu", verbose=False)
-
-
-def _energies(rows: list[dict[str, Any]]) -> list[tuple[str, str, float | None, str]]:
-    """(id, cell formula, energy per atom or None, kind) of each row; None where CHGNet cannot (isolated atoms)."""
-    from pymatgen.core import Structure
-
-    structures = [Structure(r["lattice"], r["species"], r["frac_coords"]) for r in rows]
-    kinds = [r["kind"] for r in rows]
-    formulas = [s.composition.formula.replace(" ", "") for s in structures]
-
-    def predict(chunk: list[Structure]) -> list[float]:
-        predictions = _model.predict_structure(chunk, task="e", batch_size=32)
-        if isinstance(predictions, dict):  # CHGNet unwraps a list of one
-            predictions = [predictions]
-        return [float(p["e"]) for p in predictions]
-
-    try:
-        energies: list[float | None] = list(predict(structures))
-    except Exception:  # one structure with an isolated atom spoils the batch: take them one by one
-        energies = []
-        for structure in structures:
-            try:
-                energies += predict([structure])
-            except Exception:
-                energies.append(None)
-    return [(r["id"], f, e, k) for r, f, e, k in zip(rows, formulas, energies, kinds, strict=True)]
+WINDOW = 0.03  # eV/atom above the converted hull
+SAME_PHASE = 0.05  # eV/atom above the hull of its own database up to which a structure gives a composition its id
+NAMELESS = "mp"  # of phases whose id is in none of the files
+SUBSET, ELEMENTS = "mp_bulk_subset.jsonl.gz", "mp_elemental_refs.json.gz"
+OTHER_LAYERS = "2dmatpedia.jsonl.gz"
+Row = tuple[str, str, float, str]  # as ``COLUMNS``
 
 
-def build_reference_table(
-    data_dir: str | Path,
-    out: str | Path,
-    *,
-    processes: int = 2,
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
-    """Compute all energies and write the table; returns its header (counts, hashes, command).
+def build_reference_table(data_dir: str | Path, out: str | Path, *, progress: Progress | None = None) -> dict[str, Any]:
+    """Convert all phases, measure how well that went, and write the table; returns its header.
 
     Parameters
     ----------
     data_dir
-        Folder with the compact JSON lines.
+        Folder with the published data.
     out
         The ``.csv.gz`` to write; its header goes to the first, commented line.
-    processes
-        Worker processes, one thread each.
     progress
-        Called with (done, total) structures.
+        Called with (done, total) folds of the cross-validation, which is most of the work.
     """
     data, out = Path(data_dir), Path(out)
-    rows: list[dict[str, Any]] = []
-    for row in _read(data / "mp_bulk_subset.jsonl.gz"):
-        if row["e_above_hull"] < BULK_WINDOW:
-            rows.append(row | {"kind": "bulk"})
-    for name in ("2dmatpedia", "c2db"):
-        rows += [row | {"kind": "layer"} for row in _read(data / f"{name}.jsonl.gz")]
-    rows.sort(key=lambda r: len(r["species"]))
-    chunks = [rows[i : i + _CHUNK] for i in range(0, len(rows), _CHUNK)]
-    results: list[tuple[str, str, float | None, str]] = []
-    with pool(processes, _start, 1) as workers:
-        for part in workers.map(_energies, chunks):
-            results += part
-            if progress is not None:
-                progress(len(results), len(rows))
-    return write_table(results, data, out)
-
-
-def write_table(results: list[tuple[str, str, float | None, str]], data: Path, out: Path) -> dict[str, Any]:
-    """Write (id, formula, energy per atom or None, kind) rows and the missing elements; returns the header."""
-    skipped = sorted(i for i, _, e, _ in results if e is None)
-    table = sorted(r for r in results if r[2] is not None)
-    elements = {f.rstrip("0123456789") for _, f, _, kind in table if kind == "bulk" and _is_element(f)}
-    with gzip.open(data / "mp_elemental_refs.json.gz", "rt") as handle:
-        refs = json.load(handle)
-    for symbol, entry in refs.items():
-        if symbol not in elements:
-            table.append((f"{entry['material_id']}:mp", f"{symbol}1", entry["energy_per_atom"], "element"))
-    names = ("mp_bulk_subset.jsonl.gz", "2dmatpedia.jsonl.gz", "c2db.jsonl.gz", "mp_elemental_refs.json.gz")
-    kinds = [kind for *_, kind in table]
+    layers = c2db_layers(data)
+    mu, residual = chemical_potentials(
+        [layer.fractions for layer in layers],
+        [layer.energy_per_atom - layer.formation_energy_per_atom for layer in layers],
+    )
+    own = sorted(mu)
+    mu = elsewhere(data, mu) | mu
+    phases, targets = PhaseSet(published_phases(data, set(mu))), hull_energies(layers)
+    validation, _ = cross_validate(phases, targets, Kernel(), progress)
+    energies = convert(phases, targets, Kernel())
+    rows = table_rows(data, layers, mu, phases, energies)
+    del validation["by_chemistry"]
+    inputs = (PHASES, LAYERS, SUBSET, ELEMENTS, OTHER_LAYERS)
     header = {
         "scheme": SCHEME,
-        "surrogate": True,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "surrogate": False,
+        "created": datetime.now(UTC).date().isoformat(),
         "command": "scdm refs build --data DIR",
-        "bulk_window_ev_per_atom": BULK_WINDOW,
-        "counts": {kind: kinds.count(kind) for kind in sorted(set(kinds))},
-        "skipped_isolated_atoms": skipped,
-        "inputs_sha256": {name: hashlib.sha256((data / name).read_bytes()).hexdigest() for name in names},
+        "counts": dict(sorted(Counter(kind for *_, kind in rows).items())),
+        "bulk_window_ev_per_atom": WINDOW,
+        "source_id": f"'{NAMELESS}' where the structure of a phase is in none of the inputs",
+        "conversion": {
+            "from": "Materials Project with legacy corrections, doi:10.1038/s41524-020-00362-y",
+            "to": "C2DB, PBE (GPAW), uncorrected, doi:10.1088/2053-1583/ac1059",
+            "prior": "legacy corrections of O, S, H, N, F, Cl taken off, +U kept; doi:10.1103/PhysRevB.84.045115",
+            "kernel": "linear in atom fractions + linear in +U metals with O or F + Matern-5/2 of the composition",
+            "hyperparameters": asdict(Kernel()),
+            "rounds": ROUNDS,
+            "seen": "hull energies below C2DB's layers",
+            "n_compositions": len(targets),
+            "chemical_potentials_residual_ev_per_atom": round(residual, 5),
+            "elements_of_the_materials_project": sorted(set(mu) - set(own)),
+        },
+        "validation": {"target": "C2DB's hull below its layers", "folds_by_chemical_system": FOLDS, **validation},
+        "inputs_sha256": {name: hashlib.sha256((data / name).read_bytes()).hexdigest() for name in inputs},
     }
+    write_table(rows, header, out)
+    return header
+
+
+def elsewhere(data: Path, mu: Mapping[str, float]) -> dict[str, float]:
+    """Elements of 2DMatPedia's layers that C2DB has not -> the Materials Project's energies, eV/atom.
+
+    Formation energies of their compounds are converted like all others, so hulls are right; total energies of C2DB's
+    scale would need its own energies of these elements.
+    """
+    wanted = {e for row in read_lines(data / OTHER_LAYERS) for e in row["species"]} - set(mu)
+    with gzip.open(data / ELEMENTS, "rt") as handle:
+        return {e: float(entry["energy_per_atom"]) for e, entry in json.load(handle).items() if e in wanted}
+
+
+def table_rows(
+    data: Path, layers: Sequence[Layer], mu: Mapping[str, float], phases: PhaseSet, energies: Array
+) -> list[Row]:
+    """The table's rows: elements, bulk phases near the hull, stable layers; total energies in eV/atom.
+
+    mu: element -> eV/atom; energies: (n,) of the phases, converted, relative to the elements.
+    """
+    names, element_names = _ids(data)
+    rows: list[Row] = [(element_names[e], f"{e}1", value, "element") for e, value in mu.items()]
+    for i in near_hull(phases, energies):
+        phase = phases.phases[i]
+        name = names.get(key(phase.fractions), NAMELESS)
+        rows.append((name, phase.formula, float(energies[i]) + _elements(phase.fractions, mu), "bulk"))
+    rows += [
+        (one.id, one.formula, one.formation_energy_per_atom + _elements(one.fractions, mu), "layer")
+        for one in stable_layers(layers, phases, energies)
+    ]
+    return rows
+
+
+def near_hull(phases: PhaseSet, energies: Array) -> list[int]:
+    """Numbers of the phases at most ``WINDOW`` above the hull of all phases at ``energies`` ((n,), eV/atom)."""
+    found = []
+    for name in sorted(phases.systems):
+        members = phases.systems[name]
+        hull, _ = phases.hulls(energies, [phases.phases[i].fractions for i in members])
+        found += [i for i, lowest in zip(members, hull, strict=True) if energies[i] - lowest <= WINDOW]
+    return found
+
+
+def stable_layers(layers: Sequence[Layer], phases: PhaseSet, energies: Array) -> list[Layer]:
+    """Layers that C2DB finds stable and that lie on the hull of the bulk phases or below; none of one element alone.
+
+    A layer of an element never becomes the element's reference, which is C2DB's own.
+    """
+    claimed = [layer for layer in layers if layer.e_hull <= 0 and len(layer.fractions) > 1]
+    hull, _ = phases.hulls(energies, [layer.fractions for layer in claimed])
+    return [one for one, lowest in zip(claimed, hull, strict=True) if one.formation_energy_per_atom <= lowest + 1e-6]
+
+
+def write_table(rows: Sequence[Row], header: Mapping[str, Any], out: Path) -> None:
+    """Write the rows, by chemical system, behind their header; the same bytes for the same rows."""
     text = io.StringIO()
     text.write("# " + json.dumps(header) + "\n")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for source, formula, energy, kind in table:
+    for source, formula, energy, kind in sorted(rows, key=lambda row: (_system(row[1]), row[1], row[0])):
         writer.writerow((source, formula, f"{energy:.5f}", kind))
     temporary = out.with_name(out.name + ".tmp")
     temporary.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
     temporary.replace(out)
-    return header
 
 
-def _is_element(formula: str) -> bool:
-    return sum(c.isupper() for c in formula) == 1
+def _system(formula: str) -> str:
+    return "-".join(sorted(Phase.from_formula("", formula, 0.0).fractions))
+
+
+def _elements(fractions: Mapping[str, float], mu: Mapping[str, float]) -> float:
+    """What the elements cost, eV/atom."""
+    return sum(x * mu[e] for e, x in fractions.items())
+
+
+def _ids(data: Path) -> tuple[dict[tuple[tuple[str, float], ...], str], dict[str, str]]:
+    """Composition -> mp-id of its lowest structure, as far as that is near the hull; element -> mp-id."""
+    lowest: dict[tuple[tuple[str, float], ...], tuple[float, str]] = {}
+    for row in read_lines(data / SUBSET):
+        if row["e_above_hull"] <= SAME_PHASE:
+            counts = Counter(row["species"])
+            composition = key({e: n / len(row["species"]) for e, n in counts.items()})
+            here = (row["formation_energy_per_atom"], row["id"])
+            lowest[composition] = min(here, lowest.get(composition, here))
+    with gzip.open(data / ELEMENTS, "rt") as handle:
+        elements = {e: str(entry["material_id"]) for e, entry in json.load(handle).items()}
+    return {composition: name for composition, (_, name) in lowest.items()}, elements

@@ -14,8 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from scdm_flows.thermo.hull import Phase
 from scdm_flows.errors import ReferenceDataError
+from scdm_flows.thermo.hull import Phase
 from scdm_flows.thermo.table import ReferenceTable
 
 SCHEME = "vasp-pbe"
@@ -94,7 +94,7 @@ def _load(path: str, stamp: int, scheme: str, potcars: tuple[tuple[str, str], ..
         "corrections_taken_off": corrected,
     }
     frozen = {k: tuple(v) for k, v in phases.items()}
-    return ReferenceTable(scheme, False, hashlib.sha256(raw).hexdigest(), header, frozen, {})
+    return ReferenceTable(scheme, False, hashlib.sha256(raw).hexdigest(), header, frozen)
 
 
 def _read(path: Path) -> tuple[bytes, str | None, list[Any]]:

@@ -11,6 +11,7 @@ vector products. General solvers spend their time on setting up.
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -100,6 +101,12 @@ class PhaseSystem:
         self.elemental = energy[self.corners]  # (k,) eV/atom
         # relative to the elements, so that what the corners cost is 0
         self.formation: Array = energy - self.matrix @ self.elemental
+
+    def priced(self, formation: Array) -> PhaseSystem:
+        """The same phases at other energies: (n,) eV/atom relative to the elements, 0 for those."""
+        other = copy.copy(self)
+        other.formation = np.asarray(formation, dtype=float)
+        return other
 
     def target(self, fractions: Mapping[str, float]) -> Array:
         """(k,) atom fractions of a composition, normalised."""

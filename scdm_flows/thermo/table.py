@@ -6,6 +6,8 @@ import csv
 import gzip
 import hashlib
 import json
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -13,10 +15,39 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from scdm_flows.thermo.hull import Phase
 from scdm_flows.errors import ReferenceDataError
+from scdm_flows.thermo.hull import Phase
 
-PACKAGED = "chgnet-0.3.0.csv.gz"
+PACKAGED = "c2db-pbe.csv.gz"
+SCHEME = "c2db-pbe"  # total energies on C2DB's scale: PBE of GPAW, no corrections, no +U
+COLUMNS = ("source_id", "formula", "energy_per_atom", "kind")
+KINDS = ("element", "bulk", "layer")
+_SYMBOL = re.compile(r"[A-Z][a-z]?")
+
+
+class LazyPhases(Mapping[str, tuple[Phase, ...]]):
+    """Chemical system -> its phases, made when they are asked for.
+
+    rows: chemical system -> (name, formula, eV/atom) of its phases.
+    """
+
+    def __init__(self, rows: Mapping[str, list[tuple[str, str, float]]]) -> None:
+        self._rows = rows
+        self._made: dict[str, tuple[Phase, ...]] = {}
+
+    def __getitem__(self, system: str) -> tuple[Phase, ...]:
+        if system not in self._made:
+            self._made[system] = tuple(Phase.from_formula(*row) for row in self._rows[system])
+        return self._made[system]
+
+    def __contains__(self, system: object) -> bool:
+        return system in self._rows
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
 
 @dataclass(frozen=True)
@@ -26,7 +57,7 @@ class ReferenceTable:
     Parameters
     ----------
     scheme
-        What the energies are, such as ``chgnet-0.3.0``.
+        What the energies are, such as ``c2db-pbe``.
     surrogate
         Whether they come from a force field.
     sha256
@@ -34,23 +65,25 @@ class ReferenceTable:
     header
         How the table was made.
     phases
-        Chemical system -> bulk phases and elements, the candidates for the hull.
-    layers
-        Chemical system -> known layers (never part of the hull; for comparison).
+        Chemical system -> elements, bulk phases and layers that compete, total energies in eV/atom.
     """
 
     scheme: str
     surrogate: bool
     sha256: str
     header: dict[str, Any]
-    phases: dict[str, tuple[Phase, ...]]
-    layers: dict[str, tuple[Phase, ...]]
+    phases: Mapping[str, tuple[Phase, ...]]
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> ReferenceTable:
-        """The table of a file, the packaged one when no path is given; ``ReferenceDataError`` if missing or corrupt.
+        """The table of a file, the packaged one when no path is given.
 
         A JSON file (``.json``, ``.json.gz``) holds computed entries of VASP, see ``entries``.
+
+        Raises
+        ------
+        ReferenceDataError
+            If the file is missing or corrupt, or a table of another scheme than ``c2db-pbe``.
         """
         if path is not None and Path(path).name.endswith((".json", ".json.gz")):
             from scdm_flows.thermo.entries import load_entries
@@ -62,6 +95,14 @@ class ReferenceTable:
     def elements(self) -> frozenset[str]:
         """Elements with a reference energy."""
         return frozenset(c for c in self.phases if "-" not in c)
+
+    def total_energy(self, fractions: Mapping[str, float], formation_energy: float) -> float:
+        """Energy of a composition on the table's scale, eV/atom, from that relative to the elements.
+
+        fractions: element -> atom fraction. ``ReferenceDataError`` where an element has no reference energy.
+        """
+        elemental = {e: min(p.energy_per_atom for p in self.entries([e])) for e in fractions}
+        return formation_energy + sum(x * elemental[e] for e, x in fractions.items())
 
     def entries(self, elements: list[str]) -> list[Phase]:
         """Phases of the chemical system and of all its subsystems.
@@ -93,18 +134,26 @@ def _load(path: str | None) -> ReferenceTable:
         raw = source.read_bytes()
         lines = gzip.decompress(raw).decode().splitlines()
         header = json.loads(lines[0].removeprefix("# "))
-        phases: dict[str, list[Phase]] = {}
-        layers: dict[str, list[Phase]] = {}
-        for row in csv.DictReader(lines[1:]):
-            phase = Phase.from_formula(row["source_id"], row["formula"], float(row["energy_per_atom"]))
-            target = layers if row["kind"] == "layer" else phases
-            target.setdefault("-".join(sorted(phase.fractions)), []).append(phase)
         scheme, surrogate = str(header["scheme"]), bool(header["surrogate"])
+        rows: dict[str, list[tuple[str, str, float]]] = {}
+        if scheme == SCHEME:
+            table = csv.reader(lines[1:])
+            if tuple(next(table)) != COLUMNS:
+                raise ValueError(f"its columns must be {', '.join(COLUMNS)}")
+            for source_id, formula, energy, kind in table:
+                if kind not in KINDS:
+                    raise ValueError(f"kind {kind!r} of {source_id} must be one of {', '.join(KINDS)}")
+                system = "-".join(sorted(set(_SYMBOL.findall(formula))))
+                rows.setdefault(system, []).append((source_id, formula, float(energy)))
     except FileNotFoundError:
         raise ReferenceDataError(f"reference table {name} does not exist; make one with `scdm refs build`") from None
-    except (OSError, EOFError, ValueError, KeyError, IndexError) as error:
+    except (OSError, EOFError, ValueError, KeyError, IndexError, StopIteration) as error:
         raise ReferenceDataError(
             f"{name} is not a reference table ({error}); make it again with `scdm refs build`"
         ) from None
-    frozen = tuple({k: tuple(v) for k, v in d.items()} for d in (phases, layers))
-    return ReferenceTable(scheme, surrogate, hashlib.sha256(raw).hexdigest(), header, frozen[0], frozen[1])
+    if scheme != SCHEME:
+        raise ReferenceDataError(
+            f"{name} holds energies of scheme {scheme}, those of {SCHEME} are needed; make it again with "
+            "`scdm refs build`"
+        )
+    return ReferenceTable(scheme, surrogate, hashlib.sha256(raw).hexdigest(), header, LazyPhases(rows))

@@ -29,7 +29,7 @@ PAGES = {
     "browse": ("/", "12 candidates"),
     "browse-filtered": ("/?elements=Mo,S&max_e_above_hull=0.2&sort=-e_above_hull", "3 candidates"),
     "browse-unknown-field": ("/?layer_grup=78", "did you mean 'layer_group'?"),
-    "candidate": (BEST, "surrogate energies, calibrated"),
+    "candidate": (BEST, "surrogate energies, predicted by the energy model"),
     "candidate-unstable": ("/candidates/demo-000000000001", "Unstable: imaginary mode"),
     "candidate-without": ("/candidates/demo-000000000004", "No phonons"),
     "candidate-unknown": ("/candidates/demo-00000000000x", "did you mean"),

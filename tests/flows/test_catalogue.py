@@ -67,6 +67,18 @@ def _fits(row: dict[str, Any], criteria: dict[str, Any]) -> bool:
     return all(tests[o](row[f], x) for f, condition in criteria.items() for o, x in condition.items())
 
 
+def test_blocks_of_another_version_have_the_fields_of_this_one() -> None:
+    table = Table.of([_document("c-0", e_above_hull=0.1, extrapolated=True), _document("c-1")])
+    stored = {f: c.model_dump() for f, c in pack(table).items()}
+    stored["e_above_hull_raw"] = stored["e_above_hull"]  # a field that was
+    del stored["extrapolated"], stored["energy_model"]  # and two that were not yet
+    found = unpack(stored)
+    assert found.columns.keys() == table.columns.keys()
+    assert np.isnan(found.columns["extrapolated"]).all()
+    assert found.columns["energy_model"].tolist() == [b"", b""]
+    assert found.columns["e_above_hull"][0] == 0.1
+
+
 @given(
     _rows,
     _criteria,

@@ -18,6 +18,7 @@ from scdm_flows.documents.base import ScdmDocument, versioned
 from scdm_flows.documents.candidate import queryable_fields
 from scdm_flows.documents.hull import HullDoc
 from scdm_flows.documents.migrations import MIGRATIONS, NewerDocumentError, migrate, version_of
+from scdm_flows.documents.stages import GateDoc
 from scdm_flows.errors import StoreError
 
 # floats without a unit, and why
@@ -240,9 +241,65 @@ def test_hulls_of_version_1_are_read_and_computed_anew() -> None:
     }
     hull = HullDoc.model_validate(migrate(HullDoc, old))
     assert (hull.hull_id, hull.references, hull.elements) == ("chgnet-0.3.0:Mo-S", "chgnet-0.3.0", ["Mo", "S"])
-    assert (hull.schema_version, hull.n_candidates, hull.revision) == (2, 3, 0)
+    assert (hull.schema_version, hull.n_candidates, hull.revision) == (3, 3, 0)
     # no basis has this hash and larger systems have not followed: the builder takes it up again
     assert (hull.basis_sha256, hull.spread) == ("", False)
+
+
+def test_hulls_of_version_2_lose_the_calibration() -> None:
+    old = {
+        "schema_version": 2,
+        "hull_id": "chgnet-0.3.0:Mo-S",
+        "references": "chgnet-0.3.0",
+        "chemsys": "Mo-S",
+        "elements": ["Mo", "S"],
+        "energy_scheme": "chgnet-0.3.0",
+        "surrogate": True,
+        "basis_sha256": "1" * 64,
+        "reference_sha256": "0" * 64,
+        "calibration_id": "c2db-trees-1a2b3c4d",
+        "revision": 4,
+        "n_reference_phases": 12,
+        "n_candidates": 1,
+        "candidates": {"a": 0.1},
+    }
+    hull = HullDoc.model_validate(migrate(HullDoc, old))
+    # the builder's basis has another hash, so it takes the hull up again
+    assert (hull.schema_version, hull.revision, hull.basis_sha256) == (3, 4, "1" * 64)
+
+
+@pytest.fixture
+def old_energies() -> dict[str, Any]:
+    """What a candidate and its gate's output of version 1 said of energies."""
+    return {
+        "schema_version": 1,
+        "candidate_id": "a-0",
+        "campaign": "a",
+        "energy_per_atom": -6.4,
+        "energy_scheme": "chgnet-0.3.0",
+        "surrogate": True,
+        "e_above_hull_raw": -0.05,
+        "e_above_hull": 0.2,
+        "e_above_hull_error": 0.1,
+        "calibration_id": "c2db-trees-1a2b3c4d",
+    }
+
+
+def test_candidates_of_version_1_have_one_energy_above_hull(old_energies: dict[str, Any]) -> None:
+    of_the_sample = {"generator": "scdm", "formula": "MoS2", "chemsys": "Mo-S", "structure": {}}
+    old = old_energies | of_the_sample | {"elements": ["Mo", "S"], "nelements": 2, "nsites": 3}
+    found = CandidateDoc.model_validate(migrate(CandidateDoc, old))
+    assert (found.schema_version, found.energy_model, found.e_above_hull) == (2, "c2db-trees-1a2b3c4d", 0.2)
+    assert found.extrapolated is None  # nobody looked
+    dft = {k: v for k, v in old.items() if k not in ("calibration_id", "e_above_hull_error")} | {"surrogate": False}
+    assert CandidateDoc.model_validate(migrate(CandidateDoc, dft)).energy_model is None
+
+
+def test_outputs_of_old_gates_are_read(old_energies: dict[str, Any]) -> None:
+    verdict = {"relax_converged": True, "in_window": True, "phonon": False}
+    old = old_energies | verdict | {"relaxed_structure": {}}
+    found = GateDoc.model_validate(migrate(GateDoc, old))
+    assert (found.schema_version, found.energy_model, found.extrapolated) == (2, "c2db-trees-1a2b3c4d", None)
 
 
 def test_the_page_of_fields_is_current() -> None:

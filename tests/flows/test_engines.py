@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import typing
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from scdm_flows import config as configs
 from scdm_flows.documents import BandsDoc, PhononDoc, StageName, StaticSummary
 from scdm_flows.engines import ENGINES, engine_of
 from scdm_flows.engines.forcefield import ForceFieldEngine
-from scdm_flows.errors import EngineError
+from scdm_flows.errors import EngineError, ReferenceDataError
 from scdm_flows.execution import hushed
 from scdm_flows.stores import memory_database
 
@@ -65,14 +66,22 @@ def test_contract(kind: str) -> None:
     runs = {run.partition("_")[0] for run in engine.input_files(mx2("1H")) if run}
     assert {stage.partition("_")[0] for stage in stages} == runs  # what reads files costs, and the other way round
     # energies are never judged by references of another scheme
+    assert engine.static_scheme
     try:
         assert engine.references().scheme == engine.scheme
     except EngineError as error:
         assert engine.scheme in str(error)  # noqa: PT017
+    except ReferenceDataError as error:
+        assert ";" in str(error)  # what is missing; the remedy  # noqa: PT017
 
 
-def relaxed(structure: Structure, **settings: Any) -> Any:
-    engine = ForceFieldEngine(configs.ForceFieldEngineConfig(**settings))
+def chgnet(**settings: Any) -> ForceFieldEngine:
+    """The engine with plain CHGNet."""
+    return ForceFieldEngine(configs.ForceFieldEngineConfig(force_field="CHGNet", **settings))
+
+
+def relaxed(structure: Structure, engine: ForceFieldEngine | None = None) -> Any:
+    engine = engine or chgnet()
     store = memory_database().job_store
     with hushed():
         return engine.relax_maker().make(structure).run(store).output
@@ -104,6 +113,39 @@ def test_an_atom_without_neighbours_fails_with_the_reason() -> None:
         relaxed(lonely)
 
 
+@pytest.mark.usefixtures("here")
+def test_documents_say_which_force_field_made_them() -> None:
+    lj = {"sigma": 2.1, "epsilon": 0.5, "rc": 6.0, "smooth": True}
+    config = configs.ForceFieldEngineConfig(
+        force_field="ase.calculators.lj:LennardJones", force_field_options=lj, max_relax_steps=5
+    )
+    engine = ForceFieldEngine(config)
+    task = relaxed(mx2("1H"), engine)
+    assert task.forcefield_name == config.force_field
+    assert task.forcefield_version == version("ase")
+    assert relaxed(mx2("1H"), chgnet(max_relax_steps=1)).forcefield_name == "CHGNet"
+    # a job that was queued by the version before, whose maker holds atomate2's name and keyword arguments
+    old = chgnet().relax_maker().as_dict() | {
+        "force_field_name": "MLFF.CHGNet",
+        "calculator_kwargs": {"use_device": "cpu", "on_isolated_atoms": "error", "stress_unit": "eV/A3"},
+    }
+    again = type(chgnet().relax_maker()).from_dict(old)
+    assert (again.force_field_name, again.calculator_kwargs) == ("CHGNet", {})
+
+
+def test_a_force_field_is_judged_by_references_of_its_own(tmp_path: Path) -> None:
+    entries = [{"composition": {e: 1}, "energy": -5.0, "entry_id": e} for e in ("Mo", "S")]
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps({"scheme": "sevennet-0", "entries": entries}))
+    config = configs.ForceFieldEngineConfig(force_field="SevenNet-0", references=str(path))
+    engine = ForceFieldEngine(config)
+    assert engine.scheme == engine.static_scheme == engine.references().scheme == "sevennet-0"
+    assert engine.predicted(mx2("1H")) is None
+    other = ForceFieldEngine(config.model_copy(update={"force_field": "SevenNet-l3i5"}))
+    with pytest.raises(ReferenceDataError, match="those of sevennet-l3i5 are needed"):
+        other.references()
+
+
 @pytest.fixture(scope="module")
 def layer() -> Structure:
     """1H-MoS2 at CHGNet's own minimum."""
@@ -112,7 +154,7 @@ def layer() -> Structure:
 
 def phonons(structure: Structure, **settings: Any) -> PhononDoc:
     with hushed():
-        return ForceFieldEngine(configs.ForceFieldEngineConfig(**settings)).phonons("t-1", "t", structure)
+        return chgnet(**settings).phonons("t-1", "t", structure)
 
 
 def test_phonons_of_mos2(layer: Structure) -> None:
@@ -152,7 +194,7 @@ def test_phonons_agree_with_atomate2s_flow(layer: Structure, tmp_path: Path) -> 
 
     from scdm_flows.jobs import phonon_summary
 
-    engine = ForceFieldEngine(configs.ForceFieldEngineConfig(phonon_min_length_angstrom=8.0))
+    engine = chgnet(phonon_min_length_angstrom=8.0)
     own = phonons(layer, phonon_min_length_angstrom=8.0)
     maker = PhononMaker(
         displacement=own.displacement_angstrom,

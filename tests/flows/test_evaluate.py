@@ -181,7 +181,7 @@ def test_reconstruction_of_held_out_layers(curated: Path, tmp_path: Path) -> Non
 
 
 def test_energies_of_samples_are_counted_over_all_samples(tmp_path: Path, curated: Path) -> None:
-    # four samples: MoS2, which CHGNet and the calibration put within 0.6 eV/atom; HfS2; MoS2 again; a line that is none
+    # four samples: MoS2, which the surrogate puts within 0.6 eV/atom; HfS2; MoS2 again; a line that is none
     lines = [
         record(decode(MOS2), seed=0, detected=78),
         record(decode(HFS2), seed=0, detected=72, crystal=HFS2),
@@ -206,11 +206,12 @@ def test_energies_of_samples_are_counted_over_all_samples(tmp_path: Path, curate
     ]
     result = CliRunner().invoke(evaluate, [str(a) for a in arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    assert "calibrated" in result.output
+    assert "surrogate E_hull <= 0.6 eV/atom" in result.output
     found = json.loads(out.read_text())
     shares = {name: m["value"] for name, m in found["models"][0]["measures"].items()}
     assert shares["relax_converged"] == shares["one_layer_relaxed"] == shares["group_kept"] == 0.75
     assert shares["e_hull_0.6"] == shares["e_hull_0.6_one_layer"] == 0.75
+    assert shares["extrapolated"] == 0.0  # MoS2 and HfS2 are layers that energy models learn from
     assert shares["sun"] == 0.0  # both are known layers
     assert shares["e_hull_0"] <= shares["e_hull_0.2"] <= shares["e_hull_0.6"]
     assert 0 < shares["rmsd_angstrom"] < 0.1
@@ -221,5 +222,7 @@ def test_energies_of_samples_are_counted_over_all_samples(tmp_path: Path, curate
         "n": 1,
     }
     assert found["energies"]["surrogate"] is True
+    assert found["energies"]["energy_model"]["error_coverage_claimed"] == 0.9
+    assert found["files"][0]["extrapolated"] == [False] * 3
     assert found["files"][0]["distances_to_held_out"]["samples"]["n_samples"] == 3
     assert {p.name for p in (tmp_path / "p").iterdir()} == {"distributions.svg", "e_hull.svg"}

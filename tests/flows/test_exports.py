@@ -136,3 +136,31 @@ def test_commands(database: Database, db: CandidateDB, tmp_path: Path, monkeypat
     assert done.exit_code == 0, done.output
     assert document.candidate_id in done.output
     assert "surrogate" in done.output
+
+
+def test_extrapolated_energies_are_marked_in_tables_and_files(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def here(**_: Any) -> Iterator[Database]:
+        yield database
+
+    monkeypatch.setattr(commands, "database", here)
+
+    def lines(*arguments: str) -> list[str]:
+        done = CliRunner().invoke(commands.candidates, ["list", *arguments])
+        assert done.exit_code == 0, done.output
+        return done.stdout.splitlines()
+
+    legend = "? outside what the energy model has learned from: its error may be larger than said"
+    shown = lines()
+    (marked,) = [line for line in shown if " ? " in line and "demo-" in line]
+    assert "demo-000000000002" in marked
+    assert legend in shown
+    assert legend not in lines("--where", "extrapolated=false")  # nothing is marked there
+    rows = {r["candidate_id"]: r for r in csv.DictReader(io.StringIO("\n".join(lines("--csv"))))}
+    assert rows["demo-000000000002"]["extrapolated"] == "True"
+    assert rows["demo-000000000004"]["extrapolated"] == ""  # no energy
+    document = CandidateDB(database).get("demo-000000000002")
+    write_collection(tmp_path / "x.extxyz", [document])
+    assert ase.io.read(tmp_path / "x.extxyz").info["extrapolated"]

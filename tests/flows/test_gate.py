@@ -9,11 +9,11 @@ import pytest
 from conftest import mx2
 from pymatgen.core import Structure
 
-from scdm_flows.calibration.model import LayerShape, calibrate
 from scdm_flows.analysis.gate import Relaxation, gate, rmsd
-from scdm_flows.thermo.hull import Phase
+from scdm_flows.calibration.model import PredictedEnergy
 from scdm_flows.config import parse_config
 from scdm_flows.documents import GateDoc, ScreenedCandidate
+from scdm_flows.thermo.hull import Phase
 from scdm_flows.thermo.table import ReferenceTable
 
 # Elements at -10 and -4 eV/atom: MoS2 of the elements lies at (-10 - 2 * 4) / 3 = -6 eV/atom. The bulk phase is
@@ -28,7 +28,6 @@ REFERENCES = ReferenceTable(
         "S": (Phase.from_formula("s", "S1", -4.0),),
         "Mo-S": (Phase.from_formula("bulk", "Mo1S2", -7.0),),
     },
-    layers={},
 )
 
 
@@ -36,7 +35,9 @@ def run(
     energy: float,
     structure: Structure | None = None,
     *,
-    surrogate: bool = False,
+    predicted: PredictedEnergy | None = None,
+    references: ReferenceTable | str = REFERENCES,
+    scheme: str | None = None,
     converged: bool = True,
     **rules: Any,
 ) -> GateDoc:
@@ -46,35 +47,54 @@ def run(
         candidate_id="t-1", index=0, generator="scdm", structure=sample.as_dict(), accepted=True
     )
     relaxation = Relaxation(structure or sample, converged, 12, 0.01)
-    return gate(config, screened, relaxation, energy, surrogate=surrogate, references=REFERENCES)
+    return gate(
+        config,
+        screened,
+        relaxation,
+        energy,
+        surrogate=predicted is not None,
+        references=references,
+        predicted=predicted,
+        scheme=scheme,
+    )
 
 
 def test_energies_by_hand() -> None:
     doc = run(-6.9)
     assert doc.formation_energy_per_atom == pytest.approx(-0.9)  # -6.9 - (-6)
-    assert doc.e_above_hull_raw == doc.e_above_hull == pytest.approx(0.1)  # -6.9 - (-7)
+    assert doc.e_above_hull == pytest.approx(0.1)  # -6.9 - (-7)
     assert doc.decomposition == {"bulk Mo1S2": pytest.approx(1.0)}
     assert (doc.in_window, doc.phonon, doc.reason) == (True, True, None)
     assert doc.reference_sha256 == "0" * 64
     assert (doc.layer_group, doc.space_group) == (78, 187)
-    assert doc.calibration_id is None
+    assert (doc.energy_model, doc.extrapolated, doc.e_above_hull_error) == (None, None, None)
 
 
 def test_a_layer_below_the_hull_has_a_negative_distance() -> None:
     assert run(-7.2).e_above_hull == pytest.approx(-0.2)
 
 
-def test_the_calibrated_value_decides_for_a_surrogate() -> None:
-    raw = 0.15
-    expected = calibrate({"Mo": 1 / 3, "S": 2 / 3}, raw, -1.0 + raw, LayerShape.of(mx2("1H")))
-    doc = run(-7.0 + raw, surrogate=True, max_e_above_hull=expected.e_above_hull + 1e-6)
-    assert doc.e_above_hull == pytest.approx(expected.e_above_hull)
-    assert doc.e_above_hull_raw == pytest.approx(raw)
-    assert (doc.e_above_hull_error, doc.calibration_id) == (expected.error, expected.calibration_id)
-    assert doc.in_window
-    # CHGNet flatters layers, so the calibrated value is the larger one and a window at the raw value is shut
-    assert expected.e_above_hull > raw
-    assert not run(-7.0 + raw, surrogate=True, max_e_above_hull=raw).in_window
+def test_a_predicted_energy_stands_in_the_place_of_the_static_one() -> None:
+    predicted = PredictedEnergy(-0.85, 0.04, 0.2, True, "model-1")
+    doc = run(-123.0, predicted=predicted, scheme="some-force-field")
+    # 0.85 eV/atom below the elements at -6, the bulk phase 1 eV/atom below them
+    assert doc.energy_per_atom == pytest.approx(-6.85)
+    assert doc.e_above_hull == pytest.approx(0.15)
+    assert (doc.energy_scheme, doc.energy_model, doc.e_above_hull_error) == ("by-hand", "model-1", 0.04)
+    assert doc.surrogate
+    assert doc.extrapolated
+
+
+def test_energies_of_two_schemes_never_meet() -> None:
+    doc = run(-6.9, scheme="some-force-field")
+    assert (doc.e_above_hull, doc.energy_scheme) == (None, "some-force-field")
+    assert "schemes never mix" in (doc.reason or "")
+
+
+def test_without_references_the_energy_stays_and_says_why() -> None:
+    doc = run(-6.9, references="the force field X has no energy model", scheme="x-1")
+    assert (doc.energy_per_atom, doc.energy_scheme, doc.e_above_hull) == (-6.9, "x-1", None)
+    assert doc.reason == "no energy above hull: the force field X has no energy model"
 
 
 def apart() -> Structure:

@@ -17,9 +17,13 @@ from hypothesis import strategies as st
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition
 
-from scdm_flows.thermo.hull import Phase, PhaseSystem, energy_above_hull
 from scdm_flows.errors import ReferenceDataError
-from scdm_flows.thermo.table import ReferenceTable
+from scdm_flows.thermo.build import table_rows, write_table
+from scdm_flows.thermo.hull import Phase, PhaseSystem, energy_above_hull
+from scdm_flows.thermo.scales import PhaseSet, chemical_potentials, convert
+from scdm_flows.thermo.sources import c2db_layers, hull_energies, published_phases
+from scdm_flows.thermo.table import PACKAGED, ReferenceTable
+from scdm_flows.thermo.validate import COMMON, on_hull
 
 ELEMENTS = ["Li", "Fe", "O"]
 
@@ -136,3 +140,94 @@ def test_real_systems_equal_pymatgen() -> None:
             assert ours == pytest.approx(diagram.get_e_above_hull(entry), abs=1e-6)
             compared += 1
     assert compared > 10_000
+
+
+@pytest.mark.parametrize("formula", [f for f in COMMON if f != "LaS"])
+def test_common_salts_are_on_the_hull(formula: str) -> None:
+    # all of them are minerals or textbook compounds that no decomposition beats
+    assert on_hull(ReferenceTable.load(), formula) is True
+
+
+def test_an_element_without_a_reference_is_refused_by_name() -> None:
+    # none of C2DB's layers holds La, so there is no energy of La on its scale
+    table = ReferenceTable.load()
+    with pytest.raises(ReferenceDataError, match="no c2db-pbe reference energy for La; .* exclude the element"):
+        table.entries(["La", "S"])
+    assert "reference energy for La" in str(on_hull(table, "LaS"))
+
+
+def test_elements_are_references_and_nothing_else_is() -> None:
+    # C2DB's formation energies refer to these; a layer such as graphene below its bulk would shift all carbides
+    table = ReferenceTable.load()
+    assert len(table.elements) == 62
+    assert all(len(table.phases[e]) == 1 for e in table.elements)
+    assert (table.scheme, table.surrogate) == ("c2db-pbe", False)
+    assert sum(len(table.phases[name]) for name in table.phases) == sum(table.header["counts"].values())
+
+
+def test_a_stable_layer_is_part_of_the_hull() -> None:
+    # 1H-MoS2 lies on C2DB's hull; without interlayer dispersion (PBE) a layer costs as much as its bulk
+    table = ReferenceTable.load()
+    hull = energy_above_hull({"Mo": 1, "S": 2}, 0.0, table.entries(["Mo", "S"]))
+    assert {label.split()[-1] for label in hull.decomposition} <= {"Mo1S2"}
+
+
+def test_labels_of_decompositions_tell_phases_apart() -> None:
+    table = ReferenceTable.load()
+    for name in table.phases:
+        labels = [f"{p.name} {p.formula}" for p in table.phases[name]]
+        assert len(set(labels)) == len(labels)
+
+
+def test_a_table_of_another_scheme_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "old.csv.gz"
+    write_table([("mp-1", "Mo1", -10.8, "element")], {"scheme": "chgnet-0.3.0", "surrogate": True}, path)
+    with pytest.raises(ReferenceDataError, match="scheme chgnet-0.3.0, those of c2db-pbe are needed; make it again"):
+        ReferenceTable.load(path)
+
+
+@pytest.mark.parametrize("row", [("mp-1", "Mo1", "x", "bulk"), ("mp-1", "Mo1", "-1.0", "gas"), ("mp-1", "Mo1", "-1.0")])
+def test_a_broken_row_is_refused_when_the_table_is_read(tmp_path: Path, row: tuple[str, ...]) -> None:
+    path = tmp_path / "table.csv.gz"
+    lines = ['# {"scheme": "c2db-pbe", "surrogate": false}', "source_id,formula,energy_per_atom,kind", ",".join(row)]
+    path.write_bytes(gzip.compress("\n".join(lines).encode()))
+    with pytest.raises(ReferenceDataError, match="is not a reference table"):
+        ReferenceTable.load(path)
+
+
+def test_the_same_rows_are_the_same_bytes(tmp_path: Path) -> None:
+    rows = [("mp-2", "S1", -4.1, "element"), ("mp-1", "Mo1", -10.8, "element"), ("mp", "Mo1S2", -7.2, "bulk")]
+    header = {"scheme": "c2db-pbe", "surrogate": False}
+    write_table(rows, header, tmp_path / "a.csv.gz")
+    write_table(rows[::-1], header, tmp_path / "b.csv.gz")
+    assert (tmp_path / "a.csv.gz").read_bytes() == (tmp_path / "b.csv.gz").read_bytes()
+    table = ReferenceTable.load(tmp_path / "a.csv.gz")
+    assert [p.formula for p in table.entries(["S", "Mo"])] == ["Mo1", "S1", "Mo1S2"]
+    assert table.entries(["Mo"])[0].energy_per_atom == -10.8
+
+
+@pytest.mark.slow
+def test_the_packaged_table_is_what_the_data_give(shared_data: Path) -> None:
+    layers = c2db_layers(shared_data)
+    mu, _ = chemical_potentials(
+        [one.fractions for one in layers], [one.energy_per_atom - one.formation_energy_per_atom for one in layers]
+    )
+    phases = PhaseSet(published_phases(shared_data, set(mu)))
+    energies = convert(phases, hull_energies(layers))
+    made = {(i, f): e for i, f, e, _ in table_rows(shared_data, layers, mu, phases, energies)}
+    table = ReferenceTable.load()
+    held = {(p.name, p.formula): p.energy_per_atom for name in table.phases for p in table.phases[name]}
+    # linear algebra differs in its last digits between machines, and a phase may lie at the edge of the window
+    assert len(made.keys() ^ held.keys()) <= 5, PACKAGED
+    assert max(abs(made[k] - held[k]) for k in made.keys() & held.keys()) < 1e-4
+
+    # placed on this hull, C2DB's layers lie where C2DB says: within 0.01 eV/atom on average, as the fit has seen them
+    systems: dict[str, PhaseSystem] = {}
+    off = []
+    for one in layers:
+        if one.system not in systems:
+            systems[one.system] = PhaseSystem(list(one.fractions), table.entries(list(one.fractions)))
+        system = systems[one.system]
+        itself = [i for i, p in enumerate(system.phases) if p.name == one.id]
+        off.append(system.place(one.fractions, one.energy_per_atom, itself).e_above_hull - one.e_hull)
+    assert np.abs(off).mean() < 0.01

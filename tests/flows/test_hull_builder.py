@@ -18,13 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymatgen.core import Composition
 
-from scdm_flows.thermo.hull import Phase
 from scdm_flows.builders import CandidateBuilder, HullBuilder
 from scdm_flows.documents import CandidateDoc, StageRecord
-from scdm_flows.thermo.table import ReferenceTable
 from scdm_flows.settings import ScdmSettings
 from scdm_flows.stores import Database, EmbeddedServer, connect, memory_database
 from scdm_flows.stores.process import free_port
+from scdm_flows.thermo.hull import Phase
+from scdm_flows.thermo.table import ReferenceTable
 
 SCHEME = "test-dft"
 # elements at 0 and two compounds
@@ -32,7 +32,7 @@ ABCD = {e: (Phase(f"ref-{e}", {e: 1.0}, 0.0, e),) for e in ("Mo", "S", "W", "Se"
     "Mo-S": (Phase("ref-MoS", {"Mo": 0.5, "S": 0.5}, -1.0, "Mo1S1"),),
     "S-W": (Phase("ref-WS", {"W": 0.5, "S": 0.5}, -0.9, "W1S1"),),
 }
-WIDE = ReferenceTable(SCHEME, False, "w" * 64, {}, ABCD, {})
+WIDE = ReferenceTable(SCHEME, False, "w" * 64, {}, ABCD)
 FORMULAS = ["MoS2", "MoS", "WS2", "MoWS4", "MoSSe", "MoWS2Se2", "SSe", "MoSe2"]
 
 
@@ -190,7 +190,7 @@ def test_another_basis_computes_every_hull_again() -> None:
     hulls.put("a", "MoS2", -0.5)
     hulls.build()
     shifted = ABCD | {"Mo-S": (Phase("ref-MoS", {"Mo": 0.5, "S": 0.5}, -2.0, "Mo1S1"),)}
-    builder = HullBuilder(hulls.database, ReferenceTable(SCHEME, False, "x" * 64, {}, shifted, {}))
+    builder = HullBuilder(hulls.database, ReferenceTable(SCHEME, False, "x" * 64, {}, shifted))
     builder.run()
     assert builder.written == 2
     (found,) = hulls.values()["candidates"].values()

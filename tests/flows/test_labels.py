@@ -1,29 +1,46 @@
-"""Labels of stability: C2DB's own energy where there is one, the calibrated surrogate's elsewhere, None without either."""
+"""Labels of stability: C2DB's own energy where there is one, a predicted one elsewhere, None where nobody knows."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from scdm_flows.calibration.model import LayerShape, calibrate
-from scdm_flows.thermo.hull import energy_above_hull
+import pytest
+from pymatgen.core import Structure
+
 from scdm_flows.calibration.labels import stability_labels
+from scdm_flows.calibration.model import PredictedEnergy
+from scdm_flows.thermo.hull import Phase
 from scdm_flows.thermo.table import ReferenceTable
 from scdm_models.datasets.records import CuratedLayer
 from scdm_models.encoding import LayerCrystal, Site
 
 MOS2 = LayerCrystal(78, (3.18, 3.18, 120.0), (Site(42, "a", (0.0, 0.0, 0.0)), Site(16, "e", (1 / 3, 2 / 3, 1.56))))
 
+# the elements at -10 and -4 eV/atom, bulk MoS2 1 eV/atom below what they cost at its composition, -6
+REFERENCES = ReferenceTable(
+    scheme="by-hand",
+    surrogate=False,
+    sha256="0" * 64,
+    header={},
+    phases={
+        "Mo": (Phase.from_formula("mo", "Mo1", -10.0),),
+        "S": (Phase.from_formula("s", "S1", -4.0),),
+        "Mo-S": (Phase.from_formula("bulk", "Mo1S2", -7.0),),
+    },
+)
+
 
 def test_labels_name_their_source() -> None:
-    table = ReferenceTable.load()
-    phase = next(phase for phase in table.layers["Mo-S"] if phase.name.startswith("2dmp-"))
     layer = CuratedLayer("c2db-1", "C2DB", (), MOS2, 0.1, 0.0, 78, 78, 187, properties={"e_hull": 0.07})
-    labels, counts = stability_labels(
-        [layer, replace(layer, id=phase.name, properties={}), replace(layer, properties={})], table
-    )
-    hull = energy_above_hull(phase.fractions, phase.energy_per_atom, table.entries(["Mo", "S"]))
-    surrogate = calibrate(
-        phase.fractions, hull.e_above_hull, hull.formation_energy_per_atom, LayerShape.of(layer.structure)
-    ).e_above_hull
-    assert labels == [0.07, surrogate, None]
-    assert counts == {"dft": 1, "surrogate": 1, "none": 1}
+    unknown = replace(layer, properties={})
+
+    def predict(structures: Sequence[Structure]) -> list[PredictedEnergy | str]:
+        assert len(structures) == 3  # only those without a label
+        good = PredictedEnergy(-0.9, 0.05, 0.1, False, "by-hand")
+        return [good, replace(good, extrapolated=True), "isolated atom"]
+
+    labels, counts = stability_labels([layer, unknown, unknown, unknown], REFERENCES, predict)
+    # the hull of MoS2 lies 1 eV/atom below the elements there, the prediction 0.9
+    assert labels == [0.07, pytest.approx(0.1), None, None]
+    assert counts == {"dft": 1, "surrogate": 1, "none": 2}

@@ -38,10 +38,11 @@ def _document(number: int, formula: str, counts: dict[str, int], **fields: Any) 
     return CandidateDoc(candidate_id=f"c-{number}", formula=formula, **{**known, **sizes, **fields}).model_dump()
 
 
+PREDICTED = {"surrogate": True, "energy_scheme": "c2db-pbe", "energy_model": "chgnet-2d+sevennet-l3i5-1a2b3c4d"}
 DOCUMENTS = [
-    _document(0, "MoS2", {"Mo": 1, "S": 2}, e_above_hull=0.0, surrogate=True, energy_scheme="chgnet-0.3.0"),
+    _document(0, "MoS2", {"Mo": 1, "S": 2}, e_above_hull=0.0, **PREDICTED),
     _document(1, "MoS2", {"Mo": 2, "S": 4}, e_above_hull=0.2, surrogate=False, energy_scheme="vasp-pbe"),
-    _document(2, "MoSSe", {"Mo": 1, "S": 1, "Se": 1}, generator="files"),
+    _document(2, "MoSSe", {"Mo": 1, "S": 1, "Se": 1}, generator="files", energy_scheme="chgnet-0.3.0"),
     _document(3, "C", {"C": 2}, e_above_hull=0.1, layer_group=80),
     _document(4, "CH", {"C": 2, "H": 2}),
     _document(5, "O2", {"O": 2}),  # pymatgen's reduced formula of oxygen, OPTIMADE's is O
@@ -105,7 +106,11 @@ def _chosen(text: str) -> set[int]:
         ('immutable_id="x" OR NOT immutable_id="x"', set()),
         ("_exmpl_something > 3", set()),  # of another provider: unknown
         ("NOT _exmpl_something > 3", set()),
-        ('references.id HAS "chgnet"', {0}),
+        # a force field's own energies, and those that an energy model predicts from two
+        ('references.id HAS "chgnet"', {0, 2}),
+        ('references.id HAS "sevennet"', {0}),
+        ('_scdm_energy_model STARTS WITH "chgnet-2d"', {0}),
+        ("_scdm_extrapolated IS UNKNOWN", {0, 1, 2, 3, 4, 5}),
         ('references.id HAS ONLY "scdm"', {1, 3, 4, 5}),
         ('last_modified>="2023-11-14T22:13:24Z"', {4, 5}),
         ('last_modified<"2023-11-14T23:13:21+01:00"', {0}),

@@ -29,6 +29,7 @@ from scdm_flows.engines.phonons import phonons_together
 from scdm_flows.engines.relaxation import RelaxSettings, relax_together
 from scdm_flows.errors import EngineError, StructureError
 
+CHGNET = ForceFieldEngineConfig(force_field="CHGNet")
 A = 3.8  # angstrom, of the model honeycomb
 HEXAGONAL, SQUARE = Lattice.hexagonal(A, 20), Lattice.tetragonal(A, 20)
 
@@ -251,10 +252,10 @@ LAYERS = {
 @pytest.fixture(scope="module")
 def computed() -> dict[str, tuple[Structure, PhononDoc]]:
     """Relaxed layers and their phonons with CHGNet, all in one batch with a broken one."""
-    relaxed = relax_together(list(LAYERS.values()), RelaxSettings(0.01, 200))
+    relaxed = relax_together(list(LAYERS.values()), RelaxSettings(0.01, 200, force_field="CHGNet"))
     apart = Structure(Lattice.hexagonal(12, 20), ["Ar"], [[0, 0, 0.5]])  # an atom without neighbours
     layers = [(name, r.structure) for name, r in zip(LAYERS, relaxed, strict=True)]
-    *found, broken = phonons_together([*layers, ("apart", apart)], ForceFieldEngineConfig(), "t")
+    *found, broken = phonons_together([*layers, ("apart", apart)], CHGNET, "t")
     assert isinstance(broken, str)  # says why, and stops none of the others
     return {name: (structure, doc) for (name, structure), doc in zip(layers, found, strict=True)}
 
@@ -285,20 +286,20 @@ def test_following_the_mode_of_1t_mos2_ends_in_its_stable_distortion(
     assert np.sort(np.abs(mode.q)) == pytest.approx([0, 0, 0.5])
     assert round(np.linalg.det(mode.supercell)) == 2
     distorted = follow(layer, mode, 0.3)
-    before, *after = relax_together([layer, *distorted], RelaxSettings(0.01, 200))
+    before, *after = relax_together([layer, *distorted], RelaxSettings(0.01, 200, force_field="CHGNet"))
     best = min(after, key=lambda r: float(r.energy_per_atom or 0))
     assert best.structure is not None
     assert best.energy_per_atom is not None
     assert before.energy_per_atom is not None
     assert best.energy_per_atom < before.energy_per_atom - 0.02  # eV/atom, surrogate
-    (relaxed,) = phonons_together([("1T'", best.structure)], ForceFieldEngineConfig(), "t")
+    (relaxed,) = phonons_together([("1T'", best.structure)], CHGNET, "t")
     assert isinstance(relaxed, PhononDoc)
     assert relaxed.dynamically_stable, relaxed.reason
 
 
 def test_together_as_one_by_one(computed: dict[str, tuple[Structure, PhononDoc]]) -> None:
     structure, together = computed["1H-MoS2"]
-    (alone,) = phonons_together([("1H-MoS2", structure)], ForceFieldEngineConfig(), "t")
+    (alone,) = phonons_together([("1H-MoS2", structure)], CHGNET, "t")
     assert isinstance(alone, PhononDoc)
     assert np.array(alone.frequencies_thz) == pytest.approx(np.array(together.frequencies_thz), abs=0.01)
 

@@ -15,15 +15,17 @@ from pymatgen.core import Lattice, Structure
 
 from scdm_flows.analysis.gate import rmsd
 from scdm_flows.config import ForceFieldEngineConfig
-from scdm_flows.engines import relaxation
 from scdm_flows.engines.bfgs import CholeskyBFGS
-from scdm_flows.engines.chgnet import CALCULATOR, IN_PLANE, chgnet, energies_forces_stresses
 from scdm_flows.engines.forcefield import ForceFieldEngine
-from scdm_flows.engines.relaxation import RelaxSettings, relax_together
+from scdm_flows.engines.forcefields import force_field
+from scdm_flows.engines.relaxation import IN_PLANE, RelaxSettings, relax_together
 from scdm_flows.execution import hushed, run_job
 from scdm_flows.stores import memory_database
 from scdm_models.encoding import LayerCrystal, Site, decode
+from scdm_models.forcefield.network import load
 from scdm_models.symmetry.detect import detect_layer_group
+
+CHGNET = "CHGNet"  # as shipped
 
 
 def layers() -> dict[str, Structure]:
@@ -44,10 +46,11 @@ def test_one_backward_pass_gives_what_the_force_field_gives() -> None:
     from ase.units import GPa
 
     structures = list(layers().values())
-    convert = chgnet().graph_converter
-    ours = energies_forces_stresses([convert(s) for s in structures])
-    theirs = chgnet().predict_structure(structures, task="efs")
-    for (energy, forces, stress), p, s in zip(ours, theirs, structures, strict=True):
+    ours = force_field(CHGNET).evaluate(structures)
+    theirs = load(CHGNET).predict_structure(structures, task="efs")
+    for answer, p, s in zip(ours, theirs, structures, strict=True):
+        assert not isinstance(answer, str)
+        energy, forces, stress = answer
         assert energy / len(s) == pytest.approx(float(p["e"]), abs=1e-5)
         assert np.allclose(forces, p["f"], atol=1e-4)
         assert np.allclose(stress, p["s"] * GPa, atol=1e-5)
@@ -59,8 +62,9 @@ def test_it_ends_where_atomate2s_relaxation_ends(tmp_path: Path, monkeypatch: py
 
     monkeypatch.chdir(tmp_path)
     structures = layers()
-    together = dict(zip(structures, relax_together(list(structures.values()), RelaxSettings(0.01, 300)), strict=True))
-    calculator = CHGNetCalculator(chgnet(), use_device="cpu", on_isolated_atoms=CALCULATOR["on_isolated_atoms"])
+    how = RelaxSettings(0.01, 300, force_field=CHGNET)
+    together = dict(zip(structures, relax_together(list(structures.values()), how), strict=True))
+    calculator = CHGNetCalculator(load(CHGNET), use_device="cpu", on_isolated_atoms="error")
     for name, structure in structures.items():
         relaxer = AseRelaxer(calculator, optimizer="FIRE")  # the optimiser and filter of ForceFieldRelaxMaker
         one = relaxer.relax(
@@ -81,9 +85,9 @@ def test_it_ends_where_atomate2s_relaxation_ends(tmp_path: Path, monkeypatch: py
 def test_one_bad_structure_stops_none_of_the_others() -> None:
     good = layers()["1H-MoS2"]
     lonely = Structure(Lattice.from_parameters(30, 30, 30, 90, 90, 120), ["Ne"], [[0, 0, 0.5]])  # no neighbour within 6
-    alone = relax_together([good], RelaxSettings(0.02, 100))[0]
-    first, bad, last = relax_together([good, lonely, good], RelaxSettings(0.02, 100))
-    (short,) = relax_together([good], RelaxSettings(1e-6, 2))
+    alone = relax_together([good], RelaxSettings(0.02, 100, force_field=CHGNET))[0]
+    first, bad, last = relax_together([good, lonely, good], RelaxSettings(0.02, 100, force_field=CHGNET))
+    (short,) = relax_together([good], RelaxSettings(1e-6, 2, force_field=CHGNET))
     assert bad.structure is None
     assert bad.error is not None
     assert "isolated" in bad.error
@@ -94,7 +98,7 @@ def test_one_bad_structure_stops_none_of_the_others() -> None:
 
 def test_jobs_take_what_was_relaxed_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    engine = ForceFieldEngine(ForceFieldEngineConfig(fmax_ev_per_angstrom=0.05))
+    engine = ForceFieldEngine(ForceFieldEngineConfig(force_field=CHGNET, fmax_ev_per_angstrom=0.05))
     structures = list(layers().values())
     store = memory_database().job_store
 
@@ -104,10 +108,9 @@ def test_jobs_take_what_was_relaxed_ahead(tmp_path: Path, monkeypatch: pytest.Mo
         return store.docs_store.query_one({}, sort={"metadata.completed_at": -1})
 
     asked: list[int] = []
-    real = relaxation.energies_forces_stresses
-    monkeypatch.setattr(
-        relaxation, "energies_forces_stresses", lambda graphs: asked.append(len(graphs)) or real(graphs)
-    )
+    model = force_field(CHGNET)
+    real = model.evaluate
+    monkeypatch.setattr(model, "evaluate", lambda given: asked.append(len(given)) or real(given))
     ahead = {}
     for place in engine.relax_ahead(structures):
         before = len(asked)
@@ -130,7 +133,10 @@ def test_symmetry_is_kept_where_it_is_asked_for() -> None:
     layer = layers()["1T-HfS2"]
     assert detect_layer_group(layer, 1e-4) == 72
     layer.perturb(0.002)
-    kept, free = (relax_together([layer], RelaxSettings(0.02, 100, fix_symmetry=fix))[0] for fix in (True, False))
+    kept, free = (
+        relax_together([layer], RelaxSettings(0.02, 100, fix_symmetry=fix, force_field=CHGNET))[0]
+        for fix in (True, False)
+    )
     assert kept.structure is not None
     assert free.structure is not None
     # at a tolerance far below the displacement: one is exact, the other has kept some of its disorder
@@ -143,7 +149,7 @@ def test_symmetry_is_kept_where_it_is_asked_for() -> None:
 def test_an_element_that_the_force_field_lacks_fails_alone() -> None:
     good, odd = layers()["1H-MoS2"], layers()["1H-MoS2"]
     odd.replace_species({"Mo": "Rf"})  # CHGNet ends at plutonium
-    bad, fine = relax_together([odd, good], RelaxSettings(0.1, 50))
+    bad, fine = relax_together([odd, good], RelaxSettings(0.1, 50, force_field=CHGNET))
     assert fine.converged
     assert bad.error is not None
 

@@ -9,13 +9,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from conftest import CampaignDocuments, mx2
+from conftest import ENERGY_MODEL, CampaignDocuments, mx2
 from pymatgen.core import Structure
 
 from scdm_flows.cli.report import write_figures
 from scdm_flows.documents import CampaignState, Funnel
 from scdm_flows.errors import CampaignError
 from scdm_flows.report import content, crystals, figures, paper_figures, render, render_documents
+from scdm_flows.report.cards import energy_model_card
 from scdm_flows.report.figures import svg
 from scdm_flows.stores import memory_database
 
@@ -51,7 +52,8 @@ class Page(HTMLParser):
 def page_of(documents: CampaignDocuments, top: int = 12, **changes: object) -> str:
     d = documents
     campaign = d.campaign.model_copy(update=changes)
-    return render_documents(campaign, d.candidates, d.phonons, d.failures, top=top, written=NOON)
+    more = {"energy_model": ENERGY_MODEL, "top": top, "written": NOON}
+    return render_documents(campaign, d.candidates, d.phonons, d.failures, **more)
 
 
 @pytest.fixture(scope="module")
@@ -108,16 +110,9 @@ def test_page_says_that_draws_were_passed_over_where_they_were(
 
 
 def test_bins_hold_each_relaxed_candidate_once(campaign_documents: CampaignDocuments) -> None:
-    bins = {b.label: (b.calibrated, b.raw) for b in content.hull_bins(campaign_documents.candidates)}
-    # calibrated 0.01, 0.08, 0.15, 0.75; raw 0.3 lower: -0.29, -0.22, -0.15, 0.45
-    assert bins == {
-        "≤ 0": (0, 3),
-        "0–0.05": (1, 0),
-        "0.05–0.1": (1, 0),
-        "0.1–0.2": (1, 0),
-        "0.2–0.6": (0, 1),
-        "> 0.6": (1, 0),
-    }
+    bins = {b.label: b.count for b in content.hull_bins(campaign_documents.candidates)}
+    # 0.01, 0.08, 0.15, 0.75
+    assert bins == {"≤ 0": 0, "0–0.05": 1, "0.05–0.1": 1, "0.1–0.2": 1, "0.2–0.6": 0, "> 0.6": 1}
 
 
 @pytest.mark.parametrize(
@@ -126,21 +121,25 @@ def test_bins_hold_each_relaxed_candidate_once(campaign_documents: CampaignDocum
 )
 def test_a_bin_includes_its_upper_edge(value: float, label: str, campaign_documents: CampaignDocuments) -> None:
     one = campaign_documents.candidates[0].model_copy(update={"e_above_hull": value})
-    assert [b.label for b in content.hull_bins([one]) if b.calibrated] == [label]
+    assert [b.label for b in content.hull_bins([one]) if b.count] == [label]
 
 
 def test_duplicates_do_not_count_in_the_histogram(campaign_documents: CampaignDocuments) -> None:
     twin = campaign_documents.candidates[0].model_copy(update={"duplicate_of": "demo-000000000001"})
-    assert sum(b.calibrated for b in content.hull_bins([twin])) == 0
+    assert sum(b.count for b in content.hull_bins([twin])) == 0
 
 
 def test_page_says_that_energies_are_surrogate(html: str, campaign_documents: CampaignDocuments) -> None:
     text = Page(html).text
     assert "These are surrogate energies." in text
-    assert "chgnet-0.3.0 (surrogate)" in text
-    real = [
-        c.model_copy(update={"surrogate": False, "energy_scheme": "vasp-pbe"}) for c in campaign_documents.candidates
-    ]
+    assert "c2db-pbe (surrogate)" in text
+    # how good the energies are, as the energy model says
+    assert "from what SevenNet-l3i5 and CHGNet-2D see of a layer relaxed with CHGNet-2D" in text
+    assert "the mean error of E hull is 0.037 eV/atom (0.035 to 0.039)" in re.sub(r"\s+", " ", text)
+    assert "90 % of these layers" in text
+    assert "fitted on 4000 layers of C2DB" in text
+    dft = {"surrogate": False, "energy_scheme": "vasp-pbe", "energy_model": None, "extrapolated": None}
+    real = [c.model_copy(update=dft) for c in campaign_documents.candidates]
     other = Page(render_documents(campaign_documents.campaign, real, {}, top=1, written=NOON)).text
     assert "surrogate" not in other.lower()
     assert "vasp-pbe" in other
@@ -154,8 +153,39 @@ def test_best_candidates_have_pictures_bands_and_values(html: str) -> None:
     assert "phonons unknown" in cards[1]
     assert "phonon-unstable" in cards[2]
     assert "<strong>0.010</strong> ± 0.10 eV/atom" in re.sub(r"\s+", " ", cards[0])
-    assert "(raw −0.290)" in cards[0]
     assert "MoS<sub>2</sub>" in cards[0]
+
+
+def test_extrapolated_energies_are_marked_and_the_mark_is_explained(
+    html: str, campaign_documents: CampaignDocuments
+) -> None:
+    mark = '<abbr title="outside what the energy model has learned from: its error may be larger than said">?</abbr>'
+    cards = re.findall(r"<article class=\"card\">(.*?)</article>", html, re.DOTALL)
+    assert [mark in card for card in cards] == [False, True, False]
+    assert "Its energy is extrapolated" in cards[1]
+    rows = {c.candidate_id: False for c in campaign_documents.candidates[:3]}
+    for row in re.findall(r"<tr>.*?</tr>", html):
+        rows |= {name: mark in row for name in rows if name in row}
+    assert list(rows.values()) == [False, False, True]
+    inside = [c.model_copy(update={"extrapolated": False}) for c in campaign_documents.candidates]
+    assert mark not in render_documents(campaign_documents.campaign, inside, {}, written=NOON)
+
+
+def test_another_energy_model_than_the_packaged_one_is_named_without_its_numbers(
+    campaign_documents: CampaignDocuments,
+) -> None:
+    others = [c.model_copy(update={"energy_model": "chgnet-0badcafe"}) for c in campaign_documents.candidates]
+    text = Page(render_documents(campaign_documents.campaign, others, {}, written=NOON)).text
+    assert "chgnet-0badcafe" in text
+    assert "mean error" not in text
+    assert energy_model_card(c.model_copy(update={"energy_model": None}) for c in others) is None
+
+
+@pytest.mark.usefixtures("packaged_energy_model")
+def test_the_card_of_the_energy_model_is_told_only_of_its_own_energies(campaign_documents: CampaignDocuments) -> None:
+    assert energy_model_card(campaign_documents.candidates) == ENERGY_MODEL
+    others = [c.model_copy(update={"energy_model": "chgnet-0badcafe"}) for c in campaign_documents.candidates]
+    assert energy_model_card(others) is None
 
 
 def test_top_limits_the_cards_not_the_ranking(campaign_documents: CampaignDocuments) -> None:
@@ -200,6 +230,7 @@ def test_a_campaign_without_results_has_a_report(campaign_documents: CampaignDoc
     assert "The campaign is not finished" in text
 
 
+@pytest.mark.usefixtures("packaged_energy_model")
 def test_render_takes_the_campaign_from_the_database(campaign_documents: CampaignDocuments) -> None:
     database = memory_database()
     campaign_documents.store(database)
@@ -218,7 +249,7 @@ def test_render_takes_the_campaign_from_the_database(campaign_documents: Campaig
     [
         ("e_above_hull", -0.09, -0.11, "below the hull of all known phases"),
         ("e_above_hull_error", 0.24, 0.26, "Expected error"),
-        ("e_above_hull_raw", -0.7, -0.9, "The calibration moved E_hull"),
+        ("extrapolated", False, True, "Its energy is extrapolated"),
         ("rmsd_to_relaxed_angstrom", 0.49, 0.51, "another structure"),
     ],
 )

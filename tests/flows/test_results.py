@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import click
 import pytest
 from click.testing import CliRunner
-from conftest import CampaignDocuments, _bands, _candidate, _energies, mx2
+from conftest import ENERGY_MODEL, CampaignDocuments, _bands, _candidate, _energies, mx2
 
 from scdm_flows.cli.report import report as command
 from scdm_flows.cli.report import write_results
@@ -77,8 +77,8 @@ def _study(candidates: list[CandidateDoc], phonons: dict[str, Any], **more: Any)
     campaign = CampaignDoc(
         name="demo", state=CampaignState.COMPLETED, config=CONFIG, config_hash="ab" * 32, funnel=counted
     )
-    raw = {step: getattr(counted, step) for step in recount.RAW_STEPS}
-    return Study(campaign, candidates, phonons, raw, **more)
+    jobs = {step: getattr(counted, step) for step in recount.JOB_STEPS}
+    return Study(campaign, candidates, phonons, jobs, **more)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_a_recount_by_generator_adds_up_to_the_total(study: Study) -> None:
         "pending": 1,
     }
     assert (scdm.below[0.6], scdm.new_below[0.6], scdm.below[0.0], scdm.new_stable) == (2, 1, 1, 1)
-    assert (unscdm.funnel.in_window, unscdm.below[0.6], unscdm.raw_below[0.6]) == (0, 0, 1)  # raw: 0.45
+    assert (unscdm.funnel.in_window, unscdm.below[0.6]) == (0, 0)  # 0.75
     assert (scdm.copies_of_other_generators, unscdm.copies_of_other_generators) == (0, 1)
     for step in Funnel.model_fields:
         parts = sum(getattr(c.funnel, step) for c in study.counts.values())
@@ -124,7 +124,7 @@ def test_the_page_sets_the_papers_numbers_beside(page: Page) -> None:
         *("1,376 (68.8 %)", "3 (75.0 %)"),
         *("764 (38.2 %)", "1 (50.0 %)"),
     ]
-    assert row(page.text, "**surrogate E_hull, calibrated ≤ 0.6**")[1:] == [
+    assert row(page.text, "**surrogate E_hull ≤ 0.6**")[1:] == [
         *("1,145 (28.6 %)", "2 (33.3 %)"),
         *("843 (42.2 %)", "2 (50.0 %)"),
         *("302 (15.1 %)", "0 (0.0 %)"),
@@ -139,10 +139,10 @@ def test_a_candidate_without_an_end_state_is_counted_and_named(study: Study, pag
     assert row(page.text, "samples with an end state")[-1] == "**5 of 6**"
 
 
-@pytest.mark.parametrize("step", recount.RAW_STEPS)
+@pytest.mark.parametrize("step", recount.JOB_STEPS)
 def test_counts_that_differ_are_said_to_differ(study: Study, page: Page, step: str) -> None:
     assert "**They agree.**" in page.text
-    other = Study(study.campaign, study.candidates, study.phonons, {**study.raw, step: 99})
+    other = Study(study.campaign, study.candidates, study.phonons, {**study.jobs, step: 99})
     assert "**They do not agree.**" in render(other).text
 
 
@@ -175,22 +175,25 @@ def test_what_was_not_measured_is_said(page: Page) -> None:
 
 
 def test_errors_of_the_surrogate_come_from_the_files(study: Study) -> None:
-    header = {
-        **json.loads(json.dumps(_header())),
-        "n": 1234,
-        "raw": {**_header()["raw"], "mae": 0.111},
-    }
+    energies = {**ENERGY_MODEL, "n": 1234, "e_above_hull": {**ENERGY_MODEL["e_above_hull"], "mae": 0.111}}
     way = card(PHONONS)["ways"]["bands"]["all"]  # type: ignore[index]
-    text = render(_study(study.candidates, study.phonons, calibration=header, accuracy=card(PHONONS))).text
+    text = render(_study(study.candidates, study.phonons, energy_model=energies, accuracy=card(PHONONS))).text
     assert "on 1,234 layers" in text
-    assert row(text, "mean absolute error")[1] == "0.111"
+    assert row(text, "E_hull |")[1:] == ["0.111", "0.035 to 0.039", "0.022", "0.003", "0.951"]
+    assert row(text, "energy of the hull")[1:] == ["0.018", "0.016 to 0.019", "0.008", "−0.002", "–"]
+    assert row(text, "the farthest")[1:] == ["± 0.12 (median)", "89.0 %"]
+    assert "1,500 layers (2DMatPedia, chemical systems that C2DB has not): mean absolute error 0.062" in text
     assert row(text, "C2DB: stable")[1:] == [str(way["stable_said_stable"]), str(way["stable_said_unstable"])]
 
 
-def _header() -> dict[str, Any]:
-    from scdm_flows.calibration.model import load_calibration
-
-    return load_calibration().header
+def test_extrapolated_energies_are_marked(study: Study, page: Page) -> None:
+    assert "**?** marks" not in page.text
+    first = study.candidates[0].model_copy(update={"extrapolated": True})
+    marked = _study([first, *study.candidates[1:]], study.phonons)
+    text = render(marked).text
+    assert "**?** marks energies outside what the energy model has learned from" in text
+    assert row(text, "(a) MoS")[3] == "−0.020 ± 0.10 ?"
+    assert "Not measured here: the energies are not those of the packaged energy model" in text
 
 
 def _prototype(name: str, index: int, e_above_hull: float, stable: bool | None, **more: Any) -> CandidateDoc:
@@ -271,7 +274,7 @@ def test_words_of_numbers() -> None:
     assert table(["a", "b"], [["x|y", "1"]]).splitlines()[1:] == ["| --- | ---: |", "| x\\|y | 1 |"]
 
 
-def test_raw_outputs_are_counted_without_repeats() -> None:
+def test_outputs_of_jobs_are_counted_without_repeats() -> None:
     database = memory_database()
     samples = [{"candidate_id": f"c{k}"} for k in range(3)]
     docs = [_output("s", "screen", None, {"candidates": samples}, shard=0)]
@@ -285,7 +288,7 @@ def test_raw_outputs_are_counted_without_repeats() -> None:
     ]
     database.job_store.docs_store.update(docs)
     database.candidates.update([{"candidate_id": "c1", "campaign": "demo", "duplicate_of": "c0"}])
-    assert recount.raw_counts(database, "demo") == {
+    assert recount.job_counts(database, "demo") == {
         "generated": 4,
         "in_window": 1,
         "phonon_done": 2,
@@ -298,6 +301,7 @@ def _output(uuid: str, stage: str, candidate: str | None, output: dict[str, Any]
     return {"uuid": uuid, "index": 1, "metadata": metadata, "output": output}
 
 
+@pytest.mark.usefixtures("packaged_energy_model")
 def test_the_command_writes_the_page_and_its_figures(
     database: Database, campaign_documents: CampaignDocuments, tmp_path: Path
 ) -> None:

@@ -42,7 +42,6 @@ def candidate(generator: str, index: int, **fields: object) -> CandidateDoc:
         "one_layer": True,
         "novel": True,
         "e_above_hull": 0.3,
-        "e_above_hull_raw": 0.1,
         "surrogate": True,
         **fields,
     }
@@ -54,24 +53,20 @@ def test_counts_by_generator_are_those_by_hand() -> None:
     found = [
         candidate("scdm", 0, dynamically_stable=True),
         candidate("scdm", 1, novel=False, e_above_hull=-0.01),
-        # outside: 0.61 calibrated, though 0.5 raw
+        # outside
         candidate(
             "scdm",
             2,
             e_above_hull=0.61,
-            e_above_hull_raw=0.5,
             stages={"screen": PASSED, "relax": PASSED, "static": PASSED, "gate": rejected},
         ),
-        candidate(
-            "unscdm", 3, duplicate_of="scdm-0", e_above_hull=None, e_above_hull_raw=None, stages={"screen": rejected}
-        ),
+        candidate("unscdm", 3, duplicate_of="scdm-0", e_above_hull=None, stages={"screen": rejected}),
         candidate("unscdm", 4, dynamically_stable=False, e_above_hull=0.6),  # the edge belongs to the window
         candidate(
             "unscdm",
             5,
             state=CandidateState.PENDING,
             e_above_hull=None,
-            e_above_hull_raw=None,
             stages={"screen": PASSED},
         ),
     ]
@@ -79,7 +74,7 @@ def test_counts_by_generator_are_those_by_hand() -> None:
     assert list(counts) == ["scdm", "unscdm"]
     scdm, unscdm = counts["scdm"], counts["unscdm"]
     assert (scdm.funnel.generated, scdm.funnel.unique, scdm.funnel.novel, scdm.funnel.in_window) == (3, 3, 2, 2)
-    assert (scdm.below[0.6], scdm.new_below[0.6], scdm.raw_below[0.6], scdm.below[0.0]) == (2, 1, 3, 1)
+    assert (scdm.below[0.6], scdm.new_below[0.6], scdm.below[0.0]) == (2, 1, 1)
     assert (scdm.new_in_window, scdm.new_stable) == (1, 1)
     assert (unscdm.funnel.generated, unscdm.funnel.unique, unscdm.funnel.in_window) == (3, 2, 1)
     assert (unscdm.below[0.6], unscdm.copies_of_other_generators, unscdm.funnel.pending) == (1, 1, 1)

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("quiet_place")
 
 
 def campaign(folder: Path, best: int | None, **rules: Any) -> CampaignConfig:
-    """1H- and 1T-MoS2 and a strained 1T-MoSSe; a raw window so wide that all gates open to phonons."""
+    """1H- and 1T-MoS2 and a strained 1T-MoSSe; a window so wide that all gates open to phonons."""
     folder.mkdir(exist_ok=True)
     janus = mx2("1T", a=3.25)
     janus.replace(2, "Se")

@@ -54,7 +54,9 @@ def layers(n: int = N) -> list[CandidateDoc]:
                 "relaxed_structure": structure.copy().scale_lattice(structure.volume * 1.1).as_dict(),
                 "state": "completed",
                 "surrogate": True,
-                "energy_scheme": "chgnet-0.3.0",
+                "energy_scheme": "c2db-pbe",
+                "energy_model": "chgnet-2d+sevennet-l3i5-1a2b3c4d",
+                "extrapolated": number % 4 == 0,
                 "e_above_hull": draw.random() / 2,
                 "rank": number,
                 "score": 1 - number / n,
@@ -218,7 +220,8 @@ def test_a_candidate_by_its_id(structures: str) -> None:
     assert attributes["_scdm_surrogate"] is True
     assert (attributes["dimension_types"], attributes["nperiodic_dimensions"]) == ([1, 1, 0], 2)
     assert attributes["species_at_sites"] == [s.specie.symbol for s in Structure.from_dict(document.structure)]
-    assert {entry["id"] for entry in answer["included"]} == {"scdm", "chgnet"}
+    assert {entry["id"] for entry in answer["included"]} == {"scdm", "chgnet", "sevennet"}
+    assert attributes["_scdm_extrapolated"] is False
     assert answer["meta"]["query"]["representation"].startswith(f"/structures/{document.candidate_id}")
 
 

@@ -24,10 +24,10 @@ from scdm_flows.builders import build_all
 from scdm_flows.config import CampaignConfig, parse_config
 from scdm_flows.documents import CandidateDoc, CandidateState, GapKind
 from scdm_flows.query import CandidateDB
-from scdm_flows.thermo.table import ReferenceTable
 from scdm_flows.runner import run_campaign
 from scdm_flows.settings import ScdmSettings
 from scdm_flows.stores import Database, EmbeddedServer, connect, memory_database
+from scdm_flows.thermo.table import ReferenceTable
 
 pytest_plugins = ["standin.fixtures"]
 STAGES = ["generate", "screen", "relax", "static", "gate", "phonon", "bands"]

@@ -17,9 +17,9 @@ from scdm_flows.config import CampaignConfig, VaspEngineConfig, parse_config
 from scdm_flows.engines import vasp_checks
 from scdm_flows.engines.vasp import VaspEngine
 from scdm_flows.errors import ConfigError, EngineError, ReferenceDataError
-from scdm_flows.thermo.entries import load_entries
 from scdm_flows.runner import obstacles, register
 from scdm_flows.stores import memory_database
+from scdm_flows.thermo.entries import load_entries
 
 VARIABLES = ("SCDM_VASP_CMD", "SCDM_VASP_GAMMA_CMD", "SCDM_VASP_VERSION", "SCDM_MONGO_URI", "SCDM_DATA_DIR")
 

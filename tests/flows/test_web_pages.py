@@ -108,7 +108,9 @@ def test_everything_comes_from_the_server_and_scripts_only_with_a_hash(browser: 
 def test_table_answers_filters_sort_and_count(browser: Browser) -> None:
     rows, total, notice = browser.rows("?max_e_above_hull=0.2&generator=scdm", sort="-e_above_hull")
     assert total == 3  # 0.01, 0.08 and 0.15 eV/atom of the six
-    assert [r["e_above_hull"] for r in rows] == ["0.150 ± 0.10", "0.080 ± 0.10", "0.010 ± 0.10"]
+    assert [r["e_above_hull"] for r in rows] == ["0.150 ± 0.10 ?", "0.080 ± 0.10", "0.010 ± 0.10"]
+    assert ["its error may be larger than said" in r["doubt"] for r in rows] == [True, False, False]
+    assert [r["candidate_id"] for r in browser.rows("?extrapolated=true&generator=scdm")[0]] == ["demo-000000000002"]
     assert {r["surrogate"] for r in rows} == {"surrogate"}
     assert notice == '""'
     assert browser.rows(stop=10**9)[1] == 12  # an answer is cut, whatever is asked
@@ -165,7 +167,7 @@ def test_values_of_an_address_have_the_types_of_their_fields() -> None:
 def test_candidate_page_shows_all_that_is_known(browser: Browser) -> None:
     page = browser.page("/candidates/demo-000000000000")
     for words in (
-        "surrogate energies, calibrated to be comparable with DFT",
+        "surrogate energies, predicted by the energy model",
         "MoS2 (mp-2815)",  # decomposition
         "convex hull of Mo-S",
         "this candidate",  # marked in the hull
@@ -179,6 +181,14 @@ def test_candidate_page_shows_all_that_is_known(browser: Browser) -> None:
         "data:image/svg+xml",
     ):
         assert words in page.replace("\\u00b1", "±"), words
+
+
+def test_candidate_page_marks_an_extrapolated_energy(browser: Browser) -> None:
+    page = browser.page("/candidates/demo-000000000002")
+    assert page.count('"children": "? extrapolated"') == 2  # beside the formula and beside the energy
+    assert '"title": "outside what the energy model has learned from: its error may be larger than said"' in page
+    assert "Its energy is extrapolated" in page
+    assert "extrapolated" not in browser.page("/candidates/demo-000000000000")
 
 
 def test_candidate_page_says_what_is_missing_and_why(browser: Browser) -> None:

@@ -15,7 +15,7 @@ from dash_ag_grid import AgGrid
 
 from scdm_flows.documents import CandidateState
 from scdm_flows.errors import ScdmError
-from scdm_flows.query import CandidateDB, element_symbols
+from scdm_flows.query import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS, CandidateDB, element_symbols
 from scdm_flows.server.pages import elements, parts
 from scdm_flows.server.pages.address import Question
 
@@ -43,7 +43,7 @@ RANGES = {
     "nsites": ("Atoms in the cell", 1),
 }
 CHOICES = {"layer_group": "Layer group", "campaign": "Campaign", "state": "State"}
-YES_NO = {"dynamically_stable": "Phonon-stable", "novel": "Novel"}
+YES_NO = {"dynamically_stable": "Phonon-stable", "novel": "Novel", "extrapolated": "Energy extrapolated"}
 NUMBERS = [f"{edge}_{name}" for name in RANGES for edge in ("min", "max")]
 CONTROLS = [*TEXTS, *NUMBERS, *CHOICES, *YES_NO]
 ANY = ""
@@ -80,8 +80,8 @@ def page(query: CandidateDB, search: str | None) -> list[Any]:
         ),
         _grid(sort),
         html.P(
-            "A heading sorts, Enter on a row opens the candidate. Energies marked surrogate come from a force field; "
-            "their E_hull is calibrated to be comparable with DFT, ± holds nine in ten.",
+            "A heading sorts, Enter on a row opens the candidate. Energies marked surrogate are not DFT's; ± holds "
+            f"nine in ten. {EXTRAPOLATED_MARK} marks energies {EXTRAPOLATED_WORDS}.",
             className="soft small",
         ),
         dcc.Store(id="browse-asked"),
@@ -152,6 +152,8 @@ def _grid(sort: str) -> AgGrid:
             column["sort"] = "desc" if sort.startswith("-") else "asc"
         if field == "formula":
             column |= {"cellRenderer": "CandidateLink", "pinned": "left"}
+        if field == "e_above_hull":
+            column["tooltipField"] = "doubt"
         columns.append(column)
     return AgGrid(
         id="browse-grid",
@@ -316,11 +318,18 @@ def shown(record: dict[str, Any]) -> dict[str, Any]:
     """A flat record as the grid shows it."""
     error = record["e_above_hull_error"]
     e_hull = parts.number(record["e_above_hull"]) + ("" if error is None else f" ± {error:.2f}")
+    doubt = EXTRAPOLATED_WORDS if record["extrapolated"] else ""
+    e_hull += f" {EXTRAPOLATED_MARK}" if doubt else ""
     energies = {None: "–", True: "surrogate", False: "DFT"}[record["surrogate"]]
     row = {name: record[name] for name in COLUMNS if name in record}
     for name in ("dynamically_stable", "novel"):
         row[name] = parts.yes_no(record[name])
     for name in ("band_gap", "score"):
         row[name] = parts.number(record[name], 2)
-    row |= {"e_above_hull": e_hull, "surrogate": energies, "path": parts.candidate_path(record["candidate_id"])}
+    row |= {
+        "e_above_hull": e_hull,
+        "doubt": doubt,
+        "surrogate": energies,
+        "path": parts.candidate_path(record["candidate_id"]),
+    }
     return {name: "–" if value is None else value for name, value in row.items()}

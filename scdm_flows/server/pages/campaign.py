@@ -191,7 +191,7 @@ def contents(query: CandidateDB, memory: Memory, name: str) -> list[Any]:
         ],
     )
     note = (
-        f"The campaign's E_hull are {parts.SURROGATE}, calibrated; the paper's are from DFT, and its phonons were "
+        f"The campaign's E_hull are {parts.SURROGATE}; the paper's are from DFT, and its phonons were "
         "computed for six chosen candidates."
         if surrogate
         else "The paper's phonons were computed for six chosen candidates."

@@ -63,6 +63,8 @@ def _tags(document: CandidateDoc) -> list[Any]:
         found.append(tag(f"rank {document.rank}"))
     if document.surrogate:
         found.append(tag(parts.SURROGATE, "warn"))
+    if document.extrapolated:
+        found.append(parts.extrapolated())
     if document.dynamically_stable is not None:
         found.append(tag("phonon-stable", "good") if document.dynamically_stable else tag("phonon-unstable", "bad"))
     if document.novel:
@@ -129,18 +131,17 @@ def _energies(document: CandidateDoc) -> html.Section:
     kind = parts.SURROGATE if document.surrogate else "DFT"
     error = document.e_above_hull_error
     e_hull = number(document.e_above_hull) + ("" if error is None else f" ± {error:.3f}") + " eV/atom"
-    calibrated = ", calibrated to be comparable with DFT" if document.surrogate else ""
+    predicted = ", predicted by the energy model" if document.energy_model else ""
+    shown: list[Any] = [f"{e_hull} ({kind}{predicted})"]
+    if document.extrapolated:
+        shown += [" ", parts.extrapolated()]
     rows = [
-        ("energy above hull", f"{e_hull} ({kind}{calibrated})" if document.e_above_hull is not None else None),
-        (
-            "raw",
-            f"{number(document.e_above_hull_raw)} eV/atom ({kind})" if document.e_above_hull_raw is not None else None,
-        ),
+        ("energy above hull", shown if document.e_above_hull is not None else None),
         ("above same composition", number(document.e_above_same_composition, 3, "eV/atom")),
-        ("formation energy", number(document.formation_energy_per_atom, 3, f"eV/atom ({kind}, raw)")),
+        ("formation energy", number(document.formation_energy_per_atom, 3, f"eV/atom ({kind})")),
         ("energy", number(document.energy_per_atom, 4, f"eV/atom ({kind})")),
         ("scheme", document.energy_scheme),
-        ("calibration", document.calibration_id),
+        ("energy model", document.energy_model),
     ]
     found: list[Any] = [facts(rows)]
     if document.decomposition:

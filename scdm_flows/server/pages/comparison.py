@@ -92,7 +92,7 @@ def energies(query: CandidateDB, campaigns: list[str] | None) -> list[Any]:
         return [parts.notice("No candidates are stored for this choice.", kind="")]
     levels = [f"E_hull ≤ {level:g}" for level in LEVELS]
     surrogate = bool((found["surrogate"] == 1).any())
-    kind = f"E_hull from {parts.SURROGATE}, calibrated" if surrogate else "E_hull from DFT"
+    kind = f"E_hull from {parts.SURROGATE}" if surrogate else "E_hull from DFT"
     shown: list[Any] = []
     if values:
         shown.append(parts.graph(figures.e_hull(values), "distribution of the energy above hull by generator", 400))

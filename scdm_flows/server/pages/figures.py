@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdm_flows.report.crystals import SHELL_FACTOR
-from scdm_flows.report.figures import CALIBRATED, IMAGINARY, INK, RAW, SOFT
+from scdm_flows.report.figures import IMAGINARY, INK, OURS, PALE, SOFT
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from scdm_flows.report.content import FunnelRow
 
 UNSCDM = "#d08a2c"
-COLOURS = {"scdm": CALIBRATED, "unscdm": UNSCDM}
+COLOURS = {"scdm": OURS, "unscdm": UNSCDM}
 PATCH_ANGSTROM = 9.0
 MOST_ATOMS = 120
 DRAWN_EV = 1.0  # phases further above the hull are not drawn
@@ -135,11 +135,11 @@ def funnel(rows: Sequence[FunnelRow]) -> Any:
         text=texts,
         name="this campaign",
         orientation="h",
-        marker_color=CALIBRATED,
+        marker_color=OURS,
     )
     paper = [("" if row.paper is None else f"{row.paper:,} ({percent(row.paper_share)})") for row in rows]
     found.add_bar(
-        y=words, x=[row.paper_share for row in rows], text=paper, name="paper (DFT)", orientation="h", marker_color=RAW
+        y=words, x=[row.paper_share for row in rows], text=paper, name="paper (DFT)", orientation="h", marker_color=PALE
     )
     found.update_traces(
         textposition="auto", cliponaxis=False, hovertemplate="%{y}: %{text}<extra>%{fullData.name}</extra>"
@@ -166,7 +166,7 @@ def score(terms: Mapping[str, float]) -> Any:
     """The parts that add up to a score."""
     from plotly import graph_objects as go
 
-    found = go.Figure(go.Bar(y=list(terms), x=list(terms.values()), orientation="h", marker_color=CALIBRATED))
+    found = go.Figure(go.Bar(y=list(terms), x=list(terms.values()), orientation="h", marker_color=OURS))
     found.update_traces(text=[f"{v:.3f}" for v in terms.values()], hovertemplate="%{y}: %{x:.3f}<extra></extra>")
     found.update_yaxes(autorange="reversed", automargin=True)
     found.update_xaxes(title="part of the score", rangemode="tozero")
@@ -185,7 +185,7 @@ def e_hull(values: Mapping[str, NDArray[np.float64]]) -> Any:
             x=middle,
             y=100 * counts / max(1, len(energies)),
             mode="lines",
-            line={"shape": "hvh", "color": COLOURS.get(generator, RAW)},
+            line={"shape": "hvh", "color": COLOURS.get(generator, PALE)},
             fill="tozeroy",
             name=f"{generator} (n = {len(energies):,})",
             hovertemplate="%{x:.3f} eV/atom: %{y:.1f} %<extra>%{fullData.name}</extra>",
@@ -212,7 +212,7 @@ def distances(medians: Mapping[str, Mapping[str, float]], key: str, title: str) 
             name=model,
             # the baseline has a place of its own, so it needs no room beside the models
             offsetgroup="unscdm" if model.lower() == "unscdm" else "first",
-            marker_color=COLOURS.get(model.lower(), RAW),
+            marker_color=COLOURS.get(model.lower(), PALE),
             hovertemplate=f"{model}, %{{x}}: %{{y:.3g}}<extra></extra>",
         )
     found.update_yaxes(title=title, rangemode="tozero", title_font_size=12)

@@ -12,6 +12,7 @@ from dash import dcc, html
 
 from scdm_flows.documents.migrations import NewerDocumentError
 from scdm_flows.errors import ScdmError, StoreError
+from scdm_flows.query import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS
 from scdm_flows.server.security import UNAVAILABLE
 
 logger = logging.getLogger(__name__)
@@ -43,9 +44,15 @@ def yes_no(value: bool | None) -> str:
     return "–" if value is None else "yes" if value else "no"
 
 
-def tag(text: str, kind: str = "") -> html.Span:
-    """A small label; kind: good, bad or warn."""
-    return html.Span(text, className=f"tag {kind}".strip())
+def tag(text: str, kind: str = "", title: str | None = None) -> html.Span:
+    """A small label; kind: good, bad or warn; title: what a pointer that rests on it is told."""
+    told = {} if title is None else {"title": title}
+    return html.Span(text, className=f"tag {kind}".strip(), **told)
+
+
+def extrapolated() -> html.Span:
+    """The label of an energy outside what its model has learned from."""
+    return tag(f"{EXTRAPOLATED_MARK} extrapolated", "warn", EXTRAPOLATED_WORDS)
 
 
 def notice(title: str, *lines: Any, kind: str = "warn") -> html.Div:

@@ -117,8 +117,8 @@ GeneratorConfig = Annotated[
 ]
 
 
-DEFAULT_FORCE_FIELD = "CHGNet-2D"
-CHGNETS = ("CHGNet-2D", "CHGNet")
+DEFAULT_FORCE_FIELD = "CHGNet"
+CHGNETS = ("CHGNet",)
 SEVENNETS = ("SevenNet-0", "SevenNet-l3i5", "SevenNet-MF-0")
 # atomate2.forcefields.MLFF without its placeholder and without CHGNet, which is above; to import it takes seconds
 ATOMATE2 = (
@@ -156,9 +156,10 @@ def check_force_field(name: str, options: Mapping[str, Any] | None = None) -> No
             + (f"did you mean {lower[near[0]]!r}? " if near else "")
             + f"There are {', '.join(known)}, and import paths such as ase.calculators.emt:EMT"
         )
-    elif options and name in CHGNETS + SEVENNETS:
+    elif options and (name in SEVENNETS or (name in CHGNETS and set(options) != {"weights"})):
+        taken = "weights, the path of a file," if name in CHGNETS else "no options"
         raise ValueError(
-            f"{name} takes no options, force_field_options = {dict(options)}; leave them out, or name an ASE "
+            f"{name} takes {taken} and force_field_options = {dict(options)}; leave them out, or name an ASE "
             "calculator by its import path"
         )
 
@@ -169,11 +170,13 @@ class ForceFieldEngineConfig(_Frozen):
     kind: Literal["forcefield"] = "forcefield"
     force_field: str = Field(
         DEFAULT_FORCE_FIELD,
-        description="CHGNet-2D (CHGNet fine-tuned on layers), CHGNet, SevenNet-0, SevenNet-l3i5, SevenNet-MF-0, a name "
-        "of atomate2's such as MACE-MP-0, or the import path of an ASE calculator, package.module:Class",
+        description="CHGNet, SevenNet-0, SevenNet-l3i5, SevenNet-MF-0, a name of atomate2's such as MACE-MP-0, or the "
+        "import path of an ASE calculator, package.module:Class",
     )
     force_field_options: dict[str, Any] = Field(
-        default_factory=dict, description="keyword arguments of the calculator: for atomate2's names and import paths"
+        default_factory=dict,
+        description="keyword arguments of the calculator, for atomate2's names and import paths; of CHGNet: weights, "
+        "the file of a network that was trained further",
     )
     energy_model: str | None = Field(
         None,

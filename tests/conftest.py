@@ -85,9 +85,9 @@ class CampaignDocuments:
 
 # what is told of an energy model (``load_energy_model_card``); values are made up
 ENERGY_MODEL: dict[str, Any] = {
-    "id": "chgnet-2d+sevennet-l3i5-1a2b3c4d",
-    "force_field": "CHGNet-2D",
-    "features": ["SevenNet-l3i5", "CHGNet-2D"],
+    "id": "sevennet-l3i5+chgnet-1a2b3c4d",
+    "force_field": "CHGNet",
+    "features": ["SevenNet-l3i5", "CHGNet"],
     "target": "PBE formation energy on C2DB's scale",
     "n": 4000,
     "not_measured": 24,

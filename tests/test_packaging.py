@@ -122,7 +122,7 @@ def test_wheel_finds_its_tables(installed: Path, tmp_path: Path) -> None:
         tmp_path,
     )
     elements, same, layers = out.split()
-    assert int(elements) == 64  # C2DB's 62, and La and Ce
+    assert int(elements) == 65  # C2DB's 62, and La, Ce and Tc
     assert same == "True"  # the calibration belongs to this table
     assert int(layers) > 5000
 

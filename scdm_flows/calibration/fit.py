@@ -40,7 +40,7 @@ from scdm_models.lattice import orient_slab
 
 Array = NDArray[np.float64]
 DISTANCE_BINS = 8
-PART = 64  # layers relaxed together and written
+PART = 400  # layers relaxed together and written: starting the processes takes as long as some fifty of them
 LEAST = 100  # layers without which a model says nothing
 BOOTSTRAP = 500
 WINDOW, STABLE = 0.6, 0.2  # eV/atom

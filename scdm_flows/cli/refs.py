@@ -11,6 +11,7 @@ import click
 from scdm_flows.cli.common import FORCE, JSON, echo_json, table
 from scdm_flows.cli.files import check_output, output_path
 from scdm_flows.cli.progress import progress_bar
+from scdm_flows.config import DEFAULT_FORCE_FIELD
 
 if TYPE_CHECKING:
     from scdm_flows.calibration.model import EnergyModel
@@ -58,10 +59,12 @@ RELAXED = click.option(
     help="File that keeps relaxed layers and what the force fields say of them; what it holds is not computed again.",
 )
 PROCESSES = click.option("--processes", default=2, type=click.IntRange(1), show_default=True, help="Worker processes.")
-FORCE_FIELD = click.option("--force-field", default="CHGNet-2D", show_default=True, help="It relaxes the layers.")
+FORCE_FIELD = click.option(
+    "--force-field", default=DEFAULT_FORCE_FIELD, show_default=True, help="It relaxes the layers."
+)
 FEATURES = click.option(
     "--features",
-    default="SevenNet-l3i5,CHGNet-2D",
+    default="SevenNet-l3i5,CHGNet",
     show_default=True,
     help="Force fields whose features the model takes; the first one's energy is what is corrected.",
 )

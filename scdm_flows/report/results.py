@@ -179,8 +179,8 @@ def _funnel(study: Study, show: Show) -> Iterator[str]:
         "the training data (C2DB, 2DMatPedia, JARVIS) is equal to the sample by symmetry and fingerprint; the paper "
         "says of its 843 that none is in existing data sets, and does not count novelty as a step. The paper's "
         "*window* is by energy alone, and so is the row in bold; the row below it also asks that the relaxation ended "
-        "and left one layer, which is what goes on. The paper chose six layers for phonons; here they were computed for the best "
-        "that the campaign's budget and gate let on."
+        "and left one layer, which is what goes on. The paper chose six layers for phonons; here they were computed "
+        "for the best that the campaign's budget and gate let on."
     )
     copies = {results_figures.name(g): c.copies_of_other_generators for g, c in counts.items()}
     if any(copies.values()):

@@ -1,10 +1,10 @@
 """Makes the packaged reference table: competing phases without holes, on C2DB's scale.
 
 Run by ``scdm refs build --data DIR`` on a folder with the published data (``sources``). Bulk phases are the Materials
-Project's ground states of all compositions, converted by ``scales``; elements lie at C2DB's chemical potentials (La and
-Ce, which C2DB has not, at the Materials Project's energies); layers of C2DB that C2DB finds stable join where they lie
-on the bulk phases' hull or below it. Layers of 2DMatPedia do not: it gives stable ones a decomposition energy of 0
-however far below the hull they lie, which is no energy.
+Project's ground states of all compositions, converted by ``scales``; elements lie at C2DB's chemical potentials (La,
+Ce and Tc, which C2DB has not, at the Materials Project's energies); layers of C2DB that C2DB finds stable join where
+they lie on the bulk phases' hull or below it. Layers of 2DMatPedia do not: it gives stable ones a decomposition energy
+of 0 however far below the hull they lie, which is no energy.
 """
 
 from __future__ import annotations

@@ -29,13 +29,12 @@ LJ_OPTIONS = {"sigma": 2.1, "epsilon": 0.5, "rc": 6.0, "smooth": True}  # smooth
 # name -> options, force (eV/angstrom) and stress (eV/angstrom^3) that central differences leave open
 FORCE_FIELDS: dict[str, tuple[dict[str, Any], float, float]] = {
     "CHGNet": ({}, 0.02, 2e-4),
-    "CHGNet-2D": ({}, 0.02, 2e-4),
     "SevenNet-0": ({}, 0.02, 2e-4),
     "SevenNet-MF-0": ({}, 0.02, 2e-4),
     LJ: (LJ_OPTIONS, 2e-5, 1e-6),
     "ase.calculators.emt:EMT": ({}, 2e-5, 1e-6),
 }
-WITH_FEATURES = {"CHGNet": 64, "CHGNet-2D": 64, "SevenNet-0": 128, "SevenNet-l3i5": 128}
+WITH_FEATURES = {"CHGNet": 64, "SevenNet-0": 128, "SevenNet-l3i5": 128}
 
 
 @cache
@@ -176,7 +175,6 @@ def test_one_model_in_memory_and_one_for_each_set_of_options() -> None:
 
 def test_schemes_name_what_changes_energies() -> None:
     assert scheme_of("CHGNet") == "chgnet-0.3.0"
-    assert scheme_of("CHGNet-2D") == "chgnet-2d-1"
     assert scheme_of("SevenNet-l3i5") == "sevennet-l3i5"
     plain, other = scheme_of(LJ), scheme_of(LJ, LJ_OPTIONS)
     assert plain.startswith("ase.calculators.lj.lennardjones-3.")
@@ -199,7 +197,7 @@ def test_names_are_checked_without_loading_anything() -> None:
 
     # those of the configuration are those of the registry, and those of atomate2
     assert set(configs.ATOMATE2) == {m.value for m in MLFF} - {"Forcefield", "CHGNet"} == set(forcefields.PROGRAMS)
-    assert set(configs.CHGNETS) == set(forcefields.SCHEMES) == set(network.WEIGHTS)
+    assert configs.CHGNETS == (configs.DEFAULT_FORCE_FIELD,)
     code = (
         "import sys; from scdm_flows.config import ForceFieldEngineConfig as C; C(force_field='MACE-MP-0'); "
         "C(force_field='a.b:C'); assert not {'torch', 'atomate2', 'sevenn', 'ase'} & set(sys.modules)"
@@ -220,7 +218,7 @@ def test_a_wrong_name_gets_the_nearest(name: str) -> None:
 
 
 def test_wrong_options_and_paths_are_refused() -> None:
-    with pytest.raises(ValueError, match="takes no options"):
+    with pytest.raises(ValueError, match="takes weights"):
         ForceFieldEngineConfig(force_field="CHGNet", force_field_options={"model": "large"})
     with pytest.raises(ValueError, match="no import path"):
         ForceFieldEngineConfig(force_field="ase.calculators.emt:")
@@ -233,17 +231,30 @@ def test_wrong_options_and_paths_are_refused() -> None:
             force_field("MACE-MP-0")
 
 
-def test_missing_and_damaged_weights_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(network.WEIGHTS, "CHGNet-2D", "none.safetensors")
-    assert "install scdm-flows again" in str(missing("CHGNet-2D"))
+def test_weights_of_a_file_are_another_force_field(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    tensors = {k: v.clone() for k, v in network.load().state_dict().items()}
+    name = next(k for k in tensors if k.startswith("mlp") and k.endswith("bias"))
+    tensors[name] += 0.1
+    file = tmp_path / "other.safetensors"
+    save_file(tensors, str(file))
+    options = {"weights": str(file)}
+    assert ForceFieldEngineConfig(force_field_options=options).force_field == "CHGNet"
+    own, other = force_field("CHGNet"), force_field("CHGNet", options)
+    assert own.scheme != other.scheme == scheme_of("CHGNet", options)
+    assert abs(energy(own, [mx2("1H")]) - energy(other, [mx2("1H")])).max() > 1e-3
+
+
+def test_missing_and_damaged_weights_are_said(tmp_path: Path) -> None:
+    missing_file = str(tmp_path / "none.safetensors")
+    assert "do not exist; give the path" in str(missing("CHGNet", {"weights": missing_file}))
     with pytest.raises(CheckpointError, match="none.safetensors"):
-        network.load.__wrapped__("CHGNet-2D")
+        network.load(missing_file)
+    packaged = Path(network.__file__).parents[1] / "data"
     for file in ("fingerprints.npz", "scdm.safetensors"):  # no tensors; those of another network
-        monkeypatch.setitem(network.WEIGHTS, "CHGNet-2D", file)
-        with pytest.raises(CheckpointError, match="damaged"):
-            network.load.__wrapped__("CHGNet-2D")
-    with pytest.raises(CheckpointError, match="CHGNet-2D and CHGNet|CHGNet and CHGNet-2D"):
-        network.load("CHGNet-3D")
+        with pytest.raises(CheckpointError, match="damaged or another network's"):
+            network.load(str(packaged / file))
 
 
 def test_a_batch_that_fails_is_tried_one_by_one() -> None:

@@ -38,7 +38,7 @@ def _document(number: int, formula: str, counts: dict[str, int], **fields: Any) 
     return CandidateDoc(candidate_id=f"c-{number}", formula=formula, **{**known, **sizes, **fields}).model_dump()
 
 
-PREDICTED = {"surrogate": True, "energy_scheme": "c2db-pbe", "energy_model": "chgnet-2d+sevennet-l3i5-1a2b3c4d"}
+PREDICTED = {"surrogate": True, "energy_scheme": "c2db-pbe", "energy_model": "sevennet-l3i5+chgnet-1a2b3c4d"}
 DOCUMENTS = [
     _document(0, "MoS2", {"Mo": 1, "S": 2}, e_above_hull=0.0, **PREDICTED),
     _document(1, "MoS2", {"Mo": 2, "S": 4}, e_above_hull=0.2, surrogate=False, energy_scheme="vasp-pbe"),
@@ -109,7 +109,7 @@ def _chosen(text: str) -> set[int]:
         # a force field's own energies, and those that an energy model predicts from two
         ('references.id HAS "chgnet"', {0, 2}),
         ('references.id HAS "sevennet"', {0}),
-        ('_scdm_energy_model STARTS WITH "chgnet-2d"', {0}),
+        ('_scdm_energy_model STARTS WITH "sevennet-l3i5"', {0}),
         ("_scdm_extrapolated IS UNKNOWN", {0, 1, 2, 3, 4, 5}),
         ('references.id HAS ONLY "scdm"', {1, 3, 4, 5}),
         ('last_modified>="2023-11-14T22:13:24Z"', {4, 5}),

@@ -134,7 +134,7 @@ def test_page_says_that_energies_are_surrogate(html: str, campaign_documents: Ca
     assert "These are surrogate energies." in text
     assert "c2db-pbe (surrogate)" in text
     # how good the energies are, as the energy model says
-    assert "from what SevenNet-l3i5 and CHGNet-2D see of a layer relaxed with CHGNet-2D" in text
+    assert "from what SevenNet-l3i5 and CHGNet see of a layer relaxed with CHGNet" in text
     assert "the mean error of E hull is 0.037 eV/atom (0.035 to 0.039)" in re.sub(r"\s+", " ", text)
     assert "90 % of these layers" in text
     assert "fitted on 4000 layers of C2DB" in text

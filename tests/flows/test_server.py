@@ -55,7 +55,7 @@ def layers(n: int = N) -> list[CandidateDoc]:
                 "state": "completed",
                 "surrogate": True,
                 "energy_scheme": "c2db-pbe",
-                "energy_model": "chgnet-2d+sevennet-l3i5-1a2b3c4d",
+                "energy_model": "sevennet-l3i5+chgnet-1a2b3c4d",
                 "extrapolated": number % 4 == 0,
                 "e_above_hull": draw.random() / 2,
                 "rank": number,

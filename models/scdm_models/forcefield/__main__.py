@@ -3,9 +3,9 @@
     python -m scdm_models.forcefield label --data DIR --teacher nequix.calculator:NequixCalculator \\
         --options '{"model_path": "nequix-oam-1-pft.nqx", "backend": "torch", "use_kernel": false}' \\
         --samples scdm.jsonl unscdm.jsonl -o labels.jsonl
-    python -m scdm_models.forcefield train --data DIR --config models/configs/chgnet-2d.yaml labels.jsonl \\
-        -o chgnet-2d.state
-    python -m scdm_models.forcefield export chgnet-2d.state --card models/cards/chgnet-2d.yaml -o chgnet-2d.safetensors
+    python -m scdm_models.forcefield train --data DIR --config models/configs/layer-force-field.yaml labels.jsonl \\
+        -o layers.state
+    python -m scdm_models.forcefield export layers.state --card card.yaml -o layers.safetensors
 
 The teacher is any ASE calculator; its package is no dependency of this one.
 """

@@ -270,7 +270,7 @@ def train(folder: Path, labels: Sequence[Path], state: Path, how: FineTune, rank
     torch.set_flush_denormal(True)
     if world > 1:
         dist.init_process_group("gloo", rank=rank, world_size=world)
-    model = copy.deepcopy(load("CHGNet"))  # the one in memory stays as it was shipped
+    model = copy.deepcopy(load())  # the one in memory stays as it was shipped
     layers = examples(read_labels(labels), model, rank, world, how.seed)
     bulk = bulk_examples(folder, model, how.bulk, rank, world, how.seed)
     if rank == 0:

@@ -159,7 +159,7 @@ def _by_modes(layer: Structure, cell: list[list[int]], rng: np.random.Generator)
 
     from scdm_models.forcefield.network import load, predict
 
-    model = load("CHGNet")
+    model = load()
     try:
         phonon = Phonopy(get_phonopy_structure(layer), np.array(cell).T, primitive_matrix=np.eye(3), symprec=1e-3)
         phonon.generate_displacements(distance=0.05)
@@ -209,7 +209,7 @@ def _half_relaxed(layer: Structure, rng: np.random.Generator) -> Structure:
     from scdm_models.forcefield.network import load
 
     atoms = AseAtomsAdaptor.get_atoms(layer, msonable=False)
-    atoms.calc = CHGNetCalculator(load("CHGNet"), use_device="cpu", on_isolated_atoms="error")
+    atoms.calc = CHGNetCalculator(load(), use_device="cpu", on_isolated_atoms="error")
     steps = int(rng.choice([0, 1, 3, 6, 12, 25, 50]))
     cell: Any = UnitCellFilter(atoms, mask=[1, 1, 0, 0, 0, 1])
     BFGS(cell, logfile=None, maxstep=0.15).run(fmax=0.02, steps=steps)

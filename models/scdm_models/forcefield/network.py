@@ -1,4 +1,4 @@
-"""CHGNet's network in memory, as shipped or with our weights, and what it says of many structures at once."""
+"""CHGNet's network in memory, as shipped or with weights of a file, and what it says of many structures at once."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from functools import cache
-from importlib.resources import as_file, files
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,58 +16,52 @@ from numpy.typing import NDArray
 from scdm_models.errors import CheckpointError
 
 Array = NDArray[np.float64]
-WEIGHTS = {"CHGNet": None, "CHGNet-2D": "chgnet-2d.safetensors"}  # None: those that the package chgnet ships, 0.3.0
 BATCH_ATOMS = 300  # atoms evaluated together: enough to hide the overhead of a call, little enough for the cache
 
 
-def weights_problem(name: str) -> str | None:
-    """Why the weights of a network are not here, with the remedy; None where they are. Reads none of them."""
-    file = WEIGHTS[name]
-    if file is None or files("scdm_models").joinpath("data", file).is_file():
+def weights_problem(weights: str) -> str | None:
+    """Why a file of weights cannot be used, with the remedy; None where it is there. Reads nothing of it."""
+    if Path(weights).is_file():
         return None
     return (
-        f"this installation has no weights of {name} (scdm_models/data/{file}); install scdm-flows again, or name "
-        "another force field, such as CHGNet"
+        f"the weights {weights} do not exist; give the path of a file that `python -m scdm_models.forcefield export` "
+        "wrote, on a file system that workers see too"
     )
 
 
 @cache
-def load(name: str) -> Any:
-    """One network of a name in memory for each process: ``CHGNet`` (0.3.0 as shipped) or ``CHGNet-2D`` (our weights).
+def load(weights: str | None = None) -> Any:
+    """One network in memory for each process: CHGNet 0.3.0 as shipped, or with the weights of a file.
 
     Raises
     ------
     CheckpointError
-        If there is no such network, or its weights are missing or damaged.
+        If the file is missing, damaged or of another network.
     """
     from chgnet.model.model import CHGNet
 
-    if name not in WEIGHTS:
-        raise CheckpointError(f"no network is called {name!r}; there are {' and '.join(WEIGHTS)}")
     with redirect_stdout(StringIO()):  # it announces itself, also with verbose=False
         model = CHGNet.load(use_device="cpu", verbose=False)
-    if WEIGHTS[name] is not None:
-        _take_weights(model, name)
+    if weights is not None:
+        _take_weights(model, weights)
     model.requires_grad_(False)  # nothing here trains it
     model.graph_converter.set_isolated_atom_response("error")
     return model
 
 
-def _take_weights(model: Any, name: str) -> None:
-    """Put the packaged weights of a name into CHGNet's network."""
+def _take_weights(model: Any, weights: str) -> None:
+    """Put the weights of a file into CHGNet's network."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    problem = weights_problem(name)
+    problem = weights_problem(weights)
     if problem is not None:
         raise CheckpointError(problem)
     try:
-        with as_file(files("scdm_models").joinpath("data", str(WEIGHTS[name]))) as path:
-            model.load_state_dict(load_file(path))
+        model.load_state_dict(load_file(weights))
     except (SafetensorError, OSError, RuntimeError) as error:  # RuntimeError: tensors of another network
         raise CheckpointError(
-            f"the weights of {name} (scdm_models/data/{WEIGHTS[name]}) are damaged: {str(error).splitlines()[0]}; "
-            "install scdm-flows again"
+            f"the weights {weights} are damaged or another network's: {str(error).splitlines()[0]}; export them again"
         ) from error
 
 

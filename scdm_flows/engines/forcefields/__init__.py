@@ -10,6 +10,7 @@ import importlib.util
 import json
 from collections.abc import Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from scdm_flows.config import CHGNETS, SEVENNETS, check_force_field
@@ -18,7 +19,7 @@ from scdm_flows.errors import EngineError, ScdmError
 
 __all__ = ["Answer", "ForceField", "Seen", "force_field", "missing", "scheme_of"]
 
-SCHEMES = {"CHGNet": "chgnet-0.3.0", "CHGNet-2D": "chgnet-2d-1"}  # the others are called by their lower-cased names
+CHGNET = "chgnet-0.3.0"  # what energies of the shipped weights are called
 # names of atomate2 (``config.ATOMATE2``) -> the module and the distribution that have the force field
 PROGRAMS = {
     "MACE": ("mace", "mace-torch"),
@@ -47,10 +48,10 @@ def force_field(name: str, options: Mapping[str, Any] | None = None) -> ForceFie
     Parameters
     ----------
     name
-        ``CHGNet-2D``, ``CHGNet``, ``SevenNet-0``, ``SevenNet-l3i5``, ``SevenNet-MF-0``, a name of atomate2's
+        ``CHGNet``, ``SevenNet-0``, ``SevenNet-l3i5``, ``SevenNet-MF-0``, a name of atomate2's
         (``config.ATOMATE2``), or the import path of an ASE calculator such as ``ase.calculators.emt:EMT``.
     options
-        Keyword arguments of the calculator, for the last two.
+        Keyword arguments of the calculator, for the last two; of CHGNet: ``weights``.
 
     Raises
     ------
@@ -72,7 +73,7 @@ def _make(name: str, options: dict[str, Any]) -> ForceField:
         if name in CHGNETS:
             from scdm_flows.engines.forcefields.chgnet import ChgnetForceField
 
-            return ChgnetForceField(name, scheme)
+            return ChgnetForceField(name, scheme, options.get("weights"))
         if name in SEVENNETS:
             from scdm_flows.engines.forcefields.sevennet import SevenNetForceField
 
@@ -97,8 +98,14 @@ def scheme_of(name: str, options: Mapping[str, Any] | None = None) -> str:
     Of atomate2's and of import paths: the lower-cased name with the package's version, and, as options change energies,
     eight digits of their hash where there are any.
     """
-    if name in CHGNETS or name in SEVENNETS:
-        return SCHEMES.get(name, name.lower())
+    weights = (options or {}).get("weights")
+    if name in CHGNETS:
+        if weights is None:
+            return CHGNET
+        content = Path(weights).read_bytes() if Path(weights).is_file() else str(weights).encode()
+        return f"chgnet-{hashlib.sha256(content).hexdigest()[:8]}"
+    if name in SEVENNETS:
+        return name.lower()
     scheme = name.lower().replace(":", ".")
     version = _version(name)
     if version is not None:
@@ -118,7 +125,9 @@ def missing(name: str, options: Mapping[str, Any] | None = None) -> str | None:
     if name in CHGNETS:
         from scdm_models.forcefield.network import weights_problem
 
-        return _not_installed(name, "chgnet", "chgnet==0.4.2") or weights_problem(name)
+        weights = (options or {}).get("weights")
+        problem = None if weights is None else weights_problem(str(weights))
+        return _not_installed(name, "chgnet", "chgnet==0.4.2") or problem
     if name in SEVENNETS:
         return _not_installed(name, "sevenn", "sevenn==0.13.0")
     if ":" not in name:

@@ -34,7 +34,7 @@ class CalculatorForceField:
 
     def features(self, structures: Sequence[Structure]) -> list[Seen | str]:
         """None: an ASE calculator does not show them."""
-        return [f"{self.name} shows no features of atoms; CHGNet-2D, CHGNet and SevenNet do"] * len(structures)
+        return [f"{self.name} shows no features of atoms; CHGNet and SevenNet do"] * len(structures)
 
     def _one(self, structure: Structure) -> Answer | str:
         from pymatgen.io.ase import AseAtomsAdaptor

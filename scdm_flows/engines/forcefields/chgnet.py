@@ -1,4 +1,4 @@
-"""CHGNet, as shipped and with our weights: graphs in batches through ``scdm_models.forcefield.network``."""
+"""CHGNet: graphs in batches through ``scdm_models.forcefield.network``."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ if TYPE_CHECKING:
 
 
 class ChgnetForceField(Batched):
-    """``CHGNet`` or ``CHGNet-2D``. An atom without neighbours within 6 angstrom has no defined energy and fails."""
+    """CHGNet with its own weights or those of a file.
+
+    An atom without neighbours within 6 angstrom has no defined energy and fails.
+    """
 
     program = "chgnet.model.dynamics.CHGNetCalculator"
     limit = BATCH_ATOMS
 
-    def __init__(self, name: str, scheme: str) -> None:
+    def __init__(self, name: str, scheme: str, weights: str | None = None) -> None:
         self.name, self.scheme = name, scheme
-        self.model = load(name)
+        self.model = load(weights)
 
     def graph(self, structure: Structure) -> Any:
         """A ``CrystalGraph``."""

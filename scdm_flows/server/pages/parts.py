@@ -46,8 +46,8 @@ def yes_no(value: bool | None) -> str:
 
 def tag(text: str, kind: str = "", title: str | None = None) -> html.Span:
     """A small label; kind: good, bad or warn; title: what a pointer that rests on it is told."""
-    told = {} if title is None else {"title": title}
-    return html.Span(text, className=f"tag {kind}".strip(), **told)
+    kinds = f"tag {kind}".strip()
+    return html.Span(text, className=kinds) if title is None else html.Span(text, className=kinds, title=title)
 
 
 def extrapolated() -> html.Span:

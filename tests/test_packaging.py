@@ -66,7 +66,7 @@ def test_wheel_holds_both_packages_and_their_data(wheel: Path) -> None:
         "scdm_flows/py.typed",
         "scdm_flows/report/templates/campaign.html",
         "scdm_flows/thermo/data/c2db-pbe.csv.gz",
-        "scdm_flows/calibration/data/calibration-c2db.npz",
+        "scdm_flows/calibration/data/energy-model.npz",
         "scdm_flows/_launchpad/my_launchpad.yaml",
         "scdm_flows/_cards/phonons.json",
         "scdm_flows/_cards/results.json",

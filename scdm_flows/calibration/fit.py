@@ -1,7 +1,9 @@
 """Fits the energy model on C2DB and says how good it is (``scdm refs fit``, ``scdm refs validate``).
 
 C2DB's layers are relaxed with the force field, as candidates are, and seen by the force fields of the model; the
-Gaussian process learns what C2DB's PBE says beyond the first one's energy. Everything that is told of the model comes
+Gaussian process learns what C2DB's PBE says beyond the first one's energy. It learns from each layer twice: at C2DB's
+geometry, which the energy belongs to, and as relaxed, with a noise that grows with how far the force field took the
+layer from there. What is judged are relaxed layers alone. Everything that is told of the model comes
 from layers whose chemical system was left out of the fit, and of the hull's conversion. Layers of 2DMatPedia in
 chemical systems that C2DB has not are a test from outside: another program, functional and hull.
 """
@@ -12,7 +14,7 @@ import gzip
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +38,12 @@ from scdm_flows.calibration.model import (
 from scdm_flows.errors import ReferenceDataError
 from scdm_flows.thermo.sources import read_lines
 from scdm_flows.thermo.validate import FOLDS, chemistry, folds_of, scores
-from scdm_models.lattice import orient_slab
+from scdm_models.lattice import is_one_layer, orient_slab
 
 Array = NDArray[np.float64]
 DISTANCE_BINS = 8
 PART = 400  # layers relaxed together and written: starting the processes takes as long as some fifty of them
+SAME_AREA = 0.1  # relative change of the cell's area beyond which a relaxed layer is another one
 LEAST = 100  # layers without which a model says nothing
 BOOTSTRAP = 500
 WINDOW, STABLE = 0.6, 0.2  # eV/atom
@@ -105,6 +108,7 @@ def relax_known(
         for first in range(0, len(todo), PART):
             rows = todo[first : first + PART]
             layers = [orient_slab(Structure(Lattice(r["lattice"]), r["species"], r["frac_coords"])) for r in rows]
+            given = see(layers)
             found = relax(layers)
             whole = [k for k, one in enumerate(found) if one.structure is not None]
             seen = dict(zip(whole, see([_structure(found[k]) for k in whole]), strict=True))
@@ -118,16 +122,24 @@ def relax_known(
                     row["lattice"] = np.round(structure.lattice.matrix, 6).tolist()
                     row["frac_coords"] = np.round(structure.frac_coords, 7).tolist()
                     row["species"] = [str(site.specie) for site in structure]
-                    row["seen"] = {
-                        name: [round(s.energy_per_atom, 6), [float(f"{x:.6g}") for x in s.features]]
-                        for name, s in answer.items()
-                    }
+                    row["seen"], row["given"] = _plain(answer), _plain(given[k])
                 known[record["id"]] = row
                 handle.write(json.dumps(row) + "\n")
             handle.flush()
             if progress is not None:
                 progress(len(records) - len(todo) + first + len(rows), len(records))
     return known
+
+
+def _plain(answer: Mapping[str, Seen] | str) -> dict[str, list[Any]] | None:
+    """For JSON: name -> [energy, features]; None where there is none."""
+    if isinstance(answer, str):
+        return None
+    return {n: [round(s.energy_per_atom, 6), [float(f"{x:.6g}") for x in s.features]] for n, s in answer.items()}
+
+
+def _area(lattice: Any) -> float:
+    return float(np.linalg.norm(np.cross(*np.array(lattice)[:2])))
 
 
 def _structure(one: Relaxed) -> Structure:
@@ -153,14 +165,20 @@ def _system(record: Mapping[str, Any]) -> str:
 class Measured:
     """Layers as the force fields see them, and what DFT says.
 
-    ids, compositions, systems: (n,); seen: for each force field (n,); formation, e_above_hull: (n,) DFT's, eV/atom
-    (formation is NaN where the source does not say it); left_out: id -> why it has no value.
+    ids, compositions, systems: (n,); seen, given: for each force field (n,) what it says of the relaxed layer and of
+    the layer as the source gives it; area_change: (n,) of the cell by the relaxation, relative;
+    same_layer: (n,) one connected layer in the end, its area changed by less than ``SAME_AREA``; formation,
+    e_above_hull: (n,) DFT's, eV/atom (formation is NaN where the source does not say it); left_out: id -> why it has
+    no value.
     """
 
     ids: list[str]
     compositions: list[dict[str, float]]
     systems: list[str]
     seen: list[list[Seen]]
+    given: list[list[Seen]]
+    area_change: Array
+    same_layer: NDArray[np.bool_]
     formation: Array
     e_above_hull: Array
     left_out: dict[str, str]
@@ -174,32 +192,41 @@ def measured(data_dir: Path, known: Mapping[str, Mapping[str, Any]], force_field
     ReferenceDataError
         If fewer than 100 layers have both energies.
     """
-    found = Measured([], [], [], [[] for _ in force_fields], np.zeros(0), np.zeros(0), {})
-    formation, hull = [], []
+    none = np.zeros(0)
+    empty: list[list[list[Seen]]] = [[[] for _ in force_fields] for _ in range(2)]
+    found = Measured([], [], [], *empty, none, none.astype(bool), none, none, {})
+    formation, hull, change, same = [], [], [], []
     for record in _records(data_dir):
         if record["of"] != of:
             continue
         row = known.get(record["id"]) or {}
-        if row.get("seen") is None or not set(force_fields) <= set(row["seen"]):
+        if not all(row.get(key) and set(force_fields) <= set(row[key]) for key in ("seen", "given")):
             found.left_out[record["id"]] = str(row.get("error") or "not relaxed")
             continue
         species = record["species"]
         found.ids.append(record["id"])
         found.compositions.append({e: species.count(e) / len(species) for e in sorted(set(species))})
         found.systems.append(_system(record))
-        for own, name in zip(found.seen, force_fields, strict=True):
-            energy, features = row["seen"][name]
-            own.append(Seen(energy, np.array(features)))
+        for key, kept in (("seen", found.seen), ("given", found.given)):
+            for own, name in zip(kept, force_fields, strict=True):
+                energy, features = row[key][name]
+                own.append(Seen(energy, np.array(features)))
+        change.append(_area(row["lattice"]) / _area(record["lattice"]) - 1)
+        relaxed = Structure(Lattice(row["lattice"]), row["species"], row["frac_coords"])
+        same.append(abs(change[-1]) < SAME_AREA and is_one_layer(relaxed))
         formation.append(record.get("formation_energy_per_atom") if of == "c2db" else np.nan)
         hull.append(record["e_hull"] if of == "c2db" else record["decomposition_energy"])
     if len(found.ids) < LEAST:
         raise ReferenceDataError(
             f"{len(found.ids)} layers of {of} in {data_dir} have both energies; an energy model needs at least {LEAST}"
         )
-    return Measured(
-        found.ids, found.compositions, found.systems, found.seen, np.array(formation, dtype=float),
-        np.array(hull, dtype=float), found.left_out,
-    )  # fmt: skip
+    return replace(
+        found,
+        area_change=np.array(change),
+        same_layer=np.array(same),
+        formation=np.array(formation, dtype=float),
+        e_above_hull=np.array(hull, dtype=float),
+    )
 
 
 @dataclass(frozen=True)
@@ -213,24 +240,26 @@ class LeftOut:
     fold: NDArray[np.int64]
 
 
-def leave_out(rows: Inputs, truth: Array, hull: Array, folds: NDArray[np.int64], variances: Variances) -> LeftOut:
+def leave_out(
+    rows: Inputs, truth: Array, hull: Array, folds: NDArray[np.int64], noise: Array, variances: Variances
+) -> LeftOut:
     """Each fold from the others, all out of one inverse (Rasmussen and Williams 2006, section 5.4.2).
 
-    truth: (n,) formation energies; hull: (n,) the hull's at these compositions, conversion without the fold; eV/atom.
+    rows, truth, folds, noise: (m,) of the training layers, formation energies in eV/atom and variances of their noise
+    in eV^2; hull: (n,) hull energies (conversion without the fold, eV/atom) of the first n of them, which are judged.
     """
-    target = truth - rows.formation[0]
+    n, target = len(hull), truth - rows.formation[0]
     covariance = kernel(rows, rows, variances)
-    covariance[np.diag_indices(len(target))] += variances.noise
+    covariance[np.diag_indices(len(target))] += noise
     inverse = np.linalg.inv(covariance)
-    formation, distance = np.zeros(len(target)), np.zeros(len(target))
+    formation, distance = np.zeros(len(target)), np.zeros(n)
     for fold in np.unique(folds):
         held = folds == fold
-        mean = target[~held].mean()
-        weights = inverse @ (target - mean)
-        block = np.linalg.solve(inverse[np.ix_(held, held)], weights[held])
-        formation[held] = truth[held] - block
-        distance[held] = nearest(rows.place[held], rows.place[~held])
-    return LeftOut(formation, formation - hull, distance, folds)
+        weights = inverse @ (target - target[~held].mean())
+        formation[held] = truth[held] - np.linalg.solve(inverse[np.ix_(held, held)], weights[held])
+        judged = np.flatnonzero(held[:n])
+        distance[judged] = nearest(rows.place[judged], rows.place[~held])
+    return LeftOut(formation[:n], formation[:n] - hull, distance, folds[:n])
 
 
 def errors_by_distance(distance: Array, error: Array) -> ErrorByDistance:
@@ -280,17 +309,19 @@ def fit(
         Of the kernel.
     """
     variances = variances or Variances()
-    scaling = Scaling.of(layers.compositions, layers.seen, elemental)
-    rows = scaling.inputs(layers.compositions, layers.seen)
+    scaling = Scaling.of(layers.compositions, layers.given, elemental)
+    relaxed = scaling.inputs(layers.compositions, layers.seen)
+    rows = relaxed.join(scaling.inputs(layers.compositions, layers.given))
+    truth, folds = np.tile(layers.formation, 2), np.tile(folds_of(layers.systems), 2)
+    moved = variances.noise + variances.noise_by_area * layers.area_change**2
+    noise = np.concatenate([moved, np.full(len(moved), variances.noise)])
     at_hull = np.array([hull_left_out[i] for i in layers.ids])
-    folds = folds_of(layers.systems)
-    found = leave_out(rows, layers.formation, at_hull, folds, variances)
-    off = np.abs(found.e_above_hull - layers.e_above_hull)
-    errors = errors_by_distance(found.distance, off)
-    target = layers.formation - rows.formation[0]
+    found = leave_out(rows, truth, at_hull, folds, noise, variances)
+    errors = errors_by_distance(found.distance, np.abs(found.e_above_hull - layers.e_above_hull))
+    target = truth - rows.formation[0]
     mean = float(target.mean())
     covariance = kernel(rows, rows, variances)
-    covariance[np.diag_indices(len(target))] += variances.noise
+    covariance[np.diag_indices(len(target))] += noise
     weights = np.linalg.solve(covariance, target - mean)
     digest = hashlib.sha256(weights.round(6).tobytes() + rows.x.tobytes()).hexdigest()
     told: dict[str, Any] = {"id": "+".join(str(name).lower() for name in header["features"]) + f"-{digest[:8]}"}
@@ -346,14 +377,22 @@ def _external(model: EnergyModel, layers: Measured, hull: Callable[[Mapping[str,
     found = model.predict(layers.compositions, layers.seen)
     value = np.array([p.formation_energy_per_atom - hull(c) for p, c in zip(found, layers.compositions, strict=True)])
     inside = np.abs(value - layers.e_above_hull) <= np.array([p.error for p in found])
-    kept = np.array([len(c) > 1 for c in layers.compositions])  # elements have no hull but themselves
-    systems = [s for s, k in zip(layers.systems, kept, strict=True) if k]
+    compounds = np.array([len(c) > 1 for c in layers.compositions])  # elements have no hull but themselves
+    extrapolated = np.array([p.extrapolated for p in found])
+
+    def told(kept: NDArray[np.bool_]) -> dict[str, Any]:
+        systems = [s for s, k in zip(layers.systems, kept, strict=True) if k]
+        return {
+            "n": int(kept.sum()),
+            **_scores(layers.e_above_hull[kept], value[kept], systems),
+            "coverage": _round(inside[kept].mean()),
+            "extrapolated": _round(extrapolated[kept].mean()),
+        }
+
     return {
-        "source": "2DMatPedia, chemical systems that C2DB has not",
-        "n": int(kept.sum()),
-        **_scores(layers.e_above_hull[kept], value[kept], systems),
-        "coverage": _round(inside[kept].mean()),
-        "extrapolated": _round(np.mean([p.extrapolated for p, k in zip(found, kept, strict=True) if k])),
+        "source": "2DMatPedia, chemical systems that C2DB has not; still the same layer after relaxation",
+        **told(compounds & layers.same_layer),
+        "also_others": told(compounds),  # molecules, and what relaxes into another crystal than DFT's energy is of
     }
 
 

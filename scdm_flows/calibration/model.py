@@ -66,7 +66,11 @@ class PredictedEnergy:
 
 @dataclass(frozen=True)
 class Variances:
-    """V of the kernel's terms, eV^2; ``noise`` is that of the targets; lengths are in standard deviations."""
+    """V of the kernel's terms, eV^2; lengths are in standard deviations.
+
+    noise: of a target at the geometry it belongs to, eV^2; noise_by_area: what comes to it, times the square of the
+    relative change of the cell's area, eV^2.
+    """
 
     fractions: float = 9.0
     plus_u: float = 3.0
@@ -74,7 +78,8 @@ class Variances:
     others: float = 0.05
     composition: float = 0.05
     differences: float = 1.0
-    noise: float = 0.001
+    noise: float = 0.0007
+    noise_by_area: float = 0.3
     length: float = 1.0
 
 
@@ -101,6 +106,12 @@ class Inputs:
     def take(self, rows: NDArray[Any]) -> Inputs:
         """Some of the rows."""
         return Inputs(self.x[rows], self.u[rows], self.c[rows], tuple(z[rows] for z in self.z), self.formation[:, rows])
+
+    def join(self, other: Inputs) -> Inputs:
+        """These rows, then those of another."""
+        z = tuple(np.vstack(both) for both in zip(self.z, other.z, strict=True))
+        stacked = (np.vstack([a, b]) for a, b in ((self.x, other.x), (self.u, other.u), (self.c, other.c)))
+        return Inputs(*stacked, z, np.hstack([self.formation, other.formation]))
 
     @property
     def place(self) -> Array:

@@ -39,7 +39,10 @@ def layers(n: int, seed: int, noise: float = 0.01, spread: float = 1.0) -> Measu
         truth.append(energy + 0.5 * fractions.get("S", 0.0) + 0.2 * np.sin(features[0]) + rng.normal(0, noise))
     formation = np.array(truth)
     above = formation - [hull(c) for c in compositions]
-    return Measured([f"l{k}" for k in range(n)], compositions, systems, [seen], formation, above, {})
+    ids = [f"l{k}" for k in range(n)]
+    return Measured(
+        ids, compositions, systems, [seen], [seen], np.zeros(n), np.ones(n, dtype=bool), formation, above, {}
+    )
 
 
 def hull(fractions: Mapping[str, float]) -> float:
@@ -153,7 +156,7 @@ def test_relaxations_are_kept_and_half_a_line_is_done_again(tmp_path: Path, grap
     kept = tmp_path / "relaxed.jsonl"
     first = relax_known(tmp_path, kept, relax, see)
     assert set(first) == {"mos2", "graphene"}
-    assert first["mos2"]["seen"] == {"made-up": [-5.0, [0.0, 1.0, 2.0]]}
+    assert first["mos2"]["seen"] == first["mos2"]["given"] == {"made-up": [-5.0, [0.0, 1.0, 2.0]]}
     assert first["graphene"]["error"] == "isolated atom"
     lines = [line for line in kept.read_text().splitlines() if line]
     kept.write_text(lines[0] + "\n" + lines[1][:40])  # killed while it wrote the second

@@ -96,7 +96,7 @@ def test_run_twice_adds_nothing(config: CampaignConfig) -> None:
     assert set(build_all(database).values()) == {0}
     records = CandidateDB(database).flat_records(campaign="small", state="completed")
     assert [r["rank"] for r in records] == [1, 2, 3]
-    assert all(r["surrogate"] and r["energy_scheme"] == "chgnet-0.3.0" for r in records)
+    assert all(r["surrogate"] and r["energy_scheme"] == "c2db-pbe" and r["energy_model"] for r in records)
     bn = next(r for r in records if r["formula"] == "BN")
     assert bn["dynamically_stable"] is True  # h-BN is a stable layer
     # a changed campaign under the same name is refused, with the difference

@@ -18,7 +18,7 @@ from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition
 
 from scdm_flows.errors import ReferenceDataError
-from scdm_flows.thermo.build import table_rows, write_table
+from scdm_flows.thermo.build import elsewhere, table_rows, write_table
 from scdm_flows.thermo.hull import Phase, PhaseSystem, energy_above_hull
 from scdm_flows.thermo.scales import PhaseSet, chemical_potentials, convert
 from scdm_flows.thermo.sources import c2db_layers, hull_energies, published_phases
@@ -212,6 +212,7 @@ def test_the_packaged_table_is_what_the_data_give(shared_data: Path) -> None:
     mu, _ = chemical_potentials(
         [one.fractions for one in layers], [one.energy_per_atom - one.formation_energy_per_atom for one in layers]
     )
+    mu = elsewhere(shared_data, mu) | mu
     phases = PhaseSet(published_phases(shared_data, set(mu)))
     energies = convert(phases, hull_energies(layers))
     made = {(i, f): e for i, f, e, _ in table_rows(shared_data, layers, mu, phases, energies)}

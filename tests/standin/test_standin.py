@@ -93,7 +93,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, standin_vasp: dict[str,
 
 def expected_energy(structure: Structure) -> float:
     """CHGNet's energy of a cell in eV, asked without the stand-in."""
-    return float(load("CHGNet").predict_structure(structure, task="e")["e"]) * len(structure)
+    return float(load().predict_structure(structure, task="e")["e"]) * len(structure)
 
 
 def test_relaxation_static_and_bands_by_atomate2(
@@ -150,7 +150,7 @@ def test_moments_of_a_magnetic_layer(run: Run, tmp_path: Path, second: float, to
     assert run(layer, {**STATIC, "ISPIN": 2, "MAGMOM": [5.0, second] + [0.6] * 6, "LORBIT": 11}) == []
     document = TaskDoc.from_directory(tmp_path / "run")
     calculation = document.calcs_reversed[0].output
-    chromium = load("CHGNet").predict_structure(layer, task="em")["m"][:2] * np.sign([5.0, second])
+    chromium = load().predict_structure(layer, task="em")["m"][:2] * np.sign([5.0, second])
     assert document.structure.site_properties["magmom"] == pytest.approx([*chromium, *[0.0] * 6], abs=2e-3)
     assert calculation.outcar["total_magnetization"] == pytest.approx(total, abs=1e-3)
     assert calculation.bandgap == pytest.approx(4 * (2.66 - 1.66), abs=1e-3)

@@ -47,7 +47,7 @@ def test_one_backward_pass_gives_what_the_force_field_gives() -> None:
 
     structures = list(layers().values())
     ours = force_field(CHGNET).evaluate(structures)
-    theirs = load(CHGNET).predict_structure(structures, task="efs")
+    theirs = load().predict_structure(structures, task="efs")
     for answer, p, s in zip(ours, theirs, structures, strict=True):
         assert not isinstance(answer, str)
         energy, forces, stress = answer
@@ -64,7 +64,7 @@ def test_it_ends_where_atomate2s_relaxation_ends(tmp_path: Path, monkeypatch: py
     structures = layers()
     how = RelaxSettings(0.01, 300, force_field=CHGNET)
     together = dict(zip(structures, relax_together(list(structures.values()), how), strict=True))
-    calculator = CHGNetCalculator(load(CHGNET), use_device="cpu", on_isolated_atoms="error")
+    calculator = CHGNetCalculator(load(), use_device="cpu", on_isolated_atoms="error")
     for name, structure in structures.items():
         relaxer = AseRelaxer(calculator, optimizer="FIRE")  # the optimiser and filter of ForceFieldRelaxMaker
         one = relaxer.relax(

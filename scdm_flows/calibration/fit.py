@@ -193,8 +193,9 @@ def measured(data_dir: Path, known: Mapping[str, Mapping[str, Any]], force_field
         If fewer than 100 layers have both energies.
     """
     none = np.zeros(0)
-    empty: list[list[list[Seen]]] = [[[] for _ in force_fields] for _ in range(2)]
-    found = Measured([], [], [], *empty, none, none.astype(bool), none, none, {})
+    seen: list[list[Seen]] = [[] for _ in force_fields]
+    given: list[list[Seen]] = [[] for _ in force_fields]
+    found = Measured([], [], [], seen, given, none, none.astype(bool), none, none, {})
     formation, hull, change, same = [], [], [], []
     for record in _records(data_dir):
         if record["of"] != of:

@@ -110,8 +110,8 @@ class Inputs:
     def join(self, other: Inputs) -> Inputs:
         """These rows, then those of another."""
         z = tuple(np.vstack(both) for both in zip(self.z, other.z, strict=True))
-        stacked = (np.vstack([a, b]) for a, b in ((self.x, other.x), (self.u, other.u), (self.c, other.c)))
-        return Inputs(*stacked, z, np.hstack([self.formation, other.formation]))
+        x, u, c = (np.vstack(both) for both in ((self.x, other.x), (self.u, other.u), (self.c, other.c)))
+        return Inputs(x, u, c, z, np.hstack([self.formation, other.formation]))
 
     @property
     def place(self) -> Array:

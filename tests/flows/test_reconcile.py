@@ -199,8 +199,13 @@ def test_a_database_that_goes_away_loses_nothing(how: signal.Signals, seconds: f
                 process.join(max(0.0, deadline - time.monotonic()))
                 process.kill()
                 process.join()
-            resume(database)
-            assert workers.run() == 0
+            # as from cron: on a loaded machine a worker's last sign of life may be written after it was killed, and a
+            # locked workflow is freed one pass after its job was found lost
+            for _ in range(3):
+                resume(database)
+                assert workers.run() == 0
+                if launchpad.fireworks.count_documents({"state": {"$ne": "COMPLETED"}}) == 0:
+                    break
             check_all_done(database, launchpad, len(PHASES))
     server.stop()
 

@@ -138,7 +138,8 @@ def _plain(answer: Mapping[str, Seen] | str) -> dict[str, list[Any]] | None:
     return {n: [round(s.energy_per_atom, 6), [float(f"{x:.6g}") for x in s.features]] for n, s in answer.items()}
 
 
-def _area(lattice: Any) -> float:
+def cell_area(lattice: Any) -> float:
+    """Of the plane of the first two of (3, 3) lattice vectors, angstrom^2."""
     return float(np.linalg.norm(np.cross(*np.array(lattice)[:2])))
 
 
@@ -212,7 +213,7 @@ def measured(data_dir: Path, known: Mapping[str, Mapping[str, Any]], force_field
             for own, name in zip(kept, force_fields, strict=True):
                 energy, features = row[key][name]
                 own.append(Seen(energy, np.array(features)))
-        change.append(_area(row["lattice"]) / _area(record["lattice"]) - 1)
+        change.append(cell_area(row["lattice"]) / cell_area(record["lattice"]) - 1)
         relaxed = Structure(Lattice(row["lattice"]), row["species"], row["frac_coords"])
         same.append(abs(change[-1]) < SAME_AREA and is_one_layer(relaxed))
         formation.append(record.get("formation_energy_per_atom") if of == "c2db" else np.nan)

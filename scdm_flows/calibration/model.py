@@ -331,8 +331,12 @@ def load_energy_model_card() -> dict[str, Any]:
     return load_energy_model().header
 
 
-def energy_model_for(force_field: str, path: str | None = None) -> EnergyModel | None:
+def energy_model_for(
+    force_field: str, path: str | None = None, options: Mapping[str, Any] | None = None
+) -> EnergyModel | None:
     """The energy model of layers relaxed with a force field; None where none is packaged for it and none is given.
+
+    None is packaged for a force field with ``options`` either: they change what it gives.
 
     Raises
     ------
@@ -340,6 +344,8 @@ def energy_model_for(force_field: str, path: str | None = None) -> EnergyModel |
         If the file's model was fitted on layers relaxed with another force field.
     """
     if path is None:
+        if options:
+            return None
         packaged = load_energy_model()
         return packaged if packaged.header["force_field"] == force_field else None
     model = load_energy_model(path)

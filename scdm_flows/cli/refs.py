@@ -193,18 +193,16 @@ def _geometry(data_dir: Path, relaxed: Path) -> dict[str, dict[str, float]]:
 
     import numpy as np
 
+    from scdm_flows.calibration.fit import cell_area
     from scdm_flows.thermo.sources import read_lines
     from scdm_models.forcefield.labels import held_out, system_of
-
-    def area(lattice: Any) -> float:
-        return float(np.linalg.norm(np.cross(*np.array(lattice)[:2])))
 
     own = {row["id"]: row for row in map(json.loads, filter(None, relaxed.read_text().splitlines()))}
     errors: dict[str, list[float]] = {"all": [], "held out of the force field's training": []}
     for record in read_lines(data_dir / "c2db.jsonl.gz"):
         lattice = own.get(record["id"], {}).get("lattice")
         if lattice is not None:
-            error = abs(area(lattice) / area(record["lattice"]) - 1)
+            error = abs(cell_area(lattice) / cell_area(record["lattice"]) - 1)
             errors["all"].append(error)
             if held_out(system_of(record["species"])):
                 errors["held out of the force field's training"].append(error)

@@ -41,7 +41,7 @@ def predict(structures: Sequence[Structure | None], config: ForceFieldEngineConf
     ReferenceDataError
         If the force field has no energy model.
     """
-    model = energy_model_for(config.force_field, config.energy_model)
+    model = energy_model_for(config.force_field, config.energy_model, config.force_field_options)
     if model is None:
         raise ReferenceDataError(
             f"the force field {config.force_field} has no energy model, its energies are on no hull's scale; make one "

@@ -70,7 +70,7 @@ class ForceFieldEngine:
         """
         if self.config.references is not None:
             return None
-        return energy_model_for(self.config.force_field, self.config.energy_model)
+        return energy_model_for(self.config.force_field, self.config.energy_model, self.config.force_field_options)
 
     def check(self) -> list[str]:
         """What is missing to run. Without an energy model it runs: energies stay the force field's, on no hull."""

@@ -37,8 +37,6 @@ from scdm_flows.thermo.sources import (
 from scdm_flows.thermo.table import COLUMNS, SCHEME
 from scdm_flows.thermo.validate import FOLDS, Progress, cross_validate
 
-__all__ = ["build_reference_table", "read_lines"]
-
 WINDOW = 0.03  # eV/atom above the converted hull
 SAME_PHASE = 0.05  # eV/atom above the hull of its own database up to which a structure gives a composition its id
 NAMELESS = "mp"  # of phases whose id is in none of the files

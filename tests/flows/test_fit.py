@@ -117,6 +117,12 @@ def test_a_model_survives_its_file_and_a_damaged_file_says_so(tmp_path: Path) ->
         load_energy_model(str(tmp_path / "none.npz"))
 
 
+def test_the_packaged_model_is_of_the_shipped_weights_alone() -> None:
+    assert energy_model_for("CHGNet") is not None
+    assert energy_model_for("CHGNet", None, {"weights": "others.safetensors"}) is None
+    assert energy_model_for("SevenNet-0") is None
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10**6))
 def test_errors_never_fall_with_the_distance(seed: int) -> None:

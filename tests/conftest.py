@@ -25,6 +25,8 @@ from scdm_flows.documents import (
 )
 from scdm_flows.settings import ScdmSettings
 from scdm_flows.stores import Database, EmbeddedServer, connect
+from scdm_flows.thermo.hull import Phase
+from scdm_flows.thermo.table import ReferenceTable
 from scdm_models.datasets.fingerprints import FingerprintIndex
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -300,3 +302,18 @@ def store_ranking(database: Any, documents: Iterable[Any]) -> None:
         table = with_ranks(read_all(database, name), results)
         head = {"revision": "", "taken_at": database.now(), "n_blocks": 0, "n_ranked": 0, "n_candidates": len(table)}
         assert store(database, RankingDoc(campaign=name, **head), table, None)
+
+
+# Elements at -10 and -4 eV/atom: MoS2 of the elements lies at (-10 - 2 * 4) / 3 = -6 eV/atom. The bulk phase is
+# 1 eV/atom below that, so it is the hull at its own composition.
+REFERENCES = ReferenceTable(
+    scheme="by-hand",
+    surrogate=False,
+    sha256="0" * 64,
+    header={},
+    phases={
+        "Mo": (Phase.from_formula("mo", "Mo1", -10.0),),
+        "S": (Phase.from_formula("s", "S1", -4.0),),
+        "Mo-S": (Phase.from_formula("bulk", "Mo1S2", -7.0),),
+    },
+)

@@ -6,29 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import mx2
+from conftest import REFERENCES, mx2
 from pymatgen.core import Structure
 
 from scdm_flows.analysis.gate import Relaxation, gate, rmsd
 from scdm_flows.calibration.model import PredictedEnergy
 from scdm_flows.config import parse_config
 from scdm_flows.documents import GateDoc, ScreenedCandidate
-from scdm_flows.thermo.hull import Phase
 from scdm_flows.thermo.table import ReferenceTable
-
-# Elements at -10 and -4 eV/atom: MoS2 of the elements lies at (-10 - 2 * 4) / 3 = -6 eV/atom. The bulk phase is
-# 1 eV/atom below that, so it is the hull at its own composition.
-REFERENCES = ReferenceTable(
-    scheme="by-hand",
-    surrogate=False,
-    sha256="0" * 64,
-    header={},
-    phases={
-        "Mo": (Phase.from_formula("mo", "Mo1", -10.0),),
-        "S": (Phase.from_formula("s", "S1", -4.0),),
-        "Mo-S": (Phase.from_formula("bulk", "Mo1S2", -7.0),),
-    },
-)
 
 
 def run(

@@ -6,29 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from conftest import REFERENCES
 from pymatgen.core import Structure
 
 from scdm_flows.calibration.labels import stability_labels
 from scdm_flows.calibration.model import PredictedEnergy
-from scdm_flows.thermo.hull import Phase
-from scdm_flows.thermo.table import ReferenceTable
 from scdm_models.datasets.records import CuratedLayer
 from scdm_models.encoding import LayerCrystal, Site
 
 MOS2 = LayerCrystal(78, (3.18, 3.18, 120.0), (Site(42, "a", (0.0, 0.0, 0.0)), Site(16, "e", (1 / 3, 2 / 3, 1.56))))
-
-# the elements at -10 and -4 eV/atom, bulk MoS2 1 eV/atom below what they cost at its composition, -6
-REFERENCES = ReferenceTable(
-    scheme="by-hand",
-    surrogate=False,
-    sha256="0" * 64,
-    header={},
-    phases={
-        "Mo": (Phase.from_formula("mo", "Mo1", -10.0),),
-        "S": (Phase.from_formula("s", "S1", -4.0),),
-        "Mo-S": (Phase.from_formula("bulk", "Mo1S2", -7.0),),
-    },
-)
 
 
 def test_labels_name_their_source() -> None:

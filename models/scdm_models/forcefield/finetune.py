@@ -3,10 +3,11 @@
 Every step's batch comes from (seed, step, process) alone and the state is written as it goes, so a killed training goes
 on by the same call. Several processes share a batch: each takes its part of the data, gradients are averaged.
 
-The loss of a structure, with N atoms: a Huber loss of the energy per atom, the mean absolute error of the forces over
-``FORCE_FLOOR + rms force``, which makes small forces near minima count as much as large ones far away, and that of the
-in-plane virial per atom. Teacher energies are brought to the scale of the starting network by a ridge regression on
-element fractions, and on those of the metals that the Materials Project treats with +U where oxygen or fluorine is.
+Half of a batch are minima: C2DB's geometries, where forces and in-plane stress vanish, with C2DB's formation energies.
+The others are structures near a minimum with the teacher's forces, and bulk phases, so that nothing is forgotten. The
+loss: a Huber loss of the energy per atom, mean absolute errors of forces and of the in-plane virial per atom. C2DB's
+energies are brought to the scale of the starting network by a ridge regression on element fractions, and on those of the
+metals that the Materials Project treats with +U where oxygen or fluorine is.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from scdm_models.forcefield.labels import held_out, system_of
 
 logger = logging.getLogger(__name__)
 Array = NDArray[np.float64]
-FORCE_FLOOR = 0.3  # eV/angstrom
 HUBER_EV = 0.05
 U_METALS = ("V", "Cr", "Mn", "Fe", "Co", "Ni", "Mo", "W")
 LARGEST_BULK = 12  # atoms
@@ -43,34 +43,40 @@ class FineTune:
     """How to train.
 
     steps, batch: optimiser's steps, and structures in one of each process; learning_rate: of AdamW, after a linear
-    warm-up it falls to 1 % along a cosine; energy, force, virial: weights of the loss; replay: share of a batch that
-    are bulk phases; bulk: how many of them; ema: of the weights that are kept; seed.
+    warm-up it falls to 1 % along a cosine; energy, rest, force, virial: weights of the loss, of energies, of forces at
+    minima, of other forces and of virials; minima, replay: shares of a batch that are minima and bulk phases; bulk: how
+    many of these there are; largest_force: root mean square in eV/angstrom, what is farther from a minimum is left out;
+    ema: of the weights that are kept; seed.
     """
 
-    steps: int = 5000
-    batch: int = 16
-    learning_rate: float = 8e-4
+    steps: int = 3000
+    batch: int = 20
+    learning_rate: float = 5e-4
     weight_decay: float = 1e-4
     warmup: int = 100
     energy: float = 1.0
-    force: float = 1.0
-    virial: float = 1.0
+    rest: float = 0.3
+    force: float = 0.5
+    virial: float = 0.3
+    minima: float = 0.5
     replay: float = 0.15
     bulk: int = 2500
-    ema: float = 0.998
+    largest_force: float = 0.6
+    ema: float = 0.995
     seed: int = 0
 
 
 @dataclass
 class Example:
     """A graph and what is wanted of it: energy (eV/atom, without the elements' part; NaN: not asked), forces (n, 3) in
-    eV/angstrom, virial ((3, 3), stress times volume over atoms, eV), which of its components count."""
+    eV/angstrom, virial ((3, 3), stress times volume over atoms, eV), which of its components count, a minimum or not."""
 
     graph: Any
     energy: float
     forces: Array
     virial: Array
     mask: Array
+    minimum: bool = False
 
 
 PLANE = np.array([[1.0, 1, 0], [1, 1, 0], [0, 0, 0]])
@@ -108,20 +114,29 @@ def composition_terms(species: Sequence[Sequence[str]]) -> tuple[Array, list[str
     return terms, names
 
 
-def examples(rows: Sequence[dict[str, Any]], model: Any, rank: int, world: int, seed: int) -> list[Example]:
-    """The examples of one process of ``world``: every world-th row."""
+def examples(folder: Path, rows: Sequence[dict[str, Any]], model: Any, how: FineTune) -> list[Example]:
+    """Minima and structures near them.
+
+    Parameters
+    ----------
+    folder
+        Holds ``c2db.jsonl.gz``, for the minima's energies.
+    rows
+        Of ``read_labels``.
+    model
+        The starting network.
+    """
     from pymatgen.core import Lattice, Structure
 
-    scale, names = _energy_scale(rows, model)
+    with gzip.open(folder / "c2db.jsonl.gz", "rt") as handle:
+        formation = {r["id"]: r.get("formation_energy_per_atom") for r in map(json.loads, handle)}
     minima = {r["name"]: r for r in rows if r["kind"] == "minimum"}
+    scale, names = _energy_scale([r | {"formation": formation.get(n)} for n, r in minima.items()], model)
     found = []
-    order = np.random.default_rng(seed).permutation(len(rows))[rank::world]
-    for index in order:
-        row = rows[index]
-        structure = Structure(Lattice(row["lattice"]), row["species"], row["frac_coords"])
+    for row in rows:
         forces, stress, energy = np.array(row["forces"]), np.array(row["stress"]), float("nan")
-        n = len(structure)
-        if row["kind"] == "minimum":
+        n, minimum = len(forces), row["kind"] == "minimum"
+        if minimum:
             forces, stress = 0 * forces, 0 * stress
         elif row["kind"] == "displaced":
             base = minima.get(row["base"])
@@ -129,32 +144,32 @@ def examples(rows: Sequence[dict[str, Any]], model: Any, rank: int, world: int, 
                 continue
             forces = forces - np.repeat(np.array(base["forces"]), n // len(base["species"]), axis=0)
             stress = stress - np.array(base["stress"])
-        if np.abs(forces).max() > 30 or set(row["species"]) - set(names):
+        if np.sqrt((forces**2).mean()) > how.largest_force or set(row["species"]) - set(names):
             continue
+        structure = Structure(Lattice(row["lattice"]), row["species"], row["frac_coords"])
         try:
             graph = model.graph_converter(structure)
         except Exception as error:
             logger.debug("%s: %s", row["name"], error)
             continue
-        if row["kind"] != "displaced":
+        if minimum and formation.get(row["name"]) is not None:
             own = float(model.composition_model([graph])[0])
             terms, _ = composition_terms([row["species"], *([e] for e in names)])
-            energy = row["energy_per_atom"] + float(terms[0] @ scale) - own
-        found.append(Example(graph, energy, forces, stress * structure.volume / n, PLANE))
+            energy = formation[row["name"]] + float(terms[0] @ scale) - own
+        found.append(Example(graph, energy, forces, stress * structure.volume / n, PLANE, minimum))
     return found
 
 
 def _energy_scale(rows: Sequence[dict[str, Any]], model: Any) -> tuple[Array, list[str]]:
-    """What composition adds to a teacher's energy per atom, eV, so that the starting network agrees in the mean."""
+    """What composition adds to a formation energy, eV/atom, so that the starting network agrees in the mean."""
     from pymatgen.core import Lattice, Structure
 
     from scdm_models.forcefield.network import predict
 
-    chosen = [r for r in rows if r["kind"] in ("minimum", "free")]
+    chosen = [r for r in rows if r["formation"] is not None]
     terms, names = composition_terms([r["species"] for r in chosen])
-    some = np.random.default_rng(0).permutation(len(chosen))[:3000]
     values, kept = [], []
-    for part in np.array_split(some, max(1, len(some) // 16)):
+    for part in np.array_split(np.arange(len(chosen)), max(1, len(chosen) // 16)):
         graphs, rows_ = [], []
         for k in part:
             r = chosen[k]
@@ -164,7 +179,7 @@ def _energy_scale(rows: Sequence[dict[str, Any]], model: Any) -> tuple[Array, li
             except Exception as error:  # no neighbours
                 logger.debug("%s: %s", r["name"], error)
         for k, (energy, _, _) in zip(rows_, predict(model, graphs), strict=True):
-            values.append(energy / len(chosen[k]["species"]) - chosen[k]["energy_per_atom"])
+            values.append(energy / len(chosen[k]["species"]) - chosen[k]["formation"])
             kept.append(k)
     a, b = terms[kept], np.array(values)
     inside = np.ones(len(b), dtype=bool)
@@ -172,7 +187,7 @@ def _energy_scale(rows: Sequence[dict[str, Any]], model: Any) -> tuple[Array, li
     for _ in range(3):  # without what lies far off
         beta = np.linalg.solve(a[inside].T @ a[inside] + 0.02 * np.eye(a.shape[1]), a[inside].T @ b[inside])
         inside = np.abs(b - a @ beta) < 0.3
-    logger.info("teacher to network: mean |rest| %.4f eV/atom of %d", np.abs(b - a @ beta)[inside].mean(), inside.sum())
+    logger.info("C2DB to network: mean |rest| %.4f eV/atom of %d", np.abs(b - a @ beta)[inside].mean(), inside.sum())
     return beta, names
 
 
@@ -216,7 +231,8 @@ def bulk_examples(folder: Path, model: Any, n: int, rank: int, world: int, seed:
 
 
 def loss_of(model: Any, batch: Sequence[Example], how: FineTune) -> tuple[Any, dict[str, float]]:
-    """The batch's loss, and mean absolute errors: energy (eV/atom), forces (eV/angstrom), virial (eV/atom)."""
+    """The batch's loss, and mean absolute errors: energy (eV/atom), forces at minima and others (eV/angstrom), virial
+    (eV/atom)."""
     import torch
     from chgnet.model.model import BatchedGraph
 
@@ -241,18 +257,28 @@ def loss_of(model: Any, batch: Sequence[Example], how: FineTune) -> tuple[Any, d
     off_e = torch.where(asked, energy - torch.nan_to_num(wanted_e), torch.zeros_like(energy))
     loss_e = torch.nn.functional.huber_loss(off_e, torch.zeros_like(off_e), delta=HUBER_EV, reduction="sum") / HUBER_EV
     loss_e = loss_e / max(1, int(asked.sum()))
-    square = torch.zeros(k).index_add_(0, graphs.atom_owners, (wanted_f**2).mean(1)) / sizes
-    weight = 1 / (FORCE_FLOOR + square.sqrt())
+    weight = torch.tensor([how.rest if x.minimum else how.force for x in batch])
     off_f = torch.zeros(k).index_add_(0, graphs.atom_owners, (forces - wanted_f).abs().mean(1)) / sizes
     off_v = ((virial - wanted_v).abs() * mask).sum((1, 2)) / mask.sum((1, 2))
-    size_v = ((wanted_v.abs() * mask).sum((1, 2)) / mask.sum((1, 2))) + 0.3
-    loss = how.energy * loss_e + how.force * (off_f * weight).mean() + how.virial * (off_v / size_v).mean()
+    loss = how.energy * loss_e + (weight * off_f).mean() + how.virial * off_v.mean()
+    minima, others = ([i for i, x in enumerate(batch) if x.minimum == it] for it in (True, False))
     told = {
         "e": float(off_e.detach().abs().sum()) / max(1, int(asked.sum())),
-        "f": float(off_f.detach().mean()),
+        "rest": float(sum(off_f.detach()[i] for i in minima) / max(1, len(minima))),
         "v": float(off_v.detach().mean()),
+        "f": float(sum(off_f.detach()[i] for i in others) / max(1, len(others))),
     }
     return loss, told
+
+
+def drawn(examples: Sequence[Example], n: int, step: int, seed: tuple[int, ...]) -> list[Example]:
+    """The ``step``-th n of them, in an order of each epoch's own."""
+    n = min(n, len(examples))
+    if n == 0:
+        return []
+    epoch, place = divmod(step, len(examples) // n)
+    order = np.random.default_rng([*seed, epoch]).permutation(len(examples))
+    return [examples[i] for i in order[place * n : (place + 1) * n]]
 
 
 def train(folder: Path, labels: Sequence[Path], state: Path, how: FineTune, rank: int = 0, world: int = 1) -> None:
@@ -271,10 +297,12 @@ def train(folder: Path, labels: Sequence[Path], state: Path, how: FineTune, rank
     if world > 1:
         dist.init_process_group("gloo", rank=rank, world_size=world)
     model = copy.deepcopy(load())  # the one in memory stays as it was shipped
-    layers = examples(read_labels(labels), model, rank, world, how.seed)
+    layers = examples(folder, read_labels(labels), model, how)[rank::world]
+    minima, near = ([x for x in layers if x.minimum == it] for it in (True, False))
     bulk = bulk_examples(folder, model, how.bulk, rank, world, how.seed)
     if rank == 0:
-        logger.info("%d layers, %d bulk phases in each of %d processes", len(layers), len(bulk), world)
+        told_of = (len(minima), len(near), len(bulk), world)
+        logger.info("%d minima, %d structures near them, %d bulk phases in each of %d processes", *told_of)
     model.requires_grad_(True)
     model.composition_model.requires_grad_(False)
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -286,15 +314,12 @@ def train(folder: Path, labels: Sequence[Path], state: Path, how: FineTune, rank
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         averaged, step = saved["averaged"], saved["step"]
-    n_bulk = max(1, round(how.replay * how.batch)) if bulk else 0
-    per_epoch = max(1, len(layers) // (how.batch - n_bulk))
+    n_bulk, n_minima = (max(1, round(share * how.batch)) for share in (how.replay, how.minima))
+    shares = ((minima, n_minima), (near, how.batch - n_bulk - n_minima), (bulk, n_bulk))
+    per_epoch = max(1, len(minima) // n_minima)
     began, told = time.perf_counter(), []
     while step < how.steps:
-        epoch, place = divmod(step, per_epoch)
-        order = np.random.default_rng([how.seed, rank, epoch]).permutation(len(layers))
-        own = order[place * (how.batch - n_bulk) : (place + 1) * (how.batch - n_bulk)]
-        rng = np.random.default_rng([how.seed, rank, step, 1])
-        batch = [layers[i] for i in own] + [bulk[i] for i in rng.choice(len(bulk), n_bulk, replace=False)]
+        batch = [x for kind, (own, n) in enumerate(shares) for x in drawn(own, n, step, (how.seed, rank, kind))]
         rate = how.learning_rate * min(1, (step + 1) / how.warmup)
         rate *= 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / how.steps))
         for group in optimizer.param_groups:
@@ -321,7 +346,7 @@ def train(folder: Path, labels: Sequence[Path], state: Path, how: FineTune, rank
         if rank == 0 and (step % STATE_EVERY == 0 or step == how.steps):
             mean = np.mean(told[-STATE_EVERY:], axis=0)
             logger.info(
-                "step %d epoch %.2f loss %.4f e %.4f f %.4f v %.4f rate %.1e, %.2f s a step",
+                "step %d epoch %.2f loss %.4f e %.4f at rest %.4f v %.4f f %.4f rate %.1e, %.2f s a step",
                 step,
                 step / per_epoch,
                 *mean,

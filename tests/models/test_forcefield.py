@@ -28,6 +28,7 @@ def layer(metal: str, other: str, a: float = 2.9) -> dict[str, Any]:
         "lattice": Lattice.hexagonal(a, 15).matrix.tolist(),
         "frac_coords": [[0, 0, 0.45], [1 / 3, 2 / 3, 0.55]],
         "e_hull": 0.1,
+        "formation_energy_per_atom": -0.2,
     }
 
 
@@ -124,7 +125,7 @@ def test_composition_terms() -> None:
 def test_training_goes_on_where_it_was_killed(data: Path) -> None:
     out = data / "labels.jsonl"
     label([t for t in plan(data, []) if t.kind != "displaced"], EMT, {}, out, 1)
-    how = FineTune(steps=4, batch=4, bulk=4, warmup=1)
+    how = FineTune(steps=4, batch=4, bulk=4, warmup=1, largest_force=5)
     whole, parts = data / "whole.state", data / "parts.state"
     train(data, [out], whole, how)
     with pytest.MonkeyPatch.context() as patch:

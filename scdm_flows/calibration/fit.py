@@ -26,11 +26,13 @@ from scdm_flows.analysis.evaluation import Relaxed
 from scdm_flows.calibration.model import (
     COVERAGE,
     EXTRAPOLATED_QUANTILE,
+    STABILITY,
     EnergyModel,
     ErrorByDistance,
     Inputs,
     Scaling,
     Seen,
+    Stability,
     Variances,
     kernel,
     nearest,
@@ -48,6 +50,8 @@ LEAST = 100  # layers without which a model says nothing
 BOOTSTRAP = 500
 WINDOW, STABLE = 0.6, 0.2  # eV/atom
 ELEMENTS = "mp_elemental_refs.json.gz"
+VERDICTS = {"high": 1.0, "low": 0.0}  # C2DB's dyn_stab_phonons
+CORRELATED = frozenset({"V", "Cr", "Mn", "Fe", "Co", "Ni", "Cu"})  # where force fields, which have no spin, err most
 SOURCES = {"c2db": "c2db.jsonl.gz", "2dmatpedia": "2dmatpedia.jsonl.gz"}
 
 Relax = Callable[[Sequence[Structure]], Sequence[Relaxed]]
@@ -169,8 +173,8 @@ class Measured:
     ids, compositions, systems: (n,); seen, given: for each force field (n,) what it says of the relaxed layer and of
     the layer as the source gives it; area_change: (n,) of the cell by the relaxation, relative;
     same_layer: (n,) one connected layer in the end, its area changed by less than ``SAME_AREA``; formation,
-    e_above_hull: (n,) DFT's, eV/atom (formation is NaN where the source does not say it); left_out: id -> why it has
-    no value.
+    e_above_hull: (n,) DFT's, eV/atom (formation is NaN where the source does not say it); stable: (n,) 1 where DFT's
+    phonons are, 0 where not, NaN where the source does not say; left_out: id -> why it has no value.
     """
 
     ids: list[str]
@@ -182,6 +186,7 @@ class Measured:
     same_layer: NDArray[np.bool_]
     formation: Array
     e_above_hull: Array
+    stable: Array
     left_out: dict[str, str]
 
 
@@ -196,8 +201,8 @@ def measured(data_dir: Path, known: Mapping[str, Mapping[str, Any]], force_field
     none = np.zeros(0)
     seen: list[list[Seen]] = [[] for _ in force_fields]
     given: list[list[Seen]] = [[] for _ in force_fields]
-    found = Measured([], [], [], seen, given, none, none.astype(bool), none, none, {})
-    formation, hull, change, same = [], [], [], []
+    found = Measured([], [], [], seen, given, none, none.astype(bool), none, none, none, {})
+    formation, hull, stable, change, same = [], [], [], [], []
     for record in _records(data_dir):
         if record["of"] != of:
             continue
@@ -217,6 +222,7 @@ def measured(data_dir: Path, known: Mapping[str, Mapping[str, Any]], force_field
         relaxed = Structure(Lattice(row["lattice"]), row["species"], row["frac_coords"])
         same.append(abs(change[-1]) < SAME_AREA and is_one_layer(relaxed))
         formation.append(record.get("formation_energy_per_atom") if of == "c2db" else np.nan)
+        stable.append(VERDICTS.get(record.get("dyn_stab_phonons", ""), np.nan))
         hull.append(record["e_hull"] if of == "c2db" else record["decomposition_energy"])
     if len(found.ids) < LEAST:
         raise ReferenceDataError(
@@ -228,6 +234,7 @@ def measured(data_dir: Path, known: Mapping[str, Mapping[str, Any]], force_field
         same_layer=np.array(same),
         formation=np.array(formation, dtype=float),
         e_above_hull=np.array(hull, dtype=float),
+        stable=np.array(stable, dtype=float),
     )
 
 
@@ -250,18 +257,96 @@ def leave_out(
     rows, truth, folds, noise: (m,) of the training layers, formation energies in eV/atom and variances of their noise
     in eV^2; hull: (n,) hull energies (conversion without the fold, eV/atom) of the first n of them, which are judged.
     """
-    n, target = len(hull), truth - rows.formation[0]
-    covariance = kernel(rows, rows, variances)
-    covariance[np.diag_indices(len(target))] += noise
-    inverse = np.linalg.inv(covariance)
-    formation, distance = np.zeros(len(target)), np.zeros(n)
+    n = len(hull)
+    formation = rows.formation[0] + _left_out(rows, truth - rows.formation[0], folds, noise, variances)
+    distance = np.zeros(n)
     for fold in np.unique(folds):
         held = folds == fold
-        weights = inverse @ (target - target[~held].mean())
-        formation[held] = truth[held] - np.linalg.solve(inverse[np.ix_(held, held)], weights[held])
         judged = np.flatnonzero(held[:n])
         distance[judged] = nearest(rows.place[judged], rows.place[~held])
     return LeftOut(formation[:n], formation[:n] - hull, distance, folds[:n])
+
+
+def _left_out(rows: Inputs, target: Array, folds: NDArray[np.int64], noise: Array, variances: Variances) -> Array:
+    """(m,) of ``target``, each fold predicted from the others."""
+    covariance = kernel(rows, rows, variances)
+    covariance[np.diag_indices(len(target))] += noise
+    inverse = np.linalg.inv(covariance)
+    found = np.zeros(len(target))
+    for fold in np.unique(folds):
+        held = folds == fold
+        weights = inverse @ (target - target[~held].mean())
+        found[held] = target[held] - np.linalg.solve(inverse[np.ix_(held, held)], weights[held])
+    return found
+
+
+def fit_stability(
+    rows: Inputs, layers: Measured, folds: NDArray[np.int64], n_rows: int
+) -> tuple[Stability, dict[str, Any]]:
+    """What predicts DFT's phonon verdicts, and how good it is where chemical systems are left out.
+
+    rows, folds: (n,) of the relaxed layers; n_rows: of the whole model, of which these are the first.
+    """
+    from scipy.optimize import minimize
+    from scipy.special import expit
+
+    known = np.flatnonzero(np.isfinite(layers.stable))
+    own, truth = rows.take(known), layers.stable[known]
+    verdict, noise = 2 * truth - 1, np.full(len(known), STABILITY.noise)
+    found = _left_out(own, verdict, folds[known], noise, STABILITY)
+
+    def loss(curve: Array) -> float:
+        p = np.clip(expit(curve[0] * found + curve[1]), 1e-9, 1 - 1e-9)
+        return float(-(truth * np.log(p) + (1 - truth) * np.log(1 - p)).mean())
+
+    slope, offset = minimize(loss, np.array([2.0, 0.0]), method="Nelder-Mead").x
+    covariance = kernel(own, own, STABILITY)
+    covariance[np.diag_indices(len(known))] += noise
+    weights = np.zeros(n_rows)
+    weights[known] = np.linalg.solve(covariance, verdict - verdict.mean())
+    stability = Stability(weights, float(verdict.mean()), float(slope), float(offset))
+    probability = stability.probability(found)
+    correlated = np.array([bool(CORRELATED & layers.compositions[k].keys()) for k in known])
+    systems = np.array(layers.systems)[known]
+    everything = np.ones(len(known), dtype=bool)
+    parts = {"all": everything, "with V, Cr, Mn, Fe, Co, Ni or Cu": correlated, "without these": ~correlated}
+    told = {name: _verdicts(truth[of], probability[of], systems[of]) for name, of in parts.items()}
+    bins = np.array_split(np.argsort(probability), 5)
+    reliability = [[_round(probability[b].mean()), _round(truth[b].mean())] for b in bins]
+    return stability, {**told.pop("all"), "by_chemistry": told, "said_and_true_share_by_fifths": reliability}
+
+
+def _verdicts(truth: Array, probability: Array, systems: NDArray[np.str_]) -> dict[str, Any]:
+    """Balanced accuracy at 1/2, F1 of the stable, area under the curve, Brier score; intervals over systems."""
+    stable, said = truth == 1, probability >= 0.5
+
+    def balanced(kept: Any) -> float:
+        a, b = stable[kept], said[kept]
+        return float((b[a].mean() + (~b)[~a].mean()) / 2)
+
+    def area(kept: Any) -> float:
+        from scipy.stats import rankdata
+
+        a, ranks = stable[kept], rankdata(probability[kept])
+        n = int(a.sum())
+        return float((ranks[a].sum() - n * (n + 1) / 2) / (n * (len(a) - n)))
+
+    drawn = _systems_drawn(systems)
+    rows: dict[str, Any] = {"n": len(truth), "stable": _round(stable.mean())}
+    for name, of in (("balanced_accuracy", balanced), ("auc", area)):
+        rows[name] = _round(of(np.arange(len(truth))))
+        rows[f"{name}_95"] = [_round(q) for q in np.quantile([of(kept) for kept in drawn], [0.025, 0.975])]
+    rows["f1_of_stable"] = _round(2 * (stable & said).sum() / max(1, stable.sum() + said.sum()))
+    rows["brier"] = _round(((probability - truth) ** 2).mean())
+    return rows
+
+
+def _systems_drawn(systems: Sequence[str] | NDArray[np.str_]) -> list[NDArray[np.int64]]:
+    """Rows of bootstrap draws of whole chemical systems."""
+    names, index = np.unique(np.array(systems), return_inverse=True)
+    members = [np.flatnonzero(index == k) for k in range(len(names))]
+    rng = np.random.default_rng(0)
+    return [np.concatenate([members[k] for k in rng.integers(0, len(names), len(names))]) for _ in range(BOOTSTRAP)]
 
 
 def errors_by_distance(distance: Array, error: Array) -> ErrorByDistance:
@@ -327,8 +412,9 @@ def fit(
     weights = np.linalg.solve(covariance, target - mean)
     digest = hashlib.sha256(weights.round(6).tobytes() + rows.x.tobytes()).hexdigest()
     told: dict[str, Any] = {"id": "+".join(str(name).lower() for name in header["features"]) + f"-{digest[:8]}"}
-    told |= {**header, **told_of(layers, found, at_hull)}
-    model = EnergyModel(scaling, variances, rows, weights, mean, errors, told)
+    stability, verdicts = fit_stability(relaxed, layers, folds[: len(layers.ids)], len(target))
+    told |= {**header, **told_of(layers, found, at_hull), "phonon_stability": verdicts}
+    model = EnergyModel(scaling, variances, rows, weights, mean, errors, stability, told)
     if outside is not None:
         told["external"] = _external(model, outside, hull)
     return model
@@ -402,13 +488,7 @@ def _scores(truth: Array, value: Array, systems: Sequence[str]) -> dict[str, Any
     """``thermo.validate.scores`` and the rank correlation, with 95 % intervals by bootstrap over chemical systems."""
     from scipy.stats import spearmanr
 
-    names, index = np.unique(np.array(systems), return_inverse=True)
-    members = [np.flatnonzero(index == k) for k in range(len(names))]
-    rng = np.random.default_rng(0)
-    ranks = []
-    for _ in range(BOOTSTRAP):
-        chosen = np.concatenate([members[k] for k in rng.integers(0, len(names), len(names))])
-        ranks.append(spearmanr(truth[chosen], value[chosen]).statistic)
+    ranks = [spearmanr(truth[chosen], value[chosen]).statistic for chosen in _systems_drawn(systems)]
     return {
         **scores(value - truth, systems),
         "spearman": _round(spearmanr(truth, value).statistic),

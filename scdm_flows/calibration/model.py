@@ -14,6 +14,10 @@ doi:10.1088/2053-1583/ac1059); its hull is in ``thermo``.
 The error is conformal by distance: among layers whose chemical system was left out of the fit, and that were as far
 from the nearest layer of the fit, nine in ten had an error of E_hull below it. What is farther than all but one in a
 hundred of these, or is made of a single element, is ``extrapolated``.
+
+A second Gaussian process with the same kernel and other variances, fitted on C2DB's verdicts (1: no phonon with an
+imaginary frequency, -1: some), says how likely DFT's phonons would call the layer dynamically stable; a logistic curve
+makes a probability of it (J. Platt, Adv. Large Margin Classifiers 10, 61 (1999)).
 """
 
 from __future__ import annotations
@@ -54,7 +58,7 @@ class PredictedEnergy:
 
     formation_energy_per_atom: eV/atom; error: half-width that holds nine in ten errors of E_hull, eV/atom; distance: to
     the nearest layer of the fit, in standard deviations of the features; extrapolated: whether it lies outside what the
-    model has learned from; model: its id.
+    model has learned from; model: its id; stable_probability: that the layer is dynamically stable by C2DB's phonons.
     """
 
     formation_energy_per_atom: float
@@ -62,6 +66,7 @@ class PredictedEnergy:
     distance: float
     extrapolated: bool
     model: str
+    stable_probability: float
 
 
 @dataclass(frozen=True)
@@ -207,6 +212,29 @@ class ErrorByDistance:
         return np.asarray(inside * beyond, dtype=float)
 
 
+# of verdicts +1 and -1
+STABILITY = Variances(
+    fractions=0.3, plus_u=0.0, first=1.0, others=0.5, composition=0.5, differences=0.0, noise=0.1, noise_by_area=0.0
+)
+
+
+@dataclass(frozen=True)
+class Stability:
+    """weights: (n,) of the rows, 0 for those without a verdict; mean: of the verdicts; slope, offset: of the logistic
+    curve."""
+
+    weights: Array
+    mean: float
+    slope: float
+    offset: float
+
+    def probability(self, verdict: Array) -> Array:
+        """Of predicted verdicts, about -1 to 1."""
+        from scipy.special import expit
+
+        return np.asarray(expit(self.slope * verdict + self.offset), dtype=float)
+
+
 @dataclass(frozen=True)
 class EnergyModel:
     """A fitted model; header: how it was fitted and how good it is, JSON-able."""
@@ -217,6 +245,7 @@ class EnergyModel:
     weights: Array
     mean: float
     errors: ErrorByDistance
+    stability: Stability
     header: dict[str, Any]
 
     @property
@@ -250,6 +279,8 @@ class EnergyModel:
         value = rows.formation[0] + self.mean + kernel(rows, self.rows, self.variances) @ self.weights
         distance = nearest(rows.place, self.rows.place)
         error = self.errors(distance)
+        verdict = self.stability.mean + kernel(rows, self.rows, STABILITY) @ self.stability.weights
+        probability = self.stability.probability(verdict)
         return [
             PredictedEnergy(
                 float(value[k]),
@@ -257,6 +288,7 @@ class EnergyModel:
                 float(distance[k]),
                 bool(distance[k] > self.errors.farthest or len(fractions) == 1),
                 self.id,
+                float(probability[k]),
             )
             for k, fractions in enumerate(compositions)
         ]
@@ -276,6 +308,8 @@ class EnergyModel:
             "distances": self.errors.distances,
             "half_widths": self.errors.half_widths,
             "farthest": np.array([self.errors.farthest]),
+            "stability_weights": self.stability.weights,
+            "stability": np.array([self.stability.mean, self.stability.slope, self.stability.offset]),
         }
         for k, (centre, spread) in enumerate(zip(self.scaling.centres, self.scaling.spreads, strict=True)):
             arrays |= {f"centre_{k}": centre, f"spread_{k}": spread}
@@ -308,7 +342,8 @@ class EnergyModel:
             rows = Inputs(x, u, c, tuple(z), arrays["formation"])
             errors = ErrorByDistance(arrays["distances"], arrays["half_widths"], float(arrays["farthest"][0]))
             variances = Variances(*arrays["variances"].tolist())
-            return cls(scaling, variances, rows, arrays["weights"], float(arrays["mean"][0]), errors, header)
+            stability = Stability(arrays["stability_weights"], *arrays["stability"].tolist())
+            return cls(scaling, variances, rows, arrays["weights"], float(arrays["mean"][0]), errors, stability, header)
         except FileNotFoundError:
             raise ReferenceDataError(f"the energy model {name} does not exist; make it with `scdm refs fit`") from None
         except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:

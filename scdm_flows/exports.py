@@ -39,6 +39,9 @@ VALUES = (
     "dynamically_stable",
     "band_gap",
     "novel",
+    "known_as",
+    "duplicate_of",
+    "bulk_compound",
 )
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for a formula, at the beginning of a text
 
@@ -80,8 +83,15 @@ def as_atoms(document: CandidateDoc) -> Atoms:
 
     atoms = AseAtomsAdaptor.get_atoms(structure_of(document), msonable=False)
     atoms.pbc = (True, True, False)
-    atoms.info = {name: value for name in VALUES if (value := getattr(document, name)) is not None}
+    atoms.info = {name: value for name, value in _values(document).items() if value is not None}
     return atoms
+
+
+def _values(document: CandidateDoc) -> dict[str, Any]:
+    """``VALUES``, with what it is known as in words."""
+    from scdm_flows.query import known_words
+
+    return {name: getattr(document, name) for name in VALUES} | {"known_as": known_words(document.known_as)}
 
 
 def as_frame(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -134,7 +144,7 @@ def _zip(path: Path, documents: Iterable[CandidateDoc], fmt: str) -> None:
     with zipfile.ZipFile(path, "x", zipfile.ZIP_DEFLATED) as archive:
         for document in documents:
             archive.writestr(f"{document.candidate_id}{SUFFIX[fmt]}", as_text(document, fmt))
-            rows.append({"formula": document.formula, **{name: getattr(document, name) for name in VALUES}})
+            rows.append({"formula": document.formula, **_values(document)})
         buffer = io.StringIO()
         write_csv(buffer, rows, ["candidate_id", "formula", *VALUES[1:]])
         archive.writestr("candidates.csv", buffer.getvalue())

@@ -21,10 +21,11 @@ from scdm_flows.documents import BandsDoc, CampaignDoc, CandidateDoc, PhononDoc,
 from scdm_flows.documents.candidate import queryable_fields
 from scdm_flows.documents.hull import HullDoc
 from scdm_flows.documents.migrations import NewerDocumentError, migrate
+from scdm_flows.documents.novelty import KnownAs
 from scdm_flows.errors import CampaignError, ConfigError
 from scdm_flows.stores.database import Database, strip
 from scdm_flows.stores.pages import Order, Pages, read_cursor, write_cursor
-from scdm_flows.stores.table import After
+from scdm_flows.stores.table import KNOWN_AS, After
 from scdm_flows.stores.trouble import store_errors
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,8 @@ FLAT = (
     "gap_kind",
     "magnetic",
     "novel",
+    "known_as",
+    "duplicate_of",
     "state",
     "reason",
     "score",
@@ -114,7 +117,8 @@ class CandidateDB:
             values asks for any of them; ``elements=["Mo", "S"]`` asks for candidates that hold all of them,
             ``chemsys="Mo-*"`` for those of Mo and one other element, ``crystal_system="hexagonal"`` for layer
             groups of that system, ``passed="phonon"`` for those that passed a stage, ``text="4f2a"`` for ids that
-            hold it. A filter that is None does not count.
+            hold it, ``known_as="MoS2-165798ab5e33"`` for those that relaxed to that known layer. A filter that is None
+            does not count.
 
         Raises
         ------
@@ -335,6 +339,10 @@ class CandidateDB:
                 criteria.setdefault("layer_group", {}).update(crystal_system(value))
             elif key == "passed":
                 criteria.setdefault(key, {})["$has"] = _stage(value)
+            elif key == KNOWN_AS:
+                if not isinstance(value, str):
+                    raise ConfigError(f"{key}={value!r} must be the id of a known layer, such as MoS2-165798ab5e33")
+                criteria.setdefault(key, {})["$has"] = f"\n{value}\n"
             elif key == "text":
                 criteria.setdefault("candidate_id", {})["$has"] = str(value)
             elif key == "chemsys" and isinstance(value, str) and "*" in value:
@@ -360,6 +368,11 @@ def _candidate(row: dict[str, Any]) -> CandidateDoc:
     return CandidateDoc.model_validate(migrate(CandidateDoc, row, f"candidate {row.get('candidate_id')!r}"))
 
 
+def known_words(known: Iterable[KnownAs | dict[str, Any]] | None) -> str | None:
+    """What a candidate is known as, in words, the nearest first; None where it is not."""
+    return "; ".join(str(KnownAs.model_validate(one)) for one in known or ()) or None
+
+
 def _flat(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """``FLAT`` of stored documents, without those of a later version."""
     records, skipped = [], 0
@@ -369,7 +382,8 @@ def _flat(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         except NewerDocumentError:
             skipped += 1
             continue
-        records.append({name: current.get(name) for name in FLAT})
+        flat = {name: current.get(name) for name in FLAT}
+        records.append(flat | {KNOWN_AS: known_words(current.get(KNOWN_AS))})
     _warn_of(skipped)
     return records
 

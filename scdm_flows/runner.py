@@ -228,9 +228,9 @@ def _size(config: CampaignConfig, shard: int, total: int) -> int:
 
 def _phonons_of_the_best(config: CampaignConfig, database: Database, processes: int, report: Progress) -> int:
     """Choose the best and compute their phonons; returns how many failed now."""
-    report("hulls and ranking", 0, 1)
+    report("novelty, hulls and ranking", 0, 1)
     best = choose(database, config)
-    report("hulls and ranking", 1, 1)
+    report("novelty, hulls and ranking", 1, 1)
     ended = {d["metadata"]["candidate_id"] for d in stored(database, config.name, StageName.PHONON.value, []).values()}
     ended |= {c for c, stages in _failed_stages(config, database).items() if StageName.PHONON.value in stages}
     todo = [candidate for candidate in best if candidate not in ended]

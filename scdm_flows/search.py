@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 from pymatgen.core import Structure
 
 from scdm_flows.exports import structure_of
-from scdm_models.datasets.fingerprints import FingerprintIndex, Match, distance, fingerprint
+from scdm_flows.known import known_layers
+from scdm_models.datasets.fingerprints import distance, fingerprint
+from scdm_models.datasets.known import KnownMatch
 from scdm_models.lattice import orient_slab
 from scdm_models.matching import LayerMatcher
 
@@ -34,9 +36,9 @@ class Hit:
     same: bool
 
 
-def known_as(structure: Structure) -> list[Match]:
-    """The known layers that the structure equals, nearest first; raises ``StructureError`` if it is no layer."""
-    return FingerprintIndex.load().lookup(orient_slab(structure))
+def known_as(structure: Structure) -> list[KnownMatch]:
+    """The known layers that the structure is, nearest first; raises ``StructureError`` if it is no layer."""
+    return known_layers().lookup(structure)
 
 
 def nearest(structure: Structure, documents: Iterable[CandidateDoc], limit: int = 10) -> list[Hit]:

@@ -33,7 +33,7 @@ def chosen(database: Database, campaign: str) -> list[str] | None:
 def choose(database: Database, config: CampaignConfig) -> list[str]:
     """Choose, or add to what was chosen before, and keep it; returns the chosen candidates.
 
-    To be called when every candidate has closed its gate or failed before. Builds hulls and ranking first.
+    To be called when every candidate has closed its gate or failed before. Builds novelty, hulls and ranking first.
 
     Raises
     ------
@@ -54,11 +54,13 @@ def choose(database: Database, config: CampaignConfig) -> list[str]:
 
 
 def _ranked(database: Database, config: CampaignConfig) -> list[str]:
-    """Candidates whose gate is open to phonons, the best first; only new layers where the budget says so."""
+    """Candidates whose gate is open to phonons, the best first; only new layers where the budget says so: after
+    relaxation, or as sampled where that could not be judged."""
     table = database.catalogue.table(config.name)
     fits = np.isfinite(table.columns["rank"])
     if config.budget.phonons is not None and config.budget.phonons.novel_only:
-        fits &= table.columns["novel"] == 1
+        novel, of_sample = table.columns["novel"], table.columns["sample_novel"]
+        fits &= np.where(np.isnan(novel), of_sample, novel) == 1
     rows = np.flatnonzero(fits)
     rows = rows[np.argsort(table.columns["rank"][rows])]
     open_gates = database.job_store.docs_store.query(

@@ -39,6 +39,9 @@ class ScdmSettings(BaseSettings):
     mongo_uri: str | None = Field(None, description="MongoDB URI; the embedded server when absent")
     database: str = Field("scdm", min_length=1, max_length=63, description="database name")
     data_dir: Path = Field(Path("scdm-data"), description="folder of the embedded database and the reports")
+    known_dir: Path | None = Field(
+        None, description="folder of the sets of known layers that users add; known in data_dir when absent"
+    )
     port: int = Field(DEFAULT_PORT, ge=1, le=65535, description="port of the embedded server, on 127.0.0.1")
     vasp_cmd: str | None = Field(None, description="command that runs VASP")
     vasp_gamma_cmd: str | None = Field(
@@ -96,10 +99,10 @@ class ScdmSettings(BaseSettings):
                 raise ValueError(f"gives stage {stage} {limit} tries; a limit must be >= 0")
         return value
 
-    @field_validator("data_dir")
+    @field_validator("data_dir", "known_dir")
     @classmethod
-    def _data_dir(cls, value: Path) -> Path:
-        return value.expanduser()
+    def _folder(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser()
 
     @property
     def explicit_port(self) -> int | None:

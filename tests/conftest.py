@@ -27,7 +27,7 @@ from scdm_flows.settings import ScdmSettings
 from scdm_flows.stores import Database, EmbeddedServer, connect
 from scdm_flows.thermo.hull import Phase
 from scdm_flows.thermo.table import ReferenceTable
-from scdm_models.datasets.fingerprints import FingerprintIndex
+from scdm_models.datasets.known import KnownLayers
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -166,6 +166,7 @@ def _energies(e_above_hull: float, **fields: Any) -> dict[str, Any]:
         "e_above_hull_error": 0.1,
         "layer_group": 78,
         "space_group": 187,
+        "sample_novel": True,
         "novel": True,
         "rmsd_to_relaxed_angstrom": 0.02,
         **fields,
@@ -233,8 +234,10 @@ def campaign_documents() -> CampaignDocuments:
                 generated=6,
                 valid=5,
                 unique=5,
-                novel=5,
+                sample_novel=5,
                 relaxed=4,
+                distinct=4,
+                novel=4,
                 in_window=3,
                 phonon_done=2,
                 dynamically_stable=1,
@@ -284,7 +287,7 @@ def quiet_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(FingerprintIndex, "load", classmethod(lambda cls, path=None: cls.build([], [])))
+    monkeypatch.setattr(KnownLayers, "load", classmethod(lambda cls, path=None: cls.build([])[0]))
 
 
 def store_ranking(database: Any, documents: Iterable[Any]) -> None:

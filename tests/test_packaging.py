@@ -76,7 +76,7 @@ def test_wheel_holds_both_packages_and_their_data(wheel: Path) -> None:
         "scdm_flows/_launchpad/campaigns/quickstart.yaml",
         "scdm_models/py.typed",
         "scdm_models/symmetry/wyckoff_layer.json",
-        "scdm_models/data/fingerprints.npz",
+        "scdm_models/data/known.npz",
         "scdm_models/data/scdm.safetensors",
     } <= names
     tops = {name.split("/")[0] for name in names}
@@ -84,6 +84,7 @@ def test_wheel_holds_both_packages_and_their_data(wheel: Path) -> None:
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     # the model is at most 16 MB, and a package index takes at most 100 MB
     assert sizes["scdm_models/data/scdm.safetensors"] <= 16e6
+    assert sizes["scdm_models/data/known.npz"] <= 1.5e6
     assert wheel.stat().st_size < 50e6
     # a file of the checkout that git ignores does not slip in
     assert not [n for n in names if "__pycache__" in n or n.endswith((".pyc", ".log", ".jsonl.gz"))]
@@ -116,15 +117,15 @@ def test_wheel_finds_its_tables(installed: Path, tmp_path: Path) -> None:
         installed,
         "from scdm_flows.thermo.table import ReferenceTable\n"
         "from scdm_flows.calibration.model import load_energy_model_card\n"
-        "from scdm_models.datasets.fingerprints import FingerprintIndex\n"
+        "from scdm_models.datasets.known import KnownLayers\n"
         "table = ReferenceTable.load()\n"
-        "print(len(table.elements), table.sha256 == load_energy_model_card()['reference_sha256'], len(FingerprintIndex.load()))",
+        "print(len(table.elements), table.sha256 == load_energy_model_card()['reference_sha256'], len(KnownLayers.load()))",
         tmp_path,
     )
     elements, same, layers = out.split()
     assert int(elements) == 65  # C2DB's 62, and La, Ce and Tc
     assert same == "True"  # the calibration belongs to this table
-    assert int(layers) > 5000
+    assert int(layers) == 9943  # all entries of C2DB (4,030) and 2DMatPedia (5,914) but one bulk crystal
 
 
 def test_command_is_installed(wheel: Path) -> None:

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,6 +23,7 @@ from scdm_models.diffusion import Scdm
 from scdm_models.errors import CheckpointError
 
 FORMAT = "scdm-checkpoint/3"
+Split = Literal["chemical system", "id"]  # what decides whether a crystal is trained on or held out
 PACKAGED = ("scdm", "unscdm")  # the model, and the paper's control without symmetry
 
 
@@ -39,13 +40,19 @@ class Checkpoint:
     model_id
         ``scdm-`` or ``unscdm-`` and the first 8 hex digits of the tensors' sha256.
     card
-        The model card: data, configuration, metrics, licence.
+        The model card: data, configuration, split, metrics, licence.
     """
 
     model: Scdm
     prior: Tensor
     model_id: str
     card: dict[str, Any]
+
+    @property
+    def split(self) -> Split:
+        """What the crystals were held out by; a card that says nothing is of a time when it was the id."""
+        by: Split = self.card.get("split", "id")
+        return by
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

@@ -11,7 +11,7 @@ side. All candidates are decided together, which takes a fifth of its time (meas
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 Array = NDArray[np.float64]
-# Vectors of a reduced cell that can become the other's: with lengths within 10 % and angles within 3 degrees the
+# Vectors of a reduced cell that can become the other's: with lengths within 10 % and angles within 4 degrees the
 # coefficients stay within 3 up to a ratio b / a of 40.
 _STEPS = np.array([[i, j] for i in range(-3, 4) for j in range(-3, 4) if (i, j) != (0, 0)], dtype=np.int64)
+_MOST = 1_000_000  # distances that are looked at together: some 100 MB
 _CORNERS = np.array([[0, 0], [1, 0], [0, 1], [1, 1]], dtype=float)
 
 
@@ -43,6 +44,7 @@ class Layer:
     def __init__(self, numbers: NDArray[np.int64], frac: Array, plane: Array, c: float) -> None:
         order = np.argsort(numbers, kind="stable")
         self.numbers, self.frac, self.c = numbers[order], frac[order], c
+        self.plane = plane
         self.vectors = _STEPS @ plane
         self.norms = np.sqrt((self.vectors**2).sum(1))
         self.lengths = np.sqrt((plane**2).sum(1))
@@ -127,21 +129,41 @@ def _images(delta: Array, metric: Array) -> tuple[Array, Array]:
     return images, metric[..., 0] * x * x + 2 * metric[..., 1] * x * y + metric[..., 2] * y * y
 
 
-def _candidates(first: Layer, second: Layer, cells: _Cells, radius: Array) -> Iterator[tuple[int, int, Array]]:
-    """(cell, atom of the first put onto the second's, (n, 3) the first's coordinates then) where every atom of the
-    second has one of its element within ``radius`` ((m,), angstrom).
+def _at_once(layer: Layer) -> int:
+    """How many ways to lay a layer onto another are looked at together."""
+    return max(1, _MOST // max(block.stop - block.start for block in layer.blocks) ** 2)
+
+
+def _candidates(
+    first: Layer, second: Layer, cells: _Cells, radius: Array, copies: int = 1
+) -> tuple[NDArray[np.int64], Array]:
+    """(g,) cells and (g, n, 3) the first's coordinates for each way to put one of its rarest atoms onto the second's
+    where every atom of the second has one of its element within ``radius`` ((m,), angstrom).
     """
     rare = first.blocks[0]
-    n, k, m = len(first.numbers), rare.stop - rare.start, len(radius)
+    atoms = np.arange(rare.start, rare.stop, copies)
+    cell, atom = (x.ravel() for x in np.meshgrid(np.arange(len(radius)), atoms, indexing="ij"))
+    size = _at_once(first)
+    parts = [
+        _near_candidates(first, second, cells, radius, cell[k : k + size], atom[k : k + size])
+        for k in range(0, len(cell), size)
+    ]
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+
+def _near_candidates(
+    first: Layer, second: Layer, cells: _Cells, radius: Array, cell: NDArray[np.int64], atom: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], Array]:
+    """``_candidates`` among (f,) pairs of a cell and an atom."""
+    rare = first.blocks[0]
     pinned = second.frac[rare.start]
     plane = first.frac[:, :2] @ cells.inverse  # (m, n, 2)
     heights = np.stack([first.frac[:, 2], 1 - first.frac[:, 2]])  # (2, n), as it is and upside down
-    cell, atom = (x.ravel() for x in np.meshgrid(np.arange(m), np.arange(rare.start, rare.stop), indexing="ij"))
     z = heights[:, None] - heights[:, rare, None] + pinned[2]  # (2, k, n)
     alive = np.ones((len(cell), 2), dtype=bool)
     limit = radius**2 + 1e-9
     for block in first.blocks:
-        if block is rare and k == 1:
+        if block is rare and rare.stop - rare.start == 1:
             continue
         here = plane[cell, block] - plane[cell, atom][:, None] + pinned[:2]  # (f, atoms of the first, 2)
         delta = here[:, None] - second.frac[block, None, :2]
@@ -152,14 +174,14 @@ def _candidates(first: Layer, second: Layer, cells: _Cells, radius: Array) -> It
         total = lateral[:, None] + np.swapaxes(rise * rise, 0, 1) * cells.c**2
         alive &= (total <= limit[cell, None, None, None]).any(-1).all(-1)
         stay = alive.any(1)
-        if not stay.any():
-            return
         cell, atom, alive = cell[stay], atom[stay], alive[stay]
-    for row, flip in np.argwhere(alive):
-        at = np.empty((n, 3))
-        at[:, :2] = plane[cell[row]] - plane[cell[row], atom[row]] + pinned[:2]
-        at[:, 2] = z[flip, atom[row] - rare.start]
-        yield int(cell[row]), int(atom[row]), at
+        if not len(cell):
+            break
+    rows, flips = np.nonzero(alive)
+    at = np.empty((len(rows), len(first.numbers), 3))
+    at[..., :2] = plane[cell[rows]] - plane[cell[rows], atom[rows]][:, None] + pinned[:2]
+    at[..., 2] = z[flips, atom[rows] - rare.start]
+    return cell[rows], at
 
 
 def near(first: Layer, second: Layer, tolerance: Tolerance, factor: float = 1.0) -> bool:
@@ -171,29 +193,66 @@ def near(first: Layer, second: Layer, tolerance: Tolerance, factor: float = 1.0)
     cells = _cells(first, second, tolerance)
     if cells is None:
         return False
-    return next(_candidates(first, second, cells, factor * cells.allowed), None) is not None
+    return len(_candidates(first, second, cells, factor * cells.allowed)[0]) > 0
 
 
 def paired(first: Layer, second: Layer, tolerance: Tolerance) -> bool:
     """Whether a pairing leaves every atom closer to its partner than is allowed."""
-    if first.key > second.key:
+    return displacement(first, second, tolerance) is not None
+
+
+def displacement(first: Layer, second: Layer, tolerance: Tolerance, copies: int = 1) -> float | None:
+    """Smallest root mean square distance of paired atoms, angstrom; None where nothing is ``paired``.
+
+    Each pairing is that of one atom of the rarest element in place; its mean displacement is then free. In the plane
+    distances are those in the mean cell, so strain does not count; heights are what they are.
+
+    Parameters
+    ----------
+    first, second
+        Layers of the same atoms.
+    tolerance
+        What they may differ by.
+    copies
+        Every so many atoms of the first are copies of one by translations of its lattice: it does not matter which of
+        them is put in place.
+    """
+    if copies == 1 and first.key > second.key:
         first, second = second, first
     cells = _cells(first, second, tolerance)
     if cells is None:
-        return False
-    for cell, _, at in _candidates(first, second, cells, 2 * cells.allowed):
-        (aa, ab, bb), allowed = cells.metric[cell], float(cells.allowed[cell])
-        chosen = []
-        for block in first.blocks:
-            delta = at[None, block] - second.frac[block, None]
-            images, squared = _images(delta[..., :2], cells.metric[cell])
-            best = squared.argmin(-1)
-            rise = delta[..., 2] - np.round(delta[..., 2])
-            total = np.take_along_axis(squared, best[..., None], -1)[..., 0] + (rise * cells.c) ** 2
-            rows, columns = linear_sum_assignment(total) if len(total) > 1 else ([0], [0])
-            chosen.append(np.column_stack([images[rows, columns, best[rows, columns]], rise[rows, columns]]))
-        moves = np.concatenate(chosen)
-        x, y, z = (moves - moves.mean(0)).T
-        if float((aa * x * x + 2 * ab * x * y + bb * y * y + (z * cells.c) ** 2).max()) < allowed**2:
-            return True
-    return False
+        return None
+    ways, at = _candidates(first, second, cells, 2 * cells.allowed, copies)
+    size = _at_once(first)
+    best = math.inf
+    for k in range(0, len(ways), size):
+        cell, metric = ways[k : k + size], cells.metric[ways[k : k + size]]
+        parts = [_moves(second.frac[block], at[k : k + size, block], metric, cells.c) for block in first.blocks]
+        moves = np.concatenate(parts, axis=1)
+        x, y, z, height = np.moveaxis(moves - moves.mean(1, keepdims=True), -1, 0)
+        aa, ab, bb = metric.T[..., None]
+        lateral = aa * x * x + 2 * ab * x * y + bb * y * y  # (g, n)
+        fits = (lateral + (z * cells.c) ** 2).max(1) < cells.allowed[cell] ** 2
+        rise = z * cells.c + height * (first.c - second.c)  # c1 z1 - c2 z2
+        best = min(best, float((lateral + rise**2)[fits].mean(1).min(initial=math.inf)))
+    return math.sqrt(best) if best < math.inf else None
+
+
+def _moves(frac: Array, at: Array, metric: Array, c: float) -> Array:
+    """(g, k, 4) fractional ways from the (k, 3) atoms of the second to their partners among the (g, k, 3) of the first,
+    and the mean height of the two.
+
+    Where each atom's nearest is another one, that is the assignment with the smallest sum of squares.
+    """
+    delta = at[:, None] - frac[:, None]  # (g, second, first, 3)
+    images, squared = _images(delta[..., :2], metric[:, None, None, None])
+    best = squared.argmin(-1)
+    rise = delta[..., 2] - np.round(delta[..., 2])
+    total = np.take_along_axis(squared, best[..., None], -1)[..., 0] + (rise * c) ** 2
+    partner = total.argmin(-1)
+    for way in np.flatnonzero((np.sort(partner, axis=1) != np.arange(len(frac))).any(1)):
+        partner[way] = linear_sum_assignment(total[way])[1]
+    g, k = np.ogrid[: len(at), : len(frac)]
+    lateral = images[g, k, partner, best[g, k, partner]]
+    height = (at[g, partner, 2] + frac[:, 2]) / 2
+    return np.concatenate([lateral, np.stack([rise[g, k, partner], height], axis=-1)], axis=-1)

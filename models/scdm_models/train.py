@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from scdm_models import __version__
 from scdm_models.batch import CrystalBatch, n_atoms, to_batch
-from scdm_models.checkpoint import Checkpoint, save_checkpoint
+from scdm_models.checkpoint import Checkpoint, Split, save_checkpoint
 from scdm_models.corruption import Scales
 from scdm_models.denoiser import NetworkConfig, stability_class
 from scdm_models.diffusion import Scdm
@@ -61,7 +61,7 @@ class TrainConfig:
     ema
         Decay of the exponential moving average of the weights that is saved.
     validation_fraction
-        Share of the crystals kept for validation (chosen by a hash of the crystal's id).
+        Share of the chemical systems kept for validation (chosen by a hash), with all of their crystals.
     validate_every
         Epochs between two looks at the validation loss; the average with the lowest one is kept.
     seed
@@ -152,10 +152,44 @@ class _State:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-def split(ids: list[str], fraction: float) -> tuple[list[int], list[int]]:
-    """Indices of the training and of the held-out crystals, by a hash of their ids."""
-    held = [int(hashlib.sha256(i.encode()).hexdigest()[:8], 16) / 2**32 < fraction for i in ids]
+def split(
+    crystals: Sequence[LayerCrystal], ids: Sequence[str], fraction: float, by: Split = "chemical system"
+) -> tuple[list[int], list[int]]:
+    """Indices of the training and of the held-out crystals.
+
+    Parameters
+    ----------
+    crystals, ids
+        (n,) the curated data set.
+    fraction
+        Share of the chemical systems (or of the crystals) that is held out.
+    by
+        What is hashed: the chemical system, so that none is in both parts, or the crystal's id.
+    """
+    keys = ids if by == "id" else [_system(crystal) for crystal in crystals]
+    held = [int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) / 2**32 < fraction for key in keys]
     return [k for k, h in enumerate(held) if not h], [k for k, h in enumerate(held) if h]
+
+
+def held_out(
+    checkpoint: Checkpoint, crystals: Sequence[LayerCrystal], ids: Sequence[str]
+) -> tuple[list[int], list[int]]:
+    """Indices of the crystals that a checkpoint was trained on and of those that it never saw, by its own split.
+
+    Parameters
+    ----------
+    checkpoint
+        Its card says how and in which share crystals were held out.
+    crystals, ids
+        (n,) the curated data set that it was trained on.
+    """
+    fraction = checkpoint.card.get("training", {}).get("validation_fraction", TrainConfig().validation_fraction)
+    return split(crystals, ids, fraction, checkpoint.split)
+
+
+def _system(crystal: LayerCrystal) -> str:
+    """The chemical system, such as ``16-42``: the atomic numbers."""
+    return "-".join(map(str, sorted({site.element for site in crystal.sites})))
 
 
 def _batches(data: CrystalBatch, size: int, generator: torch.Generator) -> list[Tensor]:
@@ -212,7 +246,8 @@ def train(
     e_above_hull
         Energy above hull of each crystal, eV/atom, None where it is not known: the condition of stability.
     start
-        A checkpoint whose networks are kept in the phases of no epochs, with its scales.
+        A checkpoint whose networks are kept in the phases of no epochs, with its scales. Where one is kept, what it
+        held out is held out again, by its split.
     card
         What the model card says of the data (names, hash, counts, licence).
     progress
@@ -223,7 +258,8 @@ def train(
     Raises
     ------
     DatasetError
-        If there are fewer than 50 crystals.
+        If there are fewer than 50 crystals, if none or all would be held out, or if ``start`` does not fit: its
+        networks, the share that it held out.
     CheckpointError
         If ``out``.state belongs to another training.
     """
@@ -238,7 +274,23 @@ def train(
         crystals = [without_symmetry(crystal) for crystal in crystals]
     few = [i for i, c in enumerate(crystals) if len(c.sites) <= config.max_sites]
     crystals, ids, classes = [crystals[i] for i in few], [ids[i] for i in few], [classes[i] for i in few]
-    training, validation = split(ids, config.validation_fraction)
+    by: Split = "chemical system"
+    if start is not None and kept:
+        if start.card.get("training", {}).get("validation_fraction") != config.validation_fraction:
+            raise DatasetError(
+                f"validation_fraction={config.validation_fraction:g} is not that of {start.model_id}, whose networks "
+                f"are kept ({start.card.get('training', {}).get('validation_fraction')}); give the same, so that what "
+                "is held out was never trained on"
+            )
+        by = start.split
+    training, validation = split(crystals, ids, config.validation_fraction, by)
+    if not training or not validation:
+        systems = len({_system(crystal) for crystal in crystals})
+        raise DatasetError(
+            f"of {len(crystals)} crystals in {systems} chemical systems {len(validation)} are held out at "
+            f"validation_fraction={config.validation_fraction:g}, some and not all must be; give more "
+            "systems or another fraction"
+        )
     device = _device(config.device)
     if device.type == "cpu":
         torch.set_num_threads(config.threads)
@@ -258,7 +310,7 @@ def train(
     model = model.to(device)
     average = copy.deepcopy(model)
     sets = _Data(data.to(device), held.to(device), stability.to(device), held_stability.to(device))
-    identity = _identity(config, ids, crystals, classes)
+    identity = _identity(config, by, ids, crystals, classes)
     state_file = Path(f"{out}.state")
     state = _State("skeleton")
     resumed = _load_state(state_file, identity)
@@ -282,6 +334,7 @@ def train(
         "licence": "BSD-3-Clause",
         "training": asdict(config),
         "device": str(device),
+        "split": by,
         "n_training": len(training),
         "n_validation": len(validation),
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -301,14 +354,14 @@ def train(
     return model_id
 
 
-def _identity(config: TrainConfig, ids: list[str], crystals: list[LayerCrystal], classes: list[int]) -> str:
-    """What makes two trainings the same: the data, and all of the configuration but the machine and the lengths.
+def _identity(config: TrainConfig, by: Split, ids: list[str], crystals: list[LayerCrystal], classes: list[int]) -> str:
+    """What makes two trainings the same: the data and its split, all of the configuration but machine and lengths.
 
     Up to the cooldown a training does not depend on its length, so a longer or shorter one may go on from it.
     """
     free = ("threads", "device", "skeleton_epochs", "geometry_epochs", "cooldown", "validate_every")
     settings = {k: v for k, v in asdict(config).items() if k not in free}
-    content = json.dumps([settings, ids, classes, [c.to_dict() for c in crystals]], sort_keys=True)
+    content = json.dumps([settings, by, ids, classes, [c.to_dict() for c in crystals]], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 

@@ -5,7 +5,7 @@ Each term is between 0 and 1; a score is ``sum(weight * term) / sum(weight)``:
 stability  falls linearly from 1 at E_hull <= 0 to 0 at 0.6 eV/atom (the paper's window); at most half for a
            layer outside what the energy model has learned from
 dynamics   1 for phonon-stable, 0 for unstable
-novelty    1 for structures absent from the known layers
+novelty    1 for relaxed structures that equal no known layer
 prototype  distance to the nearest known prototype: the share of occupied Wyckoff positions not in common
 symmetry   order of the layer group's point group over 24
 gap        1 within the wished range of band gaps, falling to 0 at 1 eV from it; only where a range is wished
@@ -56,7 +56,8 @@ class Objective:
 @dataclass(frozen=True)
 class RankInput:
     """What ranking needs of a candidate; None where it is not known. e_above_hull: eV/atom; band_gap: eV; extrapolated:
-    whether the energy model knows no such layer."""
+    whether the energy model knows no such layer; stable_probability: stands in for dynamically_stable until that is
+    known."""
 
     candidate_id: str
     e_above_hull: float | None
@@ -66,6 +67,7 @@ class RankInput:
     prototype_distance: float | None = None
     band_gap: float | None = None
     extrapolated: bool | None = None
+    stable_probability: float | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,9 @@ def terms(candidate: RankInput, objective: Objective) -> dict[str, float | None]
     most = UNKNOWN if candidate.extrapolated else 1.0
     values = {
         "stability": min(most, max(0.0, 1 - candidate.e_above_hull / WINDOW)),
-        "dynamics": answer(candidate.dynamically_stable),
+        "dynamics": candidate.stable_probability
+        if candidate.dynamically_stable is None
+        else answer(candidate.dynamically_stable),
         "novelty": answer(candidate.novel),
         "prototype": candidate.prototype_distance,
         "symmetry": symmetry,
@@ -184,7 +188,7 @@ def pareto_fronts(values: NDArray[np.float64], fronts: int = FRONTS) -> NDArray[
 def why(own: RankResult, before: RankResult | None) -> list[str]:
     """Why a candidate stands where it does, in words: its parts, and what sets it apart from the one ``before`` it."""
     if own.rank is None or own.score is None:
-        return ["not ranked: its energy above hull is not known, or it was rejected or failed"]
+        return ["not ranked: its energy above hull is not known, or it was rejected, failed or is a duplicate"]
     lines = [f"rank {own.rank}: score {own.score:.3f} = {' + '.join(f'{v:.3f} {t}' for t, v in own.terms.items())}"]
     if own.unknown:
         lines.append(f"not known, counted half: {', '.join(own.unknown)}")

@@ -16,7 +16,7 @@ from pymatgen.core.structure import Structure
 from scdm_flows.analysis.equality import equal_samples
 from scdm_flows.config import CampaignConfig, ScreenConfig
 from scdm_flows.documents.stages import ScreenedCandidate
-from scdm_models.datasets.fingerprints import FingerprintIndex
+from scdm_models.datasets.known import KnownLayers
 from scdm_models.encoding import symmetrize
 from scdm_models.errors import ScdmError, SymmetryError
 from scdm_models.lattice import is_one_layer, orient_slab, slab_thickness
@@ -25,7 +25,7 @@ from scdm_models.validity import check_distances
 
 logger = logging.getLogger(__name__)
 SYMPREC = 1e-3
-MOST_KNOWN = 5  # ids of equal training layers that are kept
+MOST_KNOWN = 5  # ids of equal known layers that are kept
 
 
 def candidate_id(config: CampaignConfig, index: int) -> str:
@@ -34,9 +34,7 @@ def candidate_id(config: CampaignConfig, index: int) -> str:
     return f"{config.name}-{digest}"
 
 
-def screen(
-    config: CampaignConfig, records: Sequence[dict[str, Any]], known: FingerprintIndex
-) -> list[ScreenedCandidate]:
+def screen(config: CampaignConfig, records: Sequence[dict[str, Any]], known: KnownLayers) -> list[ScreenedCandidate]:
     """A verdict for each record, in order.
 
     Parameters
@@ -47,7 +45,7 @@ def screen(
         Generated records (``index``, ``structure`` as pymatgen's dict or None with ``error``, and what made
         them).
     known
-        Fingerprints of known layers.
+        Known layers.
     """
     verdicts = [_examine(config, record, known) for record in records]
     for first, *others in equal_samples([v for v in verdicts if v.accepted]):
@@ -59,11 +57,11 @@ def screen(
         for verdict in verdicts:
             if verdict.accepted and verdict.novel is False:
                 verdict.accepted = False
-                verdict.reason = f"known: equals {', '.join(verdict.known_as[:3])} of the training data"
+                verdict.reason = f"known: the same layer as {', '.join(verdict.known_as[:3])}"
     return verdicts
 
 
-def _examine(config: CampaignConfig, record: dict[str, Any], known: FingerprintIndex) -> ScreenedCandidate:
+def _examine(config: CampaignConfig, record: dict[str, Any], known: KnownLayers) -> ScreenedCandidate:
     """The verdict on one record by itself."""
     index = int(record["index"])
     verdict = ScreenedCandidate(
@@ -90,7 +88,7 @@ def _examine(config: CampaignConfig, record: dict[str, Any], known: FingerprintI
     return verdict
 
 
-def _look(verdict: ScreenedCandidate, given: Structure, rules: ScreenConfig, known: FingerprintIndex) -> str | None:
+def _look(verdict: ScreenedCandidate, given: Structure, rules: ScreenConfig, known: KnownLayers) -> str | None:
     """Fills the verdict's fields; returns why the layer is not accepted, None where it is."""
     verdict.formula = given.composition.reduced_formula
     if len(given) > rules.max_atoms:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from pymatgen.core import Structure
 
@@ -21,11 +22,17 @@ from scdm_flows.documents import (
     StageName,
     StageRecord,
 )
+from scdm_flows.errors import ReferenceDataError
+from scdm_flows.thermo.compositions import bulk_compound_known
 
+logger = logging.getLogger(__name__)
+Number = TypeVar("Number", int, float)
+OF_SAMPLE = {"novel": "sample_novel", "known_as": "sample_known_as"}  # what the screen says -> what the candidate says
 FROM_SCREEN = set(ScreenedCandidate.model_fields) & set(CandidateDoc.model_fields) - {
     "reason",
     "structure",
     "formula",
+    *OF_SAMPLE,
 }
 FROM_GATE = set(GateDoc.model_fields) & set(CandidateDoc.model_fields) - {
     "candidate_id",
@@ -39,6 +46,7 @@ FUNNEL_FIELDS = [
     "state",
     "stages",
     "duplicate_of",
+    "sample_novel",
     "novel",
     "valid_distance",
     "valid_radii",
@@ -72,6 +80,7 @@ def assemble(found: Found, campaign: str) -> CandidateDoc:
     formula = verdict.formula or ("" if structure is None else structure.composition.reduced_formula)
     document = CandidateDoc(
         **{name: getattr(verdict, name) for name in FROM_SCREEN},
+        **{name: getattr(verdict, said) for said, name in OF_SAMPLE.items()},
         structure=verdict.structure or {},
         formula=formula,
         campaign=campaign,
@@ -81,6 +90,7 @@ def assemble(found: Found, campaign: str) -> CandidateDoc:
         nsites=0 if structure is None else len(structure),
         layer_group=verdict.layer_group_generated,
         space_group=verdict.space_group_generated,
+        bulk_compound=_bulk_compound(formula),
     )
     stages = {
         StageName.GENERATE.value: StageRecord(status="passed"),
@@ -114,6 +124,16 @@ def assemble(found: Found, campaign: str) -> CandidateDoc:
     document.stages = stages
     document.passed = " ".join(s.value for s in StageName if s.value in stages and stages[s.value].status == "passed")
     return document
+
+
+def _bulk_compound(formula: str) -> bool | None:
+    if not formula:
+        return None
+    try:
+        return bulk_compound_known(formula)
+    except ReferenceDataError as error:
+        logger.warning("whether a bulk compound of %s is known cannot be said: %s", formula, error)
+        return None
 
 
 def _structure(data: Mapping[str, Any] | None) -> Structure | None:
@@ -193,7 +213,7 @@ def completed_at(job: Mapping[str, Any]) -> datetime | None:
     return value.replace(microsecond=value.microsecond // 1000 * 1000)
 
 
-def without_dots(mapping: Mapping[str, float]) -> dict[str, float]:
+def without_dots(mapping: Mapping[str, Number]) -> dict[str, Number]:
     """The mapping with keys that a database takes: dots become underscores."""
     return {key.replace(".", "_"): value for key, value in mapping.items()}
 
@@ -215,13 +235,14 @@ def funnel(candidates: Iterable[Mapping[str, Any]], *, radii: bool, one_layer: b
         def passed(stage: StageName, stages: Mapping[str, Any] = stages) -> bool:
             return bool(stages.get(stage.value, {}).get("status") == "passed")
 
-        accepted, first = passed(StageName.SCREEN), candidate.get("duplicate_of") is None
+        accepted, duplicate = passed(StageName.SCREEN), candidate.get("duplicate_of") is not None
+        of_sample = duplicate and not accepted  # else the relaxed structures are equal
         counts.generated += 1
         counts.failed += candidate["state"] == CandidateState.FAILED
         counts.pending += candidate["state"] == CandidateState.PENDING
         valid = (
             accepted
-            or not first
+            or of_sample
             or bool(
                 candidate.get("valid_distance")
                 and (candidate.get("valid_radii") or not radii)
@@ -229,13 +250,16 @@ def funnel(candidates: Iterable[Mapping[str, Any]], *, radii: bool, one_layer: b
             )
         )
         counts.valid += valid
-        counts.unique += valid and first
-        counts.novel += valid and first and candidate.get("novel") is True
-        if accepted and first:
+        counts.unique += valid and not of_sample
+        counts.sample_novel += valid and not of_sample and candidate.get("sample_novel") is True
+        if accepted:
             relaxed = passed(StageName.RELAX) and passed(StageName.STATIC)
             counts.relaxed += relaxed
-            counts.in_window += relaxed and passed(StageName.GATE)
-            counts.phonon_done += candidate.get("dynamically_stable") is not None
-            counts.dynamically_stable += candidate.get("dynamically_stable") is True
-            counts.bands_done += passed(StageName.BANDS)
+            distinct = relaxed and not duplicate
+            counts.distinct += distinct
+            counts.novel += distinct and candidate.get("novel") is True
+            counts.in_window += distinct and passed(StageName.GATE)
+            counts.phonon_done += not duplicate and candidate.get("dynamically_stable") is not None
+            counts.dynamically_stable += not duplicate and candidate.get("dynamically_stable") is True
+            counts.bands_done += not duplicate and passed(StageName.BANDS)
     return counts

@@ -1,4 +1,4 @@
-"""Gathers the job outputs of a campaign into candidate documents, and counts its funnel."""
+"""Gathers the job outputs of a campaign into candidate documents."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from scdm_flows.builders.assemble import FUNNEL_FIELDS, Found, assemble, funnel
+from scdm_flows.builders.assemble import Found, assemble
 from scdm_flows.builders.base import ScdmBuilder, batches, content, plain
 from scdm_flows.builders.duplicates import across_shards
 from scdm_flows.builders.hulls import pending_token
+from scdm_flows.builders.novelty import is_sample_duplicate, judged_token
 from scdm_flows.config import BudgetConfig
 from scdm_flows.documents import (
     BandsDoc,
     CampaignDoc,
-    CampaignState,
     CandidateDoc,
     GateDoc,
+    Novelty,
     PhononDoc,
     Provenance,
     ScreenedCandidate,
     StageFailure,
     StageName,
 )
-from scdm_flows.documents.candidate import HULL_FIELDS, RANK_FIELDS
+from scdm_flows.documents.candidate import HULL_FIELDS, NOVELTY_FIELDS, RANK_FIELDS
 from scdm_flows.documents.migrations import migrate
 from scdm_flows.errors import CampaignError, StoreError
 from scdm_flows.provenance import made_here
@@ -34,7 +35,6 @@ from scdm_flows.selection import chosen, why_not
 from scdm_flows.stores.database import Database, plain_values, strip
 
 BATCH = 200
-_SHARD_STAGES = (StageName.GENERATE.value, StageName.SCREEN.value)
 _WITH_OUTPUT: dict[str, type[BaseModel]] = {
     StageName.GATE.value: GateDoc,
     StageName.PHONON.value: PhononDoc,
@@ -44,19 +44,19 @@ _WITHOUT_OUTPUT = (StageName.RELAX.value, StageName.STATIC.value)
 
 
 class CandidateBuilder(ScdmBuilder):
-    """Job outputs and failures -> ``candidates``, ``phonons``, ``bands`` and the funnels in ``campaigns``."""
+    """Job outputs and failures -> ``candidates``, ``phonons`` and ``bands``."""
 
     def __init__(self, database: Database, campaign: str | None = None, **kwargs: Any) -> None:
         self.campaign = campaign
         super().__init__(
             database,
             [database.job_store, database.failures],
-            [database.candidates, database.phonons, database.bands, database.campaigns],
+            [database.candidates, database.phonons, database.bands],
             **kwargs,
         )
 
     def get_items(self) -> Iterator[dict[str, Any]]:
-        """Batches of a campaign's samples with what is known of them; then the campaign, to be counted.
+        """Batches of a campaign's samples with what is known of them.
 
         Raises
         ------
@@ -84,12 +84,9 @@ class CandidateBuilder(ScdmBuilder):
                 for one in found:
                     one.left_out = left_out(one.verdict.candidate_id)
                 yield {"campaign": campaign, "found": found}
-            yield {"campaign": campaign, "shards": len(shards)}
 
     def process_item(self, item: dict[str, Any]) -> dict[str, Any]:
         """The documents of a batch; a sample that cannot be used is noted and left out."""
-        if "found" not in item:
-            return item
         campaign: CampaignDoc = item["campaign"]
         candidates = []
         for found in item["found"]:
@@ -102,14 +99,11 @@ class CandidateBuilder(ScdmBuilder):
         return {"campaign": campaign, "candidates": candidates, "phonons": phonons, "bands": bands}
 
     def update_targets(self, items: list[dict[str, Any]]) -> None:
-        """Write what changed; then count the campaign."""
+        """Write what changed."""
         for item in items:
-            if "candidates" in item:
-                self._write_candidates(item["candidates"])
-                self.write_changed(self.database.phonons, item["phonons"])
-                self.write_changed(self.database.bands, item["bands"])
-            else:
-                self._count(item["campaign"], item["shards"])
+            self._write_candidates(item["candidates"])
+            self.write_changed(self.database.phonons, item["phonons"])
+            self.write_changed(self.database.bands, item["bands"])
 
     def _left_out(self, campaign: CampaignDoc) -> Callable[[str], str | None]:
         """What says why a candidate's phonons are left out by the campaign's budget; None where they are not."""
@@ -146,9 +140,9 @@ class CandidateBuilder(ScdmBuilder):
         known: dict[str, str | None] = {}
         for batch in batches(ids, BATCH):
             stored = self.database.candidates.query(
-                {"candidate_id": {"$in": batch}}, properties=["candidate_id", "duplicate_of"]
+                {"candidate_id": {"$in": batch}}, properties=["candidate_id", "duplicate_of", "stages.screen.status"]
             )
-            known |= {d["candidate_id"]: d.get("duplicate_of") for d in stored}
+            known |= {d["candidate_id"]: d["duplicate_of"] if is_sample_duplicate(d) else None for d in stored}
         found = across_shards(shards, known)
         for verdicts in shards:
             for verdict in verdicts:
@@ -209,8 +203,9 @@ class CandidateBuilder(ScdmBuilder):
 
     def _write_candidates(self, documents: list[dict[str, Any]]) -> None:
         """Write what changed. Fields of later builders stay as they are, also if these write at the same time; where a
-        candidate brings another energy to the hull, its hull fields begin anew and it is marked pending. The database
-        sets the time, so that one clock says what changed (``stores.catalogue``).
+        candidate has another relaxed structure or brings another energy to the hull, its novelty or its hull fields
+        begin anew and it is marked (no version, pending). The database sets the time, so that one clock says what
+        changed (``stores.catalogue``).
         """
         from pymongo import UpdateOne
 
@@ -221,15 +216,16 @@ class CandidateBuilder(ScdmBuilder):
         for document in documents:
             key = {"candidate_id": document["candidate_id"]}
             before = known.get(document["candidate_id"])
+            judged = _begin_novelty(document, before or {})
             token = pending_token(document)
             document["hull_pending"] = token
             values = {k: v for k, v in plain_values(document).items() if k not in {*RANK_FIELDS, "last_updated"}}
             if before is None:
-                rest = {k: values.pop(k) for k in (*HULL_FIELDS, "hull_pending")}
+                rest = {k: values.pop(k) for k in (*NOVELTY_FIELDS, *HULL_FIELDS, "hull_pending")}
                 change = {"$set": values, "$setOnInsert": rest}
                 updates.append(UpdateOne(key, self.database.stamped(change), upsert=True))
                 continue
-            left = {"last_updated"}
+            left = {"last_updated", *judged}
             if pending_token(before) == token and "hull_revision" in before:
                 left |= {*HULL_FIELDS, "hull_pending"}
             own = {k: v for k, v in values.items() if k not in left}
@@ -241,21 +237,18 @@ class CandidateBuilder(ScdmBuilder):
             self.database.candidates._collection.bulk_write(updates, ordered=False)
         self.written += len(updates)
 
-    def _count(self, campaign: CampaignDoc, screened: int) -> None:
-        stored = self.database.candidates.query({"campaign": campaign.name}, properties=FUNNEL_FIELDS)
-        screen = campaign.config.get("screen", {})
-        campaign.funnel = funnel(
-            stored, radii=screen.get("require_radii", True), one_layer=screen.get("require_one_layer", True)
-        )
-        criteria = {"campaign": campaign.name, "stage": {"$in": list(_SHARD_STAGES)}}
-        failed = {d["candidate_id"] for d in self.database.failures.query(criteria, properties=["candidate_id"])}
-        size = int(campaign.config.get("generator", {}).get("shard_size", 1))
-        shards = -(-(campaign.n_requested or 0) // size)
-        if screened and screened >= shards and campaign.funnel.pending == 0:
-            campaign.state = CampaignState.COMPLETED
-        elif screened or failed:
-            campaign.state = CampaignState.RUNNING
-        self.write_changed(self.database.campaigns, [campaign.model_dump()])
+
+def _begin_novelty(document: dict[str, Any], before: dict[str, Any]) -> set[str]:
+    """Set the novelty fields of a candidate; returns which of them are the stored ones, as the same is judged."""
+    token = judged_token(document)
+    if token is None:
+        return set()
+    if (before.get("novelty") or {}).get("structure") != token:
+        document["novelty"] = Novelty(structure=token).model_dump()
+        return set()
+    kept = set(NOVELTY_FIELDS) - ({"duplicate_of"} if is_sample_duplicate(document) else set())
+    document |= {name: before[name] for name in kept}
+    return kept
 
 
 def _origin(found: Found, campaign: CampaignDoc) -> Provenance:

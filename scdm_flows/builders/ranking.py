@@ -1,4 +1,4 @@
-"""Ranks the candidates of each campaign that are under way or done and whose energy above hull is known."""
+"""Ranks the candidates of each campaign that are under way or done, no duplicates, and of known energy above hull."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _RANKED = np.array([CandidateState.PENDING.value, CandidateState.COMPLETED.value
 
 def rank_inputs(table: Table) -> list[RankInput]:
     """What ranking needs of the candidates that may be ranked."""
-    chosen = table.rows(np.isin(table.columns["state"], _RANKED))
+    chosen = table.rows(np.isin(table.columns["state"], _RANKED) & (table.columns["duplicate_of"] == b""))
     columns = [
         [name.decode() for name in chosen.ids.tolist()],
         _known(chosen, "e_above_hull", float),
@@ -35,6 +35,7 @@ def rank_inputs(table: Table) -> list[RankInput]:
         _known(chosen, "prototype_distance", float),
         _known(chosen, "band_gap", float),
         _known(chosen, "extrapolated", bool),
+        _known(chosen, "stable_probability", float),
     ]
     return [RankInput(*values) for values in zip(*columns, strict=True)]
 
@@ -68,7 +69,8 @@ def _scattered(n: int, rows: NDArray[np.int64], values: Sequence[float | None]) 
 
 
 class RankingBuilder(ScdmBuilder):
-    """``candidates`` -> ``rankings`` and their blocks, by each campaign's objective; rejected and failed have no rank.
+    """``candidates`` -> ``rankings`` and their blocks, by each campaign's objective; rejected, failed and duplicates
+    have no rank.
 
     everything: read every candidate again; otherwise only those that changed since the last ranking.
     """

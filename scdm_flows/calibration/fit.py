@@ -286,11 +286,21 @@ def fit_stability(
     """What predicts DFT's phonon verdicts, and how good it is where chemical systems are left out.
 
     rows, folds: (n,) of the relaxed layers; n_rows: of the whole model, of which these are the first.
+
+    Raises
+    ------
+    ReferenceDataError
+        If fewer than 100 layers have a verdict.
     """
     from scipy.optimize import minimize
     from scipy.special import expit
 
     known = np.flatnonzero(np.isfinite(layers.stable))
+    if len(known) < LEAST:
+        raise ReferenceDataError(
+            f"{len(known)} layers have a phonon verdict (dyn_stab_phonons), at least {LEAST} are needed; give the "
+            "whole C2DB file"
+        )
     own, truth = rows.take(known), layers.stable[known]
     verdict, noise = 2 * truth - 1, np.full(len(known), STABILITY.noise)
     found = _left_out(own, verdict, folds[known], noise, STABILITY)
@@ -310,7 +320,7 @@ def fit_stability(
     systems = np.array(layers.systems)[known]
     everything = np.ones(len(known), dtype=bool)
     parts = {"all": everything, "with V, Cr, Mn, Fe, Co, Ni or Cu": correlated, "without these": ~correlated}
-    told = {name: _verdicts(truth[of], probability[of], systems[of]) for name, of in parts.items()}
+    told = {name: _verdicts(truth[of], probability[of], systems[of]) for name, of in parts.items() if of.sum() >= LEAST}
     bins = np.array_split(np.argsort(probability), 5)
     reliability = [[_round(probability[b].mean()), _round(truth[b].mean())] for b in bins]
     return stability, {**told.pop("all"), "by_chemistry": told, "said_and_true_share_by_fifths": reliability}

@@ -27,8 +27,10 @@ STEPS = {
     "generated": "generated",
     "valid": "valid",
     "unique": "no duplicate",
-    "novel": "not in the training data",
+    "sample_novel": "of these new as sampled",
     "relaxed": "relaxed, energy known",
+    "distinct": "different layers after relaxation",
+    "novel": "of these new after relaxation",
     "in_window": "within the E_hull window",
     "phonon_done": "phonons computed",
     "dynamically_stable": "phonon-stable",
@@ -97,9 +99,9 @@ def run_and_build(
             retry_failed=retry_failed,
             progress=report,
         )
-        report("hulls and ranking", 0, 1)
+        report("novelty, hulls and ranking", 0, 1)
         written = build_all(connected, config.name)
-        report("hulls and ranking", 1, 1)
+        report("novelty, hulls and ranking", 1, 1)
     click.echo(
         f"{result.accepted} candidates passed the screen: {result.computed} computed now, "
         f"{result.already_done} were done, {result.failed} failed; {sum(written.values())} documents updated",
@@ -271,10 +273,10 @@ def list_(as_json: bool) -> None:
 
 @click.command()
 @click.option("--campaign", "name", help="Only this campaign; all when absent.")
-@click.option("--all", "everything", is_flag=True, help="Compute every hull again, whatever is known.")
+@click.option("--all", "everything", is_flag=True, help="Compute every novelty and hull again, whatever is known.")
 @JSON
 def build(name: str | None, everything: bool, as_json: bool) -> None:
-    """Rebuild candidates, hulls and ranking from job outputs; what has not changed is not written."""
+    """Rebuild candidates, novelty, hulls and ranking from job outputs; what has not changed is not written."""
     from scdm_flows.builders import build_all
     from scdm_flows.launch import collect_failures
     from scdm_flows.query import CandidateDB

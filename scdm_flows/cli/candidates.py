@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,8 @@ COLUMNS = {
     "e_above_hull_error": "± (eV/atom)",
     "extrapolated": "",
     "dynamically_stable": "phonon-stable",
-    "novel": "novel",
+    "novel": "new",
+    "known_as": "known as",
     "state": "state",
 }
 SURROGATE = " (surrogate energies)"
@@ -116,10 +118,16 @@ def show_records(title: str, records: list[dict[str, Any]], columns: dict[str, s
     """A table of flat records; says so where their energies are surrogate energies, and marks extrapolated ones."""
     from scdm_flows.query import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS
 
+    def cell(column: str, value: Any) -> Any:
+        if column == "extrapolated":
+            return EXTRAPOLATED_MARK if value else ""
+        return value.partition("; ")[0] if column == "known_as" and value else value  # the nearest
+
     note = SURROGATE if any(r["surrogate"] for r in records) else ""
     marked = any(r["extrapolated"] for r in records)
-    shown = {c: words for c, words in columns.items() if c != "extrapolated" or marked}
-    rows = [[(EXTRAPOLATED_MARK if r[c] else "") if c == "extrapolated" else r[c] for c in shown] for r in records]
+    needed = {"extrapolated": marked, "known_as": any(r.get("known_as") for r in records)}
+    shown = {c: words for c, words in columns.items() if needed.get(c, True)}
+    rows = [[cell(c, r[c]) for c in shown] for r in records]
     table(f"{title}{note}", list(shown.values()), rows)
     if marked and "extrapolated" in shown:
         click.echo(f"{EXTRAPOLATED_MARK} {EXTRAPOLATED_WORDS}")
@@ -131,7 +139,8 @@ def show_records(title: str, records: list[dict[str, Any]], columns: dict[str, s
 def show(candidate_id: str, as_json: bool) -> None:
     """Everything known of one candidate."""
     from scdm_flows.analysis.ranking import why
-    from scdm_flows.query import CandidateDB
+    from scdm_flows.query import CandidateDB, known_words
+    from scdm_flows.report.content import beside_known, novelty_words
 
     with database(create=False) as connected:
         query = CandidateDB(connected)
@@ -146,8 +155,10 @@ def show(candidate_id: str, as_json: bool) -> None:
         more = {"phonon": phonon, "bands": bands}
         echo_json({**data, **{k: None if d is None else d.model_dump(mode="json") for k, d in more.items()}})
         return
-    hidden = {"structure", "relaxed_structure", "provenance", "stages", "score_terms", "schema_version"}
+    hidden = {"structure", "relaxed_structure", "provenance", "stages", "score_terms", "schema_version", "novelty"}
+    data["known_as"] = known_words(document.known_as)
     rows = [[k, v] for k, v in data.items() if k not in hidden and v not in (None, [], {})]
+    rows.append(["novelty", novelty_words(document)])
     if phonon is not None:
         n, m = phonon.supercell[0][0], phonon.supercell[1][1]
         rows.append(
@@ -166,6 +177,9 @@ def show(candidate_id: str, as_json: bool) -> None:
     if document.provenance.engine:
         rows.append(["energies from", document.provenance.engine])
     table(f"{document.formula}  {candidate_id}", ["field", "value"], rows)
+    beside = beside_known(document)
+    if beside is not None:
+        table("Beside the known layer (energies above each source's own hull)", *beside)
     table("Stages", ["stage", "status", "why"], [[k, v.status, v.reason] for k, v in document.stages.items()])
     for line in reasons:
         click.echo(line)
@@ -277,9 +291,9 @@ def search(file: Path, campaign: str | None, limit: int, as_json: bool) -> None:
         for h in hits
     ]
     if as_json:
-        echo_json({"formula": formula, "known_as": [m.id for m in known], "candidates": records})
+        echo_json({"formula": formula, "known_as": [asdict(m) for m in known], "candidates": records})
         return
-    among = ", ".join(m.id for m in known)
+    among = ", ".join(f"{m.source} {m.id} ({m.displacement_angstrom:.2f} Å)" for m in known)
     click.echo(f"{formula}: " + (f"known as {among}" if known else "not among the known layers"))
     if not hits:
         click.echo(f"no candidate has the formula {formula}")

@@ -78,10 +78,11 @@ def _force_fields() -> str:
     return f"{CHGNETS[0]} (the default), {', '.join(others)}; more by atomate2 and ASE"
 
 
-def _fingerprints() -> str:
-    from scdm_models.datasets.fingerprints import FingerprintIndex
+def _known_layers() -> str:
+    from scdm_flows.known import known_layers
 
-    return f"{len(FingerprintIndex.load())} known layers"
+    known = known_layers()
+    return f"{len(known)}: " + ", ".join(f"{n} of {source}" for source, n in known.sources.items())
 
 
 def _references() -> str:
@@ -227,7 +228,7 @@ def checks() -> list[tuple[str, bool, Callable[[], str]]]:
         ("atomate2", True, _package("atomate2", "atomate2", "pip install 'atomate2[ase,phonons]==0.1.5'")),
         ("phonopy", True, _package("phonopy", "phonopy", "pip install 'phonopy<4'")),
         ("checkpoint", True, _checkpoint),
-        ("known layers (novelty)", True, _fingerprints),
+        ("known layers (novelty)", True, _known_layers),
         ("reference phases (hull)", True, _references),
         ("energy model (E_hull)", True, _energy_model),
         ("data folder", True, _data_folder),

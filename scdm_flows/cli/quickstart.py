@@ -44,6 +44,8 @@ def quickstart(as_json: bool) -> None:
         "e_above_hull_error",
         "extrapolated",
         "dynamically_stable",
+        "novel",
+        "known_as",
     )
     show_records("Best candidates", records[:SHOWN], {c: COLUMNS[c] for c in kept})
     click.echo(f"all {len(records)}: scdm candidates list --campaign {config.name} --limit {max(1, len(records))}")

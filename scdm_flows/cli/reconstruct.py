@@ -69,10 +69,13 @@ def reconstruct(
     from scdm_models.metrics.csp import perturb
     from scdm_models.reconstruct import reconstruct as run
     from scdm_models.reconstruct import represented
-    from scdm_models.train import TrainConfig, split
+    from scdm_models.train import held_out
 
+    checkpoints = [load_checkpoint(packaged=model) for model in ("scdm", "unscdm")]
     layers = [layer for layer in read_curated(curated) if layer.one_layer]
-    _, held = split([layer.id for layer in layers], TrainConfig().validation_fraction)
+    everything, ids = [layer.crystal for layer in layers], [layer.id for layer in layers]
+    unseen = [set(held_out(checkpoint, everything, ids)[1]) for checkpoint in checkpoints]
+    held = sorted(set.intersection(*unseen))
     chosen = [layers[i] for i in held if layers[i].crystal.n_atoms <= max_atoms]
     chosen = chosen[:: max(1, len(chosen) // count)][:count]
     if not chosen:
@@ -81,16 +84,16 @@ def reconstruct(
     pairs: dict[str, list[tuple[Structure, Structure]]] = {}
     times = times or (0.3, 0.5, 0.7)
     with progress_bar() as report:
-        for model in ("scdm", "unscdm"):
-            checkpoint = load_checkpoint(packaged=model)
+        for checkpoint in checkpoints:
+            name = checkpoint.card["name"]
             originals = [decode(represented(crystal, checkpoint)) for crystal in crystals]
             for number, time in enumerate(times):
-                report(f"{model} reconstructs", number, len(times))
+                report(f"{name} reconstructs", number, len(times))
                 found = run(checkpoint, crystals, time, seed)
-                pairs[f"{checkpoint.card['name']}, t* = {time:g}"] = [
+                pairs[f"{name}, t* = {time:g}"] = [
                     (o, _nearest_images(decode(c), o)) for o, c in zip(originals, found, strict=True)
                 ]
-            report(f"{model} reconstructs", len(times), len(times))
+            report(f"{name} reconstructs", len(times), len(times))
         structures = [decode(crystal) for crystal in crystals]
         pairs[BASELINE] = [(s, _nearest_images(perturb(s, seed=seed + i), s)) for i, s in enumerate(structures)]
         measured = _measure(pairs, processes or cores(), report)

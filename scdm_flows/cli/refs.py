@@ -51,6 +51,24 @@ def build(data_dir: Path, out: Path, force: bool, as_json: bool) -> None:
     click.echo(f"wrote {out}: {', '.join(f'{n} {kind}' for kind, n in header['counts'].items())}")
 
 
+@refs.command()
+@DATA
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="List to write (.txt.gz).")
+@FORCE
+@JSON
+def compositions(data_dir: Path, out: Path, force: bool, as_json: bool) -> None:
+    """Write the list of compositions of which the Materials Project has a bulk crystal, as it is packaged."""
+    check_output(out, force=force)
+    from scdm_flows.thermo.build import build_compositions
+
+    with output_path(out, force=force) as temporary:
+        header = build_compositions(data_dir, temporary)
+    if as_json:
+        echo_json(header)
+        return
+    click.echo(f"wrote {out}: {header['compositions']} compositions")
+
+
 RELAXED = click.option(
     "--relaxed",
     type=click.Path(path_type=Path),
@@ -323,3 +341,16 @@ def _show_model(header: dict[str, Any]) -> None:
         f"errors hold {100 * header['error_coverage']:.1f} % of all; {100 * close:.1f} % of layers are within 0.05 "
         f"eV/atom; of those truly below 0.2 {100 * kept:.1f} % stay in the window of 0.6"
     )
+    verdicts = header["phonon_stability"]
+    rows = [
+        [
+            name,
+            v["n"],
+            *(f"{v[k]:.3f} ({v[k + '_95'][0]:.3f} to {v[k + '_95'][1]:.3f})" for k in ("balanced_accuracy", "auc")),
+            f"{v['f1_of_stable']:.2f}",
+            f"{v['brier']:.3f}",
+        ]
+        for name, v in (("all", verdicts), *verdicts["by_chemistry"].items())
+    ]
+    heads = ["layers", "n", "balanced accuracy (95 %)", "area under curve (95 %)", "F1 of stable", "Brier"]
+    table("Dynamically stable by DFT's phonons, predicted from the features, chemical systems left out", heads, rows)

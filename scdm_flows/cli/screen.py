@@ -59,7 +59,7 @@ def screen(
         check_output(out, force=force)
     from scdm_flows.analysis import screening
     from scdm_flows.config import parse_config
-    from scdm_models.datasets.fingerprints import FingerprintIndex
+    from scdm_flows.known import known_layers
 
     rules = {
         "min_distance_angstrom": min_distance,
@@ -71,7 +71,7 @@ def screen(
     config = parse_config({"name": "screen", "generator": generator, "screen": rules}, origin="options")
     with progress_bar() as report:
         records = _Watched(_records(files, report), report)
-        verdicts = screening.screen(config, records, FingerprintIndex.load())
+        verdicts = screening.screen(config, records, known_layers())
     rows = [_row(record, verdict) for record, verdict in zip(list.__iter__(records), verdicts, strict=True)]
     if out is not None:
         with output_file(out, force=force) as handle:

@@ -6,6 +6,7 @@ from scdm_flows.documents.bands import BandEdge, BandMass, BandsDoc, DosData, Ga
 from scdm_flows.documents.base import Provenance, ScdmDocument, utc_now
 from scdm_flows.documents.campaign import CampaignDoc, CampaignState, Funnel
 from scdm_flows.documents.candidate import CandidateDoc, CandidateState, StageName, StageRecord
+from scdm_flows.documents.novelty import KnownAs, Novelty
 from scdm_flows.documents.phonon import PhononDoc, PhononDos, SoftMode, ThermalQuantities
 from scdm_flows.documents.ranking import Column, RankingBlock, RankingDoc
 from scdm_flows.documents.stages import GateDoc, ScreenedCandidate, ScreenOutput, StageFailure
@@ -24,6 +25,8 @@ __all__ = [
     "Funnel",
     "GapKind",
     "GateDoc",
+    "KnownAs",
+    "Novelty",
     "PhononDoc",
     "PhononDos",
     "Provenance",

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from scdm_flows.documents.base import ScdmDocument
+from scdm_flows.documents.base import ScdmDocument, versioned
 
 
 class CampaignState(StrEnum):
@@ -26,9 +26,11 @@ class Funnel(BaseModel):
     generated: int = Field(0, description="samples")
     valid: int = Field(0, description="shortest distance and radii in order, one layer")
     unique: int = Field(0, description="not a duplicate of an earlier sample")
-    novel: int = Field(0, description="not in the training data")
+    sample_novel: int = Field(0, description="of these samples, before they are relaxed, new: equal to no known layer")
     relaxed: int = Field(0, description="relaxation converged and energy known")
-    in_window: int = Field(0, description="e_above_hull within the campaign's window")
+    distinct: int = Field(0, description="relaxed to a layer that no earlier sample of the campaign relaxed to")
+    novel: int = Field(0, description="of these distinct relaxed layers new: equal to no known layer")
+    in_window: int = Field(0, description="distinct, and e_above_hull within the campaign's window")
     phonon_done: int = Field(0, description="phonons computed")
     dynamically_stable: int = Field(0, description="no imaginary mode")
     bands_done: int = Field(0, description="electronic bands computed")
@@ -39,6 +41,7 @@ class Funnel(BaseModel):
 class CampaignDoc(ScdmDocument):
     """One campaign."""
 
+    schema_version: int = versioned(2)  # 2: the funnel tells new samples from layers that are new after relaxation
     name: str = Field(description="unique name")
     description: str = Field("", description="free text")
     state: CampaignState = Field(CampaignState.SUBMITTED, description="submitted, running or completed")

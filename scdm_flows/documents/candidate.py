@@ -1,8 +1,8 @@
 """A candidate: one generated crystal and all that became of it. Collection ``candidates``, key ``candidate_id``.
 
-Written by the candidate builder; the hull builder refreshes ``HULL_FIELDS``. ``RANK_FIELDS`` are not stored here: one
-new candidate moves thousands of ranks, so the ranking builder keeps them together (``documents.ranking``) and
-``CandidateDB`` fills them in.
+Written by the candidate builder; the novelty builder refreshes ``NOVELTY_FIELDS``, the hull builder ``HULL_FIELDS``.
+``RANK_FIELDS`` are not stored here: one new candidate moves thousands of ranks, so the ranking builder keeps them
+together (``documents.ranking``) and ``CandidateDB`` fills them in.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from scdm_flows.documents.bands import GapKind
 from scdm_flows.documents.base import ScdmDocument, queryable, versioned
+from scdm_flows.documents.novelty import KnownAs, Novelty
 
 INDEXED: dict[str, Any] = {"indexed": True}
 
@@ -57,7 +58,7 @@ class StageRecord(BaseModel):
 class CandidateDoc(ScdmDocument):
     """One candidate."""
 
-    schema_version: int = versioned(2)  # 2: one energy above hull, of the energy model where surrogate
+    schema_version: int = versioned(3)  # 3: novelty and duplicates are those of the relaxed structure
     candidate_id: str = queryable(..., "deterministic id: <campaign>-<12 hex digits>", indexed=True)
     campaign: str = queryable(..., "name of the campaign")
     generator: str = queryable(..., "kind of the generator: scdm, files, ...")
@@ -92,9 +93,23 @@ class CandidateDoc(ScdmDocument):
     valid_distance: bool | None = queryable(None, "shortest distance above the threshold (paper: 0.5 angstrom)")
     valid_radii: bool | None = queryable(None, "shortest distances compatible with covalent radii")
     one_layer: bool | None = queryable(None, "one connected layer")
-    duplicate_of: str | None = Field(None, description="candidate_id of the first equal sample of the campaign")
-    novel: bool | None = queryable(None, "not among the training structures (fingerprint index)")
-    known_as: list[str] = Field(default_factory=list, description="ids of equal training structures")
+    sample_novel: bool | None = queryable(None, "the sample, before it is relaxed, equals no known layer")
+    sample_known_as: list[str] = Field(default_factory=list, description="ids of known layers that equal the sample")
+    novel: bool | None = queryable(
+        None, "the relaxed structure equals no known layer of a data set; null until that has been judged"
+    )
+    known_as: list[KnownAs] = queryable(
+        [], "known layers that equal the relaxed structure, the nearest first; then equal candidates of other campaigns"
+    )
+    novelty: Novelty | None = Field(None, description="what novel was judged on, against what, and why it was not")
+    duplicate_of: str | None = queryable(
+        None,
+        "candidate_id of the first candidate of the campaign that relaxed to the same layer; of a sample that the "
+        "screen rejected as a duplicate: of the first equal sample",
+    )
+    bulk_compound: bool | None = queryable(
+        None, "a bulk compound of this composition exists in the Materials Project's table"
+    )
     template: str | None = Field(None, description="Wyckoff template of the sample, such as 78:a-e")
     new_template: bool | None = queryable(None, "no known layer has this Wyckoff template")
     prototype_distance: float | None = queryable(
@@ -138,6 +153,11 @@ class CandidateDoc(ScdmDocument):
     dynamically_stable: bool | None = queryable(
         None, "no imaginary mode beyond the stated threshold; null where unknown"
     )
+    stable_probability: float | None = queryable(
+        None,
+        "probability that DFT's phonons have no imaginary mode, by the energy model, without phonons of our own; null "
+        "without an energy model",
+    )
     min_frequency_thz: float | None = queryable(
         None, "lowest phonon frequency on the in-plane path and mesh, THz; imaginary is negative"
     )
@@ -158,7 +178,8 @@ class CandidateDoc(ScdmDocument):
     )
 
 
-# Fields that the hull builder owns: a rebuild of the candidates leaves them alone.
+# Fields that later builders own: a rebuild of the candidates leaves them alone.
+NOVELTY_FIELDS = ("novel", "known_as", "novelty", "duplicate_of")
 HULL_FIELDS = (
     "formation_energy_per_atom",
     "e_above_hull",

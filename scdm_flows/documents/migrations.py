@@ -46,11 +46,26 @@ def _one_energy_above_hull(document: Document) -> Document:
     return kept | {"energy_model": document.get("calibration_id")}
 
 
+def _novelty_of_the_sample(candidate: Document) -> Document:
+    """Version 2 judged the sample alone; of the relaxed structure nothing is known until the next build."""
+    sample = {"sample_novel": candidate.pop("novel", None), "sample_known_as": candidate.pop("known_as", None) or []}
+    return candidate | sample
+
+
+def _funnel_of_samples(campaign: Document) -> Document:
+    """Version 1 counted new samples alone."""
+    funnel = dict(campaign.get("funnel") or {})
+    sample_novel = funnel.pop("novel", 0)
+    return campaign | {"funnel": {**funnel, "sample_novel": sample_novel}}
+
+
 # (name of the document's class, version before) -> the document one version later, without its schema_version
 MIGRATIONS: dict[tuple[str, int], Step] = {
     ("HullDoc", 1): _hull_2,
     ("HullDoc", 2): _hull_3,
     ("CandidateDoc", 1): _one_energy_above_hull,
+    ("CandidateDoc", 2): _novelty_of_the_sample,
+    ("CampaignDoc", 1): _funnel_of_samples,
     ("GateDoc", 1): _one_energy_above_hull,
 }
 

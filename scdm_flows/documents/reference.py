@@ -5,10 +5,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from scdm_flows.documents.candidate import CandidateDoc, queryable_fields
+from scdm_flows.documents.novelty import KnownAs, Novelty
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "fields.md"
 COMMAND = "python -m scdm_flows.documents.reference"
@@ -23,26 +27,31 @@ max_e_above_hull=0.1)`), in the shell, as columns of listings, and in OPTIMADE w
 
 `min_` and `max_` go with numbers. What is not known is null, fits no filter, and comes last in every order.
 
-| field | type | asked for | meaning |
+"""
+_TABLE = """| field | type | asked for | meaning |
 |---|---|---|---|
 """
 
 
 def page() -> str:
     """The page's text."""
+    parts = [f"\n## {part.__name__}\n\n{_table(part)}" for part in (KnownAs, Novelty)]
+    return _HEAD + _table(CandidateDoc) + "".join(parts)
+
+
+def _table(model: type[BaseModel]) -> str:
     rows = []
-    for name, field in CandidateDoc.model_fields.items():
-        asked = "yes" if name in queryable_fields() else ""
+    for name, field in model.model_fields.items():
+        asked = "yes" if model is CandidateDoc and name in queryable_fields() else ""
         kind = _words(field.annotation)
         meaning = str(field.description).replace("|", "\\|")
         rows.append(f"| `{name}` | {kind} | {asked} | {meaning} |")
-    return _HEAD + "\n".join(rows) + "\n"
+    return _TABLE + "\n".join(rows) + "\n"
 
 
 def _words(annotation: Any) -> str:
     text = str(annotation) if not isinstance(annotation, type) else annotation.__name__
-    for long, short in (("typing.", ""), ("datetime.", ""), ("scdm_flows.documents.candidate.", ""), (" | None", "")):
-        text = text.replace(long, short)
+    text = re.sub(r"\b(\w+\.)+", "", text).replace(" | None", "")
     words = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "list[str]": "texts"}
     return words.get(text, "text" if text.endswith(("State", "Kind")) else f"`{text}`")
 

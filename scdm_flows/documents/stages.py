@@ -30,7 +30,10 @@ class _Stored(_Output):
 
 
 class ScreenedCandidate(_Output):
-    """One sample and the verdict of the screen; field meanings as in ``CandidateDoc``."""
+    """One sample and the verdict of the screen; field meanings as in ``CandidateDoc``.
+
+    ``novel`` and ``known_as`` are those of the sample (``sample_novel`` and ``sample_known_as`` there).
+    """
 
     candidate_id: str
     index: int
@@ -49,8 +52,8 @@ class ScreenedCandidate(_Output):
     valid_radii: bool | None = None
     one_layer: bool | None = None
     duplicate_of: str | None = None
-    novel: bool | None = None
-    known_as: list[str] = Field(default_factory=list)
+    novel: bool | None = Field(None, description="the sample equals no known layer")
+    known_as: list[str] = Field(default_factory=list, description="ids of known layers that equal the sample")
     template: str | None = None
     new_template: bool | None = None
     prototype_distance: float | None = None
@@ -94,6 +97,7 @@ class GateDoc(_Stored):
     surrogate: bool
     energy_model: str | None = None
     extrapolated: bool | None = None
+    stable_probability: float | None = None
     formation_energy_per_atom: float | None = None
     e_above_hull: float | None = None
     e_above_hull_error: float | None = None

@@ -50,13 +50,13 @@ def screen(config: dict[str, Any], shard: int, records: list[dict[str, Any]]) ->
     from scdm_flows.analysis import screening
     from scdm_flows.engines import engine_of
     from scdm_flows.flows import candidate_flow
-    from scdm_models.datasets.fingerprints import FingerprintIndex
+    from scdm_flows.known import known_layers
 
     campaign = CampaignConfig.model_validate(config)
     for record in records:  # jobflow hands pymatgen dictionaries over as objects
         if isinstance(record["structure"], Structure):
             record["structure"] = record["structure"].as_dict()
-    verdicts = screening.screen(campaign, records, FingerprintIndex.load())
+    verdicts = screening.screen(campaign, records, known_layers())
     engine = engine_of(campaign.engine)
     flows = []
     for verdict in verdicts:

@@ -12,20 +12,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from scdm_flows.analysis.ranking import BINS, window_bin
-from scdm_flows.documents import CampaignDoc, CampaignState, CandidateDoc, CandidateState, PhononDoc
+from scdm_flows.documents import CampaignDoc, CampaignState, CandidateDoc, CandidateState, KnownAs, PhononDoc
 from scdm_flows.query import EXTRAPOLATED_WORDS
 from scdm_flows.report import paper
+from scdm_flows.report.markdown import number
 
 STEPS = {
     "generated": "generated",
     "valid": "valid",
     "unique": "no duplicates",
-    "novel": "not in the training data",
+    "sample_novel": "of these new as sampled",
     "relaxed": "relaxed",
+    "distinct": "different layers after relaxation",
+    "novel": "of these new after relaxation",
     "in_window": "within the E_hull window",
     "phonon_done": "phonons computed",
     "dynamically_stable": "phonon-stable",
 }
+BESIDE = 3  # entries of data sets that are set beside a candidate
 # A value beyond these is more often an artefact than a discovery.
 BELOW_HULL_EV_PER_ATOM = -0.1
 UNCERTAIN_EV_PER_ATOM = 0.25
@@ -89,6 +93,66 @@ def hull_bins(candidates: Sequence[CandidateDoc]) -> list[BinRow]:
             label = f"{low:g}–{high:g}"
         rows.append(BinRow(label, counts[key]))
     return rows
+
+
+def known_layers_of(candidate: CandidateDoc) -> list[KnownAs]:
+    """Entries of data sets that equal the relaxed candidate, the nearest first."""
+    return [known for known in candidate.known_as if known.of_campaign is None]
+
+
+def novelty_words(candidate: CandidateDoc) -> str:
+    """Whether a candidate is a known layer, and which: of the relaxed structure, else of the sample, which it says."""
+    if known := known_layers_of(candidate):
+        return f"known as {known[0]}, rediscovered"
+    if candidate.novel is not None:
+        return "new after relaxation" if candidate.novel else "known"
+    why = candidate.novelty.reason if candidate.novelty is not None else None
+    sample = {True: "the sample was new", False: f"the sample was known as {', '.join(candidate.sample_known_as)}"}
+    said = [why, sample.get(candidate.sample_novel) if candidate.sample_novel is not None else None]
+    return "novelty unknown" + "".join(f"; {text}" for text in said if text)
+
+
+def beside_known(candidate: CandidateDoc) -> tuple[list[str], list[list[str]]] | None:
+    """Columns and rows that set a rediscovered layer beside its known entries; None where it is not known.
+
+    Each energy above hull is of its source's own hull.
+    """
+    known = known_layers_of(candidate)[:BESIDE]
+    if not known:
+        return None
+
+    def answer(flag: bool | None) -> str:
+        return "–" if flag is None else "yes" if flag else "no"
+
+    error, surrogate = candidate.e_above_hull_error, " (surrogate)" if candidate.surrogate else ""
+    energy = number(candidate.e_above_hull) + ("" if error is None else f" ± {error:.3f}")
+    own = {
+        "E_hull, eV/atom": energy + (surrogate if candidate.e_above_hull is not None else ""),
+        "phonon-stable": answer(candidate.dynamically_stable) + surrogate * (candidate.dynamically_stable is not None),
+        "gap, eV": number(candidate.band_gap, 2),
+        "layer group": str(candidate.layer_group or "–"),
+        "distance of atoms, Å": "",
+    }
+    theirs = [
+        (number(k.e_above_hull), answer(k.dynamically_stable), number(k.band_gap, 2), str(k.layer_group or "–"))
+        + (number(k.displacement_angstrom, 2),)
+        for k in known
+    ]
+    rows = [[name, value, *(one[i] for one in theirs)] for i, (name, value) in enumerate(own.items())]
+    return ["", "here", *(f"{k.source} {k.id}" for k in known)], rows
+
+
+def check_of(candidate: CandidateDoc) -> KnownAs:
+    """The nearest known layer whose source says how stable it is, else the nearest one, of a rediscovered candidate."""
+    known = known_layers_of(candidate)
+    said = (k for k in known if k.e_above_hull is not None or k.dynamically_stable is not None)
+    return next(said, known[0])
+
+
+def rediscovered(candidates: Sequence[CandidateDoc]) -> list[CandidateDoc]:
+    """Candidates that relaxed to a known layer, no duplicates, the lowest E_hull first."""
+    known = [c for c in candidates if known_layers_of(c) and c.duplicate_of is None]
+    return sorted(known, key=lambda c: (c.e_above_hull is None, c.e_above_hull, c.candidate_id))
 
 
 def candidate_warnings(candidate: CandidateDoc, phonon: PhononDoc | None = None) -> list[str]:

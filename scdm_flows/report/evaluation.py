@@ -1,10 +1,10 @@
-"""Pictures of ``scdm evaluate`` as SVG files: distributions, energies above hull, steps, reconstruction distances."""
+"""Pictures of ``scdm evaluate`` and ``scdm reconstruct``: models side by side, distributions, steps, distances."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from itertools import cycle
 from typing import Any
 
 import matplotlib as mpl
@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from pymatgen.core import Structure
 
-from scdm_flows.report.figures import LINE, SOFT, STYLE, svg
+from scdm_flows.report.figures import INK, LINE, SOFT, STYLE
 from scdm_models.lattice import slab_thickness
 
 COLOURS = ("#1f6f8b", "#d08a2c", "#7a5195", "#c2412d")
@@ -27,33 +27,83 @@ DISTANCES = {
 }
 
 
-def write_pictures(
-    folder: Path,
-    runs: Sequence[Mapping[str, Any]],
-    models: Sequence[Mapping[str, Any]],
-    held_out: Sequence[Structure] | None,
-) -> list[Path]:
-    """Distributions of the samples' sizes and, where they were relaxed, of their energies; quality against steps where
-    a model was run with several numbers of them; the files written.
+# what is shown of a judgement by a protocol, in short words
+FOUND = {
+    "valid": "valid",
+    "one_layer": "one layer after relaxing",
+    "group_kept": "layer group kept",
+    "unique": "unique",
+    "new": "new",
+    "stable_0.1": "surrogate E$_{hull}$ ≤ 0.1 eV/atom",
+}
+SUN = {
+    "sun_0.1": "MetaS.U.N.\n(≤ 0.1 eV/atom)",
+    "sun_0.05": "S.U.N.\n(≤ 0.05 eV/atom)",
+    "sun_0": "S.U.N.\n(≤ 0)",
+    "sun_phonon": "MetaS.U.N. and\nphonon-stable",
+}
+MARKERS = "osD^v"
+
+
+def side_by_side(models: Sequence[Mapping[str, Any]]) -> Figure:
+    """The measures of several models with their 95 % intervals: of the samples, what is found among them, and of that
+    how much 1,000 raw draws hold.
+
+    models: as ``scdm_flows.evaluation.run`` gives them; baselines are grey.
     """
-    by_model: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10.5, 1.6 + 0.42 * len(models) + 1.9), layout="constrained")
+        panels = (
+            ("of the samples, %", FOUND, "measures", 100.0),
+            ("surrogate stable, unique, new, % of samples", SUN, "measures", 100.0),
+            ("the same per 1,000 raw draws", SUN, "per_1000_draws", 1.0),
+        )
+        for axes, (title, names, source, unit) in zip(figure.subplots(1, 3), panels, strict=True):
+            for place, (label, (colour, marker)) in enumerate(_looks(models).items()):
+                model = models[place]
+                offset = 0.7 * (place / max(1, len(models) - 1) - 0.5)
+                rows = [(y + offset, model[source][key]) for y, key in enumerate(names) if key in model[source]]
+                value, low, high = (np.array([unit * row[k] for _, row in rows]) for k in ("value", "low", "high"))
+                axes.errorbar(
+                    value,
+                    [y for y, _ in rows],
+                    xerr=[value - low, high - value],
+                    fmt=marker,
+                    color=colour,
+                    ms=4,
+                    lw=1,
+                    label=f"{label}, n = {model['n']}",
+                )
+            axes.set_yticks(range(len(names)), list(names.values()))
+            axes.set_ylim(len(names) - 0.5, -0.5)
+            for y in range(1, len(names)):
+                axes.axhline(y - 0.5, color=LINE, lw=0.6)
+            axes.set_xlim(0, 100 if names is FOUND else None)
+            axes.tick_params(axis="y", length=0)
+            axes.set_xlabel(title)
+            axes.spines[["top", "right"]].set_visible(False)
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
+def _looks(models: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
+    """Label -> colour and marker: colours for the model and its peers, greys for baselines."""
+    colours, greys = cycle(COLOURS), cycle(zip((INK, SOFT, "#8b94a1", "#b0b8c3"), MARKERS[1:], strict=True))
+    return {m["label"]: next(greys) if m["kind"] == "baseline" else (next(colours), MARKERS[0]) for m in models}
+
+
+def against_steps(models: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
+    """File name -> picture of quality against denoising steps, for each model that was run with several of them."""
     by_steps: dict[str, dict[int, Mapping[str, Any]]] = defaultdict(dict)
-    for run in runs:
-        by_model[run["label"]].append(run)
     for model in models:
         if model["steps"] is not None:
             by_steps[model["model_id"]][model["steps"]] = model["measures"]
-    pictures = {"distributions.svg": _distributions(by_model, held_out)}
-    if any("e_above_hull" in run for run in runs):
-        pictures["e_hull.svg"] = _energies(by_model)
-    for model_id, measures in by_steps.items():
-        if len(measures) > 1 and _in_all(measures):
-            pictures[f"steps-{model_id}.svg"] = quality_against_steps(measures)
-    written = []
-    for name, figure in pictures.items():
-        (folder / name).write_text(svg(figure))
-        written.append(folder / name)
-    return written
+    return {
+        f"steps-{model_id}.svg": quality_against_steps(measures)
+        for model_id, measures in by_steps.items()
+        if len(measures) > 1 and _in_all(measures)
+    }
 
 
 def _figure(columns: int) -> tuple[Figure, Any]:
@@ -65,7 +115,11 @@ def _figure(columns: int) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _distributions(by_model: Mapping[str, Sequence[Mapping[str, Any]]], held_out: Sequence[Structure] | None) -> Figure:
+def distributions(models: Sequence[Mapping[str, Any]], held_out: Sequence[Structure] | None) -> Figure:
+    """Atoms in the cell, area per atom and thickness of the samples of each model, held-out layers behind them.
+
+    models: as ``scdm_flows.evaluation.quick`` gives them.
+    """
     known: dict[str, list[float]] = {}
     if held_out is not None:
         known = {
@@ -83,40 +137,19 @@ def _distributions(by_model: Mapping[str, Sequence[Mapping[str, Any]]], held_out
         for one, (name, (title, bins)) in zip(axes, titles.items(), strict=True):
             if name in known:
                 one.hist(known[name], bins=bins, density=True, color=LINE, label="held-out layers")
-            for colour, (model, runs) in zip(COLOURS, by_model.items(), strict=False):
-                values = [v for run in runs for v in run["populations"][name] if v is not None]
-                one.hist(values, bins=bins, density=True, histtype="step", color=colour, lw=1.4, label=model)
+            for colour, model in zip(cycle(COLOURS), models, strict=False):
+                values = [v for v in model["populations"][name] if v is not None]
+                one.hist(values, bins=bins, density=True, histtype="step", color=colour, lw=1.4, label=model["label"])
             one.set_xlabel(title)
         axes[-1].legend(frameon=False, fontsize=8)
     return figure
 
 
-def _energies(by_model: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    bins = np.linspace(-0.5, 1.5, 41)
-    with mpl.rc_context(STYLE):
-        figure, (axes,) = _figure(1)
-        for colour, (model, runs) in zip(COLOURS, by_model.items(), strict=False):
-            values = [v for run in runs for v in run.get("e_above_hull", []) if v is not None]
-            axes.hist(
-                np.clip(values, bins[0], bins[-1]),
-                bins=bins,
-                density=True,
-                histtype="step",
-                color=colour,
-                lw=1.4,
-                label=model,
-            )
-        axes.axvline(0.6, color=SOFT, lw=0.8, ls="--")
-        axes.set_xlabel("surrogate E$_{hull}$, eV/atom")
-        axes.legend(frameon=False, fontsize=8)
-    return figure
-
-
 QUALITIES = {
     "kept_draws": "bonded layers, of all draws",
-    "e_hull_0.6": "surrogate E$_{hull}$ ≤ 0.6 eV/atom",
-    "one_layer_relaxed": "one layer after relaxing",
-    "group_kept": "operations kept on relaxing",
+    "stable_0.1": "surrogate E$_{hull}$ ≤ 0.1 eV/atom",
+    "one_layer": "one layer after relaxing",
+    "group_kept": "layer group kept on relaxing",
     "rmsd_angstrom": "RMSD to relaxed, Å",
 }
 

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from scdm_flows.analysis.ranking import WINDOW, Objective
 from scdm_flows.documents import CampaignDoc, CandidateDoc, CandidateState, PhononDoc, StageFailure, utc_now
 from scdm_flows.exports import structure_of
-from scdm_flows.query import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS, FLAT, CandidateDB
+from scdm_flows.query import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS, FLAT, CandidateDB, known_words
 from scdm_flows.report import bands, content, crystals, figures, markdown
 from scdm_flows.report.cards import energy_model_card, energy_models
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 LISTED = 200  # rows of the ranking
 FAILURES = 50  # rows of the failures
+REDISCOVERED = 30  # rows of the known layers
 TEMPLATE = "campaign.html"
 
 
@@ -107,7 +108,7 @@ def render_documents(
         cards.append(_card(candidate, phonons.get(candidate.candidate_id)))
         if progress is not None:
             progress(done, len(ranked[:top]))
-    bins = content.hull_bins(candidates)
+    bins, known = content.hull_bins(candidates), content.rediscovered(candidates)
     schemes = sorted({c.energy_scheme for c in candidates if c.energy_scheme})
     environment = Environment(
         loader=PackageLoader("scdm_flows.report"),
@@ -138,6 +139,9 @@ def render_documents(
         cards=cards,
         ranked=ranked[:LISTED],
         n_ranked=len(ranked),
+        rediscovered=[(c, content.check_of(c)) for c in known[:REDISCOVERED]],
+        n_rediscovered=len(known),
+        novelty_words=content.novelty_words,
         reasons=content.reason_counts(candidates, max(0, campaign.funnel.generated - len(candidates))),
         failures=[*failures][:FAILURES],
         n_failures=len(failures),
@@ -148,7 +152,7 @@ def render_documents(
         data={
             "campaign": campaign.model_dump(mode="json"),
             "e_above_hull_bins": [vars(b) for b in bins],
-            "candidates": [{k: c.model_dump(mode="json", include={k})[k] for k in FLAT} for c in ranked[:LISTED]],
+            "candidates": [_flat(c) for c in ranked[:LISTED]],
         },
     )
 
@@ -179,6 +183,12 @@ def _read(database: Database, name: str) -> tuple[CandidateDB, CampaignDoc, list
     """The campaign and its candidates, the best first."""
     query = CandidateDB(database)
     return query, query.campaign(name), query.find(campaign=name, sort="rank")
+
+
+def _flat(candidate: CandidateDoc) -> dict[str, Any]:
+    """The fields of ``FLAT`` as JSON has them."""
+    fields = candidate.model_dump(mode="json", include=set(FLAT))
+    return {name: fields[name] for name in FLAT} | {"known_as": known_words(candidate.known_as)}
 
 
 def _card(candidate: CandidateDoc, phonon: PhononDoc | None) -> dict[str, Any]:

@@ -28,7 +28,7 @@ JOB_STEPS = ("generated", "in_window", "phonon_done", "dynamically_stable")
 class Counts:
     """Counts of some candidates.
 
-    funnel: as the campaign's; new_*: those of them that are not among the known layers; below, new_below: level
+    funnel: as the campaign's; new_*: those of them that relaxed to no known layer; below, new_below: level
     (eV/atom) -> unique candidates whose E_hull is at most that, and those of them that are new.
     """
 

@@ -157,8 +157,10 @@ def _funnel(study: Study, show: Show) -> Iterator[str]:
     row("generated", lambda c: c.funnel.generated, "generated")
     row("valid", lambda c: c.funnel.valid, "valid")
     row("no duplicates", lambda c: c.funnel.unique, "unique")
-    row("– of these new", lambda c: c.funnel.novel)
+    row("– of these new as sampled", lambda c: c.funnel.sample_novel)
     row("relaxed, energy known", lambda c: c.funnel.relaxed)
+    row("different layers after relaxation", lambda c: c.funnel.distinct)
+    row("– of these new", lambda c: c.funnel.novel)
     row(f"**{energy} ≤ {window:g}**", lambda c: c.below[window], "in_window")
     row("– of these new", lambda c: c.new_below[window])
     row("in the window, relaxed to the end, still one layer", lambda c: c.funnel.in_window)
@@ -175,12 +177,13 @@ def _funnel(study: Study, show: Show) -> Iterator[str]:
     yield table(head, rows)
     yield (
         "Shares are of the samples of the column. *Valid*: no atoms too close, radii in order, one connected layer "
-        "(the paper: no atoms within 0.5 Å). *No duplicates*: the first of equal layers stays. *New*: no layer of "
-        "the training data (C2DB, 2DMatPedia, JARVIS) is equal to the sample by symmetry and fingerprint; the paper "
-        "says of its 843 that none is in existing data sets, and does not count novelty as a step. The paper's "
-        "*window* is by energy alone, and so is the row in bold; the row below it also asks that the relaxation ended "
-        "and left one layer, which is what goes on. The paper chose six layers for phonons; here they were computed "
-        "for the best that the campaign's budget and gate let on."
+        "(the paper: no atoms within 0.5 Å). *No duplicates*: the first of equal samples stays. *New*: the relaxed "
+        f"layer equals no known one, all atoms compared{_known_sets(study)}; *as sampled*: the sample, before it was "
+        "relaxed, equals none. The paper says of its 843 that none is in existing data sets, and does not count "
+        "novelty as a step. The paper's *window* is by energy alone, and so is the row in bold; the row below it also "
+        "asks that the relaxation ended and left one layer that no earlier sample relaxed to, which is what goes on. "
+        "The paper chose six layers for phonons; here they were computed for the best that the campaign's budget and "
+        "gate let on."
     )
     copies = {results_figures.name(g): c.copies_of_other_generators for g, c in counts.items()}
     if any(copies.values()):
@@ -188,6 +191,12 @@ def _funnel(study: Study, show: Show) -> Iterator[str]:
         yield f"Duplicates are looked for among all samples: {words} equal an earlier sample of the other generator."
     if notes := _draws(study):
         yield notes
+
+
+def _known_sets(study: Study) -> str:
+    """The data sets that the candidates were compared with, with their sizes."""
+    against = next((c.novelty.against for c in study.candidates if c.novelty and c.novelty.against), {})
+    return f" ({', '.join(f'{source}: {n:,}' for source, n in against.items())} layers)" if against else ""
 
 
 def _of_paper(counts: dict[str, int], step: str | None) -> str:
@@ -268,7 +277,7 @@ def _energies(study: Study, show: Show) -> Iterator[str]:
     yield table(head, rows)
     yield (
         "Unique relaxed samples; shares are of all samples of the generator, *new* are those of the column before it "
-        "that no training layer equals. "
+        "that relaxed to no known layer. "
         "Three meanings of stable: *on the hull*, E_hull ≤ 0 with all known phases and the other candidates; *near "
         f"it*, E_hull ≤ 0.05 eV/atom; *phonon-stable*, no mode below −{THRESHOLD_THZ:g} THz (−{GAMMA_THRESHOLD_THZ:g} "
         "THz near Γ) on the path and a mesh in the plane. Phonons were not computed for all."
@@ -283,7 +292,7 @@ def _best(study: Study, show: Show) -> Iterator[str]:
         return
     titled = [(c, study.phonons[c.candidate_id], _title(c)) for c in best]
     yield (
-        "The best by the ranking (`objective` of the campaign) of those that no training layer equals and whose "
+        "The best by the ranking (`objective` of the campaign) of those that relaxed to no known layer and whose "
         f"phonons have no imaginary mode{' by the surrogate' * study.surrogate}: top view with the cell, side view "
         "along b, phonon bands."
     )

@@ -32,8 +32,9 @@ STEPS = {
     "generated": "generated",
     "valid": "valid",
     "unique": "no duplicates",
-    "novel": "of these new",
+    "sample_novel": "of these new as sampled",
     "relaxed": "relaxed",
+    "novel": "new after relaxation",
     "below": "E$_{hull}$ in the window",
     "dynamically_stable": "phonon-stable",
 }

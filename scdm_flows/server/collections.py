@@ -238,7 +238,7 @@ class CandidateCollection(Collection):
         assert isinstance(columns, StructureColumns)
         sort = tuple((self.resource_mapper.get_optimade_field(name), descending) for name, descending in sort)
         for name, _ in sort:
-            if name not in SORTABLE and name not in provider_fields():
+            if name not in SORTABLE and not provider_fields().get(name, {}).get("sortable"):
                 raise BadRequest(f"{name} cannot be sorted by; /info/structures says which properties can")
         if len(sort) > _MOST_SORTS:
             raise BadRequest(f"{len(sort)} properties to sort by are too many; {_MOST_SORTS} are allowed")

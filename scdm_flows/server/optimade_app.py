@@ -159,7 +159,7 @@ def _mended(endpoint: Callable[..., Any]) -> Callable[..., Any]:
         properties = None if whole else getattr(found.data, "properties", None)
         if properties and found.data.id == "structures":
             for name, entry in properties.items():
-                entry.sortable = name in SORTABLE or name in provider_fields()
+                entry.sortable = name in SORTABLE or bool(provider_fields().get(name, {}).get("sortable"))
         return found
 
     return answer

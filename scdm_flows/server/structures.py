@@ -23,7 +23,7 @@ from scdm_flows.documents import CandidateDoc
 from scdm_flows.documents.candidate import queryable_fields
 from scdm_flows.server.columns import Column, Lists, Scalar, Unknown, same, texts
 from scdm_flows.server.composition import Composition, composition
-from scdm_flows.stores.table import KEY, Table
+from scdm_flows.stores.table import KEY, KNOWN_AS, Table
 
 PREFIX = "scdm"
 DIMENSIONS = [1, 1, 0]  # periodic along a and b; c is the vacuum
@@ -60,11 +60,13 @@ def provider_fields() -> dict[str, dict[str, Any]]:
     """Property with prefix -> field, description, unit and type, of every queryable field."""
     found = {}
     for field, kind in queryable_fields().items():
-        if field in _OWN_NAMES or kind is list:
+        if field in _OWN_NAMES:
             continue
         description = str(CandidateDoc.model_fields[field].description)
-        types = {int: "integer", float: "float", bool: "boolean"}
-        entry = {"field": field, "description": description, "type": types.get(kind, "string"), "sortable": True}
+        types = {int: "integer", float: "float", bool: "boolean", list: "list"}
+        words = f"ids of {description}" if kind is list else description
+        entry: dict[str, Any] = {"field": field, "description": words, "type": types.get(kind, "string")}
+        entry["sortable"] = kind is not list
         if kind is float:
             entry["unit"] = _unit(description)
         found[f"_{PREFIX}_{field}"] = entry
@@ -143,8 +145,17 @@ class StructureColumns:
         values = self.table.columns.get(field)
         if values is None:
             return Unknown(len(self))
+        if field == KNOWN_AS:
+            return self._known_as(values)
         kind = queryable_fields()[field]
         return Scalar("bool" if kind is bool else "number" if _number(kind) else "text", values)
+
+    def _known_as(self, values: NDArray[np.bytes_]) -> Lists:
+        """Ids of known layers; not known where that has not been judged."""
+        judged = ~np.isnan(self.table.columns["novel"])
+        found, rows = np.unique(np.where((values == b"") & judged, b"\n", values), return_inverse=True)
+        ids = [[name for name in text.decode().split("\n") if name] if text else None for text in found.tolist()]
+        return Lists("text", ids, rows.ravel())
 
     @cached_property
     def _formulas(self) -> tuple[list[Composition | None], NDArray[np.int64]]:
@@ -257,7 +268,10 @@ def resource(document: Mapping[str, Any]) -> dict[str, Any]:
     }
     if cited:
         found["relationships"] = {"references": {"data": [{"type": "references", "id": name} for name in cited]}}
-    return found | {name: _plain(document.get(entry["field"])) for name, entry in provider_fields().items()}
+    own = {name: _plain(document.get(entry["field"])) for name, entry in provider_fields().items()}
+    known_as = document.get(KNOWN_AS)
+    judged = document.get("novel") is not None or known_as
+    return found | own | {f"_{PREFIX}_{KNOWN_AS}": [known["id"] for known in known_as or ()] if judged else None}
 
 
 def _plain(value: Any) -> Any:

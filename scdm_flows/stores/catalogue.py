@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scdm_flows.documents import RankingBlock, RankingDoc
+from scdm_flows.documents import CandidateDoc, RankingBlock, RankingDoc
+from scdm_flows.documents.migrations import NewerDocumentError, migrate
 from scdm_flows.stores.table import KEY, LISTED, Table, joined, pack, unpack
 from scdm_flows.stores.trouble import store_errors
 
@@ -80,11 +81,11 @@ class Catalogue:
         if known is None or known.revision != revision:
             known = self._load(campaign, head)
         criteria = {"campaign": campaign, "last_updated": {"$gte": known.seen - MARGIN}}
-        fields = dict.fromkeys([*LISTED, "last_updated"], 1)
+        fields = dict.fromkeys([*LISTED, "schema_version", "last_updated"], 1)
         found = list(self._database.mongo["candidates"].find(criteria, fields))
         new = [d for d in found if known.recent.get(d[KEY]) != d["last_updated"]]
         if new:
-            known.table = known.table.updated(Table.of(new))
+            known.table = known.table.updated(_table(new))
             known.seen = max([known.seen, *(d["last_updated"] for d in found)])
             known.recent = {d[KEY]: d["last_updated"] for d in found if d["last_updated"] >= known.seen - MARGIN}
         self._known[campaign] = known
@@ -113,14 +114,25 @@ def candidates_in(database: Database) -> int:
     return int(database.mongo["candidates"].estimated_document_count())
 
 
+def _table(documents: Iterable[dict[str, Any]]) -> Table:
+    """The table of stored documents; one of a later version as it is, who reads it whole leaves it out."""
+    current = []
+    for document in documents:
+        try:
+            current.append(migrate(CandidateDoc, document))
+        except NewerDocumentError:
+            current.append(document)
+    return Table.of(current)
+
+
 def read_all(database: Database, campaign: str) -> Table:
     """The campaign's candidates from their documents alone, none of them ranked."""
     from scdm_flows.stores.scan import scan
 
     tables: list[Table] = []
-    documents = scan(database, "candidates", fields=LISTED, campaign=campaign)
+    documents = scan(database, "candidates", fields=[*LISTED, "schema_version"], campaign=campaign)
     while batch := list(islice(documents, BLOCK)):
-        tables.append(Table.of(batch))
+        tables.append(_table(batch))
     return joined(tables)
 
 

@@ -57,6 +57,7 @@ _FIXED = (
     Index("failures", ("campaign", "failure_id")),
     Index("failures", ("candidate_id",)),
     Index("candidates", ("campaign", "last_updated")),  # what changed since a ranking was taken
+    Index("candidates", ("novelty.version",)),
     Index("hulls", ("elements",)),
     Index("hulls", ("references", "basis_sha256")),
     Index("hulls", ("references", "spread")),

@@ -18,6 +18,7 @@ from scdm_flows.documents import Column
 from scdm_flows.documents.candidate import RANK_FIELDS, queryable_fields
 
 KEY = "candidate_id"
+KNOWN_AS = "known_as"  # as a column: the ids, each between line breaks
 TERM = "score_terms."
 UNKNOWN = "score_unknown"
 Criteria = Mapping[
@@ -27,11 +28,11 @@ _EDGE: dict[str, Any] = {"$gte": np.greater_equal, "$gt": np.greater, "$lte": np
 
 
 def _is_text(field: str) -> bool:
-    return field == UNKNOWN or issubclass(queryable_fields().get(field, float), str)
+    return field in (UNKNOWN, KNOWN_AS) or issubclass(queryable_fields().get(field, float), str)
 
 
 # what a table is made of, besides the rank fields; the elements follow from the chemical system
-LISTED = [f for f, kind in queryable_fields().items() if kind is not list and f not in RANK_FIELDS]
+LISTED = [f for f, kind in queryable_fields().items() if (kind is not list or f == KNOWN_AS) and f not in RANK_FIELDS]
 RANKED = [f for f in RANK_FIELDS if f in queryable_fields()]
 
 
@@ -52,7 +53,7 @@ class Table:
 
     @classmethod
     def of(cls, documents: Sequence[Mapping[str, Any]]) -> Table:
-        """The listed fields of stored documents, no rank fields."""
+        """The listed fields of stored documents of the current version, no rank fields."""
         chosen = sorted(documents, key=lambda d: str(d[KEY]))
         return cls({field: _column(field, [d.get(field) for d in chosen]) for field in LISTED})
 
@@ -202,6 +203,8 @@ def _blank(field: str, n: int) -> NDArray[Any]:
 
 
 def _column(field: str, values: Sequence[Any]) -> NDArray[Any]:
+    if field == KNOWN_AS:
+        values = ["".join(f"\n{known['id']}\n" for known in several or ()) for several in values]
     if _is_text(field):
         texts = [b"" if v is None else str(v).encode() for v in values]
         return np.array(texts, dtype=bytes) if texts else np.zeros(0, "S1")
@@ -221,6 +224,8 @@ def unpack(columns: Mapping[str, Any]) -> Table:
 
     Blocks that another version wrote may hold fields that are none any more, and lack new ones: those are not known.
     """
+    if "sample_novel" not in columns and "novel" in columns:  # of a version that judged the sample alone
+        columns = {"sample_novel" if field == "novel" else field: column for field, column in columns.items()}
     found = {
         field: np.frombuffer(zlib.decompress(c["data"]), dtype=np.dtype(c["dtype"]))
         for field, c in columns.items()

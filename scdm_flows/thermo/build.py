@@ -5,6 +5,8 @@ Project's ground states of all compositions, converted by ``scales``; elements l
 Ce and Tc, which C2DB has not, at the Materials Project's energies); layers of C2DB that C2DB finds stable join where
 they lie on the bulk phases' hull or below it. Layers of 2DMatPedia do not: it gives stable ones a decomposition energy
 of 0 however far below the hull they lie, which is no energy.
+
+The packaged list of compositions that are known as bulk compounds is made here too (``scdm refs compositions``).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from scdm_flows.thermo.composition import Array
+from scdm_flows.thermo.compositions import reduced_formula
 from scdm_flows.thermo.hull import Phase
 from scdm_flows.thermo.scales import ROUNDS, Kernel, PhaseSet, chemical_potentials, convert
 from scdm_flows.thermo.sources import (
@@ -31,6 +34,7 @@ from scdm_flows.thermo.sources import (
     c2db_layers,
     hull_energies,
     key,
+    open_text,
     published_phases,
     read_lines,
 )
@@ -98,6 +102,35 @@ def build_reference_table(data_dir: str | Path, out: str | Path, *, progress: Pr
     return header
 
 
+def build_compositions(data_dir: str | Path, out: str | Path) -> dict[str, Any]:
+    """Write the compositions of all published phases, whatever their energy (``compositions``); returns the header.
+
+    Parameters
+    ----------
+    data_dir
+        Folder with the published data.
+    out
+        The ``.txt.gz`` to write; its header goes to the first, commented line.
+
+    Raises
+    ------
+    ReferenceDataError
+        If the folder does not hold them.
+    """
+    data = Path(data_dir)
+    with open_text(data / PHASES) as handle:
+        formulas = sorted({reduced_formula(row["formula"]) for row in csv.DictReader(handle)})
+    header = {
+        "compositions": len(formulas),
+        "of": "Materials Project, ground states of two and more elements, doi:10.1038/s41524-020-00362-y",
+        "created": datetime.now(UTC).date().isoformat(),
+        "command": "scdm refs compositions --data DIR",
+        "inputs_sha256": {PHASES: hashlib.sha256((data / PHASES).read_bytes()).hexdigest()},
+    }
+    _write("\n".join(["# " + json.dumps(header), *formulas, ""]), Path(out))
+    return header
+
+
 def elsewhere(data: Path, mu: Mapping[str, float]) -> dict[str, float]:
     """Elements of 2DMatPedia's layers that C2DB has not -> the Materials Project's energies, eV/atom.
 
@@ -157,8 +190,12 @@ def write_table(rows: Sequence[Row], header: Mapping[str, Any], out: Path) -> No
     writer.writerow(COLUMNS)
     for source, formula, energy, kind in sorted(rows, key=lambda row: (_system(row[1]), row[1], row[0])):
         writer.writerow((source, formula, f"{energy:.5f}", kind))
+    _write(text.getvalue(), out)
+
+
+def _write(text: str, out: Path) -> None:
     temporary = out.with_name(out.name + ".tmp")
-    temporary.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
+    temporary.write_bytes(gzip.compress(text.encode(), mtime=0))
     temporary.replace(out)
 
 

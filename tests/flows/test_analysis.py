@@ -18,7 +18,8 @@ from scdm_flows.config import ForceFieldEngineConfig, parse_config
 from scdm_flows.errors import ReferenceDataError
 from scdm_flows.thermo.composition import descriptor, element_properties
 from scdm_flows.thermo.table import ReferenceTable
-from scdm_models.datasets.fingerprints import FingerprintIndex
+from scdm_models.datasets.known import KnownLayers
+from scdm_models.datasets.records import LayerRecord
 
 
 def test_packaged_energy_model_is_what_science_asks() -> None:
@@ -153,7 +154,7 @@ def config(**screen_rules: object):
 
 
 def test_screen_verdicts_and_bad_items_among_good_ones() -> None:
-    empty = FingerprintIndex.build([], [])
+    empty = KnownLayers.build([])[0]
     bulk = Structure(Lattice.cubic(4.05), ["Al"] * 4, [[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]])
     close = mx2("1H", half=0.1)
     apart = mx2("1H", a=9.0)
@@ -174,7 +175,7 @@ def test_screen_verdicts_and_bad_items_among_good_ones() -> None:
 
 
 def test_known_layers_are_recognised() -> None:
-    known = FingerprintIndex.build([mx2("1H", a=3.19)], ["ref"])
+    known, _ = KnownLayers.build([LayerRecord("ref", "C2DB", mx2("1H", a=3.19))])
     (verdict,) = screen(config(), [{"index": 0, "structure": mx2("1H").as_dict()}], known)
     assert verdict.novel is False
     assert verdict.known_as == ["ref"]

@@ -15,7 +15,14 @@ from monty.json import jsanitize
 from pymatgen.core import Lattice, Structure
 
 from scdm_flows.analysis.placing import lower_hull
-from scdm_flows.builders import CandidateBuilder, HullBuilder, RankingBuilder, build_all
+from scdm_flows.builders import (
+    CandidateBuilder,
+    FunnelBuilder,
+    HullBuilder,
+    NoveltyBuilder,
+    RankingBuilder,
+    build_all,
+)
 from scdm_flows.builders.assemble import completed_at
 from scdm_flows.builders.duplicates import across_shards
 from scdm_flows.documents import (
@@ -36,6 +43,8 @@ from scdm_flows.stores import Database, EmbeddedServer, connect, memory_database
 from scdm_flows.stores.process import free_port
 from scdm_flows.thermo.hull import Phase
 from scdm_flows.thermo.table import ReferenceTable
+from scdm_models.datasets.known import KnownLayers
+from scdm_models.datasets.records import LayerRecord
 
 SCHEME = "test-dft"
 # elements at 0, one compound at -1 eV/atom: E_hull of anything else follows by hand
@@ -116,6 +125,8 @@ class Campaign:
 
     def __init__(self, database: Database, n: int = 2, shard_size: int = 2) -> None:
         self.database = database
+        self.samples: dict[str, Structure] = {}
+        self.known, _ = KnownLayers.build([])
         config = {"generator": {"shard_size": shard_size}, "screen": {}}
         document = CampaignDoc(name="c", config=config, config_hash="0" * 64, n_requested=n)
         database.upsert(database.campaigns, [document.model_dump()])
@@ -133,12 +144,14 @@ class Campaign:
         self.database.job_store.update(document)
 
     def screen(self, shard: int, *verdicts: ScreenedCandidate) -> None:
+        self.samples |= {v.candidate_id: Structure.from_dict(v.structure) for v in verdicts if v.structure}
         output = ScreenOutput(campaign="c", shard=shard, candidates=list(verdicts))
         self.store("screen", output, shard=shard)
 
     def gate(self, name: str, energy: float, structure: Structure | None = None, **fields: Any) -> None:
         for stage in ("relax", "static"):
             self.store(stage, {"energy": energy}, candidate_id=name)
+        structure = structure or self.samples[name]  # which does not move
         self.store("gate", gate_doc(name, energy, structure, **fields), candidate_id=name)
 
     def phonon(self, name: str, stable: bool = True) -> None:
@@ -156,10 +169,16 @@ class Campaign:
         self.database.upsert(self.database.failures, [failure.model_dump()])
 
     def build(self, table: ReferenceTable = TABLE) -> dict[str, int]:
-        builders = [CandidateBuilder(self.database), HullBuilder(self.database, table)]
-        for builder in [*builders, last := RankingBuilder(self.database)]:
+        builders = [
+            CandidateBuilder(self.database),
+            NoveltyBuilder(self.database, self.known, processes=1),
+            FunnelBuilder(self.database),
+            HullBuilder(self.database, table),
+            RankingBuilder(self.database),
+        ]
+        for builder in builders:
             builder.run()
-        return {type(b).__name__: b.written for b in [*builders, last]}
+        return {type(b).__name__: b.written for b in builders}
 
     def get(self, name: str) -> CandidateDoc:
         return CandidateDB(self.database).get(name)
@@ -167,6 +186,12 @@ class Campaign:
     @property
     def document(self) -> CampaignDoc:
         return CandidateDB(self.database).campaign("c")
+
+
+def written(**counts: int) -> dict[str, int]:
+    """How many documents each builder wrote, in their order."""
+    builders = (CandidateBuilder, NoveltyBuilder, FunnelBuilder, HullBuilder, RankingBuilder)
+    return {builder.__name__: counts.get(builder.__name__, 0) for builder in builders}
 
 
 @pytest.fixture
@@ -222,7 +247,7 @@ def test_gates_of_an_earlier_version_are_read_and_of_a_later_one_named(campaign:
     outputs.update_one({"uuid": "gate-b"}, {"$set": {"output.schema_version": 99}})
     CandidateBuilder(campaign.database).run()
     a, b = campaign.get("a"), campaign.get("b")
-    assert (a.schema_version, a.state, a.energy_model, a.extrapolated) == (2, "pending", "trees-1a2b3c4d", None)
+    assert (a.schema_version, a.state, a.energy_model, a.extrapolated) == (3, "pending", "trees-1a2b3c4d", None)
     assert b.state == "failed"
     assert "schema version 99" in str(b.reason)
 
@@ -234,10 +259,29 @@ def test_building_again_writes_nothing(campaign: Campaign) -> None:
     campaign.phonon("a")
     campaign.fail("b", "phonon")
     first = campaign.build()
-    assert first == {"CandidateBuilder": 4, "HullBuilder": 3, "RankingBuilder": 1}
+    assert first == written(CandidateBuilder=3, NoveltyBuilder=2, FunnelBuilder=1, HullBuilder=3, RankingBuilder=1)
     before = list(campaign.database.candidates.query(sort={"candidate_id": 1}))
-    assert campaign.build() == {"CandidateBuilder": 0, "HullBuilder": 0, "RankingBuilder": 0}
+    assert campaign.build() == written()
     assert list(campaign.database.candidates.query(sort={"candidate_id": 1})) == before  # times too
+
+
+def test_candidates_of_an_earlier_version_are_judged_at_the_next_build(campaign: Campaign) -> None:
+    campaign.known, _ = KnownLayers.build([LayerRecord("MoS2-1", "C2DB", layer())])
+    campaign.screen(0, screened("a", 0), screened("b", 1, layer(metal="W"), novel=False, known_as=["WS2-1"]))
+    campaign.gate("a", -0.5)
+    campaign.gate("b", -0.4)
+    campaign.build()
+    before = campaign.get("a")
+    assert (before.sample_novel, before.novel, before.bulk_compound) == (True, False, True)  # molybdenite
+    assert (campaign.get("b").sample_novel, campaign.get("b").sample_known_as) == (False, ["WS2-1"])
+    gone = dict.fromkeys(("sample_novel", "sample_known_as", "novelty", "bulk_compound"), "")
+    old = {"schema_version": 2, "novel": True, "known_as": []}  # what was said of the sample
+    campaign.database.mongo["candidates"].update_one({"candidate_id": "a"}, {"$set": old, "$unset": gone})
+    assert campaign.get("a").novel is None
+    counts = campaign.build()
+    assert (counts["CandidateBuilder"], counts["NoveltyBuilder"]) == (1, 1)
+    after = campaign.get("a")
+    assert after.model_dump(exclude={"last_updated"}) == before.model_dump(exclude={"last_updated"})
 
 
 @pytest.mark.parametrize(
@@ -300,6 +344,7 @@ def test_one_bad_item_never_ends_the_build(campaign: Campaign) -> None:
     campaign.database.mongo["failures"].insert_one({"failure_id": "torn", "candidate_id": "x"})
     builder = CandidateBuilder(campaign.database)
     builder.run()
+    FunnelBuilder(campaign.database).run()
     assert campaign.get("good").state == "completed"
     assert (campaign.get("unreadable").state, campaign.get("unreadable").nsites) == ("rejected", 0)
     assert campaign.get("odd").reason == "odd"
@@ -320,6 +365,7 @@ def test_funnel_and_campaign_state(campaign: Campaign) -> None:
         screened("high", 4, layer("1T")),
         screened("broken", 5, layer(metal="W")),
         screened("soft", 6, layer(metal="Nb")),
+        screened("again", 7, layer(metal="Ta")),
     ]
     campaign.screen(0, *verdicts)
     assert campaign.document.state is CampaignState.SUBMITTED
@@ -329,15 +375,21 @@ def test_funnel_and_campaign_state(campaign: Campaign) -> None:
         campaign.gate(name, -0.5)
         campaign.phonon(name, stable=name == "ok")
     campaign.gate("high", 3.0, in_window=False, phonon=False, reason="above")
+    campaign.gate("again", -0.5, layer(a=3.19), in_window=True)  # relaxed to what 'ok' is
+    campaign.phonon("again")
     campaign.fail("broken", "relax")
+    soft = LayerRecord("known-NbS2", "C2DB", layer(metal="Nb"))
+    campaign.known, _ = KnownLayers.build([soft])
     campaign.build()
     funnel = campaign.document.funnel
     assert funnel.model_dump() == {
-        "generated": 7,
-        "valid": 6,
-        "unique": 5,
-        "novel": 4,
-        "relaxed": 3,
+        "generated": 8,
+        "valid": 7,
+        "unique": 6,
+        "sample_novel": 5,
+        "relaxed": 4,
+        "distinct": 3,
+        "novel": 2,  # 'ok' and 'high'; the sample of 'soft' was new by the screen's data
         "in_window": 2,
         "phonon_done": 2,
         "dynamically_stable": 1,
@@ -509,7 +561,7 @@ def test_a_changed_energy_replaces_the_old_hull_values(campaign: Campaign) -> No
     campaign.gate("a", -0.4)  # the static run was repeated
     CandidateBuilder(campaign.database).run()
     assert campaign.get("a").e_above_hull == 0.1  # the gate's, until the hull is built; not that of the old energy
-    assert campaign.build() == {"CandidateBuilder": 0, "HullBuilder": 2, "RankingBuilder": 1}
+    assert campaign.build() == written(HullBuilder=2, RankingBuilder=1)
     assert campaign.get("a").e_above_hull == pytest.approx(2 / 3 - 0.4)
     campaign.database.candidates.remove_docs({})  # whoever deletes candidates gets them back as they were
     campaign.build()
@@ -545,14 +597,15 @@ def test_build_all_on_the_packaged_table(campaign: Campaign) -> None:
     # 0.5 eV/atom below the elements: MoS2's own hull lies lower (C2DB: -0.9 for the layer)
     energy = table.total_energy({"Mo": 1 / 3, "S": 2 / 3}, -0.5)
     campaign.gate("a", energy, energy_scheme=table.scheme, surrogate=True, e_above_hull_error=0.05)
-    assert build_all(campaign.database, "c") == {"CandidateBuilder": 2, "HullBuilder": 2, "RankingBuilder": 1}
+    counts = written(CandidateBuilder=1, NoveltyBuilder=1, FunnelBuilder=1, HullBuilder=2, RankingBuilder=1)
+    assert build_all(campaign.database, "c") == counts
     found = campaign.get("a")
     assert found.formation_energy_per_atom == pytest.approx(-0.5)
     assert found.e_above_hull_error == 0.05
     assert found.e_above_hull is not None
     assert 0.3 < found.e_above_hull < 0.6
     assert found.provenance.engine == f"{table.scheme} (surrogate)"
-    assert build_all(campaign.database) == {"CandidateBuilder": 0, "HullBuilder": 0, "RankingBuilder": 0}
+    assert build_all(campaign.database) == written()
 
 
 def test_unknown_campaign(campaign: Campaign) -> None:
@@ -633,8 +686,9 @@ def test_the_same_on_a_real_server(tmp_path: Path) -> None:
             campaign.gate(name, -0.5)
         campaign.phonon("a")
         campaign.fail("b", "phonon")
-        assert campaign.build() == {"CandidateBuilder": 6, "HullBuilder": 4, "RankingBuilder": 1}
-        assert campaign.build() == {"CandidateBuilder": 0, "HullBuilder": 0, "RankingBuilder": 0}
+        counts = written(CandidateBuilder=5, NoveltyBuilder=3, FunnelBuilder=1, HullBuilder=4, RankingBuilder=1)
+        assert campaign.build() == counts
+        assert campaign.build() == written()
         assert [(r["candidate_id"], r["rank"], r["state"]) for r in CandidateDB(database).flat_records()] == [
             ("a", 1, "completed"),
             ("b", None, "failed"),

@@ -18,7 +18,7 @@ from scdm_flows.documents import CampaignDoc, CandidateDoc
 from scdm_flows.query import CandidateDB
 from scdm_flows.settings import ScdmSettings
 from scdm_flows.stores import Database, EmbeddedServer, connect, memory_database
-from scdm_flows.stores.catalogue import Catalogue
+from scdm_flows.stores.catalogue import Catalogue, read_all
 from scdm_flows.stores.table import After, Table, joined, pack, unpack
 
 
@@ -77,6 +77,27 @@ def test_blocks_of_another_version_have_the_fields_of_this_one() -> None:
     assert np.isnan(found.columns["extrapolated"]).all()
     assert found.columns["energy_model"].tolist() == [b"", b""]
     assert found.columns["e_above_hull"][0] == 0.1
+
+
+def test_blocks_that_judged_samples_alone_say_nothing_of_relaxed_layers() -> None:
+    table = Table.of([_document("c-0", novel=True), _document("c-1", novel=False)])
+    stored = {f: c.model_dump() for f, c in pack(table).items()}
+    for field in ("sample_novel", "known_as", "duplicate_of", "bulk_compound"):
+        del stored[field]  # as version 2 of the candidates had it
+    found = unpack(stored)
+    assert found.columns["sample_novel"].tolist() == [1.0, 0.0]
+    assert np.isnan(found.columns["novel"]).all()
+
+
+def test_documents_of_an_earlier_version_are_listed_as_they_are_read() -> None:
+    database = memory_database()
+    old = _document("t-0", campaign="t") | {"schema_version": 2, "novel": True, "known_as": ["2dm-1"]}
+    old = {name: value for name, value in old.items() if name not in ("sample_novel", "sample_known_as", "novelty")}
+    database.mongo["campaigns"].insert_one({"name": "t"})
+    database.mongo["candidates"].insert_one(old)
+    columns = read_all(database, "t").columns
+    assert (columns["sample_novel"].tolist(), columns["known_as"].tolist()) == ([1.0], [b""])
+    assert np.isnan(columns["novel"]).all()
 
 
 @given(

@@ -472,7 +472,7 @@ def test_every_collection_has_its_class() -> None:
 def test_a_later_document_is_never_replaced() -> None:
     database = memory_database()
     database.mongo["candidates"].insert_one({"candidate_id": "c-1", "schema_version": 9, "new": "field"})
-    with pytest.raises(StoreError, match="'c-1' has schema version 9, this scdm-flows writes 2; upgrade"):
+    with pytest.raises(StoreError, match="'c-1' has schema version 9, this scdm-flows writes 3; upgrade"):
         database.upsert(database.candidates, [_candidate("c-0"), _candidate("c-1")])
     assert database.mongo["candidates"].find_one({"candidate_id": "c-1"})["new"] == "field"
 

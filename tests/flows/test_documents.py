@@ -13,7 +13,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel, Field
 
-from scdm_flows.documents import CandidateDoc, reference, schemas
+from scdm_flows.documents import CampaignDoc, CandidateDoc, reference, schemas
 from scdm_flows.documents.base import ScdmDocument, versioned
 from scdm_flows.documents.candidate import queryable_fields
 from scdm_flows.documents.hull import HullDoc
@@ -289,10 +289,42 @@ def test_candidates_of_version_1_have_one_energy_above_hull(old_energies: dict[s
     of_the_sample = {"generator": "scdm", "formula": "MoS2", "chemsys": "Mo-S", "structure": {}}
     old = old_energies | of_the_sample | {"elements": ["Mo", "S"], "nelements": 2, "nsites": 3}
     found = CandidateDoc.model_validate(migrate(CandidateDoc, old))
-    assert (found.schema_version, found.energy_model, found.e_above_hull) == (2, "c2db-trees-1a2b3c4d", 0.2)
+    assert (found.schema_version, found.energy_model, found.e_above_hull) == (3, "c2db-trees-1a2b3c4d", 0.2)
     assert found.extrapolated is None  # nobody looked
     dft = {k: v for k, v in old.items() if k not in ("calibration_id", "e_above_hull_error")} | {"surrogate": False}
     assert CandidateDoc.model_validate(migrate(CandidateDoc, dft)).energy_model is None
+
+
+def test_candidates_of_version_2_know_novelty_of_the_sample_alone() -> None:
+    old = {
+        "schema_version": 2,
+        "candidate_id": "a-0",
+        "campaign": "a",
+        "generator": "scdm",
+        "formula": "MoS2",
+        "chemsys": "Mo-S",
+        "elements": ["Mo", "S"],
+        "nelements": 2,
+        "nsites": 3,
+        "structure": {},
+        "novel": False,
+        "known_as": ["2dm-3150"],
+        "duplicate_of": "a-1",
+    }
+    found = CandidateDoc.model_validate(migrate(CandidateDoc, old))
+    assert (found.sample_novel, found.sample_known_as, found.duplicate_of) == (False, ["2dm-3150"], "a-1")
+    assert (found.novel, found.known_as, found.novelty, found.bulk_compound) == (None, [], None, None)
+    # a listing reads some fields alone
+    few = migrate(CandidateDoc, {"schema_version": 2, "candidate_id": "a-0"})
+    assert few == {"schema_version": 3, "candidate_id": "a-0", "sample_novel": None, "sample_known_as": []}
+
+
+def test_funnels_of_version_1_counted_new_samples() -> None:
+    old = {"name": "a", "config": {}, "config_hash": "0" * 64, "funnel": {"generated": 5, "unique": 4, "novel": 3}}
+    found = CampaignDoc.model_validate(migrate(CampaignDoc, old))
+    assert found.schema_version == 2
+    assert (found.funnel.unique, found.funnel.sample_novel) == (4, 3)
+    assert (found.funnel.distinct, found.funnel.novel) == (0, 0)  # of relaxed layers nothing was known
 
 
 def test_outputs_of_old_gates_are_read(old_energies: dict[str, Any]) -> None:

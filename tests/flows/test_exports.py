@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from conftest import CampaignDocuments, mx2
 from pymatgen.io.vasp import Poscar
 
 from scdm_flows.cli import candidates as commands
+from scdm_flows.documents import KnownAs, utc_now
 from scdm_flows.errors import OutputError
 from scdm_flows.exports import VALUES, as_atoms, as_frame, as_text, structure_of, write_collection, write_csv
 from scdm_flows.query import FLAT, CandidateDB
@@ -55,6 +57,17 @@ def test_ase_reads_what_is_written(db: CandidateDB, tmp_path: Path) -> None:
         assert frame.info["candidate_id"] == row.candidate_id == document.candidate_id
         assert frame.info["e_above_hull"] == row.e_above_hull == document.e_above_hull
     assert set(as_atoms(documents[0]).info) <= set(VALUES)
+
+
+def test_what_a_layer_is_known_as_is_exported_in_words(db: CandidateDB, tmp_path: Path) -> None:
+    entries = [KnownAs(id=name, source="C2DB", formula="MoS2", displacement_angstrom=0.1) for name in ("a", "b")]
+    document = db.find(limit=1)[0].model_copy(update={"novel": False, "known_as": entries, "bulk_compound": True})
+    write_collection(tmp_path / "one.extxyz", [document])
+    write_collection(tmp_path / "one.db", [document])
+    (row,) = ase.db.connect(tmp_path / "one.db").select()
+    expected = "MoS2 (C2DB a, 0.10 Å); MoS2 (C2DB b, 0.10 Å)"
+    assert ase.io.read(tmp_path / "one.extxyz").info["known_as"] == row.known_as == expected
+    assert (bool(row.novel), bool(row.bulk_compound)) == (False, True)
 
 
 def test_a_zip_of_files_and_their_table(db: CandidateDB, tmp_path: Path) -> None:
@@ -136,6 +149,20 @@ def test_commands(database: Database, db: CandidateDB, tmp_path: Path, monkeypat
     assert done.exit_code == 0, done.output
     assert document.candidate_id in done.output
     assert "surrogate" in done.output
+    assert "MoS2: known as C2DB MoS2-" in done.output  # 1H-MoS2 is in every data set of layers
+    found = json.loads(run("search", str(tmp_path / "mine.cif"), "--json").stdout)["known_as"]
+    assert [m["displacement_angstrom"] for m in found] == sorted(m["displacement_angstrom"] for m in found)
+    entry = KnownAs(id="MoS2-1", source="C2DB", formula="MoS2", displacement_angstrom=0.03, e_above_hull=0.0)
+    other = KnownAs(id="MoS2-2", source="2dMatPedia", formula="MoS2", displacement_angstrom=0.05)
+    changed = {"novel": False, "known_as": [entry, other], "rank": None, "last_updated": utc_now()}
+    known = document.model_copy(update=changed)
+    database.upsert(database.candidates, [known.model_dump()])
+    shown = run("show", known.candidate_id).stdout
+    assert "known as MoS2 (C2DB MoS2-1, 0.03 Å), rediscovered" in shown
+    assert "C2DB MoS2-1" in next(line for line in shown.splitlines() if "here" in line)  # a table beside ours
+    listed = run("list", "--where", "known_as=MoS2-1").stdout
+    assert "MoS2 (C2DB MoS2-1, 0.03 Å)" in listed
+    assert "2dMatPedia" not in listed  # the nearest alone
 
 
 def test_extrapolated_energies_are_marked_in_tables_and_files(

@@ -24,9 +24,9 @@ ELEMENTS = ("Mo", "W", "S", "Se", "Ti", "Cl")
 
 def layers(n: int, seed: int, noise: float = 0.01, spread: float = 1.0) -> Measured:
     """Made-up layers: DFT's energy is the force field's plus 0.5 eV for each S atom's share, a smooth function of the
-    first feature, and noise."""
+    first feature, and noise; its phonons are stable with a probability of 1 / (1 + exp(-3 x)), x the second feature."""
     rng = np.random.default_rng(seed)
-    compositions, systems, seen, truth = [], [], [], []
+    compositions, systems, seen, truth, stable = [], [], [], [], []
     for _ in range(n):
         a, b = sorted(rng.choice(len(ELEMENTS), 2, replace=False))
         x = float(rng.choice([1 / 3, 1 / 2, 2 / 3]))
@@ -37,12 +37,13 @@ def layers(n: int, seed: int, noise: float = 0.01, spread: float = 1.0) -> Measu
         systems.append("-".join(sorted(fractions)) + str(rng.integers(12)))
         seen.append(Seen(energy, features))
         truth.append(energy + 0.5 * fractions.get("S", 0.0) + 0.2 * np.sin(features[0]) + rng.normal(0, noise))
+        stable.append(float(rng.random() < 1 / (1 + np.exp(-3 * features[1]))))
     formation = np.array(truth)
     above = formation - [hull(c) for c in compositions]
     ids = [f"l{k}" for k in range(n)]
-    return Measured(
-        ids, compositions, systems, [seen], [seen], np.zeros(n), np.ones(n, dtype=bool), formation, above, {}
-    )
+    kept = np.ones(n, dtype=bool)
+    verdicts = np.array(stable)
+    return Measured(ids, compositions, systems, [seen], [seen], np.zeros(n), kept, formation, above, verdicts, {})
 
 
 def hull(fractions: Mapping[str, float]) -> float:
@@ -72,6 +73,36 @@ def test_cross_validation_finds_what_can_be_learned_and_no_more() -> None:
     assert header["hull_energy"]["mae"] == pytest.approx(0.0, abs=1e-9)
     # errors that are said of a fold come from the other folds, and 600 layers tell a share of 0.9 to +-0.025
     assert header["error_coverage"] == pytest.approx(0.9, abs=0.03)
+
+
+def test_what_is_said_of_phonons_comes_true_as_often() -> None:
+    model = fitted(800)
+    new = layers(1500, 9)
+    said = np.array([p.stable_probability for p in model.predict(new.compositions, new.seen)])
+    truth = 1 / (1 + np.exp(-3 * np.array([s.features[1] for s in new.seen[0]])))
+    # 1,500 coins: among those said to be stable with 70 to 90 %, the share that is has a standard error of 0.025
+    likely = (said > 0.7) & (said < 0.9)
+    assert new.stable[likely].mean() == pytest.approx(said[likely].mean(), abs=0.08)
+    assert np.corrcoef(said, truth)[0, 1] > 0.85
+    told = model.header["phonon_stability"]
+    # no rule beats the one that knows the probability: its area under the curve, from the definition
+    pairs = truth[new.stable == 1][:, None] - truth[new.stable == 0][None]
+    best = float((pairs > 0).mean())
+    assert best - 0.1 < told["auc"] < best + 0.03
+
+
+def test_too_few_phonon_verdicts_are_refused() -> None:
+    known = layers(200, 0)
+    known.stable[:150] = np.nan
+    with pytest.raises(ReferenceDataError, match="50 layers have a phonon verdict .* at least 100"):
+        fit(
+            known,
+            None,
+            hull_left_out=dict.fromkeys(known.ids, -1.0),
+            hull=hull,
+            elemental=[dict.fromkeys(ELEMENTS, 0.0)],
+            header={"force_field": "made-up", "features": ["made-up"]},
+        )
 
 
 def test_predictions_and_errors_of_new_layers() -> None:
@@ -105,6 +136,7 @@ def test_a_model_survives_its_file_and_a_damaged_file_says_so(tmp_path: Path) ->
         [p.formation_energy_per_atom for p in before], abs=1e-4
     )
     assert [p.error for p in after] == pytest.approx([p.error for p in before], rel=1e-4)
+    assert [p.stable_probability for p in after] == pytest.approx([p.stable_probability for p in before], abs=1e-4)
     with pytest.raises(
         ReferenceDataError, match="relaxed with made-up, the campaign's are relaxed with CHGNet;.*refs fit"
     ):

@@ -15,7 +15,7 @@ from scdm_flows.analysis.screening import screen
 from scdm_flows.config import CampaignConfig, parse_config
 from scdm_flows.documents import ScreenedCandidate
 from scdm_flows.errors import StructureError
-from scdm_models.datasets.fingerprints import FingerprintIndex
+from scdm_models.datasets.known import KnownLayers
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def config(tmp_path: Path) -> CampaignConfig:
 @pytest.fixture
 def candidate(config: CampaignConfig) -> ScreenedCandidate:
     records = [{"index": 0, "structure": mx2("1H").as_dict()}]
-    return screen(config, records, FingerprintIndex.build([], []))[0]
+    return screen(config, records, KnownLayers.build([])[0])[0]
 
 
 def described(flow: Any) -> list[tuple[str, str]]:
@@ -91,7 +91,7 @@ def test_parts_of_a_stage_keep_their_uuids_and_their_links(config: CampaignConfi
     from scdm_flows.jobs import job_uuid
 
     vasp = parse_config({**config.model_dump(), "engine": {"kind": "vasp"}})
-    candidate = screen(vasp, [{"index": 0, "structure": mx2("1H").as_dict()}], FingerprintIndex.build([], []))[0]
+    candidate = screen(vasp, [{"index": 0, "structure": mx2("1H").as_dict()}], KnownLayers.build([])[0])[0]
     static = StaticSummary(energy_per_atom=-7.0, folder="host:/static")
 
     def made() -> list[Any]:

@@ -252,7 +252,7 @@ def test_missing_and_damaged_weights_are_said(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="none.safetensors"):
         network.load(missing_file)
     packaged = Path(network.__file__).parents[1] / "data"
-    for file in ("fingerprints.npz", "scdm.safetensors"):  # no tensors; those of another network
+    for file in ("known.npz", "scdm.safetensors"):  # no tensors; those of another network
         with pytest.raises(CheckpointError, match="damaged or another network's"):
             network.load(str(packaged / file))
 

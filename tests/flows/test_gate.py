@@ -60,12 +60,13 @@ def test_a_layer_below_the_hull_has_a_negative_distance() -> None:
 
 
 def test_a_predicted_energy_stands_in_the_place_of_the_static_one() -> None:
-    predicted = PredictedEnergy(-0.85, 0.04, 0.2, True, "model-1")
+    predicted = PredictedEnergy(-0.85, 0.04, 0.2, True, "model-1", 0.7)
     doc = run(-123.0, predicted=predicted, scheme="some-force-field")
     # 0.85 eV/atom below the elements at -6, the bulk phase 1 eV/atom below them
     assert doc.energy_per_atom == pytest.approx(-6.85)
     assert doc.e_above_hull == pytest.approx(0.15)
     assert (doc.energy_scheme, doc.energy_model, doc.e_above_hull_error) == ("by-hand", "model-1", 0.04)
+    assert doc.stable_probability == 0.7
     assert doc.surrogate
     assert doc.extrapolated
 

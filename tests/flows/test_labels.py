@@ -23,7 +23,7 @@ def test_labels_name_their_source() -> None:
 
     def predict(structures: Sequence[Structure]) -> list[PredictedEnergy | str]:
         assert len(structures) == 3  # only those without a label
-        good = PredictedEnergy(-0.9, 0.05, 0.1, False, "by-hand")
+        good = PredictedEnergy(-0.9, 0.05, 0.1, False, "by-hand", 0.5)
         return [good, replace(good, extrapolated=True), "isolated atom"]
 
     labels, counts = stability_labels([layer, unknown, unknown, unknown], REFERENCES, predict)

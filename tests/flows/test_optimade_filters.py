@@ -38,12 +38,18 @@ def _document(number: int, formula: str, counts: dict[str, int], **fields: Any) 
     return CandidateDoc(candidate_id=f"c-{number}", formula=formula, **{**known, **sizes, **fields}).model_dump()
 
 
+KNOWN = {
+    "novel": False,
+    "known_as": [{"id": name, "source": "C2DB", "formula": "MoS2"} for name in ("MoS2-1", "MoS2-12")],
+    "duplicate_of": "c-0",
+    "bulk_compound": True,
+}
 PREDICTED = {"surrogate": True, "energy_scheme": "c2db-pbe", "energy_model": "sevennet-l3i5+chgnet-1a2b3c4d"}
 DOCUMENTS = [
     _document(0, "MoS2", {"Mo": 1, "S": 2}, e_above_hull=0.0, **PREDICTED),
-    _document(1, "MoS2", {"Mo": 2, "S": 4}, e_above_hull=0.2, surrogate=False, energy_scheme="vasp-pbe"),
+    _document(1, "MoS2", {"Mo": 2, "S": 4}, e_above_hull=0.2, surrogate=False, energy_scheme="vasp-pbe", **KNOWN),
     _document(2, "MoSSe", {"Mo": 1, "S": 1, "Se": 1}, generator="files", energy_scheme="chgnet-0.3.0"),
-    _document(3, "C", {"C": 2}, e_above_hull=0.1, layer_group=80),
+    _document(3, "C", {"C": 2}, e_above_hull=0.1, layer_group=80, novel=True),
     _document(4, "CH", {"C": 2, "H": 2}),
     _document(5, "O2", {"O": 2}),  # pymatgen's reduced formula of oxygen, OPTIMADE's is O
 ]
@@ -102,6 +108,13 @@ def _chosen(text: str) -> set[int]:
         ("_scdm_surrogate!=TRUE", {1}),
         ("_scdm_layer_group=80", {3}),
         ("_scdm_rank=1", set()),  # there is no ranking
+        ("_scdm_novel=FALSE AND _scdm_bulk_compound=TRUE", {1}),
+        ('_scdm_duplicate_of="c-0"', {1}),
+        ('_scdm_known_as HAS "MoS2-1"', {1}),
+        ('_scdm_known_as HAS "MoS2-"', set()),
+        ("_scdm_known_as LENGTH 2", {1}),
+        ("_scdm_known_as LENGTH 0", {3}),  # new: none, which is known of it
+        ("_scdm_known_as IS UNKNOWN", {0, 2, 4, 5}),
         ("immutable_id IS KNOWN", set()),
         ('immutable_id="x" OR NOT immutable_id="x"', set()),
         ("_exmpl_something > 3", set()),  # of another provider: unknown
@@ -248,8 +261,13 @@ def test_properties_carry_what_the_field_declares() -> None:
     assert fields["_scdm_total_magnetization"]["unit"] == "bohr_magneton"
     assert fields["_scdm_thickness_angstrom"]["unit"] == "angstrom"
     without = {name for name, entry in fields.items() if entry.get("unit") == "dimensionless"}
-    assert without == {"_scdm_prototype_distance", "_scdm_score"}  # a new field's unit would be missed otherwise
-    assert {entry["type"] for entry in fields.values()} == {"string", "integer", "float", "boolean"}
+    assert without == {
+        "_scdm_prototype_distance",
+        "_scdm_score",
+        "_scdm_stable_probability",
+    }  # a new field's unit would be missed otherwise
+    assert {entry["type"] for entry in fields.values()} == {"string", "integer", "float", "boolean", "list"}
+    assert [name for name, entry in fields.items() if not entry["sortable"]] == ["_scdm_known_as"]
     assert fields["_scdm_surrogate"]["description"] == CandidateDoc.model_fields["surrogate"].description
 
 
@@ -260,6 +278,12 @@ def test_a_structure_that_is_none_is_refused() -> None:
     shared = {"species": [{"element": "Mo", "occu": 0.5}, {"element": "W", "occu": 0.5}], "xyz": [0, 0, 0]}
     with pytest.raises(UnreadableError):
         resource({**DOCUMENTS[0], "structure": {**DOCUMENTS[0]["structure"], "sites": [shared]}})
+
+
+def test_known_layers_are_served_by_their_ids() -> None:
+    served = [resource(DOCUMENTS[i])["_scdm_known_as"] for i in (0, 1, 3)]
+    assert served == [None, ["MoS2-1", "MoS2-12"], []]
+    assert resource(DOCUMENTS[1])["_scdm_duplicate_of"] == "c-0"
 
 
 def test_the_relaxed_structure_is_served_where_there_is_one() -> None:

@@ -186,33 +186,37 @@ OUTAGE_LOST_AFTER_SECONDS = 3.0
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM][: len(OUTAGES)])
 def test_a_database_that_goes_away_loses_nothing(how: signal.Signals, seconds: float, tmp_path: Path) -> None:
     server, gone = EmbeddedServer(tmp_path / "data", free_port()), tmp_path / "gone"
-    with connect(ScdmSettings(data_dir=server.data_dir, port=server.port)) as database:
-        launchpad = put(database, len(PHASES))
-        with Workers(database, tmp_path / "work") as workers:
-            workers.run("claimed", "relax")  # the screen is done
-            resume(database)
-            for phase in PHASES:  # each worker is somewhere else when the database goes
-                workers.start(phase, "relax", outage=gone)
-            workers.wait_at(*PHASES)
-            server.stop() if how is signal.SIGTERM else os.kill(server.status().pid or 0, how)
-            gone.touch()
-            time.sleep(seconds)
-            server.start()
-            deadline = time.monotonic() + 5
-            for process in workers.processes:  # those that have not given up go on
-                process.join(max(0.0, deadline - time.monotonic()))
-                process.kill()
-                process.join()
-            # as from cron, beside a worker: it waits for a locked workflow, which a pass frees once its job was found lost
-            worker = workers.start()
-            deadline = time.monotonic() + 90
-            while launchpad.fireworks.count_documents({"state": {"$ne": "COMPLETED"}}) and time.monotonic() < deadline:
-                resume(database, OUTAGE_LOST_AFTER_SECONDS)
-                worker = worker if worker.is_alive() else workers.start()
-            worker.join(60)
-            assert worker.exitcode == 0, (tmp_path / "work" / "rlaunch.log").read_text()[-3000:]
-            check_all_done(database, launchpad, len(PHASES))
-    server.stop()
+    try:
+        with connect(ScdmSettings(data_dir=server.data_dir, port=server.port)) as database:
+            launchpad = put(database, len(PHASES))
+            with Workers(database, tmp_path / "work") as workers:
+                workers.run("claimed", "relax")  # the screen is done
+                resume(database)
+                for phase in PHASES:  # each worker is somewhere else when the database goes
+                    workers.start(phase, "relax", outage=gone)
+                workers.wait_at(*PHASES)
+                server.stop() if how is signal.SIGTERM else os.kill(server.status().pid or 0, how)
+                gone.touch()
+                time.sleep(seconds)
+                server.start()
+                deadline = time.monotonic() + 5
+                for process in workers.processes:  # those that have not given up go on
+                    process.join(max(0.0, deadline - time.monotonic()))
+                    process.kill()
+                    process.join()
+                # as from cron, beside a worker: it waits for a locked workflow, which a pass frees once its job was found lost
+                worker = workers.start()
+                deadline = time.monotonic() + 90
+                while (
+                    launchpad.fireworks.count_documents({"state": {"$ne": "COMPLETED"}}) and time.monotonic() < deadline
+                ):
+                    resume(database, OUTAGE_LOST_AFTER_SECONDS)
+                    worker = worker if worker.is_alive() else workers.start()
+                worker.join(60)
+                assert worker.exitcode == 0, (tmp_path / "work" / "rlaunch.log").read_text()[-3000:]
+                check_all_done(database, launchpad, len(PHASES))
+    finally:
+        server.stop()
 
 
 def test_the_command_says_what_it_did(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

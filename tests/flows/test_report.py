@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ENERGY_MODEL, CampaignDocuments, mx2
 from pymatgen.core import Structure
 
 from scdm_flows.cli.report import write_figures
-from scdm_flows.documents import CampaignState, Funnel
+from scdm_flows.documents import CampaignState, CandidateDoc, Funnel, KnownAs, Novelty
 from scdm_flows.errors import CampaignError
 from scdm_flows.report import content, crystals, figures, paper_figures, render, render_documents
 from scdm_flows.report.cards import energy_model_card
@@ -91,7 +93,10 @@ def test_funnel_beside_the_papers(campaign_documents: CampaignDocuments) -> None
         "in_window": (1145, 28.62),
         "dynamically_stable": (6, 0.15),
     }
-    assert rows["novel"].paper is None  # the paper does not count it
+    # before and after relaxation, and never in the same words
+    new = {step: rows[step].words for step in ("sample_novel", "novel")}
+    assert new == {"sample_novel": "of these new as sampled", "novel": "of these new after relaxation"}
+    assert all(rows[step].paper is None for step in new)  # the paper counts neither
 
 
 @pytest.mark.parametrize(
@@ -127,6 +132,55 @@ def test_a_bin_includes_its_upper_edge(value: float, label: str, campaign_docume
 def test_duplicates_do_not_count_in_the_histogram(campaign_documents: CampaignDocuments) -> None:
     twin = campaign_documents.candidates[0].model_copy(update={"duplicate_of": "demo-000000000001"})
     assert sum(b.count for b in content.hull_bins([twin])) == 0
+
+
+def rediscovered(candidate: CandidateDoc) -> CandidateDoc:
+    """The candidate, relaxed to a known layer and equal to one of another campaign; values are made up."""
+    entry = KnownAs(
+        id="MoS2-165798ab5e33",
+        source="C2DB",
+        formula="MoS2",
+        layer_group=78,
+        displacement_angstrom=0.031,
+        e_above_hull=0.0,
+        dynamically_stable=True,
+        band_gap=1.58,
+    )
+    elsewhere = KnownAs(id="other-0123456789ab", source="campaign other", formula="MoS2")
+    novelty = Novelty(structure="0" * 12, version="1" * 12, against={"C2DB": 16905})
+    update = {"novel": False, "known_as": [entry, elsewhere], "novelty": novelty, "sample_novel": True}
+    return candidate.model_copy(update=update)
+
+
+def test_a_known_layer_stays_visible_as_a_check(campaign_documents: CampaignDocuments) -> None:
+    first, second, third, *others = campaign_documents.candidates
+    twin = rediscovered(third).model_copy(update={"duplicate_of": first.candidate_id, "rank": None})
+    candidates = [rediscovered(second), twin, rediscovered(first), *others]
+    assert [c.candidate_id for c in content.rediscovered(candidates)] == [first.candidate_id, second.candidate_id]
+    page = Page(page_of(dataclasses.replace(campaign_documents, candidates=candidates)))
+    assert "known as MoS2 (C2DB MoS2-165798ab5e33, 0.03 Å), rediscovered" in page.text
+    assert "2 candidates relaxed to known layers" in page.text
+
+
+def test_the_check_is_an_entry_that_says_something(campaign_documents: CampaignDocuments) -> None:
+    near, far = (KnownAs(id=name, source="C2DB", formula="MoS2") for name in ("near", "far"))
+    candidate = campaign_documents.candidates[0].model_copy(update={"novel": False, "known_as": [near, far]})
+    assert content.check_of(candidate).id == "near"
+    says = far.model_copy(update={"dynamically_stable": False})
+    assert content.check_of(candidate.model_copy(update={"known_as": [near, says]})).id == "far"
+
+
+def test_what_is_said_of_novelty(campaign_documents: CampaignDocuments) -> None:
+    candidate = campaign_documents.candidates[0]
+
+    def words(**fields: Any) -> str:
+        return content.novelty_words(candidate.model_copy(update={"novel": None, "sample_novel": None} | fields))
+
+    assert words(novel=True) == "new after relaxation"
+    assert words() == "novelty unknown"
+    assert words(sample_novel=True) == "novelty unknown; the sample was new"
+    known = {"sample_novel": False, "sample_known_as": ["MoS2-1"]}
+    assert words(**known) == "novelty unknown; the sample was known as MoS2-1"
 
 
 def test_page_says_that_energies_are_surrogate(html: str, campaign_documents: CampaignDocuments) -> None:

@@ -63,7 +63,9 @@ def study() -> Study:
             **_energies(0.75, state=CandidateState.REJECTED),
         ),
         _candidate(4, mx2("1H"), state=CandidateState.REJECTED, duplicate_of="demo-000000000000", **valid),
-        _candidate(5, mx2("1T", a=3.5), state=CandidateState.PENDING, stages=stages("screen"), novel=True, **valid),
+        _candidate(
+            5, mx2("1T", a=3.5), state=CandidateState.PENDING, stages=stages("screen"), sample_novel=True, **valid
+        ),
     ]
     candidates = [c.model_copy(update={"generator": "unscdm"}) if c.index in (3, 4) else c for c in layers]
     ids = [c.candidate_id for c in candidates]
@@ -100,8 +102,10 @@ def test_a_recount_by_generator_adds_up_to_the_total(study: Study) -> None:
         "generated": 4,
         "valid": 4,
         "unique": 3,
-        "novel": 2,
+        "sample_novel": 3,
         "relaxed": 2,
+        "distinct": 2,
+        "novel": 1,
         "in_window": 2,
         "phonon_done": 2,
         "dynamically_stable": 2,

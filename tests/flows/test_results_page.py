@@ -80,7 +80,7 @@ def test_counts_by_generator_are_those_by_hand() -> None:
     assert (unscdm.below[0.6], unscdm.copies_of_other_generators, unscdm.funnel.pending) == (1, 1, 1)
     assert recount.without_end(found) == ["unscdm-5"]
     total = recount.count(found, CONFIG, {})
-    for step in ("generated", "unique", "novel", "in_window", "pending"):
+    for step in ("generated", "unique", "distinct", "novel", "in_window", "pending"):
         parts = [getattr(c.funnel, step) for c in counts.values()]
         assert sum(parts) == getattr(total.funnel, step), step
 

@@ -25,12 +25,12 @@ from scdm_flows.query import CandidateDB
 from scdm_flows.runner import register, run_campaign
 from scdm_flows.stores import Database, memory_database
 from scdm_flows.workers import Work, WorkerDied, one_by_one, work_off
-from scdm_models.datasets.fingerprints import FingerprintIndex
+from scdm_models.datasets.known import KnownLayers
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FingerprintIndex, "load", classmethod(lambda cls, path=None: cls.build([], [])))
+    monkeypatch.setattr(KnownLayers, "load", classmethod(lambda cls, path=None: cls.build([])[0]))
 
 
 @pytest.fixture

@@ -13,16 +13,17 @@ from pymatgen.core import Lattice, Structure
 from scdm_flows.analysis.screening import candidate_id, screen
 from scdm_flows.config import CampaignConfig, parse_config
 from scdm_flows.documents import ScreenedCandidate
-from scdm_models.datasets.fingerprints import FingerprintIndex
+from scdm_models.datasets.known import KnownLayers
+from scdm_models.datasets.records import LayerRecord
 
-EMPTY = FingerprintIndex.build([], [])
+EMPTY = KnownLayers.build([])[0]
 
 
 def campaign(**rules: Any) -> CampaignConfig:
     return parse_config({"name": "t", "generator": {"kind": "files", "paths": ["x"]}, "screen": rules})
 
 
-def verdicts(*structures: Structure | None, known: FingerprintIndex = EMPTY, **rules: Any) -> list[ScreenedCandidate]:
+def verdicts(*structures: Structure | None, known: KnownLayers = EMPTY, **rules: Any) -> list[ScreenedCandidate]:
     records = [{"index": i, "structure": s.as_dict() if s else None} for i, s in enumerate(structures)]
     return screen(campaign(**rules), records, known)
 
@@ -130,7 +131,7 @@ def test_duplicates_keep_the_first_and_polytypes_are_not_duplicates() -> None:
 
 
 def test_known_layers_are_rejected_only_where_novelty_is_required() -> None:
-    known = FingerprintIndex.build([mx2("1H")], ["c2db-1"])
+    known, _ = KnownLayers.build([LayerRecord("c2db-1", "C2DB", mx2("1H"))])
     old, new = verdicts(mx2("1H"), mx2("1T"), known=known)
     assert (old.accepted, old.novel, old.known_as) == (False, False, ["c2db-1"])
     assert (new.accepted, new.novel) == (True, True)

@@ -90,10 +90,11 @@ def test_a_larger_budget_adds_to_the_choice_and_none_lifts_it(tmp_path: Path) ->
 def test_known_layers_are_passed_over_where_only_new_ones_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from scdm_models.datasets.fingerprints import FingerprintIndex
+    from scdm_models.datasets.known import KnownLayers
+    from scdm_models.datasets.records import LayerRecord
 
-    known = FingerprintIndex.build([mx2("1H")], ["2dm-1"])
-    monkeypatch.setattr(FingerprintIndex, "load", classmethod(lambda cls, path=None: known))
+    known, _ = KnownLayers.build([LayerRecord("2dm-1", "C2DB", mx2("1H"))])
+    monkeypatch.setattr(KnownLayers, "load", classmethod(lambda cls, path=None: known))
     for novel_only, expected in ((True, [False, True, False]), (False, [True, False, False])):
         database = memory_database()
         run_campaign(campaign(tmp_path / "in", 1, novel_only=novel_only), database, processes=1)

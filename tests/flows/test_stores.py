@@ -114,7 +114,7 @@ def test_a_later_schema_is_refused_where_it_is_read_and_hinders_nothing_else(dat
     assert database.campaign("c") is not None
     with pytest.raises(StoreError, match=r"'future' has schema version 99.*needs scdm-flows 7\.1 or later: upgrade"):
         database.campaign("future")
-    with pytest.raises(StoreError, match=r"'future' has schema version 99, this scdm-flows writes 1"):
+    with pytest.raises(StoreError, match=r"'future' has schema version 99, this scdm-flows writes 2"):
         database.upsert(database.campaigns, [_campaign("future").model_dump()])
     database.campaigns.remove_docs({})
 

@@ -154,9 +154,9 @@ def test_a_layer_that_the_engine_cannot_compute_is_rejected_by_the_screen(
     from jobflow import run_locally
 
     from scdm_flows.jobs import screen
-    from scdm_models.datasets.fingerprints import FingerprintIndex
+    from scdm_models.datasets.known import KnownLayers
 
-    monkeypatch.setattr(FingerprintIndex, "load", classmethod(lambda cls, path=None: cls.build([], [])))
+    monkeypatch.setattr(KnownLayers, "load", classmethod(lambda cls, path=None: cls.build([])[0]))
     config = campaign(ready, min_vacuum_angstrom=21)  # the screen gives every layer 20
     job = screen(config.model_dump(mode="json"), 0, [{"index": 0, "structure": mx2("1H").as_dict()}])
     output = run_locally(job, store=memory_database().job_store, log=False)[job.uuid][1].output

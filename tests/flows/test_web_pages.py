@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -19,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pages_demo import store_demo
 
+from scdm_flows.documents import KnownAs, Novelty
 from scdm_flows.documents.candidate import queryable_fields
 from scdm_flows.errors import ConfigError, ScdmError
 from scdm_flows.query import CandidateDB
@@ -189,6 +191,48 @@ def test_candidate_page_marks_an_extrapolated_energy(browser: Browser) -> None:
     assert '"title": "outside what the energy model has learned from: its error may be larger than said"' in page
     assert "Its energy is extrapolated" in page
     assert "extrapolated" not in browser.page("/candidates/demo-000000000000")
+
+
+def test_pages_set_a_rediscovered_layer_beside_its_source(campaign_documents: CampaignDocuments) -> None:
+    entry = KnownAs(
+        id="MoS2-165798ab5e33",
+        source="C2DB",
+        formula="MoS2",
+        layer_group=78,
+        displacement_angstrom=0.031,
+        e_above_hull=0.0,
+        dynamically_stable=True,
+        band_gap=1.58,
+    )
+    elsewhere = KnownAs(id="other-0123456789ab", source="campaign other", formula="MoS2")
+    novelty = Novelty(structure="0" * 12, version="1" * 12, against={"C2DB": 16905})
+    known = {"novel": False, "known_as": [entry, elsewhere], "novelty": novelty, "bulk_compound": True}
+    first, second, *others = campaign_documents.candidates
+    twin = second.model_copy(update={"duplicate_of": first.candidate_id, "rank": None})
+    documents = [first.model_copy(update=known), twin, *others]
+    database = memory_database()
+    dataclasses.replace(campaign_documents, candidates=documents).store(database)
+    browser = Browser(database)
+    page = browser.page("/candidates/demo-000000000000")
+    for words in (
+        "rediscovered",
+        "Known as MoS2 (C2DB MoS2-165798ab5e33, 0.03 Å), rediscovered.",
+        "0.010 ± 0.100 (surrogate)",  # ours, and what C2DB says
+        "1.58",
+        "16,905 layers of C2DB",
+        "/candidates/other-0123456789ab",
+        "in the Materials Project",
+    ):
+        assert json.dumps(words)[1:-1] in page, words
+    page = browser.page("/candidates/demo-000000000001")
+    assert "A duplicate, so it is not ranked; its results are its own." in page
+    assert "/candidates/demo-000000000000" in page
+    page = browser.campaign("demo")
+    assert json.dumps("MoS2 (C2DB MoS2-165798ab5e33, 0.03 Å)")[1:-1] in page
+    rows, total, _ = browser.rows("?known_as=MoS2-165798ab5e33")
+    assert total == 1
+    assert rows[0]["known_as"].startswith("MoS2 (C2DB MoS2-165798ab5e33, 0.03 Å)")
+    assert browser.rows("?novel=false")[1] == 1
 
 
 def test_candidate_page_says_what_is_missing_and_why(browser: Browser) -> None:

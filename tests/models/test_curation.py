@@ -135,7 +135,7 @@ def test_an_unforeseen_failure_drops_one_entry(monkeypatch: pytest.MonkeyPatch) 
         curate_one(record("a", H))
 
 
-def test_duplicates_merge_within_formula_and_layer_group() -> None:
+def test_duplicates_merge_within_a_formula() -> None:
     items = [
         record("h", H),
         Dropped("bad", "B", "unreadable", "it has 0 atoms"),
@@ -164,6 +164,19 @@ def test_duplicates_merge_within_formula_and_layer_group() -> None:
     assert result.disagreements == []
     assert seen[0] == ("symmetrise", 6, 6)
     assert seen[-1][0] == "duplicates"
+
+
+def test_duplicates_of_other_layer_groups_merge_too() -> None:
+    # a tetragonal cell stretched by 0.3 angstrom along one axis is outside the tolerance of the symmetry search (0.1),
+    # within that of the comparison (10 %), and rectangular: another group, the same layer
+    def square(a: float, b: float) -> Structure:
+        return Structure(Lattice.orthorhombic(a, b, 20), ["Pb", "O"], [[0, 0, 0.5], [0.5, 0.5, 0.53]])
+
+    for first, second in (((4.0, 4.0), (4.0, 4.3)), ((4.0, 4.3), (4.0, 4.0))):
+        result = curate([record("first", square(*first)), record("second", square(*second), "B")], processes=1)
+        (kept,) = result.kept
+        assert (kept.id, kept.merged) == ("first", ("second",))  # in input order, whichever is more symmetric
+        assert kept.layer_group == (55 if first == (4.0, 4.0) else 23)  # p4mm, pmm2
 
 
 def test_exceptions_and_disagreements_are_listed() -> None:

@@ -78,7 +78,8 @@ def test_pairs_are_judged_as_structure_matcher_does(
     layers = [matching._arrays(s) for s in structures]
     assume(len(layers[0].numbers) == len(layers[1].numbers))
     order = sorted((0, 1), key=lambda i: layers[i].key)  # the library's answer depends on which comes first
-    plain = StructureMatcher(ltol=0.1, stol=0.2, angle_tol=3, primitive_cell=False, scale=False)
+    allowed = MATCHER.tolerance
+    plain = StructureMatcher(allowed.length, allowed.stol, allowed.angle, primitive_cell=False, scale=False)
     expected = plain.fit(*(structures[i] for i in order), skip_structure_reduction=True)
     assert paired(*layers, MATCHER.tolerance) == paired(*layers[::-1], MATCHER.tolerance) == expected
 
@@ -130,8 +131,8 @@ def test_a_ball_reaches_further_than_its_first() -> None:
         frac = [[0, 0, 0.5], [1 / 3 - step, 2 / 3 + step, 0.5]]
         return MATCHER.layer(Structure(Lattice.hexagonal(a, 20), ["B", "N"], frac))
 
-    # each of the two atoms may move by 0.2 (V / 2)^(1/3), so one against the other by twice that
-    rim = 2 * 0.2 * float(np.cbrt(bn().area * bn().c / 2)) - 0.01
+    # each of the two atoms may move by 0.1 (V / 2)^(1/3), so one against the other by twice that
+    rim = 2 * 0.1 * float(np.cbrt(bn().area * bn().c / 2)) - 0.01
     # the length may differ by 10 %
     for first, member, other in ((bn(rim + 0.09), bn(rim), bn()), (bn(0, 2.5 * 1.108), bn(0, 2.5 * 1.099), bn())):
         assert near(first, member, _BALL)

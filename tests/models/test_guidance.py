@@ -8,7 +8,7 @@ import torch
 from test_encoding import random_crystal
 
 from scdm_models.batch import CrystalBatch, from_batch, to_batch
-from scdm_models.cohesion import bonded_layers, pull_together
+from scdm_models.cohesion import pull_together
 from scdm_models.composition import CompositionRequest
 from scdm_models.encoding import LayerCrystal, Site, decode, encode
 from scdm_models.guidance import CONTACT_FACTOR, push_apart, settle
@@ -105,16 +105,3 @@ def test_where_nothing_holds_together_what_comes_is_mended_and_says_so() -> None
     mended = [s for s in found if s.mended]
     assert mended
     assert sum(is_one_layer(s.structure) for s in mended) > 0.7 * len(mended)
-
-
-def test_bonded_layers_are_between_too_close_and_too_far() -> None:
-    # flat hexagonal BN: Cordero radii B 0.84 + N 0.71 = 1.55 angstrom; the bond is a / sqrt(3), 1.448 as measured
-    def sheet(bond: float) -> LayerCrystal:
-        a = bond * 3**0.5
-        return LayerCrystal(78, (a, a, 120.0), (Site(5, "a", (0, 0, 0)), Site(7, "b", (1 / 3, 2 / 3, 0))))
-
-    bonds = [0.79 * 1.55, 0.81 * 1.55, 1.448, 1.19 * 1.55, 1.21 * 1.55]
-    assert bonded_layers(to_batch([sheet(bond) for bond in bonds])).tolist() == [False, True, True, True, False]
-    # two sheets that nothing binds are no layer
-    pair = (Site(5, "b", (1 / 3, 2 / 3, 2.25)), Site(7, "c", (2 / 3, 1 / 3, -2.25)))
-    assert not bonded_layers(to_batch([LayerCrystal(65, (2.51, 2.51, 120.0), pair)])).item()

@@ -8,7 +8,8 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
 from scdm_models.errors import NotALayerError, StructureError
-from scdm_models.matching import LayerMatcher, primitive_in_plane
+from scdm_models.matching import LayerMatcher, primitive_in_plane, supercells
+from scdm_models.pairing import Layer, displacement
 
 THIRDS = [(1 / 3, 2 / 3), (2 / 3, 1 / 3), (0.0, 0.0)]
 
@@ -32,10 +33,14 @@ def matcher() -> LayerMatcher:
     return LayerMatcher()
 
 
+def apart(matcher: LayerMatcher, first: Structure, second: Structure) -> float | None:
+    return matcher.displacement(matcher.layer(first), matcher.layer(second))
+
+
 @pytest.mark.parametrize("c", [15.0, 20.0, 30.0])
 def test_1h_and_1t_differ(matcher: LayerMatcher, c: float) -> None:
     assert not matcher.fit(mos2("1H", c=c), mos2("1T", c=c))
-    assert matcher.rms(mos2("1H", c=c), mos2("1T", c=c)) is None
+    assert apart(matcher, mos2("1H", c=c), mos2("1T", c=c)) is None
 
 
 def test_the_plain_matcher_is_unsafe() -> None:
@@ -46,13 +51,70 @@ def test_the_plain_matcher_is_unsafe() -> None:
 
 
 def test_the_vacuum_does_not_matter(matcher: LayerMatcher) -> None:
-    assert matcher.rms(mos2("1H", c=15), mos2("1H", c=20)) == pytest.approx(0, abs=1e-9)
+    assert apart(matcher, mos2("1H", c=15), mos2("1H", c=20)) == pytest.approx(0, abs=1e-6)
 
 
 def test_flat_and_buckled_silicene_differ(matcher: LayerMatcher) -> None:
     # silicene buckles by 0.44 angstrom (Cahangirov et al., PRL 102, 236804 (2009))
     assert not matcher.fit(silicene(0.0), silicene(0.44))
     assert matcher.fit(silicene(0.40), silicene(0.44))
+
+
+def test_the_displacement_of_moved_atoms(matcher: LayerMatcher) -> None:
+    # both atoms 0.02 angstrom higher or lower than their partners, whatever that does to the thickness
+    assert apart(matcher, silicene(0.40), silicene(0.44)) == pytest.approx(0.02, abs=1e-6)
+    # one of n atoms moved by d: it stays d (n - 1) / n off the centre, the others d / n; together d sqrt(n - 1) / n
+    for n, d, large in ((3, 0.2, mos2("1H")), (12, 0.28, mos2("1H") * (2, 2, 1)), (6, 0.28, mos2("1T") * (1, 2, 1))):
+        moved = large.copy()
+        moved.translate_sites([n - 1], [0, d, 0], frac_coords=False)
+        assert len(matcher.prepare(moved)) == n  # too far for a translation of the lattice: no smaller cell
+        for first, second in ((large, moved), (moved, large)):
+            assert apart(matcher, first, second) == pytest.approx(d * np.sqrt(n - 1) / n, abs=1e-6)
+    # strain does not count
+    assert apart(matcher, mos2("1H"), mos2("1H", a=3.18 * 1.03)) == pytest.approx(0, abs=1e-6)
+
+
+def test_supercells_are_all_sublattices() -> None:
+    # Z^2 has sigma(k) sublattices of index k: the sum of the divisors of k
+    cell = [[3.1, 0, 0], [0.7, 4.3, 0], [0, 0, 25]]
+    layer = LayerMatcher.layer(Structure(cell, ["Ge", "S"], [[0, 0, 0], [0.3, 0.4, 0.02]]))
+    for k, expected in {1: 1, 2: 3, 3: 4, 4: 7, 6: 12}.items():
+        found = list(supercells(layer, k))
+        shapes = {(*np.round(cell.lengths, 6).tolist(), round(cell.angle, 6)) for cell in found}
+        assert len(found) == len(shapes) == expected
+        for cell in found:
+            assert cell.area == pytest.approx(k * layer.area)
+            assert cell.numbers.tolist() == [16] * k + [32] * k  # S before Ge
+            # each germanium has its sulphur where it was
+            ge, s = cell.frac[k:] @ _matrix(cell), cell.frac[:k] @ _matrix(cell)
+            images = np.array([[i, j, 0] for i in (-1, 0, 1) for j in (-1, 0, 1)]) @ _matrix(cell)
+            bonds = np.linalg.norm(ge[:, None] - s + images[:, None, None], axis=-1)
+            # 0.3 a + 0.4 b is (1.21, 1.72), and 0.5 higher
+            assert bonds.min((0, 2)) == pytest.approx([np.sqrt(1.21**2 + 1.72**2 + 0.5**2)] * k, abs=1e-6)
+
+
+def _matrix(layer: Layer) -> np.ndarray:
+    matrix = np.diag([0.0, 0.0, layer.c])
+    matrix[:2, :2] = layer.plane
+    return matrix
+
+
+def test_a_supercell_is_compared_in_every_shape(matcher: LayerMatcher) -> None:
+    # moved so far that no translation holds; the square root of three, a skewed cell, a long one
+    for form in ([[1, 1], [-1, 2]], [[2, 1], [0, 2]], [[5, 0], [0, 1]]):
+        matrix = np.eye(3, dtype=int)
+        matrix[:2, :2] = form
+        large = mos2("1T")
+        large.make_supercell(matrix)
+        large.perturb(0.15, seed=3)
+        assert len(matcher.prepare(large)) == len(large)
+        assert apart(matcher, large, mos2("1T")) == apart(matcher, mos2("1T"), large)
+        assert 0 < (apart(matcher, large, mos2("1T")) or 0) < 0.15  # a mean of ways of which none is longer
+        assert apart(matcher, large, mos2("1H")) is None
+        # which copy of an atom is put in place does not matter
+        one, other = matcher.layer(mos2("1T")), matcher.layer(large)
+        ways = [displacement(cell, other, matcher.tolerance) for cell in supercells(one, len(large) // 3)]
+        assert min(way for way in ways if way is not None) == pytest.approx(apart(matcher, large, mos2("1T")))
 
 
 def test_moved_turned_enlarged_and_mirrored_layers_are_equal(matcher: LayerMatcher) -> None:
@@ -82,7 +144,7 @@ def test_other_formulas_are_not_compared(matcher: LayerMatcher) -> None:
     other = mos2("1H")
     other.replace_species({"S": "Se"})
     assert not matcher.fit(mos2("1H"), other)
-    assert matcher.rms(mos2("1H"), other) is None
+    assert apart(matcher, mos2("1H"), other) is None
     # one formula, different numbers of atoms per cell that no supercell explains
     assert not matcher.fit(silicene(0.0), stack(3.87, 20, [("Si", 0, 0.0)]))
 
@@ -116,6 +178,10 @@ def test_primitive_in_plane() -> None:
     assert len(primitive_in_plane(rattled)) == 3
     rattled.replace(0, "W")  # now nothing smaller is the same layer
     assert len(primitive_in_plane(rattled)) == 27
+    # moved so far that some translations hold and others do not: they are no lattice, and the cell stays as it is
+    graphene = stack(2.46, 20, [("C", 1, 0), ("C", 2, 0)]) * (7, 7, 1)
+    graphene.perturb(0.12, seed=1)
+    assert len(primitive_in_plane(graphene)) == 98
 
 
 def test_group(matcher: LayerMatcher) -> None:

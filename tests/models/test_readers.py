@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 import sys
@@ -46,6 +47,34 @@ def compact(structure: Structure, identifier: str, **more: Any) -> dict[str, Any
         "species": [s.specie.symbol for s in structure],
         "frac_coords": structure.frac_coords.tolist(),
         **more,
+    }
+
+
+def optimade_entry(structure: Structure, identifier: str, **attributes: Any) -> dict[str, Any]:
+    """An entry of a structure as the OPTIMADE standard, version 1.1, describes it."""
+    elements = sorted({site.specie.symbol for site in structure})
+    counts = [int(structure.composition[e]) for e in elements]
+    formula = "".join(f"{e}{n if n > 1 else ''}" for e, n in zip(elements, counts, strict=True))
+    return {
+        "id": identifier,
+        "type": "structures",
+        "attributes": {
+            "last_modified": "2026-01-01T00:00:00Z",
+            "elements": elements,
+            "nelements": len(elements),
+            "elements_ratios": [n / len(structure) for n in counts],
+            "chemical_formula_reduced": formula,
+            "chemical_formula_anonymous": "A2B",
+            "dimension_types": [1, 1, 0],
+            "nperiodic_dimensions": 2,
+            "nsites": len(structure),
+            "structure_features": [],
+            "lattice_vectors": structure.lattice.matrix.tolist(),
+            "cartesian_site_positions": structure.cart_coords.tolist(),
+            "species": [{"name": e, "chemical_symbols": [e], "concentration": [1.0]} for e in elements],
+            "species_at_sites": [site.specie.symbol for site in structure],
+            **attributes,
+        },
     }
 
 
@@ -101,6 +130,72 @@ def test_json_lines_lists_and_bare_structures(tmp_path: Path, mos2: Structure) -
     unnamed = tmp_path / "lines.txt"  # no known suffix: found by content
     unnamed.write_text(json.dumps(compact(mos2, "x")) + "\n")
     assert the_layer(list(read_any(unnamed)), mos2).id == "x"
+
+
+@pytest.mark.parametrize("pack", [bz2.compress, gzip.compress, bytes])
+def test_computed_entries_as_alexandria_ships_them(tmp_path: Path, mos2: Structure, pack: Any) -> None:
+    from pymatgen.entries.computed_entries import ComputedStructureEntry
+
+    mos2.add_site_property("magmom", [0.0, 0.1, 0.1])
+    # names of the columns: alexandria_2d_000.json.bz2
+    data = {"mat_id": "agm002178523", "e_above_hull": 0.013, "band_gap_ind": 1.7, "elements": ["Mo", "S"]}
+    entry = ComputedStructureEntry(mos2, -21.5, data=data, entry_id="other").as_dict()
+    bare = {**entry, "data": {}, "entry_id": "own-1"}
+    suffix = {bz2.compress: ".json.bz2", gzip.compress: ".json.gz", bytes: ".json"}[pack]
+    path = tmp_path / f"alexandria_2d_000{suffix}"
+    path.write_bytes(pack(json.dumps({"entries": [entry, bare, {"entry_id": "none", "energy": 1}]}).encode()))
+    first, second, third = read_any(path)
+    record = the_layer([first], mos2)
+    assert (record.id, record.source) == ("agm002178523", "Alexandria")
+    assert record.properties == {
+        "e_above_hull": 0.013,
+        "band_gap_ind": 1.7,
+        "elements": ["Mo", "S"],
+        "mat_id": record.id,
+    }
+    assert second.id == "own-1"
+    assert isinstance(third, Dropped)
+    assert "it holds no structure (keys: entry_id, energy)" in third.reason
+    # a folder finds it as well, and a file of one entry a line
+    assert [item.id for item in read_any(tmp_path)] == ["agm002178523", "own-1", "none"]
+    lines = tmp_path / "entries.jsonl"
+    lines.write_text("\n".join(json.dumps(entry) for _ in range(2)))
+    assert [item.id for item in read_any(lines)] == ["agm002178523"] * 2
+
+
+def test_a_saved_page_of_optimade(tmp_path: Path, mos2: Structure) -> None:
+    whole = optimade_entry(mos2, "whole", _alexandria_hull_distance=0.02)
+    flat = optimade_entry(mos2, "flat")  # the standard allows null where a structure is not periodic
+    flat["attributes"]["lattice_vectors"][2] = [None, None, None]
+    mixed = optimade_entry(mos2, "mixed")
+    mixed["attributes"]["species"][0] |= {"chemical_symbols": ["Mo", "W"], "concentration": [0.5, 0.5]}
+    vacant = optimade_entry(mos2, "vacant")
+    vacant["attributes"]["species"][0]["chemical_symbols"] = ["vacancy"]
+    without = optimade_entry(mos2, "without", lattice_vectors=None)
+    broken = optimade_entry(mos2, "broken", species_at_sites=["Mo", "Nobody", "S"])
+    path = tmp_path / "page.json"
+    path.write_text(json.dumps({"data": [whole, flat, mixed, vacant, without, broken], "links": {"next": None}}))
+    items = {item.id: item for item in read_any(path)}
+    assert the_layer([items["whole"]], mos2).properties["hull_distance"] == 0.02
+    made = items["flat"]
+    assert isinstance(made, LayerRecord)
+    assert made.structure.lattice.c == pytest.approx(3.13 + 20)  # thickness and vacuum
+    for name, reason in {
+        "mixed": "partially occupied",
+        "vacant": "vacancy",
+        "without": "it holds no structure (lattice_vectors empty)",
+        "broken": "Nobody",
+    }.items():
+        assert isinstance(items[name], Dropped)
+        assert reason in items[name].reason  # type: ignore[union-attr]
+
+
+def test_structures_of_optimade_are_what_its_own_tools_make_of_them(mos2: Structure, tmp_path: Path) -> None:
+    adapters = pytest.importorskip("optimade.adapters", reason="optimade is an optional extra")
+    entry = optimade_entry(mos2, "x")
+    path = tmp_path / "page.json"
+    path.write_text(json.dumps({"data": [entry]}))
+    the_layer(list(read_any(path)), adapters.Structure(entry).convert("pymatgen"))
 
 
 @pytest.mark.parametrize("name", ["c2db.db", "c2db.json"])

@@ -16,12 +16,12 @@ from scdm_models.checkpoint import load_checkpoint, save_checkpoint
 from scdm_models.cohesion import bonded_layers
 from scdm_models.composition import CompositionRequest
 from scdm_models.denoiser import stability_class
-from scdm_models.encoding import MAX_ATOMS
+from scdm_models.encoding import MAX_ATOMS, LayerCrystal
 from scdm_models.errors import CheckpointError, DatasetError, GenerationError
 from scdm_models.metrics.groups import found_by_both
 from scdm_models.sampler import SamplerOptions, generate
 from scdm_models.skeletons import SkeletonRules
-from scdm_models.train import Progress, TrainConfig, load_train_config, train
+from scdm_models.train import Progress, TrainConfig, held_out, load_train_config, split, train
 
 
 @pytest.fixture(scope="module")
@@ -159,12 +159,23 @@ class Killed(Exception):
     pass
 
 
+def layers(n: int) -> list[LayerCrystal]:
+    """Crystals of all groups in at most 100 chemical systems of two elements."""
+    made = []
+    for k in range(n):
+        crystal = random_crystal(1 + k % 80, seed=k)
+        pair = (3 + k % 100 // 10, 20 + k % 10)
+        sites = tuple(replace(site, element=element) for site, element in zip(crystal.sites, pair, strict=True))
+        made.append(replace(crystal, sites=sites))
+    return made
+
+
 @pytest.mark.parametrize("symmetry", ["layer_group", "p1"])
 @pytest.mark.parametrize("stop", [("skeleton", 1), ("geometry", 2)])
 def test_a_killed_training_ends_in_the_same_checkpoint(tmp_path: Path, symmetry: str, stop: tuple[str, int]) -> None:
     (tmp_path / "c.yaml").write_text(f"symmetry: {symmetry}\n{TINY}")
     config = load_train_config(tmp_path / "c.yaml")
-    crystals, ids = [random_crystal(1 + k % 80, seed=k) for k in range(80)], [f"c{k}" for k in range(80)]
+    crystals, ids = layers(80), [f"c{k}" for k in range(80)]
 
     whole = train(crystals, ids, tmp_path / "whole.safetensors", config)
     seen: list[tuple[str, int]] = []
@@ -186,7 +197,7 @@ def test_a_killed_training_ends_in_the_same_checkpoint(tmp_path: Path, symmetry:
 def test_the_state_of_another_training_is_refused(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(TINY)
     config = load_train_config(tmp_path / "c.yaml")
-    crystals, ids = [random_crystal(1 + k % 80, seed=k) for k in range(80)], [f"c{k}" for k in range(80)]
+    crystals, ids = layers(80), [f"c{k}" for k in range(80)]
     out = tmp_path / "x.safetensors"
 
     def kill(p: Progress) -> None:
@@ -202,7 +213,7 @@ def test_the_state_of_another_training_is_refused(tmp_path: Path) -> None:
 def test_training_from_the_start_to_a_sample(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(TINY)
     config = load_train_config(tmp_path / "c.yaml")
-    crystals = [random_crystal(1 + k % 80, seed=k) for k in range(80)]
+    crystals = layers(80)
     out = tmp_path / "tiny.safetensors"
     model_id = train(crystals, [f"c{k}" for k in range(80)], out, config)
     assert (
@@ -212,6 +223,9 @@ def test_training_from_the_start_to_a_sample(tmp_path: Path) -> None:
     assert sample.model_id == model_id
     with pytest.raises(DatasetError, match="at least 50"):
         train(crystals[:3], ["a", "b", "c"], out, TrainConfig())
+    one_system = [random_crystal(1 + k % 80, seed=k) for k in range(60)]
+    with pytest.raises(DatasetError, match="of 60 crystals in 1 chemical systems (60|0) are held out"):
+        train(one_system, [f"c{k}" for k in range(60)], out, config)
     (tmp_path / "bad.yaml").write_text("learningrate: 1\n")
     with pytest.raises(DatasetError, match="learningrate"):
         load_train_config(tmp_path / "bad.yaml")
@@ -220,7 +234,7 @@ def test_training_from_the_start_to_a_sample(tmp_path: Path) -> None:
 def test_a_kept_network_is_the_one_it_started_from(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(TINY)
     (tmp_path / "again.yaml").write_text(TINY.replace("geometry_epochs: 3", "geometry_epochs: 0"))
-    crystals, ids = [random_crystal(1 + k % 80, seed=k) for k in range(60)], [f"c{k}" for k in range(60)]
+    crystals, ids = layers(60), [f"c{k}" for k in range(60)]
     stability = [None if k % 3 == 0 else 0.01 * k for k in range(60)]
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
     train(crystals, ids, first, load_train_config(tmp_path / "c.yaml"))
@@ -237,6 +251,54 @@ def test_a_kept_network_is_the_one_it_started_from(tmp_path: Path) -> None:
     )  # measured again, on the same crystals
     with pytest.raises(DatasetError, match="other networks"):
         train(crystals, ids, tmp_path / "no.safetensors", TrainConfig(geometry_epochs=0), start=start)
+    # a kept network has seen what it was trained on: nothing of that may be held out now
+    again = load_train_config(tmp_path / "again.yaml")
+    by_id = replace(start, card={k: v for k, v in start.card.items() if k != "split"})
+    train(crystals, ids, second, again, start=by_id)
+    assert load_checkpoint(second).split == "id"
+    assert held_out(load_checkpoint(second), crystals, ids) == held_out(by_id, crystals, ids)
+    with pytest.raises(DatasetError, match="validation_fraction=0.3 is not that of scdm-"):
+        train(crystals, ids, second, replace(again, validation_fraction=0.3), start=start)
+
+
+def test_no_chemical_system_is_trained_on_and_held_out(tmp_path: Path) -> None:
+    def systems(chosen: list[int], step: int = 1) -> set[frozenset[int]]:
+        return {frozenset(site.element for site in crystals[::step][i].sites) for i in chosen}
+
+    # 400 layers of 100 systems, four of each
+    crystals = layers(400)
+    ids = [f"c{k}" for k in range(400)]
+    training, held = split(crystals, ids, 0.2)
+    assert sorted(training + held) == list(range(400))
+    assert not systems(training) & systems(held)
+    assert len(systems(training) | systems(held)) == 100
+    assert 8 <= len(systems(held)) <= 36  # 20 expected of 100, four standard deviations of a binomial either way
+    # in another order and a part of the data a system stays where it was
+    assert systems(split(crystals[::-3], ids[::-3], 0.2)[1], -3) == systems(held)
+    # by id, as it was, systems are on both sides: 4 layers of a system are all in one part in 41 % of cases
+    training, held = split(crystals, ids, 0.2, "id")
+    assert systems(training) & systems(held)
+
+    (tmp_path / "c.yaml").write_text(TINY)
+    train(crystals[:80], ids[:80], tmp_path / "x.safetensors", load_train_config(tmp_path / "c.yaml"))
+    checkpoint = load_checkpoint(tmp_path / "x.safetensors")
+    assert (checkpoint.split, checkpoint.card["split"]) == ("chemical system",) * 2
+    own = held_out(checkpoint, crystals[:80], ids[:80])
+    assert own == split(crystals[:80], ids[:80], checkpoint.card["training"]["validation_fraction"])
+    assert (len(own[0]), len(own[1])) == (checkpoint.card["n_training"], checkpoint.card["n_validation"])
+
+
+def test_the_packaged_checkpoints_were_split_by_id() -> None:
+    # their cards are older than the split by system and say nothing of it
+    for packaged in ("scdm", "unscdm"):
+        checkpoint = load_checkpoint(packaged=packaged)
+        assert "split" not in checkpoint.card
+        assert checkpoint.split == "id"
+        ids = [f"layer-{k}" for k in range(200)]
+        crystals = [random_crystal(80, seed=1)] * 200
+        training, held = held_out(checkpoint, crystals, ids)
+        assert held  # 8 % of 200 ids of one system: by system all or none would be held out
+        assert training
 
 
 def test_stability_classes_have_their_edges_where_they_say() -> None:

@@ -1,6 +1,4 @@
-"""Data sets: readers of what exists (``readers``), the paper's curation (``curation``), novelty
-(``fingerprints``).
-"""
+"""Data sets: readers of what exists (``readers``), the paper's curation (``curation``), novelty (``known``)."""
 
 from __future__ import annotations
 

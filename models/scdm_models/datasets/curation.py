@@ -287,12 +287,14 @@ def _reduced_counts(layer: CuratedLayer) -> tuple[tuple[int, int], ...]:
 def _merge(
     layers: list[CuratedLayer], dropped: list[Dropped], processes: int, progress: _Progress | None
 ) -> list[CuratedLayer]:
-    """The first of each set of equal layers; the others go to ``dropped``. Compared within formula and layer
-    group.
+    """The first of each set of equal layers; the others go to ``dropped``.
+
+    The symmetrised layers of a formula are compared whatever their groups are: one that was relaxed less well than
+    its copy is often found in a subgroup.
     """
-    classes: dict[tuple[int, tuple[tuple[int, int], ...]], list[int]] = {}
+    classes: dict[tuple[tuple[int, int], ...], list[int]] = {}
     for i, layer in enumerate(layers):
-        classes.setdefault((layer.layer_group, _reduced_counts(layer)), []).append(i)
+        classes.setdefault(_reduced_counts(layer), []).append(i)
     several = [members for members in classes.values() if len(members) > 1]
     blocks = [several[i : i + _CHUNK] for i in range(0, len(several), _CHUNK)]
     merged: dict[int, tuple[str, ...]] = {}

@@ -6,8 +6,8 @@ on by the same call. Several processes share a batch: each takes its part of the
 Half of a batch are minima: C2DB's geometries, where forces and in-plane stress vanish, with C2DB's formation energies.
 The others are structures near a minimum with the teacher's forces, and bulk phases, so that nothing is forgotten. The
 loss: a Huber loss of the energy per atom, mean absolute errors of forces and of the in-plane virial per atom. C2DB's
-energies are brought to the scale of the starting network by a ridge regression on element fractions, and on those of the
-metals that the Materials Project treats with +U where oxygen or fluorine is.
+energies are brought to the scale of the starting network by a ridge regression on element fractions, and on those of
+the metals that the Materials Project treats with +U where oxygen or fluorine is.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class FineTune:
 @dataclass
 class Example:
     """A graph and what is wanted of it: energy (eV/atom, without the elements' part; NaN: not asked), forces (n, 3) in
-    eV/angstrom, virial ((3, 3), stress times volume over atoms, eV), which of its components count, a minimum or not."""
+    eV/angstrom, virial ((3, 3), stress times volume over atoms, eV), which of its components count, whether a minimum."""
 
     graph: Any
     energy: float

@@ -1,8 +1,8 @@
 """Judges a set of generated samples without any energy: structures and crystals in, numbers out.
 
-Owns the intervals that every table prints, the judgement of one sample, uniqueness, novelty, new Wyckoff templates
-and distances between distributions. Reads no file but the packaged fingerprints, draws nothing, knows no model.
-The rules are those of the product: ``scdm_models.validity``, ``matching`` and ``datasets.fingerprints``.
+Owns the intervals that every table prints, the judgement of one sample, uniqueness, new Wyckoff templates and distances
+between distributions. Reads no file, draws nothing, knows no model. The rules are those of the product:
+``scdm_models.validity`` and ``matching``; whether a layer is known says ``datasets.known``.
 
 A sample that cannot be judged never stops the others: it is reported with its reason and counts as not valid; shares
 of unique and of novel samples are of those that could be compared, whose number they carry.
@@ -10,13 +10,12 @@ of unique and of novel samples are of those that could be compared, whose number
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +27,6 @@ from scdm_models.matching import LayerMatcher
 from scdm_models.validity import check_distances
 
 if TYPE_CHECKING:
-    from scdm_models.datasets.fingerprints import FingerprintIndex
     from scdm_models.encoding import LayerCrystal
 
 Array = NDArray[np.float64]
@@ -63,7 +61,7 @@ NO_LAYER_GROUP = 0  # stands for "none was found" among layer groups 1 to 80
 class Interval:
     """An estimate with its two-sided 95 % confidence interval.
 
-    value, low, high: in the unit of what was estimated (shares: 0 to 1); n: number of trials, values or seeds.
+    value, low, high: in the unit of what was estimated (shares: 0 to 1); n: number of trials or values.
     """
 
     value: float
@@ -110,28 +108,24 @@ def share_interval(successes: int, n: int) -> Interval:
     return Interval(value, min(float(found.low), value), max(float(found.high), value), n)
 
 
-def mean_interval(values: Sequence[float], method: Literal["t", "bootstrap"] = "t", seed: int = 0) -> Interval:
-    """The mean of independent values with a confidence interval, in their unit.
+def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:
+    """The mean of independent values with a bootstrap interval (bias corrected and accelerated), in their unit.
 
     Parameters
     ----------
     values
-        (n,) finite numbers, n >= 2.
-    method
-        ``t``: mean +- t(0.975, n - 1) s / sqrt(n), for values that are roughly normal or many; ``bootstrap``: bias
-        corrected and accelerated, 2,000 resamples, for skewed ones (n of about ten at least).
+        (n,) finite numbers, n >= 2; the interval needs about ten to be worth its level.
     seed
-        Of the bootstrap, >= 0; the same seed gives the same interval.
+        Of the 2,000 resamples, >= 0; the same seed gives the same interval.
 
     Raises
     ------
     ScdmError
-        If there are fewer than two values, one is not finite, or the method is unknown.
+        If there are fewer than two values or one is not finite.
 
     References
     ----------
-    Student, Biometrika 6, 1 (1908), doi:10.1093/biomet/6.1.1; Efron, J. Am. Stat. Assoc. 82, 171 (1987),
-    doi:10.1080/01621459.1987.10478410.
+    Efron, J. Am. Stat. Assoc. 82, 171 (1987), doi:10.1080/01621459.1987.10478410.
     """
     sample = np.asarray(values, dtype=float)
     if sample.ndim != 1 or len(sample) < 2:
@@ -139,16 +133,11 @@ def mean_interval(values: Sequence[float], method: Literal["t", "bootstrap"] = "
     if not np.isfinite(sample).all():
         at = int(np.flatnonzero(~np.isfinite(sample))[0])
         raise ScdmError(f"values[{at}]={sample[at]} must be a finite number; leave out what failed and say how many")
-    if method not in ("t", "bootstrap"):
-        raise ScdmError(f"method={method!r} must be 't' or 'bootstrap'; 't' suits means over seeds")
     from scipy import stats
 
     n, mean = len(sample), float(sample.mean())
-    if np.ptp(sample) == 0:  # no spread: both methods shrink to the value
+    if np.ptp(sample) == 0:  # no spread: the resamples are all the same
         return Interval(mean, mean, mean, n)
-    if method == "t":
-        half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * sample.std(ddof=1) / math.sqrt(n))
-        return Interval(mean, mean - half, mean + half, n)
     found = stats.bootstrap(
         (sample,),
         np.mean,
@@ -159,21 +148,6 @@ def mean_interval(values: Sequence[float], method: Literal["t", "bootstrap"] = "
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return Interval(mean, float(found.low), float(found.high), n)
-
-
-def over_seeds(values: Sequence[float]) -> Interval:
-    """The mean of one number a seed with its t interval, n the number of seeds.
-
-    With three seeds the half width is 4.30 s / sqrt(3), and the interval of a share may leave [0, 1]: it is not cut.
-
-    Raises
-    ------
-    ScdmError
-        If there are fewer than two seeds or a value is not finite.
-    """
-    if len(values) < 2:
-        raise ScdmError(f"{len(values)} seed(s) have no spread; give at least two, or share_interval of the one")
-    return mean_interval(values)
 
 
 # --- one sample --------------------------------------------------------------------------------------------------
@@ -367,7 +341,7 @@ class Uniqueness:
     n_groups
         Different layers among them.
     share
-        ``n_groups / n``. It falls with n, so compare shares at equal n only; its spread comes from ``over_seeds``.
+        ``n_groups / n``. It falls with n, so compare shares at equal n only.
     representative
         For each sample the lowest index of its group; None where it could not be compared.
     failures
@@ -386,191 +360,48 @@ def _same_length(name: str, values: Collection[Any], structures: Collection[Any]
         raise ScdmError(f"{len(values)} {name} for {len(structures)} structures must be as many; give one for each")
 
 
-def _content(slab: Structure) -> tuple[Any, ...]:
-    """A sort key of what a slab is, not of where it stands in a list."""
-    return (
-        len(slab),
-        _area_per_atom(slab),
-        slab_thickness(slab),
-        [site.specie.Z for site in slab],
-        np.ravel(slab.lattice.matrix).tolist(),
-        np.ravel(slab.frac_coords).tolist(),
-    )
-
-
-def _groups_of(matcher: LayerMatcher, layers: Mapping[int, Structure], members: list[int]) -> list[list[int]]:
-    """Groups of equal layers among ``members``, all of one formula and layer group."""
-    return [[members[k] for k in group] for group in matcher.group([layers[i] for i in members])]
-
-
-def _can_prepare(matcher: LayerMatcher, layer: Structure, index: int, failures: dict[int, str]) -> bool:
-    """Whether the matcher can look at a layer at all; if not, the reason goes to ``failures``."""
-    try:
-        matcher.prepare(layer)
-    except Exception as error:
-        failures[index] = f"not compared: {_said(error)}"
-        return False
-    return True
-
-
-def uniqueness(
-    structures: Sequence[Structure | None],
-    groups: Sequence[int | None],
-    *,
-    matcher: LayerMatcher | None = None,
-) -> Uniqueness:
+def uniqueness(structures: Sequence[Structure | None], *, matcher: LayerMatcher | None = None) -> Uniqueness:
     """The share of different layers among the samples.
 
-    Only samples of one reduced formula and one layer group are compared, by ``LayerMatcher``. Tolerances make
-    equality no equivalence (a = b and b = c do not give a = c); a chain of equal pairs is one layer, so the result does
-    not depend on the order of the samples.
+    All samples of one reduced formula are compared by ``LayerMatcher``, whatever their layer groups are. Tolerances
+    make equality no equivalence (a = b and b = c do not give a = c); a chain of equal pairs is one layer, so the result
+    does not depend on the order of the samples.
 
     Parameters
     ----------
     structures
         (n,) layers, in any orientation; None for a sample that could not be read.
-    groups
-        (n,) layer group of each (1 to 80), None where none was found; a class of its own.
     matcher
         What calls layers equal; the product's when absent.
 
     Raises
     ------
     ScdmError
-        If the lengths differ or no sample can be compared.
+        If no sample can be compared.
     """
-    _same_length("layer groups", groups, structures)
     matcher = matcher or LayerMatcher()
     failures: dict[int, str] = {}
     layers: dict[int, Structure] = {}
-    keys: dict[int, tuple[Any, ...]] = {}
-    buckets: dict[Hashable, list[int]] = defaultdict(list)
     for i, structure in enumerate(structures):
         try:
             if structure is None:
                 raise ScdmError("unreadable: no structure")
-            keys[i] = _content(orient_slab(structure))
-            buckets[structure.composition.reduced_formula, groups[i]].append(i)
+            matcher.layer(structure)
             layers[i] = structure
         except Exception as error:  # a sample can break a library in ways nobody lists
             failures[i] = _said(error)
-    found: list[list[int]] = []
-    for bucket in buckets.values():
-        members = sorted(bucket, key=keys.__getitem__)
-        if len(members) == 1:
-            found.append(members)
-            continue
-        try:
-            found += _groups_of(matcher, layers, members)
-        except Exception as error:
-            # find the culprits one by one; if the rest fail too, none of this formula and group can be compared
-            good = [i for i in members if _can_prepare(matcher, layers[i], i, failures)]
-            try:
-                found += _groups_of(matcher, layers, good)
-            except Exception:
-                failures |= {i: f"not compared: {_said(error)}" for i in good}
-    compared = sum(map(len, found))
-    if not compared:
+    if not layers:
         raise ScdmError(f"none of {len(structures)} samples can be compared; give at least one layer")
+    members = list(layers)
+    found = matcher.group([layers[i] for i in members])
     representative: list[int | None] = [None] * len(structures)
     for group in found:
-        first = min(group)
-        for i in group:
-            representative[i] = first
-    return Uniqueness(compared, len(found), len(found) / compared, tuple(representative), failures)
+        for k in group:
+            representative[members[k]] = members[group[0]]
+    return Uniqueness(len(members), len(found), len(found) / len(members), tuple(representative), failures)
 
 
-# --- novelty -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Novelty:
-    """Which samples are new.
-
-    Parameters
-    ----------
-    against_training
-        Share of the samples that equal no layer of the training set.
-    against_references
-        Share that equal neither one of the training set nor any other reference.
-    novel_to_training, novel_to_references
-        The verdict on each sample, None where it is no layer.
-    known_as
-        Ids of the equal known layers of each sample, nearest first, training set before other references.
-    failures
-        Index -> why a sample could not be judged.
-    """
-
-    against_training: Interval
-    against_references: Interval
-    novel_to_training: tuple[bool | None, ...]
-    novel_to_references: tuple[bool | None, ...]
-    known_as: tuple[tuple[str, ...], ...]
-    failures: dict[int, str]
-
-
-def novelty(
-    structures: Sequence[Structure | None],
-    training: FingerprintIndex,
-    references: FingerprintIndex | None = None,
-) -> Novelty:
-    """The share of samples that are no known layer, by fingerprints as the product's screen decides it.
-
-    The intervals are Wilson's over the samples that are layers; they hold for samples drawn independently, before
-    duplicates are removed. Two layers are equal by ``FingerprintIndex.lookup``, which was tuned to agree with
-    ``LayerMatcher``.
-
-    Parameters
-    ----------
-    structures
-        (n,) layers, in any orientation; None for a sample that could not be read.
-    training
-        Layers that the model was trained on.
-    references
-        All known layers; the packaged index when absent.
-
-    Raises
-    ------
-    DatasetError
-        If there is no packaged index.
-    ScdmError
-        If no sample is a layer.
-    """
-    if references is None:
-        from scdm_models.datasets.fingerprints import FingerprintIndex
-
-        references = FingerprintIndex.load()
-    to_training: list[bool | None] = []
-    to_references: list[bool | None] = []
-    known_as: list[tuple[str, ...]] = []
-    failures: dict[int, str] = {}
-    for i, structure in enumerate(structures):
-        try:
-            if structure is None:
-                raise ScdmError("unreadable: no structure")
-            slab = orient_slab(structure)  # refuses what is no layer also where its formula is unknown
-            trained = [match.id for match in training.lookup(slab)]
-            others = [] if references is training else [match.id for match in references.lookup(slab)]
-        except Exception as error:  # a sample can break a library in ways nobody lists
-            failures[i] = _said(error)
-            to_training.append(None)
-            to_references.append(None)
-            known_as.append(())
-            continue
-        to_training.append(not trained)
-        to_references.append(not trained and not others)
-        known_as.append(tuple(dict.fromkeys([*trained, *others])))
-    n = len(structures) - len(failures)
-    if not n:
-        raise ScdmError(f"none of {len(structures)} samples is a layer; novelty needs at least one")
-    return Novelty(
-        share_interval(to_training.count(True), n),
-        share_interval(to_references.count(True), n),
-        tuple(to_training),
-        tuple(to_references),
-        tuple(known_as),
-        failures,
-    )
+# --- new templates -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -597,7 +428,7 @@ def novel_templates(crystals: Sequence[LayerCrystal], known_templates: Collectio
     crystals
         (n,) samples as drawn, n >= 1.
     known_templates
-        ``LayerCrystal.template`` of known layers, such as ``FingerprintIndex.templates``; empty ones are ignored.
+        ``LayerCrystal.template`` of known layers, such as ``KnownLayers.templates``; empty ones are ignored.
 
     Raises
     ------

@@ -30,7 +30,8 @@ COLUMNS: dict[str, tuple[str, int]] = {  # field -> heading, width in pixels
     "nsites": ("atoms", 90),
     "dynamically_stable": ("phonon-stable", 135),
     "band_gap": ("gap (eV)", 110),
-    "novel": ("novel", 90),
+    "novel": ("new", 90),
+    "known_as": ("known as", 230),
     "score": ("score", 90),
     "state": ("state", 115),
     "campaign": ("campaign", 150),
@@ -43,7 +44,7 @@ RANGES = {
     "nsites": ("Atoms in the cell", 1),
 }
 CHOICES = {"layer_group": "Layer group", "campaign": "Campaign", "state": "State"}
-YES_NO = {"dynamically_stable": "Phonon-stable", "novel": "Novel", "extrapolated": "Energy extrapolated"}
+YES_NO = {"dynamically_stable": "Phonon-stable", "novel": "New after relaxation", "extrapolated": "Energy extrapolated"}
 NUMBERS = [f"{edge}_{name}" for name in RANGES for edge in ("min", "max")]
 CONTROLS = [*TEXTS, *NUMBERS, *CHOICES, *YES_NO]
 ANY = ""

@@ -19,6 +19,7 @@ from scdm_flows.server.pages.parts import facts, section, table
 
 REFRESH_SECONDS = 15
 FAILURES = 100  # rows
+REDISCOVERED = 20  # rows
 REASONS = 25  # rows
 _KEPT = 20  # campaigns whose progress is remembered
 STATUSES = ("passed", "rejected", "failed", "skipped")
@@ -203,11 +204,12 @@ def contents(query: CandidateDB, memory: Memory, name: str) -> list[Any]:
             [
                 section(
                     "Funnel",
-                    parts.graph(figures.funnel(rows), "funnel beside the paper's", 440),
+                    parts.graph(figures.funnel(rows), "funnel beside the paper's", 560),
                     numbers,
                     html.P(note, className="soft small"),
                     wide=True,
                 ),
+                _rediscovered(query, name),
                 _stages(found),
                 _throughput(found),
                 _reasons(found),
@@ -216,6 +218,29 @@ def contents(query: CandidateDB, memory: Memory, name: str) -> list[Any]:
             className="cards",
         ),
     ]
+
+
+def _rediscovered(query: CandidateDB, name: str) -> html.Section:
+    from scdm_flows.report.content import check_of, rediscovered
+
+    title = "Known layers, rediscovered"
+    known = rediscovered(query.find(campaign=name, novel=False, sort="e_above_hull", limit=REDISCOVERED))
+    if not known:
+        return section(title, html.P("No candidate has relaxed to a layer of the data sets.", className="soft"))
+    rows = [
+        (
+            dcc.Link(c.formula, href=parts.candidate_path(c.candidate_id)),
+            str(check),
+            parts.number(c.e_above_hull),
+            parts.number(check.e_above_hull),
+            parts.yes_no(c.dynamically_stable),
+            parts.yes_no(check.dynamically_stable),
+        )
+        for c, check in ((c, check_of(c)) for c in known)
+    ]
+    columns = ["formula", "known as", "E_hull here", "of the source", "phonon-stable here", "of the source"]
+    more = dcc.Link("all of them", href=f"/?campaign={quote(name, safe='')}&novel=false")
+    return section(title, table(columns, rows, "energies above hull in eV/atom, the lowest first"), more, wide=True)
 
 
 def _stages(found: Progress) -> html.Section:

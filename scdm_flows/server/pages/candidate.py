@@ -45,6 +45,7 @@ def page(query: CandidateDB, candidate_id: str) -> list[Any]:
         html.Div(
             [
                 _structure(document, layer),
+                _novelty(document),
                 _energies(document),
                 _hull(document, hull),
                 _phonons(document, phonon),
@@ -67,8 +68,10 @@ def _tags(document: CandidateDoc) -> list[Any]:
         found.append(parts.extrapolated())
     if document.dynamically_stable is not None:
         found.append(tag("phonon-stable", "good") if document.dynamically_stable else tag("phonon-unstable", "bad"))
-    if document.novel:
-        found.append(tag("novel", "good"))
+    if document.novel is not None:
+        found.append(tag("new", "good") if document.novel else tag("rediscovered"))
+    if document.duplicate_of is not None:
+        found.append(tag("duplicate", "bad"))
     if document.layer_group is not None:
         found.append(tag(f"layer group {document.layer_group}"))
     found.append(dcc.Link(document.campaign, href=parts.campaign_path(document.campaign), className="tag"))
@@ -123,6 +126,38 @@ def _structure(document: CandidateDoc, layer: Structure | None) -> html.Section:
         logger.warning("%s cannot be drawn: %s", document.candidate_id, error)
         drawn = [html.P("This structure cannot be drawn; its files can be downloaded.", className="soft")]
     return section("Structure", html.Div(drawn, className="views"), facts(rows), wide=True)
+
+
+def _novelty(document: CandidateDoc) -> html.Section:
+    from scdm_flows.report.content import beside_known, novelty_words
+
+    against = {} if document.novelty is None else document.novelty.against
+    known = [str(k) for k in document.known_as if k.of_campaign is None]
+    elsewhere: list[Any] = []
+    for equal in document.known_as:
+        if equal.of_campaign is not None:
+            elsewhere += [dcc.Link(f"{equal.of_campaign}: {equal.id}", href=parts.candidate_path(equal.id)), " "]
+    first = document.duplicate_of
+    sampled = {True: "new", False: f"known as {', '.join(document.sample_known_as)}", None: None}[document.sample_novel]
+    bulk = f"{'' if document.bulk_compound else 'not '}in the Materials Project"
+    rows = [
+        ("also known as", ", ".join(known[1:])),
+        ("as sampled", sampled),
+        ("compared with", ", ".join(f"{n:,} layers of {source}" for source, n in against.items())),
+        ("bulk compound of this composition", None if document.bulk_compound is None else bulk),
+        ("the same layer as", None if first is None else dcc.Link(first, href=parts.candidate_path(first))),
+        ("in other campaigns", elsewhere),
+    ]
+    words = novelty_words(document)
+    shown: list[Any] = [html.P(f"{words[0].upper()}{words[1:]}.")]
+    if first is not None:
+        shown.append(html.P("A duplicate, so it is not ranked; its results are its own."))
+    beside = beside_known(document)
+    if beside is not None:
+        columns, values = beside
+        shown.append(table(columns, values))
+        shown.append(html.P("Each energy above hull is of its source's own hull.", className="soft small"))
+    return section("Known layers", *shown, facts(rows), wide=True)
 
 
 def _energies(document: CandidateDoc) -> html.Section:
@@ -244,8 +279,6 @@ def _provenance(document: CandidateDoc) -> html.Section:
         ("configuration", html.Code(source.config_hash) if source.config_hash else None),
         ("commit", html.Code(source.git_commit) if source.git_commit else None),
         ("versions", ", ".join(f"{k} {v}" for k, v in sorted(source.versions.items()))),
-        ("known as", ", ".join(document.known_as)),
-        ("duplicate of", document.duplicate_of),
         ("reason", document.reason),
     ]
     stages = [

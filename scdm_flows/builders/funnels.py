@@ -1,0 +1,65 @@
+"""Counts the funnels of campaigns, and says where each campaign stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import ValidationError
+
+from scdm_flows.builders.assemble import FUNNEL_FIELDS, funnel
+from scdm_flows.builders.base import ScdmBuilder
+from scdm_flows.documents import CampaignDoc, CampaignState, StageName
+from scdm_flows.stores.database import Database
+
+_SHARD_STAGES = (StageName.GENERATE.value, StageName.SCREEN.value)
+
+
+class FunnelBuilder(ScdmBuilder):
+    """Candidates and failures -> the funnels and states in ``campaigns``."""
+
+    def __init__(self, database: Database, campaign: str | None = None, **kwargs: Any) -> None:
+        self.campaign = campaign
+        sources = [database.candidates, database.failures, database.job_store]
+        super().__init__(database, sources, [database.campaigns], **kwargs)
+
+    def get_items(self) -> Iterator[dict[str, Any]]:
+        """Each campaign with the numbers of its screened shards and of its shards that failed."""
+        names = sorted(self.database.campaigns.distinct("name")) if self.campaign is None else [self.campaign]
+        for name in names:
+            try:
+                campaign = self.database.campaign(name)
+            except ValidationError as error:
+                self.skip(f"campaign {name}", error)
+                continue
+            if campaign is None:
+                continue
+            screens = {"metadata.campaign": name, "metadata.stage": StageName.SCREEN.value}
+            outputs = self.database.job_store.docs_store.query(screens, properties=["metadata.shard"])
+            failed = {"campaign": name, "stage": {"$in": list(_SHARD_STAGES)}}
+            yield {
+                "campaign": campaign,
+                "screened": len({int(d["metadata"].get("shard", 0)) for d in outputs}),
+                "failed": len(set(self.database.failures.distinct("candidate_id", failed))),
+            }
+
+    def process_item(self, item: dict[str, Any]) -> dict[str, Any]:
+        """The item as it is: candidates are counted as they are read."""
+        return item
+
+    def update_targets(self, items: list[dict[str, Any]]) -> None:
+        """Count, and write what changed."""
+        for item in items:
+            campaign: CampaignDoc = item["campaign"]
+            stored = self.database.candidates.query({"campaign": campaign.name}, properties=FUNNEL_FIELDS)
+            screen = campaign.config.get("screen", {})
+            campaign.funnel = funnel(
+                stored, radii=screen.get("require_radii", True), one_layer=screen.get("require_one_layer", True)
+            )
+            size = int(campaign.config.get("generator", {}).get("shard_size", 1))
+            shards = -(-(campaign.n_requested or 0) // size)
+            if item["screened"] and item["screened"] >= shards and campaign.funnel.pending == 0:
+                campaign.state = CampaignState.COMPLETED
+            elif item["screened"] or item["failed"]:
+                campaign.state = CampaignState.RUNNING
+            self.write_changed(self.database.campaigns, [campaign.model_dump()])

@@ -65,7 +65,7 @@ def test_shares_of_one_file(files: list[Path], tmp_path: Path) -> None:
     assert shares["valid_distance"] == shares["valid_radii"] == 0.5
     assert shares["group_exact"] == 0.5
     assert shares["p1"] == 0.25
-    assert shares["new_sampled"] == 0.0  # 1H-MoS2 is known, and what cannot be compared is not new
+    assert shares["new_sampled"] == 0.25  # 1H-MoS2 is known, two atoms on one another are not, and no sample is not new
     assert shares["novel_templates"] == 0.0  # 1H-MoS2's template is in every data set
     assert json.loads(out.read_text()) == result
 

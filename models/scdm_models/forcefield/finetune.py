@@ -69,7 +69,7 @@ class FineTune:
 @dataclass
 class Example:
     """A graph and what is wanted of it: energy (eV/atom, without the elements' part; NaN: not asked), forces (n, 3) in
-    eV/angstrom, virial ((3, 3), stress times volume over atoms, eV), which of its components count, whether a minimum."""
+    eV/angstrom, virial ((3, 3), stress times volume over atoms, eV), its components that count, whether a minimum."""
 
     graph: Any
     energy: float

@@ -85,6 +85,7 @@ lint: dev
 bench: dev
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/bench.py
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/duplicates.py
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/novelty.py
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/relaxations.py -n 60
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/hulls.py
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/launchpad.py

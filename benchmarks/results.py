@@ -1,9 +1,10 @@
-"""The results table of the packaged models: samples of three seeds, judged and relaxed; `make results` runs it.
+"""The results of the packaged models: samples of three seeds, judged by the protocol; `make results` runs it.
 
-    python benchmarks/results.py --data curated.jsonl.gz --work DIR -n 100
+    python benchmarks/results.py --data curated.jsonl.gz --work DIR -n 100 --peers theirs.jsonl
 
 Writes models/cards/results.json (every number with its 95 % interval), results.md (the same as tables) and the pictures
-beside them. Files that DIR already holds are not made again, so a run that was stopped goes on.
+beside them. Files that DIR already holds are not made again, so a run that was stopped goes on. The verdict on every
+sample stays in DIR/protocol.json.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from scdm_flows.report.reconstruction import boxes_of
 
 ROOT = Path(__file__).resolve().parents[1]
 CARDS = ROOT / "models" / "cards"
-MODELS, SEEDS, STEPS = ("scdm", "unscdm"), (0, 1, 2), (4, 8, 12, 25, 100, 1000)
+PROTOCOL, SEEDS, STEPS = "2d-1", (0, 1, 2), (4, 8, 12, 25, 100, 1000)
 
 
 def scdm(*arguments: object) -> None:
@@ -38,59 +39,39 @@ def made(path: Path, *arguments: object) -> Path:
 
 
 def judged(path: Path, files: list[Path], *options: object) -> dict[str, Any]:
-    """The judgement of the files of one model."""
+    """The quick judgement of the files of one model, without energies."""
     found: dict[str, Any] = json.loads(made(path, "evaluate", *files, *options).read_text())["models"][0]
-    return found
+    return {k: v for k, v in found.items() if k not in ("populations", "groups", "unreadable")}
 
 
-def energies(data: Path, work: Path, n: int) -> dict[str, Any]:
-    """Both models, three seeds, relaxed."""
-    files = [
-        made(work / f"{model}-{seed}.jsonl", "generate", "--model", model, "-n", n, "--seed", seed)
-        for model in MODELS
-        for seed in SEEDS
-    ]
-    options = ("--relax", "--phonons", 20, "--held-out", data, "--pictures", work / "pictures")
-    whole = json.loads(made(work / "results.json", "evaluate", *files, *options).read_text())
+def protocol(data: Path, work: Path, n: int, peers: list[Path]) -> dict[str, Any]:
+    """SCDM, three seeds, beside baselines and peers."""
+    files = [made(work / f"scdm-{seed}.jsonl", "generate", "-n", n, "--seed", seed) for seed in SEEDS]
+    options = ("--protocol", PROTOCOL, "--phonons", 100, "--pictures", work / "pictures")
+    whole = json.loads(made(work / "protocol.json", "evaluate", *files, *peers, *options).read_text())
+    for model in whole["models"]:
+        del model["samples"]
     return {
-        "commands": {
-            "samples": f"scdm generate -n {n} --seed S",
-            "judged": "scdm evaluate FILES --relax --phonons 20 --held-out DATA",
-        },
-        "energies": whole["energies"] | {"energy_model": whole["energies"]["energy_model"]["id"]},
-        "smact": whole["smact"],
-        "models": whole["models"],
-        "distances_to_held_out": {Path(f["file"]).stem: f["distances_to_held_out"] for f in whole["files"]},
-    }
-
-
-def draws(data: Path, work: Path, n: int) -> dict[str, Any]:
-    """What both models make when nothing is passed over, relaxed."""
-    files = [
-        made(work / f"draws-{model}-{s}.jsonl", "generate", "--model", model, "--no-guidance", "-n", n, "--seed", s)
-        for model in MODELS
-        for s in SEEDS
-    ]
-    found = json.loads(made(work / "draws.json", "evaluate", *files, "--relax").read_text())["models"]
-    return {"draws": dict(zip((f"all draws, {m}" for m in ("SCDM", "UnSCDM")), found, strict=True))}
-
-
-def known_templates(data: Path, work: Path, n: int) -> dict[str, Any]:
-    """Without the warmth that makes new Wyckoff templates, relaxed; then freed from symmetry before relaxing."""
-    files = [
-        made(work / f"known-templates-{s}.jsonl", "generate", "--letter-temperature", 1, "-n", n, "--seed", s)
-        for s in SEEDS
-    ]
-    free = ("--relax", "--displace", 0.1)
-    return {
-        "known_templates": {
-            "letters at temperature 1": judged(work / "known-templates.json", files, "--relax"),
-            "the same, displaced by 0.1 Å before relaxing": judged(work / "displaced.json", files, *free),
+        "protocol": whole
+        | {
+            "commands": [
+                f"scdm generate -n {n} --seed S -o scdm-S.jsonl",
+                f"scdm evaluate scdm-*.jsonl PEERS --protocol {PROTOCOL} --phonons 100 -o protocol.json",
+            ]
         }
     }
 
 
-def any_stability(data: Path, work: Path, n: int) -> dict[str, Any]:
+def quick(data: Path, work: Path, n: int, peers: list[Path]) -> dict[str, Any]:
+    """Both models without energies, beside held-out layers."""
+    found = {}
+    for model, name in (("scdm", "SCDM"), ("unscdm", "UnSCDM")):
+        files = [made(work / f"{model}-{s}.jsonl", "generate", "--model", model, "-n", n, "--seed", s) for s in SEEDS]
+        found[name] = judged(work / f"quick-{model}.json", files, "--held-out", data)
+    return {"quick": found}
+
+
+def any_stability(data: Path, work: Path, n: int, peers: list[Path]) -> dict[str, Any]:
     """Without asking for stability; energy-free."""
     files = [
         made(work / f"any-stability-{s}.jsonl", "generate", "--stability", "any", "-n", 300, "--seed", s) for s in SEEDS
@@ -98,10 +79,10 @@ def any_stability(data: Path, work: Path, n: int) -> dict[str, Any]:
     return {"any_stability": judged(work / "any-stability.json", files)}
 
 
-def thousand(data: Path, work: Path, n: int) -> dict[str, Any]:
+def thousand(data: Path, work: Path, n: int, peers: list[Path]) -> dict[str, Any]:
     """Both models, three seeds of 1,000 samples; energy-free."""
     found = {}
-    for model, name in zip(MODELS, ("SCDM", "UnSCDM"), strict=True):
+    for model, name in (("scdm", "SCDM"), ("unscdm", "UnSCDM")):
         files = [
             made(work / f"thousand-{model}-{s}.jsonl", "generate", "--model", model, "-n", 1000, "--seed", s)
             for s in SEEDS
@@ -110,28 +91,28 @@ def thousand(data: Path, work: Path, n: int) -> dict[str, Any]:
     return {"thousand": found}
 
 
-def paper(data: Path, work: Path, n: int) -> dict[str, Any]:
+def paper(data: Path, work: Path, n: int, peers: list[Path]) -> dict[str, Any]:
     """UnSCDM decoded as in the paper; energy-free."""
     files = [made(work / f"paper-{s}.jsonl", "generate", "--model", "paper", "-n", 300, "--seed", s) for s in SEEDS]
     return {"paper": judged(work / "paper.json", files)}
 
 
-def steps(data: Path, work: Path, n: int) -> dict[str, Any]:
-    """Quality against the number of denoising steps, relaxed; the share of draws that is kept tells of the others."""
+def steps(data: Path, work: Path, n: int, peers: list[Path]) -> dict[str, Any]:
+    """Quality against the number of denoising steps; the share of draws that is kept tells of the others."""
     found = {}
     for count in STEPS:
         file = made(work / f"steps-{count}.jsonl", "generate", "--steps", count, "-n", n, "--seed", 9)
-        found[str(count)] = judged(work / f"steps-{count}.json", [file], "--relax")
+        found[str(count)] = judged(work / f"steps-{count}.json", [file])
     return {"steps": found}
 
 
-def large(data: Path, work: Path, n: int) -> dict[str, Any]:
+def large(data: Path, work: Path, n: int, peers: list[Path]) -> dict[str, Any]:
     """10,000 samples of one seed: uniqueness, and groups by two tools."""
     file = made(work / "large.jsonl", "generate", "-n", 10000, "--seed", 11)
     return {"large": judged(work / "large.json", [file])}
 
 
-def reconstruction(data: Path, work: Path, n: int) -> dict[str, Any]:
+def reconstruction(data: Path, work: Path, n: int, peers: list[Path]) -> dict[str, Any]:
     """The six distances of Fig. 4."""
     picture = work / "pictures" / "reconstruct.svg"
     file = made(work / "reconstruct.json", "reconstruct", "--data", data, "-n", 80, "--picture", picture, "--force")
@@ -139,10 +120,7 @@ def reconstruction(data: Path, work: Path, n: int) -> dict[str, Any]:
     return {"reconstruction": {**_medians(found), "boxes": boxes_of(found["distances"])}}
 
 
-PARTS = {
-    f.__name__: f
-    for f in (energies, draws, known_templates, any_stability, thousand, paper, steps, large, reconstruction)
-}
+PARTS = {f.__name__: f for f in (protocol, quick, any_stability, thousand, paper, steps, large, reconstruction)}
 
 
 def _medians(found: dict[str, Any]) -> dict[str, Any]:
@@ -163,69 +141,67 @@ def _medians(found: dict[str, Any]) -> dict[str, Any]:
     return table
 
 
-def _cell(name: str, m: dict[str, Any] | None) -> str:
+def _cell(m: dict[str, Any] | None, length: bool = False) -> str:
     if m is None:
         return ""
-    if name == "rmsd_angstrom":
-        return f"{m['value']:.3f} Å ({m['low']:.3f}-{m['high']:.3f})"
+    if length:
+        return f"{m['value']:.3f} ({m['low']:.3f}-{m['high']:.3f})"
     return f"{100 * m['value']:.1f} % ({100 * m['low']:.1f}-{100 * m['high']:.1f})"
 
 
 def markdown(results: dict[str, Any]) -> str:
     """The tables of ``results``."""
-    from scdm_flows.cli.evaluate import MEASURES
+    from scdm_flows.evaluation import quick as quickly
+    from scdm_flows.evaluation.shares import LENGTHS, MEASURES
 
-    first = results["models"]
+    whole = results["protocol"]
+    models, energies = whole["models"], whole["energies"]
+    known = ", ".join(f"{n:,} of {source}" for source, n in whole["known_layers"].items() if source != "version")
     lines = [
         "# Results of the packaged models",
         "",
-        "Made by `make results`; every number is in `results.json`. Energies are surrogate ones, predicted by the",
-        f"energy model `{results['energies']['energy_model']}` on C2DB's PBE scale (see the README), of layers relaxed",
-        f"to {results['energies']['fmax_ev_per_angstrom']} eV/Å in at most {results['energies']['max_steps']} steps.",
-        "Shares are of all samples; in brackets the 95 % interval over three seeds. The model is asked for at most",
-        "0.2 eV/atom above hull: labels of the training data are C2DB's DFT values where there are, else surrogate",
-        "ones.",
+        f"Made by `make results`; every number is in `results.json`. Protocol `{whole['protocol']['name']}` of",
+        "`docs/evaluation.md`: uniqueness, novelty and stability are judged after relaxation. Energies are surrogate",
+        f"ones, of layers relaxed with {energies['force_field']}, predicted by the energy model",
+        f"`{energies['energy_model']}` on the hull of C2DB's scale; phonons are {energies['force_field']}'s. New means",
+        f"equal to none of the known layers: {known}. In brackets the 95 % interval.",
         "",
-        "| of all samples | " + " | ".join(f"{m['model_id']}, n = {m['n']}" for m in first) + " |",
-        "| --- |" + " --- |" * len(first),
+        "| of all samples | " + " | ".join(f"{m['label']}, n = {m['n']}" for m in models) + " |",
+        "| --- |" + " --- |" * len(models),
     ]
     lines += [
-        f"| {text} | " + " | ".join(_cell(name, m["measures"].get(name)) for m in first) + " |"
+        f"| {text} | " + " | ".join(_cell(m["measures"].get(name), name in LENGTHS) for m in models) + " |"
         for name, text in MEASURES.items()
-        if any(name in m["measures"] for m in first)
+        if any(name in m["measures"] for m in models)
     ]
-    shown = (
-        "kept_draws",
-        "valid_distance",
-        "valid_radii",
-        "one_layer",
-        "composition_valid",
-        "group_exact",
-        "novel",
-        "novel_templates",
-        "unique",
-        "e_hull_0.6",
-        "one_layer_relaxed",
-        "group_kept",
-        "rmsd_angstrom",
-    )
+    lines += ["", "Per 1,000 raw draws:", ""]
+    lines += ["| | " + " | ".join(m["label"] for m in models) + " |", "| --- |" + " --- |" * len(models)]
     lines += [
-        "",
-        "## Variants",
-        "",
-        "| | n | " + " | ".join(MEASURES[s] for s in shown) + " |",
-        "| --- |" + " --- |" * (len(shown) + 1),
+        f"| {text} | "
+        + " | ".join(
+            "" if (c := m["per_1000_draws"].get(name)) is None else f"{c['value']:.0f} ({c['low']:.0f}-{c['high']:.0f})"
+            for m in models
+        )
+        + " |"
+        for name, text in MEASURES.items()
+        if any(name in m["per_1000_draws"] for m in models)
     ]
-    rows = list(results.get("draws", {}).items())
-    rows += list(results.get("known_templates", {}).items())
+    lines += ["", "![The protocol's measures side by side](2d-1.svg)"]
+    rows = list(results.get("quick", {}).items())
     rows += [("without asking for stability", results["any_stability"])] if "any_stability" in results else []
     rows += list(results.get("thousand", {}).items())
     rows += [("paper decoding", results["paper"])] if "paper" in results else []
     rows += [(f"{count} steps", m) for count, m in results.get("steps", {}).items()]
     rows += [("10,000 samples", results["large"])] if "large" in results else []
-    lines += [
-        f"| {name} | {m['n']} | " + " | ".join(_cell(s, m["measures"].get(s)) for s in shown) + " |" for name, m in rows
-    ]
+    shown = [name for name in quickly.MEASURES if any(name in m["measures"] for _, m in rows)]
+    if rows:
+        lines += ["", "## Without energies", "", "As sampled, nothing relaxed (`scdm evaluate FILES`).", ""]
+        lines += ["| | n | " + " | ".join(quickly.MEASURES[s] for s in shown) + " |"]
+        lines += ["| --- |" + " --- |" * (len(shown) + 1)]
+        lines += [
+            f"| {name} | {m['n']} | " + " | ".join(_cell(m["measures"].get(s)) for s in shown) + " |"
+            for name, m in rows
+        ]
     if "reconstruction" not in results:
         return "\n".join(lines)
     lines += ["", f"## Reconstruction of {results['reconstruction']['n']} held-out layers (medians)", ""]
@@ -248,7 +224,8 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, default=ROOT / "scdm-data" / "results", help="folder of samples and judgements"
     )
-    parser.add_argument("-n", type=int, default=100, help="samples of each model and seed that are relaxed")
+    parser.add_argument("-n", type=int, default=100, help="samples of each model and seed")
+    parser.add_argument("--peers", type=Path, nargs="*", default=[], help="other generators' samples")
     parser.add_argument(
         "--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="the others stay as they are"
     )
@@ -256,8 +233,9 @@ def main() -> None:
     (arguments.work / "pictures").mkdir(parents=True, exist_ok=True)
     kept = CARDS / "results.json"
     results: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
+    results = {name: results[name] for name in PARTS if name in results}
     for part in arguments.parts:
-        results |= PARTS[part](arguments.data, arguments.work, arguments.n)
+        results |= PARTS[part](arguments.data, arguments.work, arguments.n, arguments.peers)
     (CARDS / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     (CARDS / "results.md").write_text(markdown(results) + "\n")
     if "steps" in results:

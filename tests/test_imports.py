@@ -31,6 +31,7 @@ FLOWS = [
     "cli",
     "documents",
     "engines",
+    "evaluation",
     "execution",
     "flows",
     "generators",
@@ -60,6 +61,7 @@ MAY_USE = {
         "flows",
         "execution",
     },  # flows: jobs that add flows, when they run
+    "evaluation": {"analysis", "engines", "documents"},
     "flows": {"jobs", "generators", "engines", "documents"},
     "report": {"query", "analysis", "documents", "stores", "builders"},  # builders: one funnel
     "server": {"query", "report", "analysis", "documents", "stores"},

@@ -147,8 +147,12 @@ def read_models(paths: Sequence[Path]) -> list[SampleSet]:
     for one in read:
         steps[one.label].add(one.steps)
     by_label: dict[str, list[SampleSet]] = defaultdict(list)
-    for one in read:
-        label = f"{one.label}, {one.steps} steps" if len(steps[one.label]) > 1 else one.label
+    for path, one in zip(paths, read, strict=True):
+        label = one.label
+        if one.model_id is None:  # of whom they are is not said, so every file is a model of its own
+            label = str(path) if sum(other.label == label for other in read) > 1 else label
+        elif len(steps[label]) > 1:
+            label = f"{label}, {one.steps} steps"
         by_label[label].append(one)
     return [_pooled(label, parts, "peer" if k else "model") for k, (label, parts) in enumerate(by_label.items())]
 

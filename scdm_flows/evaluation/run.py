@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +76,10 @@ class Judgement:
         from scdm_flows.calibration.model import load_energy_model_card
 
         with pool(self.processes, _begin) if self.processes > 1 else nullcontext() as workers:
-            sets = [*self.models, *self._baselines(workers)]
+            made = self._baselines(workers)
+            taken = {one.label for one in made}
+            named = [replace(one, label=f"{one.label} (file)") if one.label in taken else one for one in self.models]
+            sets = [*named, *made]
             judged = self._judged(sets, workers)
             lowest = self._lowest_known(judged, workers)
             models = [self._model(one, judged[one.label], lowest, workers) for one in sets]

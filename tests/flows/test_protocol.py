@@ -356,6 +356,7 @@ def coordinates(one: SampleSet) -> list[Any]:
     return [s.structure and [s.structure.formula, np.round(s.structure.frac_coords, 9).tolist()] for s in one.samples]
 
 
+@pytest.mark.slow
 def test_baselines_are_seeded() -> None:
     model = model_set(
         MOS2, LayerCrystal(1, (4.0, 4.2, 95.0), tuple(Site(z, "a", (0.1 * z % 1, 0.2, 0.1 * z)) for z in (5, 7, 8)))
@@ -457,6 +458,12 @@ def test_files_of_one_model_are_pooled_and_the_first_model_is_judged(tmp_path: P
     assert (first.label, first.kind, first.seeds, first.draws) == ("scdm-test", "model", (0, 1), 10)
     assert (peer.label, peer.kind) == ("2", "peer")
     assert read_models([paths[0], paths[3]])[0].draws is None
+    # files that do not say whose they are are never pooled, whatever they are called
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "out.jsonl").write_text(json.dumps(compact(decode(HFS2 if name == "a" else MOS2))))
+    others = [tmp_path / name / "out.jsonl" for name in ("a", "b")]
+    assert [one.label for one in read_models(others)] == [str(path) for path in others]
     with pytest.raises(DatasetError, match="same seed"):
         read_models([paths[0], paths[0]])
 
@@ -468,6 +475,13 @@ def test_a_bad_file_is_refused_with_its_name(tmp_path: Path, name: str, content:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ScdmError, match=name):
         read_samples(tmp_path / name)
+
+
+def test_a_file_called_like_a_baseline_is_told_from_it(engine: None, samples: Path, tmp_path: Path) -> None:
+    peer = tmp_path / "UnSCDM.jsonl"
+    peer.write_text(json.dumps(compact(decode(HFS2))))
+    found = judged(samples, peer, "-o", tmp_path / "e.json")["models"]
+    assert [(m["label"], m["n"]) for m in found[1:4:2]] == [("UnSCDM (file)", 1), ("UnSCDM", 7)]
 
 
 def test_the_command_asks_for_its_output(samples: Path) -> None:
@@ -493,6 +507,7 @@ def test_peers_of_the_real_data(shared_data: Path) -> None:
 # --- the engine itself
 
 
+@pytest.mark.slow
 def test_bad_and_turned_samples_among_good_ones() -> None:
     tilted = mx2("1H").copy()
     tilted = Structure(
@@ -520,6 +535,7 @@ def test_bad_and_turned_samples_among_good_ones() -> None:
     assert phonon["stable"] is True
 
 
+@pytest.mark.slow
 def test_a_saddle_that_symmetry_holds_does_not_stay() -> None:
     # Flat silicene is a saddle: its layer is buckled, by 0.44 angstrom with DFT (S. Cahangirov et al., Phys. Rev. Lett.
     # 102, 236804 (2009)). Relaxed with its symmetry it stays flat.

@@ -45,9 +45,9 @@ MATCHER = LayerMatcher()
 VACUUM_ANGSTROM = 15.0  # beside a layer that is made from its stored form, which has the gap of 3.4
 # What a source calls the energy above hull (eV/atom), whether the layer is dynamically stable, and its gap (eV).
 NAMES = {
-    "e_above_hull": ("e_above_hull", "e_hull", "ehull", "decomposition_energy"),
+    "e_above_hull": ("e_above_hull", "e_hull", "ehull", "hull_distance", "decomposition_energy"),
     "dynamically_stable": ("dynamically_stable", "dyn_stab"),
-    "band_gap": ("band_gap", "gap", "bandgap"),
+    "band_gap": ("band_gap", "gap", "bandgap", "band_gap_ind", "optb88vdw_bandgap"),
 }
 _FORMAT = 1
 _STEPS = 2**16  # of a fractional coordinate

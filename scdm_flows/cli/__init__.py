@@ -31,7 +31,7 @@ COMMANDS = {
     "screen": ("screen", "screen", "Check structures: validity, one layer, duplicates, novelty."),
     "campaign": ("campaign", "campaign", "Run, submit and report discovery campaigns."),
     "worker": ("worker", "worker", "Run jobs of submitted campaigns on this machine."),
-    "build": ("campaign", "build", "Rebuild candidates, hulls and ranking from job outputs."),
+    "build": ("campaign", "build", "Rebuild candidates, novelty, hulls and ranking from job outputs."),
     "candidates": ("candidates", "candidates", "List, show, export and draw candidates; follow soft modes."),
     "serve": ("serve", "serve", "Serve the candidates: web pages, and OPTIMADE at /optimade."),
     "refs": ("refs", "refs", "Competing phases and the energy model of surrogate energies."),

@@ -209,8 +209,14 @@ def _phonons(document: CandidateDoc, phonon: PhononDoc | None) -> html.Section:
     from scdm_flows.report.bands import phonon_plot
     from scdm_flows.report.interactive import figure
 
+    likely = document.stable_probability
+    said = (
+        []
+        if likely is None
+        else [html.P(f"The energy model: stable by DFT's phonons with a probability of {likely:.2f}.")]
+    )
     if phonon is None:
-        return section("Phonons", _missing(document, "phonon", "phonons"))
+        return section("Phonons", _missing(document, "phonon", "phonons"), *said)
     n, m = phonon.supercell[0][0], phonon.supercell[1][1]
     kind = parts.SURROGATE if phonon.surrogate else "DFT"
     note = f"{n}×{m} supercell, {phonon.n_displacements} displacements, {phonon.energy_scheme} ({kind}). "
@@ -219,6 +225,7 @@ def _phonons(document: CandidateDoc, phonon: PhononDoc | None) -> html.Section:
         "Phonons",
         parts.graph(figure(phonon_plot(phonon)), f"phonon bands and density of states; {verdict}", 400),
         html.P(note + verdict, className="soft small"),
+        *said,
     )
 
 

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from scdm_flows.calibration.fit import CORRELATED
 from scdm_flows.config import DEFAULT_FORCE_FIELD
 
 warnings.filterwarnings("ignore")
@@ -36,7 +37,6 @@ LARGEST_CELL = 8
 PART = 4  # layers a process takes at a time
 C2DB_POINTS = np.array([[0.0, 0, 0], [0.5, 0, 0], [0, 0.5, 0], [0.5, 0.5, 0]])
 C2DB_THRESHOLD = 0.01  # eV/angstrom^2; the labels of the file split there
-CORRELATED = {"V", "Cr", "Mn", "Fe", "Co", "Ni", "Cu"}  # force fields without spin err most here
 FAILED = -1e3  # score of a layer without a verdict: counts as unstable
 # name -> (key of the record, threshold, unit, what it is)
 WAYS = {

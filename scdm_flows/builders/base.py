@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
 from maggma.core import Builder, Store
+from pydantic import ValidationError
 
+from scdm_flows.documents import CampaignDoc
 from scdm_flows.documents.base import utc_now
 from scdm_flows.errors import ScdmError
 from scdm_flows.stores.database import Database, strip
@@ -72,6 +74,17 @@ class ScdmBuilder(Builder):
         reason = str(error) if isinstance(error, ScdmError) else f"{type(error).__name__}: {error}"
         self.errors[key] = " ".join(reason.split())[:500]
         logger.warning("%s left out %s: %s", type(self).__name__, key, self.errors[key])
+
+    def readable_campaigns(self, names: Iterable[str]) -> Iterator[CampaignDoc]:
+        """The stored campaigns of these names; one that cannot be read is noted and left out."""
+        for name in names:
+            try:
+                campaign = self.database.campaign(name)
+            except ValidationError as error:
+                self.skip(f"campaign {name}", error)
+                continue
+            if campaign is not None:
+                yield campaign
 
     def write_changed(self, store: Store, documents: list[dict[str, Any]]) -> None:
         """Upsert the documents whose content differs from the stored; times and provenance do not count."""

@@ -68,15 +68,8 @@ class CandidateBuilder(ScdmBuilder):
             near = difflib.get_close_matches(self.campaign, names, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else "; submit it first"
             raise CampaignError(f"no campaign is called {self.campaign!r}{hint}")
-        for name in names if self.campaign is None else [self.campaign]:
-            try:
-                campaign = self.database.campaign(name)
-            except ValidationError as error:
-                self.skip(f"campaign {name}", error)
-                continue
-            if campaign is None:
-                continue
-            shards = self._shards(name)
+        for campaign in self.readable_campaigns(names if self.campaign is None else [self.campaign]):
+            shards = self._shards(campaign.name)
             self._mark_duplicates([[v for v, _ in shard] for shard in shards])
             left_out = self._left_out(campaign)
             for batch in batches((pair for shard in shards for pair in shard), BATCH):

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic import ValidationError
-
 from scdm_flows.builders.assemble import FUNNEL_FIELDS, funnel
 from scdm_flows.builders.base import ScdmBuilder
 from scdm_flows.documents import CampaignDoc, CampaignState, StageName
@@ -26,17 +24,10 @@ class FunnelBuilder(ScdmBuilder):
     def get_items(self) -> Iterator[dict[str, Any]]:
         """Each campaign with the numbers of its screened shards and of its shards that failed."""
         names = sorted(self.database.campaigns.distinct("name")) if self.campaign is None else [self.campaign]
-        for name in names:
-            try:
-                campaign = self.database.campaign(name)
-            except ValidationError as error:
-                self.skip(f"campaign {name}", error)
-                continue
-            if campaign is None:
-                continue
-            screens = {"metadata.campaign": name, "metadata.stage": StageName.SCREEN.value}
+        for campaign in self.readable_campaigns(names):
+            screens = {"metadata.campaign": campaign.name, "metadata.stage": StageName.SCREEN.value}
             outputs = self.database.job_store.docs_store.query(screens, properties=["metadata.shard"])
-            failed = {"campaign": name, "stage": {"$in": list(_SHARD_STAGES)}}
+            failed = {"campaign": campaign.name, "stage": {"$in": list(_SHARD_STAGES)}}
             yield {
                 "campaign": campaign,
                 "screened": len({int(d["metadata"].get("shard", 0)) for d in outputs}),

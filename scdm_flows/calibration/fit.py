@@ -249,16 +249,15 @@ class LeftOut:
     fold: NDArray[np.int64]
 
 
-def leave_out(
-    rows: Inputs, truth: Array, hull: Array, folds: NDArray[np.int64], noise: Array, variances: Variances
-) -> LeftOut:
+def leave_out(rows: Inputs, truth: Array, hull: Array, folds: NDArray[np.int64], covariance: Array) -> LeftOut:
     """Each fold from the others, all out of one inverse (Rasmussen and Williams 2006, section 5.4.2).
 
-    rows, truth, folds, noise: (m,) of the training layers, formation energies in eV/atom and variances of their noise
-    in eV^2; hull: (n,) hull energies (conversion without the fold, eV/atom) of the first n of them, which are judged.
+    rows, truth, folds: (m,) of the training layers, formation energies in eV/atom; covariance: (m, m) of them with
+    their noise, eV^2; hull: (n,) hull energies (conversion without the fold, eV/atom) of the first n of them, which are
+    judged.
     """
     n = len(hull)
-    formation = rows.formation[0] + _left_out(rows, truth - rows.formation[0], folds, noise, variances)
+    formation = rows.formation[0] + _left_out(truth - rows.formation[0], folds, covariance)
     distance = np.zeros(n)
     for fold in np.unique(folds):
         held = folds == fold
@@ -267,10 +266,15 @@ def leave_out(
     return LeftOut(formation[:n], formation[:n] - hull, distance, folds[:n])
 
 
-def _left_out(rows: Inputs, target: Array, folds: NDArray[np.int64], noise: Array, variances: Variances) -> Array:
+def _covariance(rows: Inputs, variances: Variances, noise: Array | float) -> Array:
+    """(m, m) of the rows, with the variances (m,) of their noise."""
+    found = kernel(rows, rows, variances)
+    found[np.diag_indices(len(found))] += noise
+    return found
+
+
+def _left_out(target: Array, folds: NDArray[np.int64], covariance: Array) -> Array:
     """(m,) of ``target``, each fold predicted from the others."""
-    covariance = kernel(rows, rows, variances)
-    covariance[np.diag_indices(len(target))] += noise
     inverse = np.linalg.inv(covariance)
     found = np.zeros(len(target))
     for fold in np.unique(folds):
@@ -302,16 +306,14 @@ def fit_stability(
             "whole C2DB file"
         )
     own, truth = rows.take(known), layers.stable[known]
-    verdict, noise = 2 * truth - 1, np.full(len(known), STABILITY.noise)
-    found = _left_out(own, verdict, folds[known], noise, STABILITY)
+    verdict, covariance = 2 * truth - 1, _covariance(own, STABILITY, STABILITY.noise)
+    found = _left_out(verdict, folds[known], covariance)
 
     def loss(curve: Array) -> float:
         p = np.clip(expit(curve[0] * found + curve[1]), 1e-9, 1 - 1e-9)
         return float(-(truth * np.log(p) + (1 - truth) * np.log(1 - p)).mean())
 
     slope, offset = minimize(loss, np.array([2.0, 0.0]), method="Nelder-Mead").x
-    covariance = kernel(own, own, STABILITY)
-    covariance[np.diag_indices(len(known))] += noise
     weights = np.zeros(n_rows)
     weights[known] = np.linalg.solve(covariance, verdict - verdict.mean())
     stability = Stability(weights, float(verdict.mean()), float(slope), float(offset))
@@ -413,12 +415,11 @@ def fit(
     moved = variances.noise + variances.noise_by_area * layers.area_change**2
     noise = np.concatenate([moved, np.full(len(moved), variances.noise)])
     at_hull = np.array([hull_left_out[i] for i in layers.ids])
-    found = leave_out(rows, truth, at_hull, folds, noise, variances)
+    covariance = _covariance(rows, variances, noise)
+    found = leave_out(rows, truth, at_hull, folds, covariance)
     errors = errors_by_distance(found.distance, np.abs(found.e_above_hull - layers.e_above_hull))
     target = truth - rows.formation[0]
     mean = float(target.mean())
-    covariance = kernel(rows, rows, variances)
-    covariance[np.diag_indices(len(target))] += noise
     weights = np.linalg.solve(covariance, target - mean)
     digest = hashlib.sha256(weights.round(6).tobytes() + rows.x.tobytes()).hexdigest()
     told: dict[str, Any] = {"id": "+".join(str(name).lower() for name in header["features"]) + f"-{digest[:8]}"}

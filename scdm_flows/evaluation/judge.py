@@ -20,9 +20,8 @@ from scdm_models.encoding import symmetrize
 from scdm_models.lattice import orient_slab
 from scdm_models.metrics.samples import SampleJudgement, judge_sample
 
-PART = (
-    32  # samples that a worker process relaxes together: their batches are full, and little is lost with a killed run
-)
+# samples that a worker process relaxes together: their batches are full, and little is lost with a killed run
+PART = 32
 
 
 @dataclass(frozen=True)
@@ -69,9 +68,8 @@ def displaced(structure: Structure, distance: float, seed: Sequence[int]) -> Str
     """The structure with every atom moved by ``distance`` angstrom in a direction that the seed gives."""
     steps = np.random.default_rng(seed).normal(size=(len(structure), 3))
     steps *= distance / np.linalg.norm(steps, axis=1, keepdims=True)
-    return Structure(
-        structure.lattice, structure.species, structure.cart_coords + steps, coords_are_cartesian=True
-    )  # fmt: skip
+    moved = structure.cart_coords + steps
+    return Structure(structure.lattice, structure.species, moved, coords_are_cartesian=True)
 
 
 def judge_part(

@@ -29,7 +29,7 @@ def seconds(run: Callable[[], object]) -> float:
 def sampling() -> None:
     """Samples with decoding and detection: default steps, 1,000 steps, processes, a GPU where there is one."""
     from scdm_flows.cli.common import cores
-    from scdm_models.sampler import DEFAULT_STEPS, SamplerOptions, generate
+    from scdm_models.sampling.sampler import DEFAULT_STEPS, SamplerOptions, generate
 
     def draw(n: int, steps: int, processes: int = 1) -> float:
         options = SamplerOptions(steps=steps)
@@ -51,8 +51,8 @@ def encoding() -> None:
     """Structures to asymmetric units and back, beside spglib's own analysis of the same structures."""
     import spglib
 
-    from scdm_models.encoding import decode, encode
-    from scdm_models.sampler import SamplerOptions, generate
+    from scdm_models.sampling.sampler import SamplerOptions, generate
+    from scdm_models.symmetry.encoding import decode, encode
 
     crystals = [sample.crystal for sample in generate(200, 1, options=SamplerOptions(steps=5))]
     structures = [decode(crystal) for crystal in crystals]
@@ -80,13 +80,13 @@ def phonons(c2db: Path | None = None, n: int = 6, processes: int = 1) -> None:
     from scdm_flows.config import ForceFieldEngineConfig
     from scdm_flows.documents import PhononDoc
     from scdm_flows.engines.base import PHONON_SYMPREC_ANGSTROM
-    from scdm_flows.engines.phonons import phonons_together
-    from scdm_flows.engines.relaxation import RelaxSettings, relax_together
-    from scdm_flows.execution import hushed
+    from scdm_flows.engines.forcefield.phonons import phonons_together
+    from scdm_flows.engines.forcefield.relaxation import RelaxSettings, relax_together
+    from scdm_flows.execution.jobs import hushed
     from scdm_flows.stores import memory_database
     from scdm_models.datasets.readers import read_any
     from scdm_models.datasets.records import LayerRecord
-    from scdm_models.sampler import generate
+    from scdm_models.sampling.sampler import generate
 
     if c2db is not None:
         records = [r.structure for r in read_any(c2db) if isinstance(r, LayerRecord) and len(r.structure) <= 6]

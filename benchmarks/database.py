@@ -310,7 +310,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder of a database to keep, and to use again")
     options = parser.parse_args()
 
-    from scdm_flows.settings import ScdmSettings
+    from scdm_flows.config.settings import ScdmSettings
     from scdm_flows.stores import EmbeddedServer, connect
     from scdm_flows.stores.process import free_port
 

@@ -20,10 +20,10 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 
 from scdm_flows.cli.common import cores
-from scdm_models.composition import CompositionRequest
-from scdm_models.matching import LayerMatcher
-from scdm_models.sampler import SamplerOptions, generate
-from scdm_models.skeletons import SkeletonRules
+from scdm_models.datasets.matching import LayerMatcher
+from scdm_models.model.composition import CompositionRequest
+from scdm_models.model.skeletons import SkeletonRules
+from scdm_models.sampling.sampler import SamplerOptions, generate
 
 warnings.filterwarnings("ignore")
 SAMPLE = 1000  # structures that are compared in all pairs

@@ -143,7 +143,7 @@ def main() -> int:
     options = parser.parse_args()
     from flows.test_server import layers, serving, store
 
-    from scdm_flows.settings import ScdmSettings
+    from scdm_flows.config.settings import ScdmSettings
     from scdm_flows.stores import EmbeddedServer, connect
     from scdm_flows.stores.process import free_port
 

@@ -120,8 +120,8 @@ def store(n: int) -> None:
     """One candidate more among ``n`` on the embedded server: how long until all hulls that it moves are right."""
     from scdm_flows.builders import HullBuilder, RankingBuilder
     from scdm_flows.builders.hulls import pending_token
+    from scdm_flows.config.settings import ScdmSettings
     from scdm_flows.documents import CandidateDoc, StageRecord
-    from scdm_flows.settings import ScdmSettings
     from scdm_flows.stores import EmbeddedServer, connect
     from scdm_flows.thermo.table import ReferenceTable
 

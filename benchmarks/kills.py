@@ -2,8 +2,8 @@
 
     python benchmarks/kills.py [--kills 20] [--jobs 400] [--seed 0]
 
-Two workers at a time are killed with SIGKILL, then `resume` runs once; in the end everything must be there, once. The
-jobs cost nothing (see tests/rlaunching.py, which also checks the results), the database and the workers are real.
+Two workers at a time are killed with SIGKILL, then `resume` runs once; in the end everything must be there, once. The The
+jobs cost nothing (see tests/support/rlaunching.py, which also checks the results); database and workers are real.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main() -> None:
     """Both, with their times."""
     from rlaunching import FOLLOWERS, Workers, check_all_done, kill_at_random, put, runs
 
-    from scdm_flows.settings import ScdmSettings
+    from scdm_flows.config.settings import ScdmSettings
     from scdm_flows.stores import EmbeddedServer, connect
     from scdm_flows.stores.process import free_port
 

@@ -49,7 +49,7 @@ def flows_of(config: Any, number: int) -> list[Any]:
 
     from scdm_flows.documents import ScreenedCandidate
     from scdm_flows.documents.static import StaticSummary
-    from scdm_flows.flows import bands_flow, candidate_flow, phonon_flow
+    from scdm_flows.flows.build import bands_flow, candidate_flow, phonon_flow
 
     layer = Structure(
         Lattice.hexagonal(2.46 + 1e-5 * number, 20.0), ["C", "C"], [[1 / 3, 2 / 3, 0.5], [2 / 3, 1 / 3, 0.5]]
@@ -72,7 +72,7 @@ def flows_of(config: Any, number: int) -> list[Any]:
 
 def displace_once() -> None:
     """The engine's displaced supercells from memory: those of the first layer."""
-    from scdm_flows.engines.vasp import VaspEngine
+    from scdm_flows.engines.vasp.engine import VaspEngine
 
     real: Any = VaspEngine.displaced
     kept: list[Any] = []
@@ -98,8 +98,8 @@ def whole(config: Any, number: int) -> Any:
 
 def build(uri: str, name: str, numbers: range, displace: bool) -> None:
     """Build and insert candidates, as a worker's screens do."""
-    from scdm_flows.launch import launchpad_of
-    from scdm_flows.launch.workflows import insert, workflow_of
+    from scdm_flows.execution.fireworks import launchpad_of
+    from scdm_flows.execution.fireworks.workflows import insert, workflow_of
     from scdm_flows.stores.database import database_of
 
     if not displace:
@@ -116,7 +116,7 @@ def build_with_jobflow_alone(launchpad: Any, config: Any, n: int) -> float:
     from jobflow.core import reference
     from jobflow.managers.fireworks import flow_to_workflow
 
-    import scdm_flows.flows  # noqa: F401 (puts the memory in front)
+    import scdm_flows.flows.build  # noqa: F401 (puts the memory in front)
 
     remembered: Any = reference.validate_schema_access
     reference.validate_schema_access = remembered.__wrapped__
@@ -138,7 +138,7 @@ def processor_seconds(server: int) -> float:
 
 def measure_building(uri: str, server: int, n: int, processes: int, alone: int, displace: bool) -> dict[str, Any]:
     """Candidates a second, ours and jobflow's."""
-    from scdm_flows.launch import launchpad_of
+    from scdm_flows.execution.fireworks import launchpad_of
     from scdm_flows.stores.database import database_of
 
     if not displace:
@@ -178,8 +178,8 @@ def measure_working(database: Any, folder: Path, jobs: int, counts: list[int]) -
     """Workers -> jobs a second."""
     from jobflow import job
 
-    from scdm_flows.launch import launchpad_of, write_worker_config
-    from scdm_flows.launch.workflows import insert, workflow_of
+    from scdm_flows.execution.fireworks import launchpad_of, write_worker_config
+    from scdm_flows.execution.fireworks.workflows import insert, workflow_of
 
     write_worker_config(database, folder / "launchpad")
     launchpad = launchpad_of(database)
@@ -224,7 +224,7 @@ def _time(value: Any) -> float:
 
 def main() -> None:
     """Run what the options say."""
-    from scdm_flows.settings import ScdmSettings
+    from scdm_flows.config.settings import ScdmSettings
     from scdm_flows.stores import EmbeddedServer, connect
 
     parser = argparse.ArgumentParser(description=__doc__)

@@ -24,12 +24,12 @@ from pymatgen.core import Element, Lattice, Structure
 from scdm_flows.cli.common import cores
 from scdm_models.datasets import known as known_module
 from scdm_models.datasets.known import KnownLayers, look_up_all
+from scdm_models.datasets.matching import LayerMatcher
+from scdm_models.datasets.pairing import Tolerance
 from scdm_models.datasets.readers import read_any
 from scdm_models.datasets.records import LayerRecord
 from scdm_models.errors import ScdmError
-from scdm_models.lattice import orient_slab
-from scdm_models.matching import LayerMatcher
-from scdm_models.pairing import Tolerance
+from scdm_models.symmetry.lattice import orient_slab
 
 warnings.filterwarnings("ignore")
 MOVED_ANGSTROM = 0.15

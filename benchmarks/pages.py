@@ -148,8 +148,8 @@ def serve(folder: Path) -> None:
     """Serve the pages of an embedded database until killed; prints the address, and the process of the database."""
     import uvicorn
 
+    from scdm_flows.config.settings import ScdmSettings
     from scdm_flows.server.app import make_app
-    from scdm_flows.settings import ScdmSettings
     from scdm_flows.stores import EmbeddedServer, connect
     from scdm_flows.stores.process import free_port
 

@@ -3,8 +3,8 @@
     python benchmarks/phonon_validation.py --c2db c2db.jsonl.gz --work DIR
 
 Takes as many layers that C2DB calls stable ("high") as it calls unstable ("low"), all of chemical systems of which no
-force field of this project has learned anything (``scdm_models.forcefield.labels.held_out``), relaxes them, computes
-phonons, and judges them in three ways:
+force field of this project has learned anything (``scdm_models.training.forcefield.labels.held_out``), relaxes them,
+computes phonons, and judges them in three ways:
 
 - bands: as the campaigns do, path and mesh from a supercell of 12 angstrom;
 - c2db: C2DB's own criterion, no eigenvalue of the Hessian below -0.01 eV/angstrom^2 at the points of a 2 x 2 supercell
@@ -28,8 +28,8 @@ from typing import Any
 
 import numpy as np
 
-from scdm_flows.calibration.fit import CORRELATED
 from scdm_flows.config import DEFAULT_FORCE_FIELD
+from scdm_flows.thermo.energy_fit import CORRELATED
 
 warnings.filterwarnings("ignore")
 CARDS = Path(__file__).resolve().parents[1] / "models" / "cards"
@@ -50,7 +50,7 @@ def choose(path: Path, n: int, seed: int) -> list[Any]:
     """``n`` layers of each label, or as many of each as there are, in random order."""
     from scdm_models.datasets.readers import read_any
     from scdm_models.datasets.records import LayerRecord
-    from scdm_models.forcefield.labels import held_out
+    from scdm_models.training.forcefield.labels import held_out
 
     found = [r for r in read_any(path) if isinstance(r, LayerRecord) and len(r.structure) <= LARGEST_CELL]
     found = [r for r in found if held_out(r.structure.composition.chemical_system)]
@@ -78,8 +78,8 @@ def softest(phonon: Any) -> float:
 def measure(records: list[Any], force_field: str) -> list[dict[str, Any]]:
     """What a force field says about some layers."""
     from scdm_flows.config import ForceFieldEngineConfig
-    from scdm_flows.engines.phonons import vibrations
-    from scdm_flows.engines.relaxation import RelaxSettings, relax_together
+    from scdm_flows.engines.forcefield.phonons import vibrations
+    from scdm_flows.engines.forcefield.relaxation import RelaxSettings, relax_together
 
     config = ForceFieldEngineConfig()
     step = config.phonon_displacement_angstrom
@@ -319,7 +319,7 @@ def main() -> None:
     arguments = parser.parse_args()
     from functools import partial
 
-    from scdm_flows.engines.relaxation import one_thread
+    from scdm_flows.engines.forcefield.relaxation import one_thread
     from scdm_models.processes import pool
 
     arguments.work.mkdir(parents=True, exist_ok=True)

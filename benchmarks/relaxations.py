@@ -33,14 +33,14 @@ from pymatgen.core import Structure
 from scdm_flows.analysis.gate import Relaxation, rmsd
 from scdm_flows.cli.common import cores
 from scdm_flows.config import ForceFieldEngineConfig
-from scdm_flows.engines.forcefield import ForceFieldEngine
-from scdm_flows.engines.relaxation import IN_PLANE, SYMPREC_ANGSTROM
-from scdm_flows.execution import hushed
-from scdm_flows.runner import TOGETHER, quiet
+from scdm_flows.engines.forcefield.engine import ForceFieldEngine
+from scdm_flows.engines.forcefield.relaxation import IN_PLANE, SYMPREC_ANGSTROM
+from scdm_flows.execution.jobs import hushed
+from scdm_flows.execution.local.processes import Work, work_off
+from scdm_flows.execution.local.runner import TOGETHER, quiet
 from scdm_flows.stores import memory_database
-from scdm_flows.workers import Work, work_off
-from scdm_models.checkpoint import load_checkpoint
-from scdm_models.sampler import generate
+from scdm_models.model.checkpoint import load_checkpoint
+from scdm_models.sampling.sampler import generate
 
 ENERGY_MEV, LENGTH = 2.0, 0.01  # per atom; angstrom
 Found = tuple[Structure, float, bool] | str
@@ -109,7 +109,7 @@ def by_atomate2(
 
 def minima(n: int, seed: int) -> list[Structure]:
     """Samples of both models that were relaxed, each atom moved by 0.05 angstrom in a direction of its own."""
-    from scdm_flows.engines.relaxation import RelaxSettings, relax_together
+    from scdm_flows.engines.forcefield.relaxation import RelaxSettings, relax_together
 
     relaxed = relax_together(
         samples(n + n // 4, seed), RelaxSettings(0.02, 500, force_field="CHGNet"), processes=cores()
@@ -139,7 +139,7 @@ def layers_of(path: Path, n: int, seed: int) -> list[Structure]:
     """Layers of a file, chosen at random, with at most 20 atoms."""
     from scdm_models.datasets.readers import read_any
     from scdm_models.datasets.records import LayerRecord
-    from scdm_models.lattice import orient_slab
+    from scdm_models.symmetry.lattice import orient_slab
 
     read = [r.structure for r in read_any(path) if isinstance(r, LayerRecord) and len(r.structure) <= 20]
     chosen = np.random.default_rng(seed).permutation(len(read))[:n]

@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 import pytest
 import yaml
-from examples import blocks, commands, parse
+from support.examples import blocks, commands, parse
 
 from scdm_flows.config import CampaignConfig, parse_config
-from scdm_flows.settings import CONFIG_FILE_VARIABLE, PREFIX, ScdmSettings
+from scdm_flows.config.settings import CONFIG_FILE_VARIABLE, PREFIX, ScdmSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {page.name: page.read_text() for page in sorted((ROOT / "docs").glob("*.md"))}

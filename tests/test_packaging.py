@@ -97,7 +97,7 @@ def test_wheel_works_outside_the_checkout(installed: Path, tmp_path: Path) -> No
         "from scdm_flows.cli.launchpad import launchpad_dir\n"
         "from scdm_flows.config import load_config\n"
         "from scdm_flows.cli.launchpad import initialise\n"
-        "from scdm_flows.settings import ScdmSettings\n"
+        "from scdm_flows.config.settings import ScdmSettings\n"
         "from pathlib import Path\n"
         "folder = launchpad_dir()\n"
         "made = initialise(Path('fw'), 'mongodb://h/x', ScdmSettings(), force=False)\n"
@@ -116,7 +116,7 @@ def test_wheel_finds_its_tables(installed: Path, tmp_path: Path) -> None:
     out = _python(
         installed,
         "from scdm_flows.thermo.table import ReferenceTable\n"
-        "from scdm_flows.calibration.model import load_energy_model_card\n"
+        "from scdm_flows.thermo.energy_model import load_energy_model_card\n"
         "from scdm_models.datasets.known import KnownLayers\n"
         "table = ReferenceTable.load()\n"
         "print(len(table.elements), table.sha256 == load_energy_model_card()['reference_sha256'], len(KnownLayers.load()))",

@@ -10,13 +10,13 @@ from typing import Any
 import click
 import pytest
 import yaml
-from conftest import CampaignDocuments
-from examples import blocks, commands, parse
+from support.documents import CampaignDocuments
+from support.examples import blocks, commands, parse
 
 from scdm_flows.cli import cli
 from scdm_flows.cli.common import run
 from scdm_flows.config import CampaignConfig, parse_config
-from scdm_flows.settings import ScdmSettings
+from scdm_flows.config.settings import ScdmSettings
 from scdm_flows.stores import memory_database
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,7 +61,7 @@ def test_table_of_variables_is_the_settings() -> None:
 
 
 def test_numbers_of_the_energy_model_are_the_packaged_ones() -> None:
-    from scdm_flows.calibration.model import load_energy_model_card
+    from scdm_flows.thermo.energy_model import load_energy_model_card
 
     card = load_energy_model_card()
     text = " ".join(README.split())
@@ -70,7 +70,7 @@ def test_numbers_of_the_energy_model_are_the_packaged_ones() -> None:
 
 
 def test_sampler_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = [text for kind, text in BLOCKS if kind == "python" and "scdm_models.sampler" in text]
+    (code,) = [text for kind, text in BLOCKS if kind == "python" and "scdm_models.sampling.sampler" in text]
     exec(compile(code, "README.md", "exec"), {})
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scdm_flows.documents.bands import BandEdge, BandMass, BandsDoc, DosData, GapKind
+from scdm_flows.documents.provenance import made_here
 from scdm_flows.documents.static import StaticSummary
-from scdm_flows.provenance import made_here
 
 Array = NDArray[np.float64]
 HBAR2_OVER_ME = 7.61996423  # hbar^2 / m_e in eV angstrom^2 (CODATA 2018)

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from pymatgen.core.structure import Structure
 
-from scdm_flows.calibration.model import PredictedEnergy
 from scdm_flows.config import CampaignConfig, GateConfig
 from scdm_flows.documents.candidate import StageName
 from scdm_flows.documents.stages import GateDoc, ScreenedCandidate
 from scdm_flows.errors import ReferenceDataError, ScdmError
+from scdm_flows.thermo.energy_model import PredictedEnergy
 from scdm_flows.thermo.hull import energy_above_hull
 from scdm_flows.thermo.table import ReferenceTable
-from scdm_models.lattice import is_one_layer, slab_thickness
 from scdm_models.symmetry.detect import detect_layer_group, detect_space_group
+from scdm_models.symmetry.lattice import is_one_layer, slab_thickness
 
 RELAXED_SYMPREC = 0.05
 

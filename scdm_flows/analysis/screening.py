@@ -13,15 +13,15 @@ from typing import Any
 
 from pymatgen.core.structure import Structure
 
-from scdm_flows.analysis.equality import equal_samples
+from scdm_flows.analysis.duplicates import equal_samples
 from scdm_flows.config import CampaignConfig, ScreenConfig
 from scdm_flows.documents.stages import ScreenedCandidate
 from scdm_models.datasets.known import KnownLayers
-from scdm_models.encoding import symmetrize
 from scdm_models.errors import ScdmError, SymmetryError
-from scdm_models.lattice import is_one_layer, orient_slab, slab_thickness
 from scdm_models.symmetry.detect import detect_layer_group, detect_space_group
-from scdm_models.validity import check_distances
+from scdm_models.symmetry.encoding import symmetrize
+from scdm_models.symmetry.lattice import is_one_layer, orient_slab, slab_thickness
+from scdm_models.symmetry.validity import check_distances
 
 logger = logging.getLogger(__name__)
 SYMPREC = 1e-3

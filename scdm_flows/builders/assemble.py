@@ -23,7 +23,7 @@ from scdm_flows.documents import (
     StageRecord,
 )
 from scdm_flows.errors import ReferenceDataError
-from scdm_flows.thermo.compositions import bulk_compound_known
+from scdm_flows.thermo.bulk_compounds import bulk_compound_known
 
 logger = logging.getLogger(__name__)
 Number = TypeVar("Number", int, float)

@@ -9,11 +9,12 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from scdm_flows.analysis.duplicates import across_shards
 from scdm_flows.builders.assemble import Found, assemble
 from scdm_flows.builders.base import ScdmBuilder, batches, content, plain
-from scdm_flows.builders.duplicates import across_shards
 from scdm_flows.builders.hulls import pending_token
 from scdm_flows.builders.novelty import is_sample_duplicate, judged_token
+from scdm_flows.campaigns.choice import chosen, why_not
 from scdm_flows.config import BudgetConfig
 from scdm_flows.documents import (
     BandsDoc,
@@ -29,9 +30,8 @@ from scdm_flows.documents import (
 )
 from scdm_flows.documents.candidate import HULL_FIELDS, NOVELTY_FIELDS, RANK_FIELDS
 from scdm_flows.documents.migrations import migrate
+from scdm_flows.documents.provenance import made_here
 from scdm_flows.errors import CampaignError, StoreError
-from scdm_flows.provenance import made_here
-from scdm_flows.selection import chosen, why_not
 from scdm_flows.stores.database import Database, plain_values, strip
 
 BATCH = 200

@@ -25,20 +25,20 @@ import numpy as np
 from pymongo import UpdateOne
 from pymongo.errors import DuplicateKeyError
 
-from scdm_flows.analysis.placing import Place, Placed, compete, place, points
 from scdm_flows.builders.assemble import without_dots
 from scdm_flows.builders.base import ScdmBuilder, comparable, content
 from scdm_flows.documents.base import utc_now
 from scdm_flows.documents.candidate import HULL_FIELDS, CandidateDoc
 from scdm_flows.documents.hull import HullDoc, LowerPhase
 from scdm_flows.documents.migrations import check_version
-from scdm_flows.engines.forcefields import scheme_of
+from scdm_flows.documents.provenance import made_here
+from scdm_flows.engines.forcefield.potentials import scheme_of
 from scdm_flows.errors import ReferenceDataError, ScdmError, StoreError
-from scdm_flows.provenance import made_here
 from scdm_flows.stores.catalogue import candidates_in, read_all
 from scdm_flows.stores.database import Database, strip
 from scdm_flows.stores.table import Table, joined
-from scdm_flows.thermo.entries import load_entries
+from scdm_flows.thermo.competing_phases import Place, Placed, compete, place, points
+from scdm_flows.thermo.entries import load_references
 from scdm_flows.thermo.hull import Phase, PhaseSystem
 from scdm_flows.thermo.table import ReferenceTable
 
@@ -112,7 +112,7 @@ def bases(database: Database, packaged: ReferenceTable) -> list[Basis]:
     found_bases = [Basis(packaged.scheme, packaged, scope)]
     for (path, scheme), names in sorted(named.items(), key=str):
         try:
-            table = ReferenceTable.load(path) if scheme is None else load_entries(path, scheme)
+            table = load_references(path, scheme)
         except ReferenceDataError as error:
             logger.warning("candidates of %s keep the gate's energies above hull: %s", ", ".join(names), error)
             continue

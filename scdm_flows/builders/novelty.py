@@ -23,16 +23,16 @@ from pymongo import UpdateOne
 from scdm_flows.builders.assemble import without_dots
 from scdm_flows.builders.base import ScdmBuilder, batches, comparable
 from scdm_flows.builders.hulls import pending_token
+from scdm_flows.config.settings import get_settings
 from scdm_flows.documents.candidate import NOVELTY_FIELDS, CandidateDoc
 from scdm_flows.documents.migrations import stored_version, version_of
 from scdm_flows.documents.novelty import CAMPAIGN, KnownAs, Novelty
 from scdm_flows.errors import StoreError
-from scdm_flows.known import known_layers
-from scdm_flows.settings import get_settings
 from scdm_flows.stores.catalogue import candidates_in
 from scdm_flows.stores.database import Database, strip
+from scdm_flows.stores.known_sets import known_layers
 from scdm_models.datasets.known import KnownLayers, KnownMatch, look_up_all
-from scdm_models.matching import LayerMatcher
+from scdm_models.datasets.matching import LayerMatcher
 
 BATCH = 5000  # candidates compared together: worker processes pay only for many
 FORMULAS = 50  # in a request: the embedded server compares each with all of them

@@ -13,8 +13,8 @@ from scdm_flows.analysis.ranking import Objective, RankInput, RankResult, rank
 from scdm_flows.builders.base import ScdmBuilder
 from scdm_flows.documents import CandidateState, RankingDoc
 from scdm_flows.documents.migrations import check_version
+from scdm_flows.documents.provenance import made_here
 from scdm_flows.errors import StoreError
-from scdm_flows.provenance import made_here
 from scdm_flows.stores.catalogue import candidates_in, read_all, store
 from scdm_flows.stores.database import Database
 from scdm_flows.stores.table import TERM, UNKNOWN, Table

@@ -18,7 +18,7 @@ from scdm_flows.cli.resume import resume
 if TYPE_CHECKING:
     from scdm_flows.config import CampaignConfig
     from scdm_flows.documents import CampaignDoc
-    from scdm_flows.runner import RunResult
+    from scdm_flows.execution.local.runner import RunResult
     from scdm_flows.stores.database import Database
 
 FILE = click.argument("file", type=click.Path(path_type=Path))
@@ -68,7 +68,7 @@ def run(file: Path, processes: int | None, retry_failed: bool, dry_run: bool, as
     if dry_run:
         plan(config, as_json=as_json)
         return
-    from scdm_flows.launch import refuse_cancelled
+    from scdm_flows.execution.fireworks import refuse_cancelled
 
     with database() as connected:
         refuse_cancelled(connected, config.name)
@@ -86,9 +86,9 @@ def run_and_build(
 ) -> tuple[RunResult, CampaignDoc]:
     """Run a campaign in this process, then the builders; the run's counts and the campaign's document."""
     from scdm_flows.builders import build_all
+    from scdm_flows.config.settings import get_settings
+    from scdm_flows.execution.local.runner import quiet, run_campaign
     from scdm_flows.query import CandidateDB
-    from scdm_flows.runner import quiet, run_campaign
-    from scdm_flows.settings import get_settings
 
     quiet()
     with progress_bar() as report:
@@ -117,8 +117,8 @@ def run_and_build(
 
 def plan(config: CampaignConfig, *, as_json: bool) -> None:
     """Say what a campaign would do."""
-    from scdm_flows.flows import shard_count
-    from scdm_flows.runner import obstacles
+    from scdm_flows.execution.local.runner import obstacles
+    from scdm_flows.flows.build import shard_count
 
     shards, total = shard_count(config)
     missing = obstacles(config)
@@ -167,7 +167,7 @@ def submit(file: Path, dry_run: bool, as_json: bool) -> None:
     if dry_run:
         plan(config, as_json=as_json)
         return
-    from scdm_flows.launch import submit as put
+    from scdm_flows.execution.fireworks import submit as put
 
     with database() as connected:
         new = put(config, connected)
@@ -185,8 +185,8 @@ def worker_config(connected: Database) -> Path:
     """
     import yaml
 
-    from scdm_flows.launch import write_worker_config
-    from scdm_flows.settings import get_settings
+    from scdm_flows.config.settings import get_settings
+    from scdm_flows.execution.fireworks import write_worker_config
 
     packaged = launchpad_dir()
     if yaml.safe_load((packaged / "my_launchpad.yaml").read_text()).get("host") == connected.uri:
@@ -207,8 +207,8 @@ def worker_config(connected: Database) -> Path:
 def status(name: str, as_json: bool) -> None:
     """How far campaign NAME is, from what is stored now."""
     from scdm_flows.builders import build_all
-    from scdm_flows.launch import cancelled_campaigns, collect_failures, in_words
-    from scdm_flows.launch import status as queue_status
+    from scdm_flows.execution.fireworks import cancelled_campaigns, collect_failures, in_words
+    from scdm_flows.execution.fireworks import status as queue_status
     from scdm_flows.query import CandidateDB
 
     with database(create=False) as connected:
@@ -247,7 +247,7 @@ def _share(count: int, total: int) -> str | None:
 @JSON
 def list_(as_json: bool) -> None:
     """All campaigns of the database."""
-    from scdm_flows.launch.cancel import cancelled_campaigns
+    from scdm_flows.execution.fireworks.cancel import cancelled_campaigns
     from scdm_flows.query import CandidateDB
 
     with database(create=False) as connected:
@@ -278,7 +278,7 @@ def list_(as_json: bool) -> None:
 def build(name: str | None, everything: bool, as_json: bool) -> None:
     """Rebuild candidates, novelty, hulls and ranking from job outputs; what has not changed is not written."""
     from scdm_flows.builders import build_all
-    from scdm_flows.launch import collect_failures
+    from scdm_flows.execution.fireworks import collect_failures
     from scdm_flows.query import CandidateDB
 
     with database(create=False) as connected:

@@ -17,7 +17,7 @@ def cancel(name: str, undo: bool, dry_run: bool, as_json: bool) -> None:
 
     Jobs that run end by themselves. Submitting the file of a cancelled campaign is refused until --undo.
     """
-    from scdm_flows import launch
+    from scdm_flows.execution import fireworks as launch
 
     with database(create=False) as connected:
         if dry_run:

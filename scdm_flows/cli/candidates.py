@@ -73,8 +73,9 @@ def list_(
 
     Where there are more, the cursor of the next rows is said on standard error.
     """
-    from scdm_flows.exports import write_csv
-    from scdm_flows.query import FLAT, CandidateDB
+    from scdm_flows.query import CandidateDB
+    from scdm_flows.query.candidate_db import FLAT
+    from scdm_flows.query.candidate_files import write_csv
 
     filters: dict[str, Any] = {
         "campaign": campaign,
@@ -116,7 +117,7 @@ def _condition(text: str) -> tuple[str, Any]:
 
 def show_records(title: str, records: list[dict[str, Any]], columns: dict[str, str] = COLUMNS) -> None:
     """A table of flat records; says so where their energies are surrogate energies, and marks extrapolated ones."""
-    from scdm_flows.query import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS
+    from scdm_flows.query.candidate_db import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS
 
     def cell(column: str, value: Any) -> Any:
         if column == "extrapolated":
@@ -139,7 +140,8 @@ def show_records(title: str, records: list[dict[str, Any]], columns: dict[str, s
 def show(candidate_id: str, as_json: bool) -> None:
     """Everything known of one candidate."""
     from scdm_flows.analysis.ranking import why
-    from scdm_flows.query import CandidateDB, known_words
+    from scdm_flows.query import CandidateDB
+    from scdm_flows.query.candidate_db import known_words
     from scdm_flows.report.content import beside_known, novelty_words
 
     with database(create=False) as connected:
@@ -220,8 +222,8 @@ def export(
         raise click.UsageError("give candidate ids, or --top N, or --where FIELD=VALUE")
     if campaign is not None and ids:
         raise click.UsageError("--campaign goes with --top and --where; ids name their campaign already")
-    from scdm_flows.exports import COLLECTIONS, SUFFIX, as_text, write_collection
     from scdm_flows.query import CandidateDB
+    from scdm_flows.query.candidate_files import COLLECTIONS, SUFFIX, as_text, write_collection
 
     filters = dict(_condition(text) for text in where)
     with database(create=False) as connected:
@@ -267,7 +269,7 @@ def search(file: Path, campaign: str | None, limit: int, as_json: bool) -> None:
     """
     from scdm_flows.errors import ConfigError
     from scdm_flows.query import CandidateDB
-    from scdm_flows.search import known_as, nearest
+    from scdm_flows.query.search import known_as, nearest
     from scdm_models.datasets.records import Dropped
     from scdm_models.datasets.structure_files import read_structure_file
 
@@ -387,7 +389,7 @@ def follow(candidate_id: str, out: Path, amplitude: float, force: bool) -> None:
     from pymatgen.core import Structure
 
     from scdm_flows.analysis.soft_mode import follow as distort
-    from scdm_flows.following import follow_campaign, follow_records
+    from scdm_flows.campaigns.soft_modes import follow_campaign, follow_records
     from scdm_flows.query import CandidateDB
 
     structures, campaign = out / "distorted.jsonl", out / "campaign.yaml"

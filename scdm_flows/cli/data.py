@@ -155,8 +155,8 @@ def add(
     SOURCE is a file or folder (CIF, POSCAR, extxyz, JSON lines, C2DB's database, 2dMatPedia's db.json, Alexandria's
     json.bz2), the word jarvis, or the base URL of an OPTIMADE database.
     """
-    from scdm_flows.known import add_known, set_name
-    from scdm_flows.settings import masked
+    from scdm_flows.config.settings import masked
+    from scdm_flows.stores.known_sets import add_known, set_name
     from scdm_models.datasets.readers import WEB, read_any, read_optimade
 
     web = source.startswith(WEB)
@@ -200,7 +200,7 @@ def _counted(items: Iterator[Any], report: Report) -> Iterator[Any]:
 @JSON
 def list_sets(as_json: bool) -> None:
     """The packaged known layers and your sets."""
-    from scdm_flows.known import known_folder, known_sets
+    from scdm_flows.stores.known_sets import known_folder, known_sets
     from scdm_models.datasets.known import KnownLayers
 
     packaged, sets = KnownLayers.load(), known_sets()
@@ -218,7 +218,7 @@ def list_sets(as_json: bool) -> None:
 @click.argument("name")
 def remove(name: str) -> None:
     """Remove the set NAME; its layers are no longer known."""
-    from scdm_flows.known import remove_known
+    from scdm_flows.stores.known_sets import remove_known
 
     remove_known(name)
     click.echo(f"removed {name}")

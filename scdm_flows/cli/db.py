@@ -22,7 +22,7 @@ _MOST_ROWS = 50  # of a table; --json has all
 
 
 def _server() -> EmbeddedServer:
-    from scdm_flows.settings import get_settings, masked
+    from scdm_flows.config.settings import get_settings, masked
     from scdm_flows.stores.embedded import EmbeddedServer
 
     settings = get_settings()

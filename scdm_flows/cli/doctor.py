@@ -63,15 +63,15 @@ def _secantus() -> str:
 
 
 def _checkpoint() -> str:
-    from scdm_models.checkpoint import load_checkpoint
+    from scdm_models.model.checkpoint import load_checkpoint
 
     loaded = load_checkpoint()
     return f"{loaded.model_id}, trained on {loaded.card.get('n_training', '?')} layers"
 
 
 def _force_fields() -> str:
-    from scdm_flows.config import CHGNETS, SEVENNETS
-    from scdm_flows.engines.forcefields import missing
+    from scdm_flows.config.engines import CHGNETS, SEVENNETS
+    from scdm_flows.engines.forcefield.potentials import missing
 
     _missing(missing(CHGNETS[0]))
     others = [name for name in (*CHGNETS[1:], *SEVENNETS) if missing(name) is None]
@@ -79,7 +79,7 @@ def _force_fields() -> str:
 
 
 def _known_layers() -> str:
-    from scdm_flows.known import known_layers
+    from scdm_flows.stores.known_sets import known_layers
 
     known = known_layers()
     return f"{len(known)}: " + ", ".join(f"{n} of {source}" for source, n in known.sources.items())
@@ -95,8 +95,8 @@ def _references() -> str:
 
 
 def _energy_model() -> str:
-    from scdm_flows.calibration.model import load_energy_model_card
-    from scdm_flows.engines.forcefields import missing
+    from scdm_flows.engines.forcefield.potentials import missing
+    from scdm_flows.thermo.energy_model import load_energy_model_card
     from scdm_flows.thermo.table import ReferenceTable
 
     header = load_energy_model_card()
@@ -111,7 +111,7 @@ def _energy_model() -> str:
 
 
 def _data_folder() -> str:
-    from scdm_flows.settings import get_settings
+    from scdm_flows.config.settings import get_settings
 
     folder = get_settings().data_dir.absolute()
     existing = next(p for p in (folder, *folder.parents) if p.exists())
@@ -127,7 +127,7 @@ def _data_folder() -> str:
 
 
 def _database() -> str:
-    from scdm_flows.settings import get_settings, masked
+    from scdm_flows.config.settings import get_settings, masked
 
     settings = get_settings()
     if settings.mongo_uri is not None:
@@ -151,10 +151,11 @@ def _database() -> str:
 
 def _indexes() -> str:
     """Looked at where the server runs already; nothing is started and nothing is made."""
-    from scdm_flows.settings import get_settings
-    from scdm_flows.stores.database import KEYS, connect
+    from scdm_flows.config.settings import get_settings
+    from scdm_flows.stores.database import connect
     from scdm_flows.stores.embedded import EmbeddedServer
     from scdm_flows.stores.indexes import declared, look
+    from scdm_flows.stores.names import KEYS
 
     settings = get_settings()
     if settings.mongo_uri is None and not EmbeddedServer(settings.data_dir, settings.explicit_port).status().running:
@@ -182,16 +183,16 @@ def _missing(problem: str | None) -> None:
 
 
 def _vasp() -> str:
-    from scdm_flows.engines.vasp_checks import command_problem
-    from scdm_flows.settings import get_settings
+    from scdm_flows.config.settings import get_settings
+    from scdm_flows.engines.vasp.checks import command_problem
 
     _missing(command_problem())
     return str(get_settings().vasp_cmd)
 
 
 def _vasp_version() -> str:
-    from scdm_flows.engines.vasp_checks import version_problem
-    from scdm_flows.settings import get_settings
+    from scdm_flows.config.settings import get_settings
+    from scdm_flows.engines.vasp.checks import version_problem
 
     _missing(version_problem())
     return str(get_settings().vasp_version)
@@ -199,7 +200,7 @@ def _vasp_version() -> str:
 
 def _potcars() -> str:
     from scdm_flows.config import VaspEngineConfig
-    from scdm_flows.engines.vasp_checks import potcar_folder, potcar_problems, potcar_symbols
+    from scdm_flows.engines.vasp.checks import potcar_folder, potcar_problems, potcar_symbols
 
     folder, problem = potcar_folder()
     _missing(problem)
@@ -216,7 +217,7 @@ def _potcars() -> str:
 
 def checks() -> list[tuple[str, bool, Callable[[], str]]]:
     """(what, needed by the quickstart, check) of every row; a check returns what it found or raises."""
-    from scdm_flows.settings import get_settings
+    from scdm_flows.config.settings import get_settings
 
     embedded = get_settings().mongo_uri is None
     return [
@@ -246,8 +247,8 @@ def checks() -> list[tuple[str, bool, Callable[[], str]]]:
 def _initialise(folder: Path, *, force: bool, as_json: bool) -> None:
     """Write the FireWorks folder and say how to use it."""
     from scdm_flows.cli.launchpad import PRIVATE, initialise
-    from scdm_flows.launch import launchpad_of
-    from scdm_flows.settings import get_settings
+    from scdm_flows.config.settings import get_settings
+    from scdm_flows.execution.fireworks import launchpad_of
     from scdm_flows.stores.database import connect
 
     settings = get_settings()

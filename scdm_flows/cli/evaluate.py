@@ -115,7 +115,7 @@ def _by_protocol(
 ) -> dict[str, Any]:
     from scdm_flows.evaluation.ledger import Ledger
     from scdm_flows.evaluation.run import Judgement, header
-    from scdm_flows.known import known_layers
+    from scdm_flows.stores.known_sets import known_layers
 
     known = known_layers()
     ledger = Ledger(_part_file(out), header(protocol, models, known, seed, phonons))
@@ -129,7 +129,7 @@ def _by_protocol(
 
 def _quickly(models: list[SampleSet], yardstick: HeldOut | None, processes: int) -> dict[str, Any]:
     from scdm_flows.evaluation.quick import distances, judge_quickly
-    from scdm_flows.known import known_layers
+    from scdm_flows.stores.known_sets import known_layers
     from scdm_models.metrics.samples import smact_provenance
 
     known, runs = known_layers(), []

@@ -35,7 +35,7 @@ def inputs(file_or_id: str, out: Path, settings: Path | None, force: bool, as_js
     """
     from scdm_flows.config import CampaignConfig, VaspEngineConfig, load_config
     from scdm_flows.engines import engine_of
-    from scdm_models.lattice import orient_slab
+    from scdm_models.symmetry.lattice import orient_slab
 
     config, layers, given = _layers(file_or_id)
     if not layers:
@@ -115,7 +115,7 @@ def costs(config: CampaignConfig) -> list[dict[str, Any]]:
     from scdm_flows.engines import engine_of
     from scdm_flows.generators import GENERATORS
     from scdm_models.errors import ScdmError
-    from scdm_models.lattice import orient_slab
+    from scdm_models.symmetry.lattice import orient_slab
 
     engine = engine_of(config.engine)
     found: list[dict[str, Any]] = []

@@ -18,7 +18,7 @@ from scdm_flows.cli.files import check_output, make_folder, output_file
 from scdm_flows.errors import ConfigError
 
 if TYPE_CHECKING:
-    from scdm_flows.settings import ScdmSettings
+    from scdm_flows.config.settings import ScdmSettings
 
 PRIVATE = ("my_launchpad.yaml", "jobflow.yaml", "env.sh")  # they may hold a password: for their owner alone
 FOLDER_VARIABLE = "${SCDM_LAUNCHPAD_DIR}"

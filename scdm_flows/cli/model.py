@@ -42,15 +42,15 @@ def train(curated: Path, config: Path | None, start: Path | None, out: Path, for
     given again.
     """
     check_output(out, force=force)  # before hours are spent
-    from scdm_flows.calibration.labels import stability_labels
     from scdm_flows.config import ForceFieldEngineConfig
-    from scdm_flows.engines.energies import predict_together
-    from scdm_flows.provenance import git_commit
+    from scdm_flows.documents.provenance import git_commit
+    from scdm_flows.engines.forcefield.energies import predict_together
+    from scdm_flows.thermo.stability_labels import stability_labels
     from scdm_flows.thermo.table import ReferenceTable
-    from scdm_models.checkpoint import load_checkpoint
     from scdm_models.datasets.records import read_curated
-    from scdm_models.train import Progress, TrainConfig, load_train_config
-    from scdm_models.train import train as run
+    from scdm_models.model.checkpoint import load_checkpoint
+    from scdm_models.training.train import Progress, TrainConfig, load_train_config
+    from scdm_models.training.train import train as run
 
     settings = TrainConfig() if config is None else load_train_config(config)
     layers = [layer for layer in read_curated(curated) if layer.one_layer]
@@ -169,15 +169,15 @@ def generate(
     atoms). `scdm screen OUT.jsonl` judges them.
     """
     check_output(out, force=force)
-    from scdm_flows.exchange import FORMATS, sample_writer
+    from scdm_flows.generators.sample_files import FORMATS, sample_writer
 
     if out.suffix.lower() not in FORMATS:
         formats = "; ".join(f"{suffix}: {text}" for suffix, text in FORMATS.items())
         raise click.UsageError(f"the format of {out} is not known; end its name in one of {formats}")
     from scdm_flows.config import ScdmGeneratorConfig
     from scdm_flows.generators.scdm import sampler_options
-    from scdm_models.checkpoint import load_checkpoint
-    from scdm_models.sampler import generate as draw
+    from scdm_models.model.checkpoint import load_checkpoint
+    from scdm_models.sampling.sampler import generate as draw
 
     try:
         asked = None if stability == "any" else float(stability)

@@ -63,13 +63,13 @@ def reconstruct(
     for path in (out, picture):
         if path is not None:
             check_output(path, force=force)
-    from scdm_models.checkpoint import load_checkpoint
     from scdm_models.datasets.records import read_curated
-    from scdm_models.encoding import decode
     from scdm_models.metrics.csp import perturb
-    from scdm_models.reconstruct import reconstruct as run
-    from scdm_models.reconstruct import represented
-    from scdm_models.train import held_out
+    from scdm_models.model.checkpoint import load_checkpoint
+    from scdm_models.sampling.reconstruct import reconstruct as run
+    from scdm_models.sampling.reconstruct import represented
+    from scdm_models.symmetry.encoding import decode
+    from scdm_models.training.train import held_out
 
     checkpoints = [load_checkpoint(packaged=model) for model in ("scdm", "unscdm")]
     layers = [layer for layer in read_curated(curated) if layer.one_layer]
@@ -170,6 +170,6 @@ def _pair(
 
 def _energies(structures: list[Structure]) -> list[float | None]:
     """Surrogate energy of each, eV/atom; None where the force field has none."""
-    from scdm_flows.engines.relaxation import RelaxSettings, relax_together
+    from scdm_flows.engines.forcefield.relaxation import RelaxSettings, relax_together
 
     return [result.energy_per_atom for result in relax_together(structures, RelaxSettings(fmax=1e9, max_steps=0))]

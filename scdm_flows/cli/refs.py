@@ -14,7 +14,7 @@ from scdm_flows.cli.progress import progress_bar
 from scdm_flows.config import DEFAULT_FORCE_FIELD
 
 if TYPE_CHECKING:
-    from scdm_flows.calibration.model import EnergyModel
+    from scdm_flows.thermo.energy_model import EnergyModel
 
 DATA = click.option(
     "--data",
@@ -153,14 +153,15 @@ def validate(data_dir: Path, relaxed: Path, force_field: str, features: str, pro
 
 
 def _fitted(data_dir: Path, relaxed: Path, force_field: str, features: str, processes: int) -> EnergyModel:
-    from scdm_flows.calibration.fit import elemental_energies, measured, relax_known
-    from scdm_flows.calibration.fit import fit as fit_model
-    from scdm_flows.engines.energies import see_together
-    from scdm_flows.engines.relaxation import RelaxSettings, relax_together
+    from scdm_flows.engines.forcefield.energies import see_together
+    from scdm_flows.engines.forcefield.relaxation import RelaxSettings, relax_together
+    from scdm_flows.engines.forcefield.relaxed_layers import relax_known
     from scdm_flows.errors import ReferenceDataError
-    from scdm_flows.runner import quiet
+    from scdm_flows.execution.local.runner import quiet
+    from scdm_flows.thermo.energy_fit import fit as fit_model
     from scdm_flows.thermo.hull import PhaseSystem
     from scdm_flows.thermo.table import ReferenceTable
+    from scdm_flows.thermo.training_layers import elemental_energies, measured
     from scdm_flows.thermo.validate import hulls_left_out
 
     quiet()
@@ -211,9 +212,9 @@ def _geometry(data_dir: Path, relaxed: Path) -> dict[str, dict[str, float]]:
 
     import numpy as np
 
-    from scdm_flows.calibration.fit import cell_area
     from scdm_flows.thermo.sources import read_lines
-    from scdm_models.forcefield.labels import held_out, system_of
+    from scdm_flows.thermo.training_layers import cell_area
+    from scdm_models.training.forcefield.labels import held_out, system_of
 
     own = {row["id"]: row for row in map(json.loads, filter(None, relaxed.read_text().splitlines()))}
     errors: dict[str, list[float]] = {"all": [], "held out of the force field's training": []}
@@ -246,7 +247,7 @@ def fetch(elements: str, out: Path, force: bool, as_json: bool) -> None:
     Needs mp-api (extra 'mp') and a key in MP_API_KEY.
     """
     check_output(out, force=force)
-    from scdm_flows.query import element_symbols
+    from scdm_flows.query.conditions import element_symbols
     from scdm_flows.thermo.materials_project import fetch as get
 
     with output_path(out, force=force) as temporary:
@@ -263,7 +264,7 @@ def fetch(elements: str, out: Path, force: bool, as_json: bool) -> None:
 @JSON
 def show(as_json: bool) -> None:
     """What the packaged table and energy model are, and how good."""
-    from scdm_flows.calibration.model import load_energy_model_card
+    from scdm_flows.thermo.energy_model import load_energy_model_card
     from scdm_flows.thermo.table import ReferenceTable
 
     reference, model = ReferenceTable.load(), load_energy_model_card()

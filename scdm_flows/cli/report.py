@@ -73,7 +73,7 @@ def write_results(
 ) -> Path:
     """Write the results page and, in a folder of its name beside it, its figures; returns its path."""
     from scdm_flows.builders import build_all
-    from scdm_flows.launch import collect_failures
+    from scdm_flows.execution.fireworks import collect_failures
     from scdm_flows.query import CandidateDB
     from scdm_flows.report.reconstruction import read
     from scdm_flows.report.results import render
@@ -151,9 +151,9 @@ def write_figures(connected: Database, name: str, folder: Path, fmt: str, *, top
 
 def write_report(connected: Database, name: str, out: Path | None, *, force: bool, top: int = 12) -> Path:
     """Write a campaign's report, to the data folder where ``out`` is None; returns its path."""
-    from scdm_flows.launch.budget import in_words
+    from scdm_flows.config.settings import get_settings
+    from scdm_flows.execution.fireworks.budget import in_words
     from scdm_flows.report import render
-    from scdm_flows.settings import get_settings
 
     limits = in_words(connected.mongo, name)
     path = out or get_settings().data_dir / "reports" / f"{name}.html"

@@ -10,7 +10,7 @@ import click
 from scdm_flows.cli.common import JSON, database, echo_json, table
 
 if TYPE_CHECKING:
-    from scdm_flows.launch import Item
+    from scdm_flows.execution.fireworks import Item
 
 SHOWN = 20  # jobs named one by one
 
@@ -32,8 +32,8 @@ def resume(name: str | None, lost_after: float | None, retry_failed: bool, dry_r
     Jobs of lost workers are run again, failed ones that are worth it are tried again, what was cut short is
     completed. Safe at any time, from cron, and several at once; what is stored is never computed again.
     """
-    from scdm_flows.launch import DONE, LOST_AFTER_SECONDS, collect_failures
-    from scdm_flows.launch import resume as reconcile
+    from scdm_flows.execution.fireworks import DONE, LOST_AFTER_SECONDS, collect_failures
+    from scdm_flows.execution.fireworks import resume as reconcile
 
     with database(create=False) as connected:
         items = reconcile(

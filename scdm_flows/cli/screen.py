@@ -59,7 +59,7 @@ def screen(
         check_output(out, force=force)
     from scdm_flows.analysis import screening
     from scdm_flows.config import parse_config
-    from scdm_flows.known import known_layers
+    from scdm_flows.stores.known_sets import known_layers
 
     rules = {
         "min_distance_angstrom": min_distance,

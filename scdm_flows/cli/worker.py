@@ -69,8 +69,8 @@ def worker(
     """
     if config_dir is not None:
         _read_configuration_in(config_dir)
-    from scdm_flows.launch.worker import launchpad_in, work, worker_of
-    from scdm_flows.runner import quiet
+    from scdm_flows.execution.fireworks.worker import launchpad_in, work, worker_of
+    from scdm_flows.execution.local.runner import quiet
 
     quiet()
     mine = worker_of(categories)
@@ -78,7 +78,7 @@ def worker(
         if config_dir is not None:
             launchpad = launchpad_in(config_dir)
         else:
-            from scdm_flows.launch import launchpad_of
+            from scdm_flows.execution.fireworks import launchpad_of
 
             launchpad = launchpad_of(stack.enter_context(database(create=False)))
         click.echo(f"worker {mine.name}: takes {', '.join(mine.category)}", err=True)

@@ -14,8 +14,8 @@ __all__ = ["ENGINES", "Engine", "engine_of"]
 
 # kind in the config -> where the class is; imported when it is asked for, as engines load much
 ENGINES = {
-    "forcefield": "scdm_flows.engines.forcefield.ForceFieldEngine",
-    "vasp": "scdm_flows.engines.vasp.VaspEngine",
+    "forcefield": "scdm_flows.engines.forcefield.engine.ForceFieldEngine",
+    "vasp": "scdm_flows.engines.vasp.engine.VaspEngine",
 }
 
 

@@ -21,16 +21,16 @@ from scdm_flows.analysis.soft_mode import soft_mode
 from scdm_flows.analysis.stability import judge, thresholds
 from scdm_flows.analysis.sum_rules import enforce, pairs_of
 from scdm_flows.documents.phonon import PhononDoc, PhononDos, ThermalQuantities
-from scdm_flows.provenance import made_here
+from scdm_flows.documents.provenance import made_here
 
 if TYPE_CHECKING:
     from jobflow.core.job import Job
     from jobflow.core.maker import Maker
     from pymatgen.core.structure import Structure
 
-    from scdm_flows.calibration.model import PredictedEnergy
     from scdm_flows.config import CampaignConfig
     from scdm_flows.documents.static import StaticSummary
+    from scdm_flows.thermo.energy_model import PredictedEnergy
     from scdm_flows.thermo.table import ReferenceTable
 
 

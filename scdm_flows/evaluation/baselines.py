@@ -24,9 +24,9 @@ from pymatgen.core import Element, Structure
 
 from scdm_flows.evaluation.protocol import Protocol
 from scdm_flows.evaluation.reading import Sample, SampleSet
-from scdm_models.encoding import LayerCrystal, Site, decode, expand, symmetrize
 from scdm_models.errors import ScdmError
-from scdm_models.lattice import covalent_radii, is_one_layer, orient_slab
+from scdm_models.symmetry.encoding import LayerCrystal, Site, decode, expand, symmetrize
+from scdm_models.symmetry.lattice import covalent_radii, is_one_layer, orient_slab
 from scdm_models.symmetry.normalizer import letter_permutations
 
 Array = NDArray[np.float64]
@@ -58,8 +58,8 @@ def unscdm(like: SampleSet, seed: int, processes: int) -> SampleSet:
     """As many samples of the packaged UnSCDM as of ``like``, drawn as these were: steps, and whether draws are passed
     over.
     """
-    from scdm_models.checkpoint import load_checkpoint
-    from scdm_models.sampler import DEFAULT_STEPS, SamplerOptions, generate
+    from scdm_models.model.checkpoint import load_checkpoint
+    from scdm_models.sampling.sampler import DEFAULT_STEPS, SamplerOptions, generate
 
     checkpoint = load_checkpoint(packaged="unscdm")
     begun = time.perf_counter()
@@ -93,9 +93,9 @@ def random_coordinates(like: SampleSet, seed: int) -> SampleSet:
 def _scattered(crystal: LayerCrystal, rng: np.random.Generator) -> LayerCrystal:
     import torch
 
-    from scdm_models.batch import from_batch, to_batch, wyckoff_tensors
-    from scdm_models.corruption import centre_heights
-    from scdm_models.guidance import settle
+    from scdm_models.model.batch import from_batch, to_batch, wyckoff_tensors
+    from scdm_models.model.corruption import centre_heights
+    from scdm_models.model.guidance import settle
 
     batch = to_batch([crystal])
     thickness = float(np.ptp(expand(crystal)[0][:, 2]))

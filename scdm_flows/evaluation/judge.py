@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from pymatgen.core import Structure
 
-from scdm_flows.analysis.evaluation import RelaxedSample, judge_relaxed
+from scdm_flows.analysis.relaxed import RelaxedSample, judge_relaxed
 from scdm_flows.config import ForceFieldEngineConfig
 from scdm_flows.evaluation.protocol import Protocol
 from scdm_flows.thermo.table import ReferenceTable
-from scdm_models.encoding import symmetrize
-from scdm_models.lattice import orient_slab
 from scdm_models.metrics.samples import SampleJudgement, judge_sample
+from scdm_models.symmetry.encoding import symmetrize
+from scdm_models.symmetry.lattice import orient_slab
 
 # samples that a worker process relaxes together: their batches are full, and little is lost with a killed run
 PART = 32
@@ -80,8 +80,8 @@ def judge_part(
     A sample that is no layer (bulk, no vacuum), or whose atoms are closer than 0.5 angstrom, is not relaxed. A layer in
     any orientation is turned as the screen turns it.
     """
-    from scdm_flows.engines.energies import predict
-    from scdm_flows.engines.relaxation import RelaxSettings, relax_together
+    from scdm_flows.engines.forcefield.energies import predict
+    from scdm_flows.engines.forcefield.relaxation import RelaxSettings, relax_together
 
     references = ReferenceTable.load()
     sampled = [judge_sample(structure) for structure, _, _ in part]
@@ -110,7 +110,7 @@ def phonon_part(part: Sequence[Structure], protocol: Protocol) -> list[dict[str,
     A layer is brought onto the symmetry it has at the protocol's tolerance first, which spares most displacements. One
     that relaxation left on a saddle point goes back onto it, and shows its imaginary mode.
     """
-    from scdm_flows.engines.phonons import phonons_together
+    from scdm_flows.engines.forcefield.phonons import phonons_together
 
     layers = []
     for structure in part:

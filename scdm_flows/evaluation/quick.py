@@ -14,11 +14,11 @@ from scdm_flows.evaluation.reading import Sample, SampleSet
 from scdm_flows.evaluation.shares import plain
 from scdm_models.datasets.known import KnownLayers, look_up_all
 from scdm_models.errors import ScdmError
-from scdm_models.lattice import orient_slab
 from scdm_models.metrics import samples as metrics
 from scdm_models.metrics.groups import found_by_both
 from scdm_models.metrics.samples import Population, share_interval
 from scdm_models.symmetry.detect import detect_layer_group
+from scdm_models.symmetry.lattice import orient_slab
 
 logger = logging.getLogger(__name__)
 SYMPREC_ANGSTROM = 1e-3  # of a sample's layer group, where its file does not say it
@@ -120,9 +120,9 @@ def _group(sample: Sample) -> int | None:
 
 def read_held_out(curated: Path) -> HeldOut:
     """What both packaged models never saw of a curated set, and every so many of the layers that both learned from."""
-    from scdm_models.checkpoint import PACKAGED, load_checkpoint
     from scdm_models.datasets.records import read_curated
-    from scdm_models.train import held_out
+    from scdm_models.model.checkpoint import PACKAGED, load_checkpoint
+    from scdm_models.training.train import held_out
 
     layers = [layer for layer in read_curated(curated) if layer.one_layer]
     crystals, ids = [layer.crystal for layer in layers], [layer.id for layer in layers]

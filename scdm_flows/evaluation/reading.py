@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from scdm_flows.errors import DatasetError
 from scdm_models.datasets.readers import read_any
 from scdm_models.datasets.records import Dropped
-from scdm_models.encoding import LayerCrystal
+from scdm_models.symmetry.encoding import LayerCrystal
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure

@@ -24,10 +24,10 @@ from scdm_flows.evaluation.reading import Sample, SampleSet
 from scdm_flows.evaluation.shares import measures, per_thousand_draws, verdicts
 from scdm_flows.thermo.table import ReferenceTable
 from scdm_models.datasets.known import KnownLayers, look_up_all
-from scdm_models.encoding import LayerCrystal
-from scdm_models.matching import LayerMatcher
+from scdm_models.datasets.matching import LayerMatcher
 from scdm_models.metrics.samples import smact_provenance, uniqueness
 from scdm_models.processes import pool
+from scdm_models.symmetry.encoding import LayerCrystal
 
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
@@ -73,7 +73,7 @@ class Judgement:
 
     def result(self) -> dict[str, Any]:
         """Everything as JSON: protocol and sources, and of each model its measures and every sample's verdicts."""
-        from scdm_flows.calibration.model import load_energy_model_card
+        from scdm_flows.thermo.energy_model import load_energy_model_card
 
         with pool(self.processes, _begin) if self.processes > 1 else nullcontext() as workers:
             made = self._baselines(workers)
@@ -284,15 +284,15 @@ class Judgement:
 
 def _begin() -> None:
     """How a worker process begins."""
-    from scdm_flows.engines.relaxation import one_thread
+    from scdm_flows.engines.forcefield.relaxation import one_thread
 
     one_thread()
     logging.getLogger("moyo").setLevel(logging.ERROR)  # it warns of every small displacement
 
 
 def _timed(one: SampleSet) -> float | None:
-    from scdm_models.checkpoint import PACKAGED, load_checkpoint
-    from scdm_models.sampler import DEFAULT_STEPS, SamplerOptions, generate
+    from scdm_models.model.checkpoint import PACKAGED, load_checkpoint
+    from scdm_models.sampling.sampler import DEFAULT_STEPS, SamplerOptions, generate
 
     for name in PACKAGED if one.model_id is not None else ():
         checkpoint = load_checkpoint(packaged=name)
@@ -308,7 +308,7 @@ def header(
     protocol: Protocol, models: Sequence[SampleSet], known: KnownLayers, seed: int, phonons: int
 ) -> dict[str, Any]:
     """What a judgement depends on; work that was finished under another header is not used."""
-    from scdm_flows.calibration.model import load_energy_model_card
+    from scdm_flows.thermo.energy_model import load_energy_model_card
 
     return {
         "version": __version__,

@@ -10,14 +10,14 @@ from scdm_flows.config import ScdmGeneratorConfig
 if TYPE_CHECKING:
     from pymatgen.core.structure import Structure
 
-    from scdm_models.sampler import SamplerOptions
+    from scdm_models.sampling.sampler import SamplerOptions
 
 
 def sampler_options(config: ScdmGeneratorConfig) -> SamplerOptions:
     """How the sampler is run for a configuration; ``GenerationError`` where what it asks for contradicts itself."""
-    from scdm_models.composition import CompositionRequest
-    from scdm_models.sampler import DEFAULT_STEPS, SamplerOptions
-    from scdm_models.skeletons import SkeletonRules
+    from scdm_models.model.composition import CompositionRequest
+    from scdm_models.model.skeletons import SkeletonRules
+    from scdm_models.sampling.sampler import DEFAULT_STEPS, SamplerOptions
 
     return SamplerOptions(
         steps=DEFAULT_STEPS if config.steps is None else config.steps,
@@ -67,8 +67,8 @@ class ScdmGenerator:
         progress: Callable[[int], None] | None = None,
     ) -> list[dict[str, Any]]:
         """Samples ``start`` to ``stop - 1`` of the seed."""
-        from scdm_models.checkpoint import load_checkpoint
-        from scdm_models.sampler import generate
+        from scdm_models.model.checkpoint import load_checkpoint
+        from scdm_models.sampling.sampler import generate
 
         samples = generate(
             stop - start,

@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from scdm_flows.calibration.model import load_energy_model_card
 from scdm_flows.documents import CandidateDoc
+from scdm_flows.thermo.energy_model import load_energy_model_card
 
 RESULTS, PHONONS = "results.json", "phonons.json"
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from scdm_flows.analysis.ranking import BINS, window_bin
 from scdm_flows.documents import CampaignDoc, CampaignState, CandidateDoc, CandidateState, KnownAs, PhononDoc
-from scdm_flows.query import EXTRAPOLATED_WORDS
+from scdm_flows.query.candidate_db import EXTRAPOLATED_WORDS
 from scdm_flows.report import paper
 from scdm_flows.report.markdown import number
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pymatgen.core import Element, Structure
 
 from scdm_flows.report.figures import INK, SOFT, STYLE
-from scdm_models.lattice import BOND_FACTOR, covalent_radii
+from scdm_models.symmetry.lattice import BOND_FACTOR, covalent_radii
 
 Array = NDArray[np.float64]
 PATCH_ANGSTROM = 9.0  # the patch of layer that is drawn is about as wide

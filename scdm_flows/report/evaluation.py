@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from pymatgen.core import Structure
 
 from scdm_flows.report.figures import INK, LINE, SOFT, STYLE
-from scdm_models.lattice import slab_thickness
+from scdm_models.symmetry.lattice import slab_thickness
 
 COLOURS = ("#1f6f8b", "#d08a2c", "#7a5195", "#c2412d")
 # distances of reconstruction (``scdm_models.metrics.csp``), in words

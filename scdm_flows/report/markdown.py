@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from scdm_flows.query import EXTRAPOLATED_MARK
+from scdm_flows.query.candidate_db import EXTRAPOLATED_MARK
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:

@@ -13,8 +13,9 @@ from markupsafe import Markup, escape
 
 from scdm_flows.analysis.ranking import WINDOW, Objective
 from scdm_flows.documents import CampaignDoc, CandidateDoc, CandidateState, PhononDoc, StageFailure, utc_now
-from scdm_flows.exports import structure_of
-from scdm_flows.query import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS, FLAT, CandidateDB, known_words
+from scdm_flows.query import CandidateDB
+from scdm_flows.query.candidate_db import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS, FLAT, known_words
+from scdm_flows.query.candidate_files import structure_of
 from scdm_flows.report import bands, content, crystals, figures, markdown
 from scdm_flows.report.cards import energy_model_card, energy_models
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from scdm_flows.analysis.stability import GAMMA_THRESHOLD_THZ, THRESHOLD_THZ
 from scdm_flows.documents import CandidateDoc, StageName
-from scdm_flows.exports import structure_of
-from scdm_flows.query import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS
+from scdm_flows.query.candidate_db import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS
+from scdm_flows.query.candidate_files import structure_of
 from scdm_flows.report import bands, content, crystals, paper, recount, results_figures, results_surrogate
 from scdm_flows.report.cards import energy_models
 from scdm_flows.report.compounds import compounds_section, verdicts

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from scdm_flows.documents import CandidateDoc, PhononDoc
-from scdm_flows.exports import structure_of
+from scdm_flows.query.candidate_files import structure_of
 from scdm_flows.report import bands, content, crystals, paper
 from scdm_flows.report.evaluation import COLOURS, DISTANCES
 from scdm_flows.report.figures import INK, LINE, SOFT, STYLE

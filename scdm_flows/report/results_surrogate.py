@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from scdm_flows.query import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS
+from scdm_flows.query.candidate_db import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS
 from scdm_flows.report.markdown import number, percent, table
 
 if TYPE_CHECKING:

@@ -18,9 +18,10 @@ from scdm_flows.documents.base import utc_now
 from scdm_flows.documents.migrations import NewerDocumentError, migrate, stored_version, version_of
 from scdm_flows.errors import StoreError
 from scdm_flows.stores.backup import RESTORES
-from scdm_flows.stores.database import KEYS, strip
-from scdm_flows.stores.indexes import OUTPUTS, duplicates, look
-from scdm_flows.stores.scan import CHUNKS, FILES, scan
+from scdm_flows.stores.database import strip
+from scdm_flows.stores.indexes import duplicates, look
+from scdm_flows.stores.names import CHUNKS, FILES, KEYS, OUTPUTS
+from scdm_flows.stores.scan import scan
 from scdm_flows.stores.trouble import store_errors
 from scdm_flows.stores.upgrade import MODELS, in_words
 

@@ -8,29 +8,18 @@ from enum import Enum
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from scdm_flows.config.settings import ScdmSettings, get_settings, masked
 from scdm_flows.documents import CampaignDoc, utc_now
 from scdm_flows.documents.migrations import migrate
 from scdm_flows.errors import StoreError
-from scdm_flows.settings import ScdmSettings, get_settings, masked
 from scdm_flows.stores.catalogue import Catalogue
-from scdm_flows.stores.indexes import BLOBS, OUTPUTS, ensure_or_warn
+from scdm_flows.stores.indexes import ensure_or_warn
+from scdm_flows.stores.names import BLOBS, KEYS, OUTPUTS, TIMEOUT_MS
 from scdm_flows.stores.trouble import check_uri, store_errors
 
 if TYPE_CHECKING:
     from jobflow import JobStore
     from maggma.stores import Store
-
-TIMEOUT_MS = 5000
-KEYS = {
-    "candidates": "candidate_id",
-    "campaigns": "name",
-    "phonons": "candidate_id",
-    "bands": "candidate_id",
-    "hulls": "hull_id",
-    "failures": "failure_id",
-    "rankings": "campaign",
-    "ranking_blocks": "block_id",
-}
 
 
 @dataclass(repr=False)

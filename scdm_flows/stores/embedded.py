@@ -23,8 +23,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from scdm_flows.config.settings import DEFAULT_PORT
 from scdm_flows.errors import StoreError
-from scdm_flows.settings import DEFAULT_PORT
 from scdm_flows.stores.process import HOST, answering_pid, free_port, is_server_of, port_trouble
 
 logger = logging.getLogger(__name__)

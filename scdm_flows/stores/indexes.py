@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from scdm_flows.documents import CandidateDoc
 from scdm_flows.errors import StoreError
+from scdm_flows.stores.names import BLOBS, KEYS, OUTPUTS
 from scdm_flows.stores.trouble import READ_ONLY, store_errors
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-OUTPUTS, BLOBS = "outputs", "outputs_blobs"
-CONTROLS = "scdm_controls"  # what was decided for a campaign besides its configuration, a document each
 REMEDY = "run `scdm db index`"
 # The embedded server writes each entry of a new index to the disk by itself (4 ms on a laptop), and one that is killed
 # meanwhile keeps the index without its other entries: so this is not done in passing where there are more documents.
@@ -94,8 +93,6 @@ class IndexTrouble:
 
 def look(database: Database) -> list[IndexTrouble]:
     """Indexes that are missing or different; writes nothing, so any user who may read can ask."""
-    from scdm_flows.stores.database import KEYS
-
     found: dict[str, list[tuple[tuple[str, ...], bool]]] = {}
     troubles = []
     with store_errors(database.uri):

@@ -10,13 +10,12 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from scdm_flows.stores.indexes import BLOBS, OUTPUTS
+from scdm_flows.stores.names import CHUNKS, FILES, KEYS, OUTPUTS
 
 if TYPE_CHECKING:
     from scdm_flows.stores.database import Database
 
 BATCH = 200
-FILES, CHUNKS = f"{BLOBS}.files", f"{BLOBS}.chunks"
 _DIGITS = [f"{step:02x}" for step in range(256)] + ["g"]
 _ANY_UPPERCASE = [chr(letter) for letter in range(ord("A"), ord("Z") + 2)]
 
@@ -79,8 +78,6 @@ def _in_ranges(database: Database, name: str, collection: Any, projection: list[
 
 def _cuts(database: Database, name: str) -> tuple[str, list[str]]:
     """The key of a collection, and values between which few documents lie; none where the key says nothing."""
-    from scdm_flows.stores.database import KEYS
-
     key = "uuid" if name == OUTPUTS else KEYS.get(name, "")
     if key == "uuid":
         return key, _DIGITS

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from scdm_flows.config.settings import masked
 from scdm_flows.errors import StoreError
-from scdm_flows.settings import masked
 
 READ_ONLY, _DISK_FULL, _LOGIN = {13, 10058, 10107, 13435}, {14031}, {18}
 _INTERNAL = {1, 8}  # what SecantusDB 0.7 answers, without a word more, when its disk is full

@@ -23,8 +23,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from scdm_flows.thermo.bulk_compounds import reduced_formula
 from scdm_flows.thermo.composition import Array
-from scdm_flows.thermo.compositions import reduced_formula
 from scdm_flows.thermo.hull import Phase
 from scdm_flows.thermo.scales import ROUNDS, Kernel, PhaseSet, chemical_potentials, convert
 from scdm_flows.thermo.sources import (

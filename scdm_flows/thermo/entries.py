@@ -56,6 +56,16 @@ def load_entries(path: str | Path, scheme: str = SCHEME, potcars: Mapping[str, s
     return _load(str(path), stat.st_mtime_ns, scheme, tuple(sorted((potcars or {}).items())))
 
 
+def load_references(path: str | Path, scheme: str | None = None) -> ReferenceTable:
+    """The table of a user's file: computed entries (``.json``, ``.json.gz``), or a table that ``scdm refs build`` made.
+
+    scheme: what the energies must be; what the file says where absent. Raises as ``load_entries``.
+    """
+    if scheme is None and not Path(path).name.endswith((".json", ".json.gz")):
+        return ReferenceTable.load(path)
+    return load_entries(path, SCHEME if scheme is None else scheme)
+
+
 @lru_cache(maxsize=4)
 def _load(path: str, stamp: int, scheme: str, potcars: tuple[tuple[str, str], ...]) -> ReferenceTable:
     raw, said, rows = _read(Path(path))

@@ -78,17 +78,13 @@ class ReferenceTable:
     def load(cls, path: str | Path | None = None) -> ReferenceTable:
         """The table of a file, the packaged one when no path is given.
 
-        A JSON file (``.json``, ``.json.gz``) holds computed entries of VASP, see ``entries``.
+        Computed entries of VASP are read by ``entries.load_references``.
 
         Raises
         ------
         ReferenceDataError
             If the file is missing or corrupt, or a table of another scheme than ``c2db-pbe``.
         """
-        if path is not None and Path(path).name.endswith((".json", ".json.gz")):
-            from scdm_flows.thermo.entries import load_entries
-
-            return load_entries(path)
         return _load(None if path is None else str(path))
 
     @property

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CampaignDocuments
-from pages_demo import store_demo
-from pages_server import serving
+from support.documents import CampaignDocuments
+from support.pages_demo import store_demo
+from support.pages_server import serving
 
 from scdm_flows.stores import memory_database
 

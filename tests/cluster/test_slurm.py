@@ -20,17 +20,18 @@ from typing import Any
 import pytest
 import yaml
 from cluster.slurm import NoSlurm, Slurm, missing
-from conftest import ROOT, mx2, unavailable
 from fireworks import LaunchPad
 from pymatgen.core import Lattice, Structure
+from support.layers import mx2
+from support.places import ROOT, unavailable
 
 from scdm_flows.builders import build_all
 from scdm_flows.cli.launchpad import launchpad_dir
 from scdm_flows.config import CampaignConfig, parse_config
-from scdm_flows.launch import launchpad_of, submit, write_worker_config
+from scdm_flows.config.settings import ScdmSettings
+from scdm_flows.execution.fireworks import launchpad_of, submit, write_worker_config
+from scdm_flows.execution.local.runner import run_campaign
 from scdm_flows.query import CandidateDB
-from scdm_flows.runner import run_campaign
-from scdm_flows.settings import ScdmSettings
 from scdm_flows.stores import Database, EmbeddedServer, connect, memory_database
 from scdm_flows.stores.process import free_port
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import mx2
+from support.layers import mx2
 
-from scdm_flows import flows
 from scdm_flows.analysis.screening import screen
 from scdm_flows.config import CampaignConfig, parse_config
 from scdm_flows.documents import ScreenedCandidate
 from scdm_flows.errors import StructureError
+from scdm_flows.flows import build as flows
 from scdm_models.datasets.known import KnownLayers
 
 
@@ -78,7 +78,7 @@ def test_flows_survive_json(config: CampaignConfig, candidate: ScreenedCandidate
 
 
 def test_phonons_end_in_one_job_with_the_stages_uuid(config: CampaignConfig) -> None:
-    from scdm_flows.jobs import job_uuid
+    from scdm_flows.flows.jobs import job_uuid
 
     last = described(flows.phonon_flow(config, "t-1", mx2("1H")))[-1]
     assert last == (job_uuid(config, "t-1", "phonon"), "phonon")
@@ -88,7 +88,7 @@ def test_phonons_end_in_one_job_with_the_stages_uuid(config: CampaignConfig) -> 
 def test_parts_of_a_stage_keep_their_uuids_and_their_links(config: CampaignConfig, stage: str) -> None:
     """An interrupted stage of many VASP runs finds those that are finished again."""
     from scdm_flows.documents import StaticSummary
-    from scdm_flows.jobs import job_uuid
+    from scdm_flows.flows.jobs import job_uuid
 
     vasp = parse_config({**config.model_dump(), "engine": {"kind": "vasp"}})
     candidate = screen(vasp, [{"index": 0, "structure": mx2("1H").as_dict()}], KnownLayers.build([])[0])[0]

@@ -16,16 +16,17 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
-from conftest import ROOT, mx2, unavailable
 from image.buildah import Buildah, missing
 from pymatgen.core import Lattice, Structure
+from support.layers import mx2
+from support.places import ROOT, unavailable
 
 import scdm_flows
 from scdm_flows.builders import build_all
 from scdm_flows.config import parse_config
+from scdm_flows.config.settings import ScdmSettings
+from scdm_flows.execution.local.runner import run_campaign
 from scdm_flows.query import CandidateDB
-from scdm_flows.runner import run_campaign
-from scdm_flows.settings import ScdmSettings
 from scdm_flows.stores import EmbeddedServer, connect, memory_database
 from scdm_flows.stores.process import free_port
 

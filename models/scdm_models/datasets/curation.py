@@ -17,14 +17,14 @@ from typing import TypeVar
 import spglib
 from pymatgen.core import Structure
 
+from scdm_models.datasets.matching import LayerMatcher
 from scdm_models.datasets.records import CuratedLayer, Dropped, LayerRecord
-from scdm_models.encoding import MAX_ATOMS, decode, encode, max_site_distance, symmetrize
 from scdm_models.errors import DatasetError, NotALayerError, ScdmError, SymmetryError
-from scdm_models.lattice import is_one_layer, orient_slab
-from scdm_models.matching import LayerMatcher
 from scdm_models.processes import pool
 from scdm_models.symmetry.detect import detect_layer_group, detect_layer_group_spglib, detect_space_group
-from scdm_models.validity import PAPER_MIN_DISTANCE_ANGSTROM, shortest_distances
+from scdm_models.symmetry.encoding import MAX_ATOMS, decode, encode, max_site_distance, symmetrize
+from scdm_models.symmetry.lattice import is_one_layer, orient_slab
+from scdm_models.symmetry.validity import PAPER_MIN_DISTANCE_ANGSTROM, shortest_distances
 
 logger = logging.getLogger(__name__)
 

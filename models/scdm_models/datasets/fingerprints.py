@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Structure
 
-from scdm_models.lattice import orient_slab
+from scdm_models.symmetry.lattice import orient_slab
 
 Array = NDArray[np.float64]
 NEIGHBOURS = 12

@@ -1,4 +1,4 @@
-"""Known layers: whether a structure is one of them, decided by ``scdm_models.matching.LayerMatcher``.
+"""Known layers: whether a structure is one of them, decided by ``scdm_models.datasets.matching.LayerMatcher``.
 
 The layers are stored as they are compared: in-plane primitive cell, c = thickness + 3.4 angstrom, coordinates as
 sixteen-bit fractions of it (some 1e-4 angstrom). A structure is compared with all known layers of its reduced formula
@@ -28,15 +28,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Lattice, Structure
 
+from scdm_models.datasets.matching import LayerMatcher
+from scdm_models.datasets.pairing import Layer
 from scdm_models.datasets.readers import read_any
 from scdm_models.datasets.records import Dropped, LayerRecord
-from scdm_models.encoding import LayerCrystal, symmetrize
 from scdm_models.errors import DatasetError, NotALayerError, ScdmError
-from scdm_models.lattice import orient_slab
-from scdm_models.matching import LayerMatcher
-from scdm_models.pairing import Layer
 from scdm_models.processes import pool
 from scdm_models.symmetry.detect import detect_layer_group
+from scdm_models.symmetry.encoding import LayerCrystal, symmetrize
+from scdm_models.symmetry.lattice import orient_slab
 
 logger = logging.getLogger(__name__)
 PACKAGED = "known.npz"

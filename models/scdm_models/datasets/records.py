@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from pymatgen.core import Structure
 
-from scdm_models.encoding import LayerCrystal, decode
 from scdm_models.errors import DatasetError
+from scdm_models.symmetry.encoding import LayerCrystal, decode
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ from numpy.typing import NDArray
 from pymatgen.core import Element, Lattice, Structure
 
 from scdm_models.errors import NotALayerError, ScdmError, StructureError
-from scdm_models.lattice import (
+from scdm_models.symmetry.lattice import (
     DEFAULT_VACUUM_ANGSTROM,
     MIN_VACUUM_ANGSTROM,
     orient_slab,

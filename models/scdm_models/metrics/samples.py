@@ -2,7 +2,7 @@
 
 Owns the intervals that every table prints, the judgement of one sample, uniqueness, new Wyckoff templates and distances
 between distributions. Reads no file, draws nothing, knows no model. The rules are those of the product:
-``scdm_models.validity`` and ``matching``; whether a layer is known says ``datasets.known``.
+``scdm_models.symmetry.validity`` and ``matching``; whether a layer is known says ``datasets.known``.
 
 A sample that cannot be judged never stops the others: it is reported with its reason and counts as not valid; shares
 of unique and of novel samples are of those that could be compared, whose number they carry.
@@ -21,13 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Structure
 
+from scdm_models.datasets.matching import LayerMatcher
 from scdm_models.errors import ScdmError
-from scdm_models.lattice import is_one_layer, orient_slab, slab_thickness
-from scdm_models.matching import LayerMatcher
-from scdm_models.validity import check_distances
+from scdm_models.symmetry.lattice import is_one_layer, orient_slab, slab_thickness
+from scdm_models.symmetry.validity import check_distances
 
 if TYPE_CHECKING:
-    from scdm_models.encoding import LayerCrystal
+    from scdm_models.symmetry.encoding import LayerCrystal
 
 Array = NDArray[np.float64]
 CONFIDENCE = 0.95

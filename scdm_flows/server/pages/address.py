@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 from scdm_flows.documents.candidate import queryable_fields
 from scdm_flows.errors import ConfigError
-from scdm_flows.query import RANGES, known_field
+from scdm_flows.query.conditions import RANGES, known_field
 
 SORT = "rank"
 MOST = 60  # parts of an address

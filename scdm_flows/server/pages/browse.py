@@ -15,7 +15,9 @@ from dash_ag_grid import AgGrid
 
 from scdm_flows.documents import CandidateState
 from scdm_flows.errors import ScdmError
-from scdm_flows.query import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS, CandidateDB, element_symbols
+from scdm_flows.query import CandidateDB
+from scdm_flows.query.candidate_db import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS
+from scdm_flows.query.conditions import element_symbols
 from scdm_flows.server.pages import elements, parts
 from scdm_flows.server.pages.address import Question
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from scdm_flows.errors import CampaignError, ConfigError, ScdmError, StoreError
-from scdm_flows.exports import as_text, cell
-from scdm_flows.query import FLAT, CandidateDB
+from scdm_flows.query import CandidateDB
+from scdm_flows.query.candidate_db import FLAT
+from scdm_flows.query.candidate_files import as_text, cell
 from scdm_flows.server.pages.address import Question
 from scdm_flows.server.pages.parts import words
 

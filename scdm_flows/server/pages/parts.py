@@ -12,7 +12,7 @@ from dash import dcc, html
 
 from scdm_flows.documents.migrations import NewerDocumentError
 from scdm_flows.errors import ScdmError, StoreError
-from scdm_flows.query import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS
+from scdm_flows.query.candidate_db import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS
 from scdm_flows.server.security import UNAVAILABLE
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,398 @@
+"""Draws crystals from a trained model: layer group, skeleton, then lattice and coordinates by the reverse chain.
+
+A call is one stream of draws; draw j depends on (seed, start, j), up to rounding in its batch. Passed over are draws
+whose atoms touch or do not hold together, and those that repeat a sample's skeleton: every sample says which draw it
+was, and ``SamplerOptions.guidance=False`` returns the stream as it is. The layer group found in a sample stands beside
+the one it was made in.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+from pymatgen.core import Structure
+
+from scdm_models.errors import GenerationError, ScdmError
+from scdm_models.model.batch import CrystalBatch, from_batch, n_atoms, to_batch
+from scdm_models.model.checkpoint import Checkpoint, load_checkpoint
+from scdm_models.model.cohesion import bonded_layers
+from scdm_models.model.guidance import settle
+from scdm_models.model.skeletons import SkeletonRules, draw, draw_skeletons, skeleton_prior
+from scdm_models.processes import pool
+from scdm_models.sampling.paper import paper_decoding
+from scdm_models.symmetry.detect import detect_layer_group, detect_space_group
+from scdm_models.symmetry.encoding import LayerCrystal, decode
+from scdm_models.symmetry.normalizer import canonical
+
+DEFAULT_STEPS = 8
+CHUNK = 16  # crystals denoised together: what they need stays in a core's cache
+DETECTION_SYMPREC = 1e-3
+PATIENCE = 4  # draws for each sample, on average, before one that guidance had to mend is taken
+REPETITIONS = 4  # draws that are passed over as repetitions for each sample, before one is taken
+ROOM = 1024  # repetitions; more draws than that are seldom under way at once
+
+
+@dataclass(frozen=True)
+class SamplerOptions:
+    """How the chain is run.
+
+    Parameters
+    ----------
+    steps
+        Denoising steps of lattice and coordinates.
+    churn
+        Share of the ancestral sampler's noise: 1 is the DDPM, 0 the deterministic chain.
+    guidance
+        Whether draws that are no bonded layer (``cohesion.bonded_layers``) or repeat a skeleton are passed over. Where
+        ``PATIENCE`` ends first, torn ones are mended instead: atoms pushed apart, parts pulled together (``guidance``);
+        repetitions are taken where they are most of what comes, as with a narrow wish.
+    skeletons
+        How letters and elements are drawn.
+    paper
+        Whether symmetry is found after sampling, as the paper does (``paper.paper_decoding``); for UnSCDM only.
+    """
+
+    steps: int = DEFAULT_STEPS
+    churn: float = 1.0
+    guidance: bool = True
+    skeletons: SkeletonRules = field(default_factory=SkeletonRules)
+    paper: bool = False
+
+
+@dataclass(frozen=True)
+class GeneratedRecord:
+    """One sample.
+
+    Parameters
+    ----------
+    structure
+        Primitive cell, slab centred at fractional z = 1/2.
+    layer_group_requested, layer_group_detected, space_group_detected
+        The group of the sample's symmetry, and those found at symprec 1e-3 angstrom (None where detection fails).
+    seed, index, model_id
+        What reproduces it, with the first index of the call.
+    crystal
+        The asymmetric unit.
+    draw
+        Its place in the call's stream of draws, from 0: the last sample's tells how many draws were made.
+    mended
+        Whether guidance had to push its atoms apart or pull its parts together.
+    steps
+        Denoising steps of lattice and coordinates.
+    """
+
+    structure: Structure
+    layer_group_requested: int
+    layer_group_detected: int | None
+    space_group_detected: int | None
+    seed: int
+    index: int
+    model_id: str
+    crystal: LayerCrystal
+    draw: int = 0
+    mended: bool = False
+    steps: int = DEFAULT_STEPS
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as one JSON object."""
+        return {
+            "structure": self.structure.as_dict(),
+            "layer_group_requested": self.layer_group_requested,
+            "layer_group_detected": self.layer_group_detected,
+            "space_group_detected": self.space_group_detected,
+            "seed": self.seed,
+            "index": self.index,
+            "model_id": self.model_id,
+            "crystal": self.crystal.to_dict(),
+            "draw": self.draw,
+            "mended": self.mended,
+            "steps": self.steps,
+        }
+
+
+def _detected(structure: Structure, find: Callable[[Structure, float], int]) -> int | None:
+    try:
+        return find(structure, DETECTION_SYMPREC)
+    except ScdmError:
+        return None
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """One draw: its crystal, the hash of its skeleton, whether it is a bonded layer (None: a known skeleton, whose
+    geometry was left out), and its record where it is a sample as it stands."""
+
+    crystal: LayerCrystal
+    name: int
+    bonded: bool | None
+    record: GeneratedRecord | None = None
+
+
+@torch.inference_mode()
+def _draw_batch(
+    checkpoint: Checkpoint,
+    rngs: list[np.random.Generator],
+    prior: np.ndarray,
+    options: SamplerOptions,
+    known: frozenset[int],
+) -> list[_Draw]:
+    """One draw for each random stream."""
+    groups, counts = [], []
+    for rng in rngs:
+        flat = draw(prior.ravel(), rng)
+        groups.append(flat // prior.shape[1])
+        counts.append(flat % prior.shape[1])
+    drawn: dict[int, _Draw] = {}
+    for rows, skeletons in draw_skeletons(checkpoint, groups, counts, rngs, options.skeletons):
+        plain = from_batch(skeletons)
+        names = [_name(crystal) for crystal in plain]
+        drawn |= {rows[i]: _Draw(plain[i], name, None) for i, name in enumerate(names) if name in known}
+        new = torch.tensor([i for i, name in enumerate(names) if name not in known], dtype=torch.long)
+        # sort by size so that small crystals do not pay for the padding of large ones
+        order = torch.argsort(n_atoms(skeletons.wyckoff, skeletons.mask)[new], stable=True)
+        for chunk in new[order].split(CHUNK) if len(new) else ():
+            chosen = chunk.tolist()
+            state = denoise(checkpoint, skeletons.take(chunk), [rngs[rows[i]] for i in chosen], options)
+            for i, crystal, bonded in zip(chosen, from_batch(state), bonded_layers(state).tolist(), strict=True):
+                drawn[rows[i]] = _Draw(crystal, names[i], bonded)
+    return [drawn[row] for row in range(len(rngs))]
+
+
+def denoise(
+    checkpoint: Checkpoint,
+    noisy: CrystalBatch,
+    rngs: list[np.random.Generator],
+    options: SamplerOptions,
+    start: float | None = None,
+) -> CrystalBatch:
+    """Lattices and coordinates by the reverse chain.
+
+    noisy: (B) skeletons, or crystals at the time ``start``; from there the same share of the steps is taken.
+    """
+    model = checkpoint.model
+    steps = options.steps if start is None else max(1, round(start * options.steps))
+    k = noisy.element.shape[1]
+    # draws are per site so that they do not depend on the batch's padding
+    noise = torch.zeros(len(rngs), steps + 1, k + 1, 3)
+    uniform = torch.zeros(len(rngs), k, 2)
+    for row, rng in enumerate(rngs):
+        n = int(noisy.mask[row].sum())
+        draws = torch.from_numpy(rng.standard_normal((steps + 1, n + 1, 3))).float()
+        noise[row, :, :n], noise[row, :, k] = draws[:, :n], draws[:, n]
+        uniform[row, :n] = torch.from_numpy(rng.random((n, 2))).float()
+    state = noisy if start is not None else model.geometry_prior(noisy, noise[:, 0], uniform)
+    times = np.linspace(start or 1.0, 0.0, steps + 1)
+    for step in range(steps):
+        state = model.geometry_step(
+            state, float(times[step]), float(times[step + 1]), noise[:, step + 1], options.churn
+        )
+    return state
+
+
+def generate(
+    n: int,
+    seed: int = 0,
+    *,
+    checkpoint: Checkpoint | str | None = None,
+    layer_group: int | None = None,
+    options: SamplerOptions | None = None,
+    start: int = 0,
+    batch_size: int = 256,
+    processes: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[GeneratedRecord]:
+    """``n`` samples of a seed, one after the other, in bounded memory.
+
+    Parameters
+    ----------
+    n
+        How many, >= 1.
+    seed
+        >= 0.
+    checkpoint
+        A loaded checkpoint, a file, or None for the packaged one.
+    layer_group
+        1 to 80, or None to draw it from the training data.
+    options
+        How the chain is run; ``SamplerOptions()`` when None.
+    start
+        Index of the first sample; calls with other starts are independent streams of the seed.
+    batch_size
+        Largest number of crystals drawn together.
+    processes
+        Processes that draw batches side by side, started by ``spawn``; what is drawn does not depend on it.
+    progress
+        Called with the number of finished samples.
+
+    Raises
+    ------
+    GenerationError
+        If an argument is out of range, the training data lack the layer group or an element, or no occupation of
+        Wyckoff positions gives the composition.
+    """
+    if n < 1:
+        raise GenerationError(f"n={n} must be >= 1; ask for at least one sample")
+    if seed < 0:
+        raise GenerationError(f"seed={seed} must be >= 0")
+    options = options or SamplerOptions()
+    if options.steps < 1:
+        raise GenerationError(f"steps={options.steps} must be >= 1; {DEFAULT_STEPS} is the default")
+    if batch_size < 1 or processes < 1:
+        raise GenerationError(f"batch_size={batch_size} and processes={processes} must be >= 1")
+    if layer_group is not None and not 1 <= layer_group <= 80:
+        raise GenerationError(f"layer_group={layer_group} must be 1 to 80")
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = load_checkpoint(checkpoint)
+    if options.paper and checkpoint.card["name"] != "UnSCDM":
+        raise GenerationError(
+            f"paper decoding finds symmetry in samples without any, and {checkpoint.model_id} samples with symmetry; "
+            "give UnSCDM's checkpoint"
+        )
+    prior = skeleton_prior(checkpoint, layer_group, options.skeletons.composition)
+    job = _Job(checkpoint, seed, start, prior, options)
+    size = min(batch_size, max(16, n))
+    batches = (range(first, first + size) for first in count(0, size))
+    return _Stream(job, n).run(batches, processes, progress)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What all batches of a call have in common."""
+
+    checkpoint: Checkpoint
+    seed: int
+    start: int
+    prior: np.ndarray
+    options: SamplerOptions
+
+    def drawn(self, numbers: range, known: frozenset[int] = frozenset()) -> list[_Draw]:
+        """The draws, with finished records where they are samples; skeletons in ``known`` are not carried further."""
+        rngs = [np.random.default_rng([self.seed, self.start, number]) for number in numbers]
+        draws = _draw_batch(self.checkpoint, rngs, self.prior, self.options, known)
+        return [
+            replace(one, record=self.record(one.crystal, number)) if one.bonded or not self.options.guidance else one
+            for number, one in zip(numbers, draws, strict=True)
+        ]
+
+    def record(self, crystal: LayerCrystal, number: int, mended: bool = False) -> GeneratedRecord:
+        """The record of one draw, its index still the draw's number."""
+        if self.options.paper:
+            crystal = paper_decoding(crystal)
+        structure = decode(crystal)
+        group, space_group = (_detected(structure, find) for find in (detect_layer_group, detect_space_group))
+        model_id = self.checkpoint.model_id + ("-paper" if self.options.paper else "")
+        requested = crystal.layer_group
+        return GeneratedRecord(
+            structure,
+            requested,
+            group,
+            space_group,
+            self.seed,
+            number,
+            model_id,
+            crystal,
+            number,
+            mended,
+            self.options.steps,
+        )
+
+    def mended(self, crystal: LayerCrystal, number: int) -> GeneratedRecord:
+        """The record of a crystal that is no bonded layer, after guidance."""
+        (settled,) = from_batch(settle(to_batch([crystal])))
+        return self.record(settled, number, mended=True)
+
+
+_JOB: _Job | None = None  # of a worker process
+
+
+def _begin(job: _Job) -> None:
+    global _JOB
+    torch.set_num_threads(1)
+    _JOB = job
+
+
+def _work(numbers: range) -> list[_Draw]:
+    assert _JOB is not None
+    return _JOB.drawn(numbers)
+
+
+class _Stream:
+    """The samples of a call, from its draws in their order."""
+
+    def __init__(self, job: _Job, n: int) -> None:
+        self.job, self.n = job, n
+        self.known: set[int] = set()  # skeletons of the samples so far
+        self.number = self.done = self.repeated = 0
+
+    def run(
+        self, batches: Iterator[range], processes: int, progress: Callable[[int], None] | None
+    ) -> Iterator[GeneratedRecord]:
+        serial = processes == 1
+        finished = (
+            (self.job.drawn(b, self.left_out()) for b in batches) if serial else self._side_by_side(batches, processes)
+        )
+        with closing(finished):
+            for drawn in finished:
+                for one in drawn:
+                    record = self._sample(one)
+                    self.number += 1
+                    if record is None:
+                        continue
+                    yield replace(record, index=self.job.start + self.done)
+                    self.done += 1
+                    if self.done == self.n:
+                        break
+                if progress is not None:
+                    progress(self.done)
+                if self.done == self.n:
+                    return
+
+    def left_out(self) -> frozenset[int]:
+        """Skeletons whose draws will be passed over: those of the samples, while that rule has room to spare."""
+        room = REPETITIONS * self.done - self.repeated
+        return frozenset(self.known) if self.job.options.guidance and room > ROOM else frozenset()
+
+    def _sample(self, one: _Draw) -> GeneratedRecord | None:
+        """The record of a draw; None where it is passed over."""
+        if not self.job.options.guidance:
+            return one.record
+        if one.name in self.known and self.repeated <= REPETITIONS * self.done:
+            self.repeated += 1
+            return None
+        if one.bonded is None:  # left out too early
+            (one,) = self.job.drawn(range(self.number, self.number + 1))
+        record = one.record
+        if record is None and self.number + 1 >= PATIENCE * (self.done + 8):
+            record = self.job.mended(one.crystal, self.number)
+        if record is not None:
+            self.known.add(one.name)
+        return record
+
+    def _side_by_side(self, batches: Iterator[range], processes: int) -> Generator[list[_Draw], None, None]:
+        """The batches in their order; at most two for each process are under way, so that memory is bounded.
+
+        Workers are not told the known skeletons: messages that grow with the call could fill the pipe to them, and a
+        call that is interrupted then would wait for it.
+        """
+        with pool(processes, _begin, self.job) as workers:
+            waiting: deque[Future[list[_Draw]]] = deque()
+            for batch in batches:
+                waiting.append(workers.submit(_work, batch))
+                if len(waiting) >= 2 * processes:
+                    yield waiting.popleft().result()
+
+
+def _name(crystal: LayerCrystal) -> int:
+    """A hash of the layer group and of what occupies which positions, whatever their letters are called."""
+    group = crystal.group
+    occupied = canonical(crystal.layer_group, ((group.index(s.letter), s.element) for s in crystal.sites))
+    return int.from_bytes(blake2b(repr((crystal.layer_group, occupied)).encode(), digest_size=8).digest())

@@ -1,1 +1,0 @@
-"""Energy models: what a force field sees of a layer -> its PBE formation energy, with an error."""

@@ -1,0 +1,39 @@
+"""What users write down: the campaign files (science) and the settings of this installation (where things live)."""
+
+from scdm_flows.config.campaign import (
+    CATEGORIES,
+    BudgetConfig,
+    CampaignConfig,
+    GateConfig,
+    ObjectiveConfig,
+    PhononBudgetConfig,
+    ScreenConfig,
+    load_config,
+    parse_config,
+)
+from scdm_flows.config.engines import DEFAULT_FORCE_FIELD, ForceFieldEngineConfig, VaspEngineConfig
+from scdm_flows.config.generators import (
+    FilesGeneratorConfig,
+    ScdmGeneratorConfig,
+    SeveralGeneratorConfig,
+    UnscdmGeneratorConfig,
+)
+
+__all__ = [
+    "CATEGORIES",
+    "DEFAULT_FORCE_FIELD",
+    "BudgetConfig",
+    "CampaignConfig",
+    "FilesGeneratorConfig",
+    "ForceFieldEngineConfig",
+    "GateConfig",
+    "ObjectiveConfig",
+    "PhononBudgetConfig",
+    "ScdmGeneratorConfig",
+    "ScreenConfig",
+    "SeveralGeneratorConfig",
+    "UnscdmGeneratorConfig",
+    "VaspEngineConfig",
+    "load_config",
+    "parse_config",
+]

@@ -1,0 +1,201 @@
+"""The science of a campaign: one frozen model, read from a YAML file under ``launchpad/campaigns``.
+
+Owns which structures are generated, how they are screened and computed, and where each gate closes. Where things
+live (database, executables, directories) is the business of ``scdm_flows.config.settings``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+
+from scdm_flows.config.base import Frozen
+from scdm_flows.config.engines import EngineConfig, ForceFieldEngineConfig
+from scdm_flows.config.generators import GeneratorConfig, ScdmGeneratorConfig
+from scdm_flows.errors import ConfigError
+
+
+class ScreenConfig(Frozen):
+    """What a structure must be before anything is computed."""
+
+    min_distance_angstrom: float = Field(
+        0.5, ge=0, description="shortest allowed distance between atoms, angstrom (the paper's 0.5)"
+    )
+    require_radii: bool = Field(True, description="also require the covalent-radii check")
+    require_one_layer: bool = Field(True, description="require one connected layer")
+    require_novel: bool = Field(True, description="drop what the training data already hold")
+    max_atoms: int = Field(40, ge=1, description="largest number of atoms in the cell (the paper's 40)")
+
+
+class GateConfig(Frozen):
+    """Which relaxed candidates go on to phonons and bands."""
+
+    max_e_above_hull: float = Field(0.6, ge=0, description="largest energy above hull, eV/atom (the paper's 0.6)")
+    phonon_max_e_above_hull: float = Field(0.2, ge=0, description="largest energy above hull for phonons, eV/atom")
+    phonon_max_atoms: int = Field(12, ge=1, description="largest primitive cell for phonons")
+    bands_max_e_above_hull: float = Field(
+        0.2, ge=0, description="largest energy above hull for electronic bands, eV/atom"
+    )
+    bands_max_atoms: int = Field(20, ge=1, description="largest primitive cell for electronic bands")
+
+
+class ObjectiveConfig(Frozen):
+    """What the ranking prefers; a changed objective ranks anew and computes nothing again."""
+
+    stability: float = Field(0.6, ge=0, description="weight of the energy above hull, 0 to 0.6 eV/atom")
+    dynamics: float = Field(0.3, ge=0, description="weight of phonon stability")
+    novelty: float = Field(0.05, ge=0, description="weight of not being a known layer")
+    prototype: float = Field(0.02, ge=0, description="weight of the distance to the nearest known prototype")
+    symmetry: float = Field(0.03, ge=0, description="weight of the order of the point group")
+    gap: float = Field(0.0, ge=0, description="weight of a band gap within gap_ev")
+    gap_ev: tuple[float, float] | None = Field(None, description="lowest and highest wished band gap, eV")
+
+    @model_validator(mode="after")
+    def _sensible(self) -> ObjectiveConfig:
+        weights = (self.stability, self.dynamics, self.novelty, self.prototype, self.symmetry, self.gap)
+        if not sum(weights) > 0:
+            raise ValueError("all weights are 0; give at least one term a weight")
+        if (self.gap > 0) != (self.gap_ev is not None):
+            raise ValueError("gap, the weight, and gap_ev, the range in eV, go together; give both or none")
+        if self.gap_ev is not None and not 0 <= self.gap_ev[0] <= self.gap_ev[1]:
+            raise ValueError(f"gap_ev = {list(self.gap_ev)} must be [lowest, highest] with 0 <= lowest <= highest, eV")
+        return self
+
+
+Category = Literal["generate", "compute", "vasp"]  # of FireWorks, by what a job needs: a GPU, a CPU, VASP
+CATEGORIES: tuple[str, ...] = get_args(Category)
+# (part, kind, field, default): fields that are younger than stored campaigns, whose hash must not change
+ADDED_LATER: tuple[tuple[str, str, str, Any], ...] = (
+    ("engine", "forcefield", "fix_symmetry", False),
+    ("engine", "forcefield", "force_field_options", {}),
+    ("engine", "forcefield", "energy_model", None),
+    ("engine", "forcefield", "references", None),
+)
+LONGEST_NAME = 63
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
+
+
+class PhononBudgetConfig(Frozen):
+    """Phonons of the best candidates only: chosen by the ranking when every candidate has passed its gate or ended."""
+
+    best: int = Field(ge=1, description="candidates whose phonons are computed, of those that the gate lets on to them")
+    novel_only: bool = Field(True, description="choose among layers that the training data do not hold")
+
+    def __str__(self) -> str:
+        return f"the {self.best} best {'new ' * self.novel_only}candidates"
+
+
+class BudgetConfig(Frozen):
+    """What a campaign may use; another budget computes nothing again, and submitting the file again applies it."""
+
+    max_candidates: int | None = Field(None, ge=1, description="candidates that go past the screen; all when absent")
+    node_hours: float | None = Field(
+        None,
+        gt=0,
+        description="wall time of all jobs together, hours; when it is used up no new candidate starts, and those that "
+        "have begun go on",
+    )
+    phonons: PhononBudgetConfig | None = Field(
+        None, description="phonons of the best candidates only; of all that the gate lets on to them when absent"
+    )
+    jobs: dict[Category, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict,
+        description="category (generate, compute, vasp) -> jobs of the campaign that run at the same time on FireWorks "
+        "workers",
+    )
+
+
+class CampaignConfig(Frozen):
+    """A discovery campaign."""
+
+    name: Annotated[str, Field(pattern=NAME, description="letters, digits, - and _")]
+    description: str = Field("", description="free text")
+    generator: GeneratorConfig = Field(default_factory=ScdmGeneratorConfig)
+    screen: ScreenConfig = Field(default_factory=ScreenConfig)
+    engine: EngineConfig = Field(default_factory=ForceFieldEngineConfig)
+    gate: GateConfig = Field(default_factory=GateConfig)
+    objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
+    budget: BudgetConfig = Field(default_factory=BudgetConfig)
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _plain_name(cls, name: Any) -> Any:
+        """Names are keys, folders and parts of queries: what would need quoting in one of them is refused."""
+        if isinstance(name, str) and re.fullmatch(NAME, name) is None:
+            plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_")[:LONGEST_NAME]
+            raise ValueError(
+                f"must be 1 to {LONGEST_NAME} letters, digits, - and _, the first a letter or digit"
+                + (f"; {plain!r} would do" if plain else "")
+            )
+        return name
+
+    @property
+    def config_hash(self) -> str:
+        """sha256 of the canonical JSON form, 64 hex digits; of what is computed, so without objective and budget."""
+        computed = self.model_dump(mode="json", exclude={"objective", "budget"})
+        for part, kind, field, default in ADDED_LATER:
+            if computed[part]["kind"] == kind and computed[part][field] == default:
+                computed[part].pop(field)
+        canonical = json.dumps(computed, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _known_keys(model: Any, found: set[str]) -> set[str]:
+    for name, field in model.model_fields.items():
+        found.add(name)
+        stack = [field.annotation]
+        while stack:
+            annotation = stack.pop()
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                _known_keys(annotation, found)
+            stack.extend(getattr(annotation, "__args__", ()))
+    return found
+
+
+KINDS = ("scdm", "unscdm", "files", "several", "forcefield", "vasp")  # pydantic names them in the place of a mistake
+
+
+def parse_config(data: Any, origin: str = "campaign") -> CampaignConfig:
+    """The validated campaign of a mapping; every mistake is named with the key, the value and the rule.
+
+    Raises
+    ------
+    ConfigError
+        If anything is wrong; all mistakes are listed, and an unknown key gets the nearest known one.
+    """
+    if not isinstance(data, dict):
+        raise ConfigError(f"{origin}: a campaign is a mapping of keys to values, found {type(data).__name__}")
+    try:
+        return CampaignConfig.model_validate(data)
+    except ValidationError as error:
+        known = _known_keys(CampaignConfig, set())
+        lines = []
+        for item in error.errors():
+            path = ".".join(str(part) for part in item["loc"] if part not in KINDS)
+            if item["type"] == "extra_forbidden":
+                near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
+                lines.append(f"unknown key '{path}'" + (f"; did you mean '{near[0]}'?" if near else "; remove it"))
+            else:
+                lines.append(f"{path or 'campaign'} = {item['input']!r}: {item['msg']}")
+        raise ConfigError(f"{origin}: " + "; ".join(lines)) from None
+
+
+def load_config(path: str | Path) -> CampaignConfig:
+    """The campaign of a YAML file; ``ConfigError`` when it is missing, not YAML or wrong."""
+    path = Path(path)
+    try:
+        data = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"campaign file {path} does not exist; launchpad/campaigns holds examples") from None
+    except OSError as error:
+        raise ConfigError(f"campaign file {path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"campaign file {path} is not YAML: {error}") from None
+    return parse_config(data, origin=str(path))

@@ -1,0 +1,225 @@
+"""What a campaign may ask of each engine."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from scdm_flows.config.base import Frozen
+
+DEFAULT_FORCE_FIELD = "CHGNet"
+CHGNETS = ("CHGNet",)
+SEVENNETS = ("SevenNet-0", "SevenNet-l3i5", "SevenNet-MF-0")
+# atomate2.forcefields.MLFF without its placeholder and without CHGNet, which is above; to import it takes seconds
+ATOMATE2 = (
+    "MACE",
+    "MACE-MP-0",
+    "MACE-MPA-0",
+    "MACE-MP-0b3",
+    "GAP",
+    "M3GNet",
+    "NEP",
+    "Nequip",
+    "SevenNet",
+    "MatPES-r2SCAN",
+    "MatPES-PBE",
+    "DeepMD",
+    "Allegro",
+    "FAIRChem",
+    "MatterSim",
+    "UPET",
+)
+IMPORT_PATH = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"
+
+
+def check_force_field(name: str, options: Mapping[str, Any] | None = None) -> None:
+    """``ValueError``, with the remedy, for a name that no force field has, or options that it does not take."""
+    known = (*CHGNETS, *SEVENNETS, *ATOMATE2)
+    if ":" in name:
+        if re.fullmatch(IMPORT_PATH, name) is None:
+            raise ValueError(f"{name!r} is no import path of an ASE calculator; write it like ase.calculators.emt:EMT")
+    elif name not in known:
+        lower = {k.lower(): k for k in known}
+        near = difflib.get_close_matches(name.lower(), lower, n=1)
+        raise ValueError(
+            f"no force field is called {name!r}; "
+            + (f"did you mean {lower[near[0]]!r}? " if near else "")
+            + f"There are {', '.join(known)}, and import paths such as ase.calculators.emt:EMT"
+        )
+    elif options and (name in SEVENNETS or (name in CHGNETS and set(options) != {"weights"})):
+        taken = "weights, the path of a file," if name in CHGNETS else "no options"
+        raise ValueError(
+            f"{name} takes {taken} and force_field_options = {dict(options)}; leave them out, or name an ASE "
+            "calculator by its import path"
+        )
+
+
+class ForceFieldEngineConfig(Frozen):
+    """Relaxation, energies and phonons from a machine-learned force field. Its energies are surrogate energies."""
+
+    kind: Literal["forcefield"] = "forcefield"
+    force_field: str = Field(
+        DEFAULT_FORCE_FIELD,
+        description="CHGNet, SevenNet-0, SevenNet-l3i5, SevenNet-MF-0, a name of atomate2's such as MACE-MP-0, or the "
+        "import path of an ASE calculator, package.module:Class",
+    )
+    force_field_options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="keyword arguments of the calculator, for atomate2's names and import paths; of CHGNet: weights, "
+        "the file of a network that was trained further",
+    )
+    energy_model: str | None = Field(
+        None,
+        description="file of an energy model made by `scdm refs fit`; the packaged one of the force field when absent",
+    )
+    references: str | None = Field(
+        None,
+        description="file of reference phases with energies of this force field itself, scheme = its scheme name; then "
+        "no energy model is used",
+    )
+    fmax_ev_per_angstrom: float = Field(0.02, gt=0, description="relaxation ends below this largest force, eV/angstrom")
+    max_relax_steps: int = Field(300, ge=1, description="relaxation steps before it counts as failed")
+    fix_symmetry: bool = Field(
+        False, description="keep the symmetry operations of the sample (to 0.01 angstrom) while it relaxes"
+    )
+    phonon_min_length_angstrom: float = Field(
+        12.0, gt=0, description="shortest in-plane edge of the phonon supercell, angstrom"
+    )
+    phonon_displacement_angstrom: float = Field(
+        0.05, gt=0, description="finite displacement, angstrom; CHGNet's energies are rough on the scale of 0.01"
+    )
+
+    @field_validator("energy_model", "references")
+    @classmethod
+    def _absolute(cls, path: str | None) -> str | None:
+        """Workers run elsewhere: a relative path is taken from the folder of the command that reads the file."""
+        return None if path is None else str(Path(path).absolute())
+
+    @field_validator("force_field")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        check_force_field(name)
+        return name
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ForceFieldEngineConfig:
+        check_force_field(self.force_field, self.force_field_options)
+        if self.energy_model is not None and self.references is not None:
+            raise ValueError("energy_model and references exclude each other; give one of them")
+        return self
+
+
+class VaspEngineConfig(Frozen):
+    """VASP through atomate2's makers with input sets for slabs: PBE (``GGA = PE``) and PAW, as in the paper, no +U."""
+
+    kind: Literal["vasp"] = "vasp"
+    references: str | None = Field(
+        None,
+        description="JSON file of computed entries (GGA, one scheme) that the energies are judged by; without one a "
+        "campaign is refused",
+    )
+
+    encut_ev: float = Field(520, gt=0, description="plane-wave cut-off, eV; 520 is what Materials Project's GGA uses")
+    kpoint_spacing_per_angstrom: float = Field(
+        0.2, gt=0, description="largest in-plane distance of k-points, 1/angstrom, 2 pi included; 1 point along c"
+    )
+    dos_kpoint_spacing_per_angstrom: float = Field(
+        0.1, gt=0, description="the same for the density of states, 1/angstrom"
+    )
+    ediff_ev: float = Field(1e-6, gt=0, description="electronic convergence of the cell, eV")
+    phonon_ediff_ev: float = Field(1e-8, gt=0, description="electronic convergence of displaced supercells, eV")
+    max_electronic_steps: int = Field(
+        100, ge=1, description="electronic steps (NELM) before a run counts as unconverged"
+    )
+    fmax_ev_per_angstrom: float = Field(
+        0.005, gt=0, description="largest force at the end of the second relaxation, eV/angstrom"
+    )
+    first_fmax_ev_per_angstrom: float = Field(
+        0.02, gt=0, description="largest force at the end of the first relaxation, eV/angstrom"
+    )
+    max_relax_steps: int = Field(100, ge=1, description="ionic steps (NSW) of each of the two relaxations")
+    smearing: Literal["gaussian", "fermi", "methfessel-paxton"] = Field(
+        "gaussian", description="how occupations are smeared; tetrahedra need k-points along c"
+    )
+    sigma_ev: float = Field(0.05, gt=0, description="width of the smearing, eV")
+    spin: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="spin polarisation; auto: where an element may carry a moment (Ti to Cu, Ru, Rh, Os, Ir, f metals)",
+    )
+    initial_moments: dict[str, float] = Field(
+        default_factory=dict,
+        description="element -> initial moment in Bohr magnetons, over the defaults (high spin: 5 for d, 7 for f "
+        "metals that may carry a moment, 0.6 for the rest)",
+    )
+    vdw: Literal["none", "D3"] = Field(
+        "none", description="dispersion correction: none, or DFT-D3 (zero damping); then references must be vasp-pbe-d3"
+    )
+    dipole_correction: Literal["auto", "on", "off"] = Field(
+        "auto", description="dipole correction along c; auto: for layer groups without an operation z -> -z"
+    )
+    potcar_functional: Literal["PBE", "PBE_52", "PBE_54", "PBE_64"] = Field(
+        "PBE", description="release of the PAW potentials; PBE is what Materials Project's GGA uses"
+    )
+    potcar_symbols: dict[str, str] = Field(
+        default_factory=dict, description="element -> potential such as Mo_pv, over Materials Project's choice"
+    )
+
+    cell_constraint: Literal["lattice_constraints", "optcell"] = Field(
+        "lattice_constraints",
+        description="what holds c: LATTICE_CONSTRAINTS (VASP 6.4 or newer), or an OPTCELL file for a VASP patched to "
+        "read it",
+    )
+    optcell: str = Field(
+        "110",
+        description="content of the OPTCELL file, where that holds c; patches differ, 110 is the most common form",
+    )
+    vasp_version: str | None = Field(
+        None, description="version of the VASP that will run, such as 6.4.3; SCDM_VASP_VERSION when absent"
+    )
+    min_vacuum_angstrom: float = Field(
+        10.0, gt=0, description="least distance between a layer and its image along c, angstrom"
+    )
+
+    phonon_min_length_angstrom: float = Field(
+        12.0, gt=0, description="shortest in-plane edge of the phonon supercell (n, m, 1), angstrom"
+    )
+    phonon_displacement_angstrom: float = Field(0.01, gt=0, description="finite displacement, angstrom")
+    band_points: int = Field(121, ge=11, description="k-points on the in-plane path of the bands")
+    band_nbands_factor: float = Field(
+        1.2, ge=1, description="bands of the band runs, as a multiple of the static run's"
+    )
+    dos_points: int = Field(2001, ge=101, description="energies of the density of states (NEDOS)")
+
+    walltime_s: int | None = Field(
+        None, gt=0, description="seconds that a VASP run may take before it is told to stop; no limit when absent"
+    )
+    max_custodian_errors: int = Field(5, ge=0, description="errors that custodian mends in one run before it gives up")
+
+    @field_validator("references")
+    @classmethod
+    def _absolute(cls, path: str | None) -> str | None:
+        """Workers run elsewhere: a relative path is taken from the folder of the command that reads the file."""
+        return None if path is None else str(Path(path).absolute())
+
+    @field_validator("vasp_version")
+    @classmethod
+    def _version(cls, version: str | None) -> str | None:
+        if version is not None:
+            check_version(version)
+        return version
+
+
+def check_version(version: str) -> tuple[int, ...]:
+    """Numbers of a version such as 6.4.3; ``ValueError`` where it has none."""
+    match = re.match(r"\d+(\.\d+)*", version)
+    if match is None:
+        raise ValueError(f"{version!r} is not a version; write it like 6.4.3")
+    return tuple(int(part) for part in match[0].split("."))
+
+
+EngineConfig = Annotated[ForceFieldEngineConfig | VaspEngineConfig, Field(discriminator="kind")]

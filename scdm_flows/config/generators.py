@@ -1,0 +1,103 @@
+"""What a campaign may ask of each generator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from scdm_flows.config.base import Frozen
+
+
+class ScdmGeneratorConfig(Frozen):
+    """Candidates from the symmetry-constrained diffusion model."""
+
+    kind: Literal["scdm"] = "scdm"
+    n: int = Field(100, ge=1, description="number of samples")
+    seed: int = Field(
+        0,
+        ge=0,
+        description="seed; a generation job's samples depend on it and on the index of the first",
+    )
+    checkpoint: str | None = Field(None, description="checkpoint file; the packaged one when absent")
+    layer_group: int | None = Field(
+        None, ge=1, le=80, description="layer group of every sample; drawn from the data when absent"
+    )
+    elements: str | None = Field(None, description="only these elements may occur, such as Mo,W,S,Se; any when absent")
+    formula: str | None = Field(None, description="reduced formula of every sample, such as MoS2; any when absent")
+    n_atoms: int | None = Field(None, ge=1, description="atoms in the primitive cell; any number when absent")
+    stability: float | None = Field(
+        0.2,
+        description="largest energy above hull that the model is asked for, eV/atom; null asks for none. A condition "
+        "of the model, not a filter",
+    )
+    weight: float = Field(0.5, ge=0, description="weight of classifier-free guidance towards what is asked for")
+    letter_temperature: float = Field(
+        2.3,
+        gt=0,
+        description="temperature of the choice of Wyckoff positions: 1 keeps to known templates, whose samples are "
+        "more often stable; warmer ones are newer",
+    )
+    guidance: bool = Field(True, description="pass over draws that are no bonded layer or repeat a sample's skeleton")
+    steps: int | None = Field(None, ge=1, description="denoising steps; the model's default when absent")
+    shard_size: int = Field(100, ge=1, description="samples a generation job makes")
+
+    @field_validator("elements", mode="before")
+    @classmethod
+    def _as_text(cls, elements: object) -> object:
+        """A list, which is what YAML suggests, is the same wish: [Mo, S] is Mo,S."""
+        return ",".join(map(str, elements)) if isinstance(elements, list | tuple) else elements
+
+    @field_validator("checkpoint")
+    @classmethod
+    def _absolute(cls, path: str | None) -> str | None:
+        """Workers run elsewhere: a relative path is taken from the folder of the command that reads the file."""
+        return None if path is None else str(Path(path).absolute())
+
+
+class UnscdmGeneratorConfig(ScdmGeneratorConfig):
+    """Candidates from the paper's control: the same network trained and sampled without symmetry."""
+
+    kind: Literal["unscdm"] = "unscdm"  # type: ignore[assignment]
+
+
+class FilesGeneratorConfig(Frozen):
+    """Candidates from files (CIF, POSCAR, extxyz, JSON lines): bring your own structures."""
+
+    kind: Literal["files"] = "files"
+    paths: tuple[str, ...] = Field(min_length=1, description="files or folders")
+    shard_size: int = Field(100, ge=1, description="structures a generation job reads")
+
+    @field_validator("paths")
+    @classmethod
+    def _absolute(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
+        """Workers run elsewhere: a relative path is taken from the folder of the command that reads the file."""
+        return tuple(str(Path(p).absolute()) for p in paths)
+
+
+OneGeneratorConfig = Annotated[
+    ScdmGeneratorConfig | UnscdmGeneratorConfig | FilesGeneratorConfig, Field(discriminator="kind")
+]
+
+
+class SeveralGeneratorConfig(Frozen):
+    """Candidates from several generators, one after the other: such as a model and its control."""
+
+    kind: Literal["several"] = "several"
+    generators: tuple[OneGeneratorConfig, ...] = Field(description="the generators, in their order")
+    shard_size: int = Field(100, ge=1, description="structures that a generation job makes, of one generator or of two")
+
+    @field_validator("generators")
+    @classmethod
+    def _some(cls, generators: tuple[OneGeneratorConfig, ...]) -> tuple[OneGeneratorConfig, ...]:
+        """At least one; asked here, as pydantic's own count does not see entries that are wrong themselves."""
+        if not generators:
+            raise ValueError("give at least one generator, such as {kind: scdm, n: 100}")
+        return generators
+
+
+GeneratorConfig = Annotated[
+    ScdmGeneratorConfig | UnscdmGeneratorConfig | FilesGeneratorConfig | SeveralGeneratorConfig,
+    Field(discriminator="kind"),
+]

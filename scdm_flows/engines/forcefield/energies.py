@@ -1,0 +1,96 @@
+"""Energies of relaxed layers on C2DB's PBE scale: the energy model's force fields in memory, layers in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from itertools import repeat
+from typing import TYPE_CHECKING, Any
+
+from scdm_flows.engines.forcefield.potentials import force_field
+from scdm_flows.engines.forcefield.relaxation import one_thread
+from scdm_flows.errors import ReferenceDataError
+from scdm_flows.thermo.energy_model import PredictedEnergy, Seen, energy_model_for
+from scdm_models.processes import pool
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+    from scdm_flows.config import ForceFieldEngineConfig
+
+PART = 16  # layers handed to a process at a time
+
+
+def see(structures: Sequence[Structure], names: Sequence[str]) -> list[dict[str, Seen] | str]:
+    """What the named force fields say of each layer, or why one of them cannot; in their order."""
+    answers = {name: force_field(name).features(structures) for name in names}
+    found: list[dict[str, Seen] | str] = []
+    for k in range(len(structures)):
+        own = {name: answer[k] for name, answer in answers.items()}
+        failed = [f"{name}: {answer}" for name, answer in own.items() if isinstance(answer, str)]
+        seen = {name: Seen(*answer) for name, answer in own.items() if not isinstance(answer, str)}
+        found.append("; ".join(failed) if failed else seen)
+    return found
+
+
+def predict(structures: Sequence[Structure | None], config: ForceFieldEngineConfig) -> list[PredictedEnergy | str]:
+    """The energy of each relaxed layer, or why it has none; in their order.
+
+    Raises
+    ------
+    ReferenceDataError
+        If the force field has no energy model.
+    """
+    model = energy_model_for(config.force_field, config.energy_model, config.force_field_options)
+    if model is None:
+        raise ReferenceDataError(
+            f"the force field {config.force_field} has no energy model, its energies are on no hull's scale; make one "
+            f"with `scdm refs fit --force-field {config.force_field}` (`engine.energy_model`), or give phases with its "
+            "own energies (`engine.references`)"
+        )
+    present = [k for k, structure in enumerate(structures) if structure is not None]
+    layers = [structure for structure in structures if structure is not None]
+    found: list[PredictedEnergy | str] = ["not relaxed"] * len(structures)
+    for k, layer, seen in zip(present, layers, see(layers, model.force_fields), strict=True):
+        if isinstance(seen, str):
+            found[k] = seen
+            continue
+        fractions = {str(e): float(x) for e, x in layer.composition.fractional_composition.items()}
+        try:
+            (found[k],) = model.predict([fractions], [[seen[name]] for name in model.force_fields])
+        except ReferenceDataError as error:  # one odd layer stops none of the others
+            found[k] = str(error)
+    return found
+
+
+def see_together(structures: Sequence[Structure], names: Sequence[str], processes: int) -> list[dict[str, Seen] | str]:
+    """``see`` in several processes."""
+    return _side_by_side(see, structures, names, processes)
+
+
+def predict_together(
+    structures: Sequence[Structure | None],
+    config: ForceFieldEngineConfig,
+    *,
+    processes: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> list[PredictedEnergy | str]:
+    """``predict`` in several processes. progress: called with the number of finished ones."""
+    return _side_by_side(predict, structures, config, processes, progress)
+
+
+def _side_by_side(
+    what: Callable[..., list[Any]],
+    structures: Sequence[Any],
+    argument: Any,
+    processes: int,
+    progress: Callable[[int], None] | None = None,
+) -> list[Any]:
+    parts = [structures[i : i + PART] for i in range(0, len(structures), PART)]
+    found: list[Any] = []
+    with pool(processes, one_thread) if processes > 1 else nullcontext() as workers:
+        for part in (map if workers is None else workers.map)(what, parts, repeat(argument)):
+            found += part
+            if progress is not None:
+                progress(len(found))
+    return found

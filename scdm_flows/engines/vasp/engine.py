@@ -1,0 +1,253 @@
+"""The VASP engine: PBE-PAW for slabs through atomate2's makers, input sets and custodian.
+
+Two relaxations with c held, a static run, phonons by finite displacements in a diagonal (n, m, 1) supercell without
+Born charges (their three-dimensional correction is wrong for a slab), a uniform run for the density of states and
+bands on the in-plane path. Input files are the business of ``vasp_inputs``, the runs that of ``vasp_makers``, what
+must be in order before that of ``vasp_checks``, and what it costs that of ``vasp_cost``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scdm_flows.analysis.bands import is_magnetic
+from scdm_flows.analysis.phonons import phonon_supercell
+from scdm_flows.config import CampaignConfig, VaspEngineConfig
+from scdm_flows.documents.bands import GapKind
+from scdm_flows.documents.static import StaticSummary
+from scdm_flows.engines.base import PHONON_SYMPREC_ANGSTROM, StageCost
+from scdm_flows.engines.vasp import checks as vasp_checks
+from scdm_flows.engines.vasp.inputs import input_set, is_polar
+from scdm_flows.errors import EngineError, ReferenceDataError
+from scdm_flows.thermo.entries import SCHEME, load_entries
+from scdm_flows.thermo.table import ReferenceTable
+
+if TYPE_CHECKING:
+    from jobflow.core.job import Job
+    from jobflow.core.maker import Maker
+    from pymatgen.core.structure import Structure
+
+THEIR_BAND_POINTS = 11  # a branch of atomate2's three-dimensional path, which a layer has no use for
+NO_RAW_OBJECTS = {"parse_dos": False, "parse_bandstructure": False}  # those of the uniform and line runs are kept
+
+
+class VaspEngine:
+    """VASP through atomate2."""
+
+    scheme: str
+    static_scheme: str
+    surrogate = False
+    category = "vasp"
+    keeps_runs = True
+    cannot: Mapping[str, str] = {}
+
+    def __init__(self, config: VaspEngineConfig) -> None:
+        self.config = config
+        # energies with a dispersion correction need references with it
+        self.scheme = SCHEME if config.vdw == "none" else f"{SCHEME}-{config.vdw.lower()}"
+        self.static_scheme = self.scheme
+
+    def check(self) -> list[str]:
+        """What is missing to run."""
+        problems = [vasp_checks.command_problem(), vasp_checks.version_problem(self.config)]
+        problems += vasp_checks.potcar_problems(self.config, [])
+        try:
+            self.references()
+        except (EngineError, ReferenceDataError) as error:
+            problems.append(str(error))
+        return [problem for problem in problems if problem is not None]
+
+    def check_elements(self, elements: Sequence[str]) -> list[str]:
+        """Why some elements cannot be computed: no POTCAR, no reference energy."""
+        problems = [] if vasp_checks.potcar_folder()[1] else vasp_checks.potcar_problems(self.config, elements)
+        try:
+            self.references().entries(list(elements))
+        except ReferenceDataError as error:
+            problems.append(str(error))
+        except EngineError:
+            pass  # said by check
+        return problems
+
+    def layer_problems(self, structure: Structure, *, as_given: bool = False) -> list[str]:
+        """Why a layer cannot be computed; as_given: it is still turned so that c lies along z."""
+        return vasp_checks.layer_problems(structure, self.config.min_vacuum_angstrom, along_z=not as_given)
+
+    def cost(self, structure: Structure | None, n_atoms: int = 0) -> list[StageCost]:
+        """See ``vasp_cost``."""
+        from scdm_flows.engines.vasp.cost import cost, typical_layer
+
+        layer = typical_layer(n_atoms) if structure is None else structure
+        return cost(layer, self.config, self.displaced(layer)[1])
+
+    def input_files(self, structure: Structure) -> dict[str, dict[str, str]]:
+        """INCAR, KPOINTS, POSCAR and POTCAR (or POTCAR.spec) of every run; see ``vasp_files``."""
+        from scdm_flows.engines.vasp.files import input_files
+
+        return input_files(self, structure)
+
+    def references(self) -> ReferenceTable:
+        """The phases of the campaign's file of computed entries."""
+        if self.config.references is None:
+            raise EngineError(
+                f"energies of scheme {self.scheme} need reference phases of it, and engine.references names no file; "
+                "give a JSON file of computed GGA entries (of the Materials Project's API or your own), or use the "
+                "forcefield engine"
+            )
+        return load_entries(self.config.references, self.scheme, vasp_checks.potcar_symbols(self.config))
+
+    def predicted(self, structure: Structure) -> None:
+        """Nothing: the static energy is on the references' scale."""
+
+    def _maker(self, stage: str, *, dipole: bool | None = None, **kwargs: Any) -> Any:
+        from scdm_flows.engines.vasp.makers import SlabBandsMaker, SlabMaker
+
+        holds = stage.startswith("relax") and self.config.cell_constraint == "optcell"
+        kind = SlabBandsMaker if stage in ("uniform", "line") else SlabMaker
+        return kind(
+            name=stage.replace("_", " "),
+            input_set_generator=input_set(self.config, stage, dipole=dipole),
+            stop_children_kwargs={"handle_unsuccessful": "error"},  # whatever a worker's atomate2 settings say
+            run_vasp_kwargs={"max_errors": self.config.max_custodian_errors},
+            walltime=self.config.walltime_s,
+            min_vacuum=self.config.min_vacuum_angstrom,
+            optcell=self.config.optcell if holds else None,
+            **kwargs,
+        )
+
+    def relax_maker(self) -> Maker:
+        """Two relaxations with c held, the second tighter."""
+        from scdm_flows.engines.vasp.makers import SlabDoubleRelaxMaker
+
+        return SlabDoubleRelaxMaker(
+            relax_maker1=self._maker("relax_1", task_document_kwargs=NO_RAW_OBJECTS),
+            relax_maker2=self._maker("relax_2", task_document_kwargs=NO_RAW_OBJECTS),
+        )
+
+    def relax_ahead(self, structures: Sequence[Structure]) -> Iterator[int]:
+        """Nothing ahead: each run of VASP is its own."""
+        return iter(range(len(structures)))
+
+    def static_maker(self) -> Maker:
+        """A single point that keeps its charge density for the bands."""
+        maker: Maker = self._maker("static", task_document_kwargs=NO_RAW_OBJECTS)
+        return maker
+
+    def static_summary(self, task: Any) -> StaticSummary:
+        """From atomate2's task document."""
+        calculation = task.calcs_reversed[0]
+        output = calculation.output
+        forces = task.output.forces
+        moments = task.output.structure.site_properties.get("magmom") if task.output.structure else None
+        spin = moments is not None and any(m is not None for m in moments)
+        total = (output.outcar or {}).get("total_magnetization") if spin else None
+        kind = None
+        if output.bandgap is not None:
+            kind = GapKind.METAL if output.is_metal else GapKind.DIRECT if output.is_gap_direct else GapKind.INDIRECT
+        return StaticSummary(
+            energy_per_atom=float(task.output.energy_per_atom),
+            max_force_ev_per_angstrom=float(np.linalg.norm(np.array(forces), axis=1).max()) if forces else None,
+            band_gap_ev=output.bandgap,
+            gap_kind=kind,
+            spin_polarised=spin,
+            magnetic=is_magnetic(moments) if spin else False,
+            total_magnetization=None if total is None else float(total),
+            atom_magnetizations=[float(m) for m in moments] if spin and moments else None,
+            engine_version=calculation.vasp_version,
+            folder=task.dir_name,
+        )
+
+    def displaced(self, structure: Structure) -> tuple[list[list[int]], list[Structure]]:
+        """The (n, m, 1) supercell matrix and the displaced supercells, in phonopy's order."""
+        from atomate2.common.jobs.phonons import generate_phonon_displacements
+
+        matrix = phonon_supercell(structure, self.config.phonon_min_length_angstrom)
+        generate: Any = generate_phonon_displacements
+        found: list[Structure] = generate.original(structure, matrix, **_phonopy_arguments(self.config))
+        moments = structure.site_properties.get("magmom")
+        if moments:
+            copies = len(found[0]) // len(structure)  # phonopy keeps all images of an atom together
+            for supercell in found:
+                supercell.add_site_property("magmom", [m for m in moments for _ in range(copies)])
+        return matrix, found
+
+    def displacement_maker(self, structure: Structure) -> Any:
+        """The maker of a displaced supercell's forces; dipole correction as for the layer itself."""
+        auto = self.config.dipole_correction == "auto"
+        dipole = is_polar(structure) if auto else self.config.dipole_correction == "on"
+        return self._maker("phonon", dipole=dipole, task_document_kwargs=NO_RAW_OBJECTS)
+
+    def phonon_jobs(self, config: CampaignConfig, candidate_id: str, structure: Structure) -> list[Job]:
+        """A job for each displaced supercell, atomate2's phonon document, and the summary on the in-plane path.
+
+        atomate2's ``PhononMaker`` makes the displacement jobs while it runs, with new uuids each time; here they are
+        known when the gate opens, so an interrupted candidate finds its finished displacements again.
+        """
+        from atomate2.common.jobs.phonons import generate_frequencies_eigenvectors
+
+        from scdm_flows.flows.jobs import phonon_summary
+
+        plain = structure.copy()
+        if "magmom" in plain.site_properties:
+            plain.remove_site_property("magmom")
+        matrix, supercells = self.displaced(structure)
+        maker = self.displacement_maker(structure)
+        runs = [maker.make(supercell) for supercell in supercells]
+        for number, run in enumerate(runs, 1):
+            run.name = f"phonon {number}/{len(runs)}"
+        collected = generate_frequencies_eigenvectors(
+            structure=plain,
+            supercell_matrix=matrix,
+            **_phonopy_arguments(self.config),
+            displacement_data={
+                "displacement_number": list(range(len(runs))),
+                "forces": [run.output.output.forces for run in runs],
+                "uuids": [run.output.uuid for run in runs],
+                "dirs": [run.output.dir_name for run in runs],
+            },
+            total_dft_energy=None,
+            static_run_job_dir=None,
+            static_run_uuid=None,
+            born_run_job_dir=None,
+            born_run_uuid=None,
+            optimization_run_job_dir=None,
+            optimization_run_uuid=None,
+            create_thermal_displacements=False,
+            store_force_constants=True,
+            npoints_band=THEIR_BAND_POINTS,
+        )
+        summary = phonon_summary(
+            config.model_dump(mode="json"),
+            candidate_id,
+            plain,
+            collected.output,
+            self.config.phonon_displacement_angstrom,
+            version=runs[0].output.vasp_version,
+        )
+        return [*runs, collected, summary]
+
+    def band_jobs(
+        self, config: CampaignConfig, candidate_id: str, structure: Structure, static: StaticSummary
+    ) -> list[Job]:
+        """Uniform and line runs on the static run's charge density, and their summary."""
+        from scdm_flows.flows.jobs import bands_summary
+
+        uniform = self._maker("uniform").make(structure, prev_dir=static.folder, mode="uniform")
+        line = self._maker("line").make(structure, prev_dir=static.folder, mode="line")
+        dump = config.model_dump(mode="json")
+        summary = bands_summary(dump, candidate_id, static.model_dump(mode="json"), uniform.output, line.output)
+        return [uniform, line, summary]
+
+
+def _phonopy_arguments(config: VaspEngineConfig) -> dict[str, Any]:
+    """The same for making displacements and for collecting their forces."""
+    return {
+        "displacement": config.phonon_displacement_angstrom,
+        "sym_reduce": True,
+        "symprec": PHONON_SYMPREC_ANGSTROM,
+        "use_symmetrized_structure": None,
+        "kpath_scheme": "seekpath",
+        "code": "vasp",
+    }

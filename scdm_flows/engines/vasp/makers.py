@@ -1,0 +1,240 @@
+"""atomate2's VASP jobs as a campaign runs them: slabs only, fresh handlers, c held, failures in words.
+
+What a worker decides (command, Gamma-only command, handlers) is decided when the job runs: a maker that lies in a
+queue holds neither a path of the machine that submitted it nor handlers that count errors.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from atomate2.vasp.flows.core import DoubleRelaxMaker
+from atomate2.vasp.jobs.base import BaseVaspMaker, vasp_job
+from atomate2.vasp.jobs.core import NonSCFMaker
+from atomate2.vasp.run import DEFAULT_HANDLERS
+from atomate2.vasp.sets.base import VaspInputGenerator
+from custodian.vasp.handlers import WalltimeHandler
+from jobflow.core.flow import Flow
+from monty.io import zopen
+
+from scdm_flows.config.settings import get_settings
+from scdm_flows.engines.vasp.checks import layer_problems
+from scdm_flows.engines.vasp.inputs import SlabSetGenerator
+from scdm_flows.errors import EngineError, StructureError
+
+if TYPE_CHECKING:
+    from jobflow.core.job import Response
+    from pymatgen.core.structure import Structure
+
+MONITOR_SECONDS = 300.0  # how often custodian's monitors (frozen run, wall time) look, at most
+WALLTIME_SHARE = 0.2  # of a short wall time is kept for stopping
+WALLTIME_REACHED = "Walltime reached"  # custodian's name of it
+C_TOLERANCE_ANGSTROM = 1e-3
+FORCE_SLACK = 1.1  # VASP judges its forces before they are rounded and drift is taken off
+WALLTIME_START = "CUSTODIAN_WALLTIME_START"  # custodian counts from here, through all jobs of a process
+
+
+def fresh_run_settings(walltime: float | None = None, *, relaxes: bool = False) -> dict[str, Any]:
+    """Arguments of atomate2's ``run_vasp`` for one run on this machine.
+
+    The handlers are new objects: atomate2's own are shared by all jobs of a process, and their error counts go from
+    one job to the next. The same holds for the start of the wall time, which custodian keeps in the environment.
+
+    walltime: seconds after which VASP is told to stop, after an ionic step where it relaxes, else at once.
+    """
+    settings = get_settings()
+    poll, monitor = settings.vasp_poll_seconds, MONITOR_SECONDS
+    handlers: list[Any] = [type(handler)() for handler in DEFAULT_HANDLERS]
+    if walltime is not None:
+        os.environ.pop(WALLTIME_START, None)
+        monitor = min(monitor, WALLTIME_SHARE * walltime)
+        handlers.append(WalltimeHandler(walltime, buffer_time=monitor, electronic_step_stop=not relaxes))
+    found: dict[str, Any] = {
+        "handlers": handlers,
+        "custodian_kwargs": {"polling_time_step": poll, "monitor_freq": max(1, round(monitor / poll))},
+    }
+    if settings.vasp_cmd:  # else atomate2's own settings on the worker
+        found["vasp_cmd"] = settings.vasp_cmd
+        found["vasp_gamma_cmd"] = settings.vasp_gamma_cmd or settings.vasp_cmd
+    return found
+
+
+def _run(maker: Any, structure: Structure, run: Callable[[Any], Response[Any]]) -> Response[Any]:
+    """Check the slab, run VASP through ``run``, check the result; every failure in words."""
+    problems = layer_problems(structure, maker.min_vacuum)
+    if problems:
+        raise StructureError("; ".join(problems))
+    if maker.optcell is not None:
+        Path("OPTCELL").write_text(maker.optcell + "\n")
+    incar = maker.input_set_generator.config_dict["INCAR"]
+    relaxes = incar.get("NSW", 0) > 0
+    settings = fresh_run_settings(maker.walltime, relaxes=relaxes)
+    try:
+        response = run(replace(maker, run_vasp_kwargs={**settings, **maker.run_vasp_kwargs}))
+        if relaxes:
+            _check_relaxation(response.output, structure, -float(incar["EDIFFG"]))
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # the machine's trouble, no candidate's
+        raise EngineError(explain(error, Path.cwd())) from error
+    return response
+
+
+def _check_relaxation(task: Any, before: Structure, fmax: float) -> None:
+    """``EngineError`` where c moved, VASP was told to stop, or the forces are not what was asked for.
+
+    The parsers call every relaxation with steps to spare converged, also one that a STOPCAR ended.
+    """
+    if WALLTIME_REACHED in _corrections(Path.cwd()):
+        raise EngineError(f"the relaxation was stopped after {len(task.calcs_reversed[0].output.ionic_steps)} steps")
+    after = task.structure.lattice.matrix
+    moved = float(np.abs(after[2] - before.lattice.matrix[2]).max())
+    if moved > C_TOLERANCE_ANGSTROM:
+        raise EngineError(
+            f"c moved by {moved:.3f} angstrom though it was to be held: this VASP "
+            f"({task.calcs_reversed[0].vasp_version}) does not know LATTICE_CONSTRAINTS or OPTCELL, use one that does"
+        )
+    largest = float(np.linalg.norm(np.array(task.output.forces, dtype=float), axis=1).max())
+    if largest > FORCE_SLACK * fmax:
+        raise EngineError(
+            f"the relaxation ended with a largest force of {largest:.3g} eV/angstrom, {fmax:g} was asked for"
+        )
+
+
+@dataclass
+class SlabMaker(BaseVaspMaker):
+    """One VASP run of a layer.
+
+    min_vacuum: angstrom; optcell: content of an OPTCELL file, for a VASP patched to read it; walltime: seconds.
+    """
+
+    name: str = "slab"
+    input_set_generator: VaspInputGenerator = field(default_factory=SlabSetGenerator)
+    min_vacuum: float = 10.0
+    optcell: str | None = None
+    walltime: int | None = None
+
+    @vasp_job
+    def make(self, structure: Structure, prev_dir: str | Path | None = None) -> Response[Any]:
+        """Run VASP on the layer; prev_dir: folder of a run to start from."""
+        original: Any = BaseVaspMaker.make
+        return _run(self, structure, lambda maker: original.original(maker, structure, prev_dir))
+
+
+@dataclass
+class SlabBandsMaker(NonSCFMaker):
+    """A run on a fixed charge density: uniform (density of states) or line (bands); see ``SlabMaker``."""
+
+    name: str = "bands"
+    input_set_generator: VaspInputGenerator = field(default_factory=SlabSetGenerator)
+    min_vacuum: float = 10.0
+    optcell: str | None = None
+    walltime: int | None = None
+
+    @vasp_job
+    def make(self, structure: Structure, prev_dir: str | Path | None, mode: str = "uniform") -> Response[Any]:
+        """Run VASP on the charge density in ``prev_dir``; mode: uniform or line."""
+        folder = Path(str(prev_dir).partition(":")[2] or str(prev_dir))
+        if not list(folder.glob("CHGCAR*")):
+            raise EngineError(
+                f"the static run's CHGCAR is not in {folder} on this machine; keep all VASP runs of a candidate on one "
+                "file system, or run the static stage again"
+            )
+        original: Any = NonSCFMaker.make
+        return _run(self, structure, lambda maker: original.original(maker, structure, prev_dir, mode))
+
+
+@dataclass
+class SlabDoubleRelaxMaker(DoubleRelaxMaker):
+    """Two relaxations, the second tighter and on a new basis for the changed cell.
+
+    Unlike atomate2's, the second starts from the first one's structure alone, so it may run on another machine.
+    """
+
+    name: str = "relax"
+    relax_maker1: BaseVaspMaker | None = field(default_factory=SlabMaker)
+    relax_maker2: BaseVaspMaker = field(default_factory=SlabMaker)
+
+    def make(self, structure: Structure, prev_dir: str | Path | None = None) -> Flow:
+        """A flow whose output is the second relaxation's."""
+        makers: tuple[Any, Any] = (self.relax_maker1, self.relax_maker2)
+        first = makers[0].make(structure)
+        second = makers[1].make(first.output.structure)
+        return Flow([first, second], output=second.output, name=self.name)
+
+
+def explain(error: Exception, folder: Path) -> str:
+    """Why a VASP run failed: the error, what custodian mended before, and what did not converge."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    if "Validator" in message:
+        message = f"VASP ended in the middle: killed (memory, queue), or a full disk ({message})"
+    corrections = _corrections(folder)
+    parts = [message[:400] if isinstance(error, EngineError) else _unconverged(folder) or message[:400]]
+    if corrections.pop(WALLTIME_REACHED, 0):
+        parts.insert(0, "the wall time was over and VASP was told to stop (engine.walltime_s)")
+    words = _last_words(folder)
+    if words:
+        parts.append(f"its last words: {words!r}")
+    if corrections:
+        mended = [name if times == 1 else f"{name} ({times} times)" for name, times in corrections.items()]
+        parts.append(f"custodian had mended {', '.join(mended)}")
+    parts.append(f"the run is in {folder}")
+    return "; ".join(parts)
+
+
+def _last_words(folder: Path) -> str:
+    """The last line that VASP wrote to standard error or, without one, to standard output."""
+    for name in ("std_err.txt", "vasp.out"):
+        try:
+            lines = (folder / name).read_text(errors="replace").splitlines()
+        except OSError:
+            continue
+        line = next((text.strip() for text in reversed(lines) if any(c.isalpha() for c in text)), "")
+        if line:
+            return line[:200]
+    return ""
+
+
+def _corrections(folder: Path) -> dict[str, int]:
+    """Error that custodian found -> how often, in order."""
+    found: dict[str, int] = {}
+    for path in (folder / "custodian.json", folder / "custodian.json.gz"):
+        if not path.is_file():
+            continue
+        try:
+            with zopen(path, "rt") as handle:
+                jobs = json.load(handle)
+        except (OSError, ValueError):
+            return {}
+        for job in jobs:
+            for correction in job.get("corrections") or []:
+                for name in correction.get("errors") or []:
+                    found[str(name)] = found.get(str(name), 0) + 1
+    return found
+
+
+def _unconverged(folder: Path) -> str | None:
+    """What did not converge in a run that ended; None where that is not what failed."""
+    from pymatgen.io.vasp.outputs import Vasprun
+
+    path = next((p for p in (folder / "vasprun.xml", folder / "vasprun.xml.gz") if p.is_file()), None)
+    if path is None:
+        return None
+    try:
+        run = Vasprun(path, parse_dos=False, parse_eigen=False, parse_potcar_file=False)
+        electronic, ionic = run.converged_electronic, run.converged_ionic
+    except Exception:
+        return None
+    if not electronic:
+        return f"the electronic steps did not converge in {run.parameters.get('NELM')} (max_electronic_steps)"
+    if not ionic:
+        steps, most = len(run.ionic_steps), run.parameters.get("NSW")
+        return f"the relaxation did not converge: {steps} of at most {most} ionic steps (max_relax_steps)"
+    return None

@@ -1,0 +1,138 @@
+"""The task that runs one jobflow job as a firework.
+
+``ScdmJobFiretask`` takes its job store from the LaunchPad that handed it out, so stock ``rlaunch -c launchpad
+rapidfire`` needs one address (in ``my_launchpad.yaml``), no environment variable, and no credentials are ever written
+into a firework. What a firework does is what the in-process runner does, with the same uuids: what is in the job store
+is not computed again.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from fireworks import FWAction, LaunchPad
+from jobflow.managers.fireworks import JobFiretask
+
+from scdm_flows.documents import StageName
+from scdm_flows.errors import StoreError
+from scdm_flows.execution.fireworks.duty import on_duty
+from scdm_flows.execution.fireworks.retries import trouble_of
+from scdm_flows.execution.jobs import DYNAMIC_STAGES, is_complete, run_job
+from scdm_flows.stores.database import job_store_of
+
+if TYPE_CHECKING:
+    from jobflow.core.job import Job
+    from jobflow.core.store import JobStore
+
+logger = logging.getLogger(__name__)
+ADDED_BY = "added_by"  # spec key of children: uuid and index of the job that added them
+
+
+class StageError(Exception):
+    """A failed stage, as FireWorks stores it: ``to_dict`` goes into the launch's ``_details``."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error_type, self.message = type(error).__name__, str(error)[:2000] or type(error).__name__
+        self.trouble = trouble_of(error)
+        super().__init__(f"{self.error_type}: {self.message}")
+
+    def to_dict(self) -> dict[str, str | None]:
+        """Kind and message of the original error, and the trouble behind it if it is not the job's own."""
+        trouble = None if self.trouble is None else self.trouble.value
+        return {"error_type": self.error_type, "message": self.message, "trouble": trouble}
+
+
+class ScdmJobFiretask(JobFiretask):
+    """Runs one job on the job store in the LaunchPad's database; running it twice changes nothing."""
+
+    _fw_name = "{{scdm_flows.execution.fireworks.ScdmJobFiretask}}"  # stored with every firework: it never changes
+    required_params = ("job", "store")
+
+    @on_duty
+    def run_task(self, fw_spec: dict[str, Any]) -> FWAction:
+        """Run the job unless its output is stored; hand on what it adds, each only once."""
+        from scdm_flows.execution.fireworks.workflows import insert_candidates, workflow_of  # which knows this class
+
+        job: Job = self["job"]
+        launchpad: LaunchPad | None = getattr(self, "launchpad", None)
+        origin = f"{job.uuid}:{job.index}"
+        try:
+            store = job_store_on(launchpad)
+            try:
+                dynamic = job.metadata.get("stage") in DYNAMIC_STAGES
+                there = _workflow_has(launchpad, {f"spec.{ADDED_BY}": origin})
+                if not dynamic and is_complete(store, job) and (there or not _is_replaced(store, job)):
+                    logger.info("%s is stored already", job.name)
+                    return FWAction(stored_data={"stored_already": True})
+                job.metadata["fw_id"] = self.fw_id
+                response = run_job(job, store)
+            finally:
+                store.close()
+            replacing = [] if there else [f for f in (response.replace, response.detour) if f is not None]
+            detours = [workflow_of(flow) for flow in replacing]
+            additions = []
+            flow: Any = response.addition  # jobflow has made it a flow
+            if flow is not None and job.metadata.get("stage") == StageName.SCREEN.value:
+                insert_candidates(launchpad, job.metadata["campaign"], job.metadata["shard"], flow.jobs)
+            elif flow is not None:
+                children = [child.uuid for child, _ in flow.iterflow()]
+                new = {uuid for uuid in children if not _workflow_has(launchpad, {"spec.job_uuid": uuid})}
+                if new:
+                    additions.append(workflow_of(flow, only=new))
+        except Exception as error:
+            raise StageError(error) from error
+        for firework in (firework for workflow in (*detours, *additions) for firework in workflow):
+            firework.spec[ADDED_BY] = origin
+        return FWAction(
+            stored_data=response.stored_data,
+            additions=additions,
+            detours=detours,
+            defuse_workflow=response.stop_jobflow,
+            defuse_children=response.stop_children,
+        )
+
+
+def _is_replaced(store: JobStore, job: Job) -> bool:
+    """Whether a stored job may have handed its work to others: it has no output of its own."""
+    found = store.docs_store.query_one({"uuid": job.uuid, "index": job.index}, properties=["output"])
+    return found is not None and found.get("output") is None
+
+
+def _workflow_has(launchpad: LaunchPad, query: dict[str, Any]) -> bool:
+    """Whether a firework like this is in a workflow: a job that ran twice would otherwise add its children twice.
+
+    A firework in no workflow is left of an insertion that was cut short; nothing can run it, and it is removed here
+    so that it can be added again (``reconcile`` saves those whose parent has ended).
+    """
+    ids = [d["fw_id"] for d in launchpad.fireworks.find(query, {"fw_id": 1})]
+    if not ids:
+        return False
+    if launchpad.workflows.find_one({"nodes": {"$in": ids}}, {"_id": 1}) is not None:
+        return True
+    launchpad.fireworks.delete_many({"fw_id": {"$in": ids}, "state": {"$in": ["READY", "WAITING"]}})
+    return False
+
+
+def job_store_on(launchpad: LaunchPad | None) -> JobStore:
+    """The connected job store in the database of a worker's LaunchPad.
+
+    Raises
+    ------
+    StoreError
+        If the worker has no LaunchPad (offline mode) or one that is not configured by URI.
+    """
+    if launchpad is None or not launchpad.uri_mode:
+        raise StoreError(
+            "the worker's LaunchPad is not configured by URI (uri_mode: true), so its job store is unknown; "
+            "use launchpad/my_launchpad.yaml as a template (offline mode is not supported)"
+        )
+    head, _, query = str(launchpad.host).partition("?")
+    scheme, _, rest = head.partition("://")
+    options = [option for option in query.split("&") if option]
+    for option in ("w=majority", "journal=true"):
+        if not any(o.startswith(option.split("=")[0] + "=") for o in options):
+            options.append(option)
+    store = job_store_of(f"{scheme}://{rest.partition('/')[0]}/{launchpad.name}?{'&'.join(options)}")
+    store.connect()
+    return store

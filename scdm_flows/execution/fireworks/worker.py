@@ -1,0 +1,187 @@
+"""A worker that runs jobs until there are none, its time is over or it is told to stop: ``scdm worker``.
+
+What ``rlaunch rapidfire`` does, and besides: SIGTERM, SIGINT and the end of its time give the running job back and end
+the loop; a database that goes away is waited for; what a budget held is let go when it may run.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import chdir, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+
+from fireworks import FWorker, LaunchPad
+from fireworks.core.rocket_launcher import launch_rocket
+from fireworks.utilities.fw_utilities import get_my_host
+from pymongo.errors import PyMongoError
+
+from scdm_flows.config import CATEGORIES
+from scdm_flows.errors import EngineError, StoreError
+from scdm_flows.execution.fireworks import budget
+from scdm_flows.execution.fireworks.duty import SHIFT, signals_to_shift, worker_problem
+from scdm_flows.execution.fireworks.launchpad import check_ours
+from scdm_flows.stores.trouble import explain, store_errors
+
+logger = logging.getLogger(__name__)
+OUTAGE_SECONDS = 900.0  # how long a worker waits for a database that has gone away
+RELEASE_SECONDS = 60.0  # between two looks at what is held
+WALLTIME = "walltime"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a worker ended: jobs that it ran, and why it stopped; None where nothing was left to do."""
+
+    jobs: int
+    stopped: str | None
+    exit_code: int = 0
+
+
+def launchpad_in(folder: Path) -> LaunchPad:
+    """The LaunchPad of ``my_launchpad.yaml`` in a folder, reached and ours.
+
+    Raises
+    ------
+    StoreError
+        If the file is missing, the server does not answer or refuses the login, or the LaunchPad is another program's.
+    """
+    path = folder / "my_launchpad.yaml"
+    if not path.is_file():
+        raise StoreError(f"{path} does not exist; `scdm doctor --init {folder}` writes it")
+    try:
+        launchpad = LaunchPad.from_file(str(path))
+    except PyMongoError as error:
+        raise StoreError(f"the database that {path} names {explain(error)}") from None
+    with store_errors(str(launchpad.host)):
+        launchpad.connection.admin.command("ping")
+        check_ours(launchpad)
+    return launchpad
+
+
+def worker_of(categories: Sequence[str], name: str | None = None) -> FWorker:
+    """A FireWorks worker for some categories, all that this machine can run when none is given.
+
+    Raises
+    ------
+    EngineError
+        If the category ``vasp`` is asked for and there is no VASP.
+    """
+    wanted = list(categories) or list(CATEGORIES)
+    problem = worker_problem({"_category": "vasp"}) if "vasp" in wanted else None
+    if problem is not None:
+        if categories:
+            raise EngineError(problem)
+        logger.info("jobs of VASP are left to others: %s", problem)
+        wanted.remove("vasp")
+    elif "vasp" in wanted and "compute" not in wanted:
+        wanted.append("compute")  # the gates and summaries between VASP's runs
+    return FWorker(name=name or f"scdm {'+'.join(wanted)} on {get_my_host()}", category=wanted)
+
+
+def work(
+    launchpad: LaunchPad,
+    worker: FWorker,
+    *,
+    folder: Path,
+    wait: bool = False,
+    sleep: float = 10.0,
+    walltime: float | None = None,
+    most: int | None = None,
+) -> Ending:
+    """Run jobs, each in a folder of its own.
+
+    Parameters
+    ----------
+    folder
+        Where the jobs' folders are made; empty ones go again.
+    wait
+        Go on when nothing is left to do, and look again every ``sleep`` seconds.
+    walltime
+        Seconds after which the running job is given back.
+    most
+        Jobs after which to end.
+
+    Raises
+    ------
+    StoreError
+        If the database stays away for ``OUTAGE_SECONDS``.
+    """
+    jobs = 0
+    away = released = None
+    folder = folder.absolute()
+    with _signals(), _alarm(walltime):
+        while SHIFT.leaving is None and jobs != most:
+            try:
+                if released is None or time.monotonic() - released > RELEASE_SECONDS:
+                    budget.release(launchpad)
+                    released = time.monotonic()
+                if launchpad.run_exists(worker):
+                    jobs += _run_one(launchpad, worker, folder)
+                    away = None
+                    continue
+                if budget.release(launchpad):
+                    continue
+                if not wait and not launchpad.future_run_exists(worker):
+                    break
+                away = None
+            except PyMongoError as error:
+                away = away or time.monotonic()
+                if time.monotonic() - away > OUTAGE_SECONDS:
+                    raise StoreError(f"database {explain(error)}; the worker waited {OUTAGE_SECONDS:g} s") from None
+                logger.warning("database %s; the worker waits for it", explain(error))
+            _pause(sleep)
+        return Ending(jobs, SHIFT.leaving, SHIFT.exit_code)
+
+
+def _run_one(launchpad: LaunchPad, worker: FWorker, folder: Path) -> int:
+    place = Path(mkdtemp(prefix=time.strftime("launcher_%Y-%m-%d-%H-%M-%S-"), dir=folder))
+    try:
+        with chdir(place):
+            return int(bool(launch_rocket(launchpad, worker, strm_lvl="CRITICAL")))
+    finally:
+        with suppress(OSError):  # of a job that left files
+            place.rmdir()
+
+
+def _pause(seconds: float) -> None:
+    """Sleep, but not after a signal: its handler does not end a sleep."""
+    end = time.monotonic() + seconds
+    while SHIFT.leaving is None and (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, 0.2))
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    SHIFT.loop, SHIFT.leaving, SHIFT.exit_code = True, None, 0
+    with signals_to_shift():
+        try:
+            yield
+        finally:
+            SHIFT.loop = False
+
+
+@contextmanager
+def _alarm(seconds: float | None) -> Iterator[None]:
+    """After so many seconds, what SIGTERM does; the reason is the wall time."""
+    if seconds is None:
+        yield
+        return
+
+    def ring() -> None:
+        SHIFT.leaving = SHIFT.leaving or WALLTIME
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    timer = threading.Timer(seconds, ring)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -1,0 +1,267 @@
+"""Runs one job, or the jobs of a flow in turn, on a job store. Knows neither processes nor FireWorks.
+
+The rule that makes everything resumable: a job whose output is stored in full is not run again, and running
+it again would only replace its output, because uuids are deterministic.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import logging
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Collection, Iterator
+from contextlib import chdir, contextmanager, redirect_stdout, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+from pymongo.errors import PyMongoError
+
+from scdm_flows.campaigns.node_hours import spent_before
+from scdm_flows.documents import StageName, utc_now
+from scdm_flows.errors import OutputError, StoreError
+from scdm_flows.stores.trouble import explain
+
+if TYPE_CHECKING:
+    from jobflow.core.flow import Flow
+    from jobflow.core.job import Job, Response
+    from jobflow.core.store import JobStore
+    from maggma.core import Store
+
+logger = logging.getLogger(__name__)
+_progress: ContextVar[Callable[[int], None] | None] = ContextVar("_progress", default=None)
+
+# Dynamic jobs are cheap and deterministic: they run again on resuming, so that their children are known
+# again.
+DYNAMIC_STAGES = frozenset({StageName.SCREEN.value, StageName.GATE.value})
+# Stages of a shard; where one of these fails it is no single candidate's trouble.
+SHARD_STAGES = frozenset({StageName.GENERATE.value, StageName.SCREEN.value})
+
+
+@dataclass(frozen=True)
+class StageError:
+    """A job that failed, and how."""
+
+    job: Job
+    error: Exception
+
+    @property
+    def stage(self) -> str:
+        """Name of the stage."""
+        return stage_of(self.job)
+
+
+def stage_of(job: Job) -> str:
+    """The stage that a job is or is a part of."""
+    return str(job.metadata.get("stage") or job.metadata.get("part_of") or job.name)
+
+
+def _large_objects(store: JobStore, job: Job) -> dict[str, set[str]] | None:
+    """Store name -> ids of the large objects that the job's document points to; None without a document."""
+    from jobflow.utils.find import find_key
+    from pydash import get
+
+    found = store.docs_store.query_one({"uuid": job.uuid, "index": job.index}, properties=["output"])
+    if found is None:
+        return None
+    wanted: dict[str, set[str]] = {}
+    for location in find_key(found, "blob_uuid"):
+        pointer = get(found, list(location))
+        wanted.setdefault(pointer["store"], set()).add(pointer["blob_uuid"])
+    return wanted
+
+
+def _large_store(store: JobStore, name: str) -> Store:
+    found: Store = store.additional_stores[name]  # type: ignore[has-type]
+    return found
+
+
+def complete_among(store: JobStore, uuids: Collection[str]) -> set[str]:
+    """Those of the jobs with these uuids whose output is stored, its large objects included; index 1 of each."""
+    from jobflow.utils.find import find_key
+    from pydash import get
+
+    pointers: dict[str, list[tuple[str, str]]] = {}
+    for uuid in uuids:  # one by one: the embedded server has no index for a list of values
+        found = store.docs_store.query_one({"uuid": uuid, "index": 1}, properties=["uuid", "output"])
+        if found is None:
+            continue
+        ends = [get(found, list(location)) for location in find_key(found, "blob_uuid")]
+        pointers[found["uuid"]] = [(end["store"], end["blob_uuid"]) for end in ends]
+    wanted: dict[str, set[str]] = {}
+    for name, blob in (pointer for several in pointers.values() for pointer in several):
+        wanted.setdefault(name, set()).add(blob)
+    present = {
+        (name, blob)
+        for name, blobs in wanted.items()
+        for blob in _large_store(store, name).distinct("blob_uuid", {"blob_uuid": {"$in": sorted(blobs)}})
+    }
+    return {uuid for uuid, several in pointers.items() if present.issuperset(several)}
+
+
+def is_complete(store: JobStore, job: Job) -> bool:
+    """Whether the job's output is stored, its large objects included.
+
+    A job store writes the document before the large objects it points to: a kill in between leaves a document
+    that cannot be loaded, which must count as absent.
+    """
+    wanted = _large_objects(store, job)
+    return wanted is not None and all(
+        _large_store(store, name).count({"blob_uuid": {"$in": sorted(ids)}}) >= len(ids) for name, ids in wanted.items()
+    )
+
+
+def run_job(job: Job, store: JobStore) -> Response[Any]:
+    """Run the job and store its output; large objects of an earlier run of it are removed first.
+
+    The document gets ``metadata.seconds`` (wall time) and ``metadata.completed_at`` (UTC): jobflow's own
+    ``completed_at`` is naive local time.
+    """
+    for name, ids in (_large_objects(store, job) or {}).items():
+        _large_store(store, name).remove_docs({"blob_uuid": {"$in": sorted(ids)}})
+    started = time.monotonic()
+    with spent_before() as before:
+        response = job.run(store=store)
+    seconds = round(time.monotonic() - started + sum(before), 3)
+    store.docs_store._collection.update_one(
+        {"uuid": job.uuid, "index": job.index},
+        {"$set": {"metadata.seconds": seconds, "metadata.completed_at": utc_now()}},
+    )
+    logger.info("%s took %.1f s", job.name, seconds)
+    return response
+
+
+@contextmanager
+def progress_hook(hook: Callable[[int], None]) -> Iterator[None]:
+    """Long jobs run inside this context call ``hook`` with how many items they have made."""
+    token = _progress.set(hook)
+    try:
+        yield
+    finally:
+        _progress.reset(token)
+
+
+def current_progress() -> Callable[[int], None] | None:
+    """The hook of the surrounding ``progress_hook``; a job's arguments are stored data and cannot hold it."""
+    return _progress.get()
+
+
+@contextmanager
+def scratch() -> Iterator[None]:
+    """A temporary working folder, as makers leave files in theirs."""
+    with tempfile.TemporaryDirectory(prefix="scdm-") as folder, chdir(folder):
+        yield
+
+
+@contextmanager
+def working_folder(job: Job) -> Iterator[None]:
+    """Where a job runs: a temporary folder, or one that stays where its engine's files are worth keeping.
+
+    That is ``<data folder>/runs/<campaign>/<candidate>/<job>``; a second attempt gets a folder of its own.
+    """
+    if not job.metadata.get("keep_folder"):
+        with scratch():
+            yield
+        return
+    from scdm_flows.config.settings import get_settings
+
+    candidate = str(job.metadata["candidate_id"])
+    name = "_".join(job.name.removesuffix(candidate).replace("/", " of ").split())
+    parent = get_settings().data_dir.absolute() / "runs" / str(job.metadata["campaign"]) / candidate
+    parent.mkdir(parents=True, exist_ok=True)
+    for attempt in itertools.count(1):
+        folder = parent / (name if attempt == 1 else f"{name}.{attempt}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        try:
+            with chdir(folder):
+                yield
+        finally:
+            with suppress(OSError):
+                folder.rmdir()  # of jobs that leave no files
+        return
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Standard output and warnings of chatty libraries kept away from the user."""
+    with redirect_stdout(StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def execute(flow: Flow | Job, store: JobStore, *, follow: bool = True, over: Collection[str] = ()) -> list[StageError]:
+    """Run a flow's jobs in order, skipping what is stored; returns the failures, the first of each stage.
+
+    After a failure nothing runs that depends on it, nor the rest of its stage; other stages go on.
+
+    Parameters
+    ----------
+    flow
+        Jobs with the metadata key ``stage``, or ``part_of`` where they are not the last of their stage.
+    store
+        Connected job store.
+    follow
+        Also run what the jobs add; what replaces a job runs in any case.
+    over
+        Stages that have failed before and are not tried again.
+
+    Raises
+    ------
+    StoreError
+        If the database fails: no candidate's fault.
+    OutputError
+        If the disk is full.
+    Exception
+        Whatever a job of a whole shard (generate, screen) raises.
+    """
+    from jobflow.core.flow import get_flow
+
+    failures: list[StageError] = []
+    dead: set[str] = set()  # jobs that have no output, and stages that are over
+    ended = set(over)
+    for job, parents in get_flow(flow, allow_external_references=True).iterflow():
+        if dead.intersection(parents) or stage_of(job) in ended:
+            dead.add(job.uuid)
+            continue
+        try:
+            if job.metadata.get("stage") not in DYNAMIC_STAGES and is_complete(store, job):
+                continue
+            with working_folder(job), hushed():
+                response = run_job(job, store)
+        except PyMongoError as error:
+            raise StoreError(
+                f"during {job.name} the database {explain(error)}; what is finished is stored, "
+                "the same command goes on from there"
+            ) from error
+        except StoreError:
+            raise
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise OutputError(
+                    f"the disk is full ({error.filename or tempfile.gettempdir()}); "
+                    "what is finished is stored, make room and run the same command again"
+                ) from error
+            failures.append(StageError(job, error))
+        except Exception as error:
+            if stage_of(job) in SHARD_STAGES:
+                raise
+            failures.append(StageError(job, error))
+        else:
+            replaced: list[Any] = [f for f in (response.replace, response.detour) if f is not None]
+            added: list[Any] = [response.addition] if follow and response.addition is not None else []
+            for more in [*replaced, *added]:
+                found = execute(more, store, over=ended)
+                failures += found
+                if found and more in replaced:
+                    dead.add(job.uuid)
+            continue
+        dead.add(job.uuid)
+        ended.add(stage_of(job))
+    return failures

@@ -1,0 +1,79 @@
+"""Writes samples one by one to the formats other programs read. Owns formats; knows no model and no database."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scdm_flows.errors import OutputError
+
+if TYPE_CHECKING:
+    from scdm_models.sampling.sampler import GeneratedRecord
+
+FORMATS = {
+    ".jsonl": "JSON lines: all of each record; what `scdm screen` and `scdm evaluate` read",
+    ".extxyz": "extended XYZ (ASE, OVITO); groups, seed, index and draw in the comment line",
+    ".zip": "one CIF for each sample, and samples.csv with groups, seed, index and draw",
+}
+_COLUMNS = (
+    "layer_group_requested",
+    "layer_group_detected",
+    "space_group_detected",
+    "seed",
+    "index",
+    "model_id",
+    "draw",
+    "mended",
+)
+
+
+@contextmanager
+def sample_writer(path: Path) -> Iterator[Callable[[GeneratedRecord], None]]:
+    """A function that appends one sample to ``path``, in the format its name ends in; memory does not grow.
+
+    Raises
+    ------
+    OutputError
+        If the name ends in none of ``FORMATS``.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        raise OutputError(f"{path} has no known format; its name must end in {', '.join(FORMATS)}")
+    if suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            rows = [",".join(("file", *_COLUMNS))]
+
+            def write_cif(sample: GeneratedRecord) -> None:
+                name = f"{sample.index:07d}-{sample.structure.composition.reduced_formula}.cif"
+                archive.writestr(name, sample.structure.to(fmt="cif"))
+                rows.append(",".join([name, *(str(v) if v is not None else "" for v in _values(sample).values())]))
+
+            yield write_cif
+            archive.writestr("samples.csv", "\n".join(rows) + "\n")
+        return
+    with path.open("w", encoding="utf-8") as handle:
+        if suffix == ".jsonl":
+
+            def write_json(sample: GeneratedRecord) -> None:
+                handle.write(json.dumps(sample.to_dict()) + "\n")
+
+            yield write_json
+            return
+        from ase.io.extxyz import write_extxyz
+        from pymatgen.io.ase import AseAtomsAdaptor
+
+        def write_xyz(sample: GeneratedRecord) -> None:
+            atoms = AseAtomsAdaptor.get_atoms(sample.structure, msonable=False)
+            atoms.pbc = (True, True, False)
+            atoms.info = {key: value for key, value in _values(sample).items() if value is not None}
+            write_extxyz(handle, [atoms])
+
+        yield write_xyz
+
+
+def _values(sample: GeneratedRecord) -> dict[str, int | str | None]:
+    return {name: getattr(sample, name) for name in _COLUMNS}

@@ -1,0 +1,18 @@
+"""Names of the collections and their keys: what is stored where."""
+
+from __future__ import annotations
+
+TIMEOUT_MS = 5000
+OUTPUTS, BLOBS = "outputs", "outputs_blobs"  # of jobflow's job store
+FILES, CHUNKS = f"{BLOBS}.files", f"{BLOBS}.chunks"
+CONTROLS = "scdm_controls"  # what was decided for a campaign besides its configuration, a document each
+KEYS = {
+    "candidates": "candidate_id",
+    "campaigns": "name",
+    "phonons": "candidate_id",
+    "bands": "candidate_id",
+    "hulls": "hull_id",
+    "failures": "failure_id",
+    "rankings": "campaign",
+    "ranking_blocks": "block_id",
+}

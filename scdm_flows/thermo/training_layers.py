@@ -1,0 +1,133 @@
+"""The layers that an energy model learns from: as DFT gives them, and as a force field relaxed them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pymatgen.core import Lattice, Structure
+
+from scdm_flows.errors import ReferenceDataError
+from scdm_flows.thermo.energy_model import Seen
+from scdm_flows.thermo.sources import read_lines
+from scdm_models.symmetry.lattice import is_one_layer
+
+Array = NDArray[np.float64]
+SAME_AREA = 0.1  # relative change of the cell's area beyond which a relaxed layer is another one
+LEAST = 100  # layers without which a model says nothing
+ELEMENTS = "mp_elemental_refs.json.gz"
+VERDICTS = {"high": 1.0, "low": 0.0}  # C2DB's dyn_stab_phonons
+SOURCES = {"c2db": "c2db.jsonl.gz", "2dmatpedia": "2dmatpedia.jsonl.gz"}
+
+
+def elemental_energies(data_dir: Path) -> dict[str, float]:
+    """Energy of each element's ground state, eV/atom, as the Materials Project computed it.
+
+    Force fields trained on its energies are near them; what remains is linear in the composition, which is learned.
+    """
+    with gzip.open(data_dir / ELEMENTS, "rt") as handle:
+        return {symbol: float(entry["energy_per_atom"]) for symbol, entry in json.load(handle).items()}
+
+
+def has_energy(source: str, record: Mapping[str, Any]) -> bool:
+    """Whether a record of a source can be compared with."""
+    return record.get("e_hull" if source == "c2db" else "decomposition_energy") is not None
+
+
+def cell_area(lattice: Any) -> float:
+    """Of the plane of the first two of (3, 3) lattice vectors, angstrom^2."""
+    return float(np.linalg.norm(np.cross(*np.array(lattice)[:2])))
+
+
+def records_of(data_dir: Path) -> list[dict[str, Any]]:
+    """Records of C2DB, and of 2DMatPedia in chemical systems that C2DB has not, with an energy each."""
+    found = [r | {"of": "c2db"} for r in read_lines(data_dir / SOURCES["c2db"]) if has_energy("c2db", r)]
+    systems, elements = {system_of(r) for r in found}, {e for r in found for e in r["species"]}
+    for record in read_lines(data_dir / SOURCES["2dmatpedia"]):
+        new = system_of(record) not in systems and set(record["species"]) <= elements
+        if new and has_energy("2dmatpedia", record):
+            found.append(record | {"of": "2dmatpedia"})
+    return found
+
+
+def system_of(record: Mapping[str, Any]) -> str:
+    """The chemical system of a record."""
+    return "-".join(sorted(set(record["species"])))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Layers as the force fields see them, and what DFT says.
+
+    ids, compositions, systems: (n,); seen, given: for each force field (n,) what it says of the relaxed layer and of
+    the layer as the source gives it; area_change: (n,) of the cell by the relaxation, relative;
+    same_layer: (n,) one connected layer in the end, its area changed by less than ``SAME_AREA``; formation,
+    e_above_hull: (n,) DFT's, eV/atom (formation is NaN where the source does not say it); stable: (n,) 1 where DFT's
+    phonons are, 0 where not, NaN where the source does not say; left_out: id -> why it has no value.
+    """
+
+    ids: list[str]
+    compositions: list[dict[str, float]]
+    systems: list[str]
+    seen: list[list[Seen]]
+    given: list[list[Seen]]
+    area_change: Array
+    same_layer: NDArray[np.bool_]
+    formation: Array
+    e_above_hull: Array
+    stable: Array
+    left_out: dict[str, str]
+
+
+def measured(data_dir: Path, known: Mapping[str, Mapping[str, Any]], force_fields: Sequence[str], of: str) -> Measured:
+    """The layers of a source (``c2db``, ``2dmatpedia``) out of what ``relax_known`` found.
+
+    Raises
+    ------
+    ReferenceDataError
+        If fewer than 100 layers have both energies.
+    """
+    none = np.zeros(0)
+    seen: list[list[Seen]] = [[] for _ in force_fields]
+    given: list[list[Seen]] = [[] for _ in force_fields]
+    found = Measured([], [], [], seen, given, none, none.astype(bool), none, none, none, {})
+    formation, hull, stable, change, same = [], [], [], [], []
+    for record in records_of(data_dir):
+        if record["of"] != of:
+            continue
+        row = known.get(record["id"]) or {}
+        if not all(row.get(key) and set(force_fields) <= set(row[key]) for key in ("seen", "given")):
+            found.left_out[record["id"]] = str(row.get("error") or "not relaxed")
+            continue
+        species = record["species"]
+        found.ids.append(record["id"])
+        found.compositions.append({e: species.count(e) / len(species) for e in sorted(set(species))})
+        found.systems.append(system_of(record))
+        for key, kept in (("seen", found.seen), ("given", found.given)):
+            for own, name in zip(kept, force_fields, strict=True):
+                energy, features = row[key][name]
+                own.append(Seen(energy, np.array(features)))
+        change.append(cell_area(row["lattice"]) / cell_area(record["lattice"]) - 1)
+        relaxed = Structure(Lattice(row["lattice"]), row["species"], row["frac_coords"])
+        same.append(abs(change[-1]) < SAME_AREA and is_one_layer(relaxed))
+        formation.append(record.get("formation_energy_per_atom") if of == "c2db" else np.nan)
+        stable.append(VERDICTS.get(record.get("dyn_stab_phonons", ""), np.nan))
+        hull.append(record["e_hull"] if of == "c2db" else record["decomposition_energy"])
+    if len(found.ids) < LEAST:
+        raise ReferenceDataError(
+            f"{len(found.ids)} layers of {of} in {data_dir} have both energies; an energy model needs at least {LEAST}"
+        )
+    return replace(
+        found,
+        area_change=np.array(change),
+        same_layer=np.array(same),
+        formation=np.array(formation, dtype=float),
+        e_above_hull=np.array(hull, dtype=float),
+        stable=np.array(stable, dtype=float),
+    )

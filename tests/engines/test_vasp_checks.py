@@ -1,0 +1,363 @@
+"""Bad input of VASP campaigns is told in words before any job exists: by the doctor, at submission, in the screen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymatgen.core import SETTINGS, Composition, Lattice, Structure
+from support.layers import mx2
+from support.standin.potcars import fake_potcars, use_potcars
+
+from scdm_flows.cli import cli, doctor
+from scdm_flows.cli.common import run
+from scdm_flows.config import CampaignConfig, VaspEngineConfig, parse_config
+from scdm_flows.engines.vasp import checks as vasp_checks
+from scdm_flows.engines.vasp.engine import VaspEngine
+from scdm_flows.errors import ConfigError, EngineError, ReferenceDataError
+from scdm_flows.execution.local.runner import obstacles, register
+from scdm_flows.stores import memory_database
+from scdm_flows.thermo.entries import load_entries
+
+VARIABLES = ("SCDM_VASP_CMD", "SCDM_VASP_GAMMA_CMD", "SCDM_VASP_VERSION", "SCDM_MONGO_URI", "SCDM_DATA_DIR")
+
+
+@pytest.fixture(autouse=True)
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is set up."""
+    monkeypatch.chdir(tmp_path)
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delitem(SETTINGS, "PMG_VASP_PSP_DIR", raising=False)
+
+
+def entry(formula: str, energy: float, **parameters: Any) -> dict[str, Any]:
+    return {
+        "@module": "pymatgen.entries.computed_entries",
+        "@class": "ComputedEntry",
+        "entry_id": f"mp-{formula}",
+        "composition": Composition(formula).as_dict(),
+        "energy": energy,
+        "correction": 0.0,
+        "parameters": {"run_type": "GGA", **parameters},
+    }
+
+
+MO_S = [entry("Mo", -10.9), entry("S", -4.1), entry("MoS2", -21.8)]
+
+
+@pytest.fixture
+def ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Everything is set up for Mo and S; the folder of the structures."""
+    monkeypatch.setenv("SCDM_VASP_CMD", "true")
+    monkeypatch.setenv("SCDM_VASP_VERSION", "6.4.3")
+    use_potcars(monkeypatch, fake_potcars(tmp_path / "potcars", ["Mo", "S"]))
+    (tmp_path / "references.json").write_text(json.dumps(MO_S))
+    folder = tmp_path / "in"
+    folder.mkdir()
+    mx2("1H").to(filename=str(folder / "a.cif"))
+    return folder
+
+
+def campaign(folder: Path, **engine: Any) -> CampaignConfig:
+    return parse_config(
+        {
+            "name": "v",
+            "generator": {"kind": "files", "paths": [str(folder)]},
+            "engine": {"kind": "vasp", "references": str(folder.parent / "references.json"), **engine},
+        }
+    )
+
+
+def test_nothing_is_in_the_way_of_a_good_campaign(ready: Path) -> None:
+    assert obstacles(campaign(ready)) == []
+
+
+def test_everything_that_is_missing_is_told_at_once() -> None:
+    told = VaspEngine(VaspEngineConfig()).check()
+    for words in ("SCDM_VASP_CMD is not set", "SCDM_VASP_VERSION", "PMG_VASP_PSP_DIR is not set", "engine.references"):
+        assert any(words in text for text in told), words
+    assert all("; " in text for text in told)  # what; remedy
+
+
+def test_a_command_that_is_not_there(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCDM_VASP_CMD", "no_such_mpirun -n 4 vasp_std")
+    with pytest.raises(EngineError, match="no_such_mpirun is not on the PATH"):
+        register(campaign(ready), memory_database())
+    monkeypatch.setenv("SCDM_VASP_CMD", "true")
+    monkeypatch.setenv("SCDM_VASP_GAMMA_CMD", "no_such_gamma")
+    assert "SCDM_VASP_GAMMA_CMD" in (vasp_checks.command_problem() or "")
+
+
+@pytest.mark.parametrize(
+    ("version", "constraint", "held"),
+    [
+        ("6.4.3", "lattice_constraints", True),
+        ("6.5.0", "lattice_constraints", True),
+        ("6.3.2", "lattice_constraints", False),  # takes the tag and relaxes c all the same
+        ("5.4.4.18Apr17", "lattice_constraints", False),
+        ("5.4.4.18Apr17", "optcell", True),  # a patched one reads OPTCELL
+    ],
+)
+def test_a_vasp_that_does_not_hold_c_is_refused(ready: Path, version: str, constraint: str, held: bool) -> None:
+    told = obstacles(campaign(ready, vasp_version=version, cell_constraint=constraint))
+    assert (told == []) is held
+    if not held:
+        assert f"VASP {version} ignores LATTICE_CONSTRAINTS" in told[0]
+
+
+def test_a_version_that_is_none(ready: Path) -> None:
+    with pytest.raises(ConfigError, match="is not a version"):
+        campaign(ready, vasp_version="newest")
+
+
+def test_an_element_without_potcar_or_reference(ready: Path) -> None:
+    mx2("1H").replace_species({"Mo": "W"}).to(filename=str(ready / "b.cif"))
+    told = obstacles(campaign(ready))
+    assert any("no PBE POTCAR for W (W_pv)" in text for text in told)
+    assert any("no vasp-pbe reference energy for W" in text for text in told)
+
+
+def test_a_potcar_folder_that_is_not_there(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_potcars(monkeypatch, ready / "gone")
+    assert any("is not a folder" in text for text in obstacles(campaign(ready)))
+
+
+def test_a_tilted_cell_and_a_thin_vacuum_are_named_with_their_file(ready: Path) -> None:
+    mx2("1T", c=12.0).to(filename=str(ready / "thin.cif"))
+    straight = mx2("1H")
+    lattice = Lattice.from_parameters(3.18, 3.18, 20.0, 84.0, 90.0, 120.0)
+    Structure(lattice, straight.species, straight.frac_coords).to(filename=str(ready / "tilted.cif"))
+    with pytest.raises(EngineError) as error:
+        register(campaign(ready), database := memory_database())
+    # 12 angstrom less the 3.13 between the sulfur planes
+    assert "thin.cif: the vacuum along c is 8.9 angstrom, at least 10 are needed" in str(error.value)
+    assert "tilted.cif: c is not perpendicular to a and b (alpha 84.00" in str(error.value)
+    assert database.campaign("v") is None  # nothing was written
+    assert database.job_store.docs_store.count() == 0
+
+
+def test_of_many_bad_layers_a_few_are_named(ready: Path) -> None:
+    for number in range(8):
+        mx2("1T", c=12.0, a=3.1 + number / 50).to(filename=str(ready / f"thin{number}.cif"))
+    told = obstacles(campaign(ready))
+    assert len(told) == 6
+    assert told[-1] == "and 3 more"
+
+
+def test_a_layer_that_the_engine_cannot_compute_is_rejected_by_the_screen(
+    ready: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a generator makes is known only then: a verdict with its reason, and the shard goes on."""
+    from jobflow import run_locally
+
+    from scdm_flows.flows.jobs import screen
+    from scdm_models.datasets.known import KnownLayers
+
+    monkeypatch.setattr(KnownLayers, "load", classmethod(lambda cls, path=None: cls.build([])[0]))
+    config = campaign(ready, min_vacuum_angstrom=21)  # the screen gives every layer 20
+    job = screen(config.model_dump(mode="json"), 0, [{"index": 0, "structure": mx2("1H").as_dict()}])
+    output = run_locally(job, store=memory_database().job_store, log=False)[job.uuid][1].output
+    (verdict,) = output.candidates
+    assert not verdict.accepted
+    assert "the vasp engine cannot compute it: the vacuum along c is 20.0 angstrom" in verdict.reason
+
+
+def test_a_cell_that_was_turned_is_no_slab_for_the_job() -> None:
+    straight = mx2("1H")
+    turned = Structure(Lattice(straight.lattice.matrix[:, [2, 0, 1]]), straight.species, straight.frac_coords)
+    assert vasp_checks.layer_problems(turned, 10, along_z=False) == []
+    assert "does not lie along z" in vasp_checks.layer_problems(turned, 10)[0]
+
+
+# ------------------------------------------------------------------------------------------------ the doctor
+
+
+def _finding(name: str) -> doctor.Finding:
+    return next(f for f in doctor.examine() if f.what == name)
+
+
+def test_the_doctor_tells_the_same(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "checks", lambda: [
+        ("VASP", False, doctor._vasp), ("version", False, doctor._vasp_version), ("POTCAR", False, doctor._potcars),
+    ])  # fmt: skip
+    assert _finding("VASP").ok
+    assert _finding("version").ok
+    potcars = _finding("POTCAR")  # only Mo and S are there
+    assert "has no PBE POTCAR for Ac, Ag, Al" in potcars.detail
+    assert potcars.remedy
+    monkeypatch.setenv("SCDM_VASP_VERSION", "6.2.1")
+    assert "VASP 6.2.1 ignores LATTICE_CONSTRAINTS" in _finding("version").detail
+    assert _finding("version").remedy
+    monkeypatch.delitem(SETTINGS, "PMG_VASP_PSP_DIR")
+    assert "PMG_VASP_PSP_DIR is not set" in _finding("POTCAR").detail
+
+
+# ------------------------------------------------------------------------------------------ reference entries
+
+
+def write(path: Path, entries: Any) -> Path:
+    path.write_text(json.dumps(entries))
+    return path
+
+
+def test_references_are_read_without_their_corrections(tmp_path: Path) -> None:
+    # MP2020 adds -0.503 eV to each sulfur of a sulfide; candidates have no such thing
+    corrected = {**MO_S[2], "correction": -1.006}
+    table = load_entries(write(tmp_path / "r.json", [*MO_S[:2], corrected]))
+    assert (table.scheme, table.surrogate) == ("vasp-pbe", False)
+    assert table.header["corrections_taken_off"] == 1
+    (sulfide,) = table.phases["Mo-S"]
+    assert sulfide.energy_per_atom == pytest.approx(-21.8 / 3)
+    assert {p.name for p in table.entries(["Mo", "S"])} == {"mp-Mo", "mp-S", "mp-MoS2"}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"run_type": "GGA+U", "is_hubbard": True}, "run_type GGA+U: mp-MoS2 (MoS2)"),
+        ({"hubbards": {"Mo": 4.38}}, "+U: mp-MoS2"),
+        ({"run_type": "r2SCAN"}, "run_type r2SCAN"),
+        ({"run_type": None}, "run_type is not said"),
+        ({"potcar_symbols": ["PBE Mo_sv", "PBE S"]}, "potential Mo_sv where ours is Mo_pv"),
+        ({"potcar_spec": [{"titel": "PAW_PBE Mo_sv 02Feb2006", "hash": "x"}]}, "potential Mo_sv where ours is Mo_pv"),
+    ],
+)
+def test_a_mixture_of_schemes_is_refused_with_names(tmp_path: Path, parameters: dict[str, Any], words: str) -> None:
+    path = write(tmp_path / "r.json", [*MO_S[:2], entry("MoS2", -21.8, **parameters)])
+    with pytest.raises(ReferenceDataError, match="mixes schemes") as error:
+        load_entries(path, potcars={"Mo": "Mo_pv", "S": "S"})
+    assert words in str(error.value)
+
+
+def test_a_dispersion_correction_needs_references_with_it(ready: Path) -> None:
+    told = obstacles(campaign(ready, vdw="D3"))
+    assert len(told) == 1
+    assert "holds energies of scheme vasp-pbe, those of vasp-pbe-d3 are needed" in told[0]
+    write(ready.parent / "references.json", {"scheme": "vasp-pbe-d3", "entries": MO_S})
+    assert obstacles(campaign(ready, vdw="D3")) == []
+
+
+def test_a_file_of_another_scheme_or_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ReferenceDataError, match="of scheme chgnet-0.3.0"):
+        load_entries(write(tmp_path / "a.json", {"scheme": "chgnet-0.3.0", "entries": MO_S}))
+    for number, content in enumerate(([], {}, [{"energy": 1}], "x")):
+        with pytest.raises(ReferenceDataError):
+            load_entries(write(tmp_path / f"b{number}.json", content))
+    (tmp_path / "c.json").write_text("{")
+    with pytest.raises(ReferenceDataError, match="is not a JSON file"):
+        load_entries(tmp_path / "c.json")
+    with pytest.raises(ReferenceDataError, match="does not exist"):
+        load_entries(tmp_path / "gone.json")
+
+
+# ------------------------------------------------------------------------------------------- the command line
+
+
+def scdm(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stop:
+        run(cli, list(arguments))
+    out, err = capsys.readouterr()
+    return int(stop.value.code or 0), out, err
+
+
+def test_inputs_of_a_structure_file_without_vasp_or_potcars(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mx2("1H").to(filename=str(tmp_path / "a.cif"))
+    code, out, _ = scdm(capsys, "campaign", "inputs", "a.cif", "-o", "files", "--json")
+    assert code == 0
+    runs = json.loads(out)["files"]
+    assert [r for r in runs if not r.startswith("phonon")] == ["relax_1", "relax_2", "static", "uniform", "line"]
+    for name in runs:
+        assert {p.name for p in (tmp_path / "files" / name).iterdir()} == {"INCAR", "KPOINTS", "POSCAR", "POTCAR.spec"}
+    assert "POTCARs are not installed" in (tmp_path / "files" / "README.txt").read_text()
+    code, _, err = scdm(capsys, "campaign", "inputs", "a.cif", "-o", "files")
+    assert code == 2  # nothing is overwritten unasked
+    assert "--force" in err
+
+
+def test_inputs_of_a_campaign_file_with_potcars(ready: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mx2("1T").to(filename=str(ready / "b.cif"))
+    (ready.parent / "c.yaml").write_text(campaign(ready, encut_ev=400).model_dump_json())
+    code, out, _ = scdm(capsys, "campaign", "inputs", "c.yaml", "-o", "files", "--json")
+    assert code == 0
+    assert len(json.loads(out)) == 2
+    relax = ready.parent / "files" / "a.cif" / "relax_1"
+    assert "ENCUT = 400" in (relax / "INCAR").read_text()
+    assert "stand-in, not a pseudopotential" in (relax / "POTCAR").read_text()
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [("gone.cif", "does not exist"), ("gone.yaml", "does not exist"), ("made-later.yaml", "makes structures later")],
+)
+def test_inputs_of_nothing(argument: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "made-later.yaml").write_text(
+        '{"name": "s", "generator": {"kind": "scdm"}, "engine": {"kind": "vasp"}}'
+    )
+    code, _, err = scdm(capsys, "campaign", "inputs", argument, "-o", "files")
+    assert code == 2
+    assert words in err
+
+
+def test_a_dry_run_tells_what_each_stage_costs(ready: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (ready.parent / "c.yaml").write_text(campaign(ready).model_dump_json())
+    code, out, _ = scdm(capsys, "campaign", "submit", "c.yaml", "--dry-run", "--json")
+    assert code == 0
+    facts = json.loads(out)
+    assert facts["missing"] == []
+    (layer,) = facts["costs"]
+    stages = {s["stage"]: s for s in layer["stages"]}
+    # 12 x 12 points of a layer with the symmetry of graphite's mesh: 19 are irreducible (as VASP's IBZKPT has it)
+    assert stages["static"]["k_points"] == 19
+    # 24 electrons with Mo_pv (12) and S (6): (24 + 2) / 2 + max(3 / 2, 3) = 16, VASP's default (vasp.at/wiki/NBANDS)
+    assert stages["static"]["bands"] == 16
+    assert (stages["phonon"]["atoms"], stages["phonon"]["runs"]) == (75, 3)
+    assert stages["phonon"]["core_hours"] > stages["static"]["core_hours"] * 100
+    assert layer["core_hours"] == pytest.approx(sum(s["core_hours"] for s in layer["stages"]), rel=0.05)
+
+
+def test_a_dry_run_of_structures_to_come_shows_typical_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c.yaml").write_text('{"name": "s", "generator": {"kind": "scdm"}, "engine": {"kind": "vasp"}}')
+    code, out, err = scdm(capsys, "campaign", "run", "c.yaml", "--dry-run")
+    assert code == 0
+    assert "a layer of 12 atoms" in out
+    assert "SCDM_VASP_CMD is not set" in err
+
+
+def test_candidates_of_a_vasp_campaign_compete_on_its_own_references(tmp_path: Path) -> None:
+    """Two layers below the references' hull: the lower one becomes part of the hull of the other."""
+    from scdm_flows.builders import build_all
+    from scdm_flows.builders.hulls import pending_token
+    from scdm_flows.documents import CampaignDoc, CandidateDoc, StageRecord
+    from scdm_flows.query import CandidateDB
+
+    write(tmp_path / "references.json", MO_S)  # MoS2 at -21.8 / 3 eV/atom
+    database = memory_database()
+    config = campaign(tmp_path / "in").model_dump(mode="json")
+    document = CampaignDoc(name="v", config=config, config_hash="0" * 64, n_requested=2)
+    database.upsert(database.campaigns, [document.model_dump()])
+    candidates = [
+        CandidateDoc(
+            candidate_id=name, campaign="v", generator="files", formula="MoS2", chemsys="Mo-S", elements=["Mo", "S"],
+            nelements=2, nsites=3, structure=mx2("1H").as_dict(), energy_per_atom=-21.8 / 3 - below, one_layer=True,
+            energy_scheme="vasp-pbe", surrogate=False, stages={"relax": StageRecord(status="passed")},
+        )
+        for name, below in (("low", 0.3), ("high", 0.1))
+    ]  # fmt: skip
+    documents = [c.model_dump() for c in candidates]
+    database.upsert(database.candidates, [d | {"hull_pending": pending_token(d)} for d in documents])
+    build_all(database)
+    found = {d["candidate_id"]: d["e_above_hull"] for d in database.candidates.query({})}
+    assert found["low"] == pytest.approx(
+        -0.2
+    )  # below the hull of all others, of which the other candidate is the lowest
+    assert found["high"] == pytest.approx(0.2)  # no longer below it: the other candidate is lower
+    hull = CandidateDB(database).hull("Mo-S", energy_scheme="vasp-pbe")
+    assert hull is not None
+    assert {p.name for p in hull.points if p.candidate and p.stable} == {"low"}
+    assert set(build_all(database).values()) == {0}
+    (tmp_path / "references.json").unlink()
+    build_all(database)  # the file is not on this machine: what is known stays
+    assert {d["candidate_id"]: d["e_above_hull"] for d in database.candidates.query({})} == found

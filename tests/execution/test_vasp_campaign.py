@@ -1,0 +1,305 @@
+"""VASP campaigns with the stand-in executable: all five stages, here and under rlaunch, and every way a run can fail.
+
+Energies and forces are CHGNet's, bands those of the stand-in's model; what is tested is the workflow around them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pymatgen.core import Lattice, Structure
+from support.layers import mx2
+from support.places import ROOT
+from support.standin.electrons import band_gap
+
+from scdm_flows.analysis.bands import HBAR2_OVER_ME
+from scdm_flows.builders import build_all
+from scdm_flows.config import CampaignConfig, parse_config
+from scdm_flows.config.settings import ScdmSettings
+from scdm_flows.documents import CandidateDoc, CandidateState, GapKind
+from scdm_flows.execution.local.runner import run_campaign
+from scdm_flows.query import CandidateDB
+from scdm_flows.stores import Database, EmbeddedServer, connect, memory_database
+from scdm_flows.thermo.table import ReferenceTable
+
+STAGES = ["generate", "screen", "relax", "static", "gate", "phonon", "bands"]
+ENGINE = {  # small and coarse: the stand-in's forces do not depend on k-points
+    "kind": "vasp",
+    "fmax_ev_per_angstrom": 0.02,
+    "first_fmax_ev_per_angstrom": 0.05,
+    "kpoint_spacing_per_angstrom": 0.6,
+    "dos_kpoint_spacing_per_angstrom": 0.4,
+    "phonon_min_length_angstrom": 5.0,
+    "band_points": 31,
+    "dos_points": 301,
+    "max_custodian_errors": 2,
+}
+
+
+def boron_nitride() -> Structure:
+    return Structure(Lattice.hexagonal(2.51, 20), ["B", "N"], [[1 / 3, 2 / 3, 0.5], [2 / 3, 1 / 3, 0.5]])
+
+
+def graphene() -> Structure:
+    return Structure(Lattice.hexagonal(2.46, 20), ["C", "C"], [[1 / 3, 2 / 3, 0.5], [2 / 3, 1 / 3, 0.5]])
+
+
+def iron_chloride() -> Structure:
+    """1T-FeCl2, a ferromagnet."""
+    return mx2("1T", a=3.48, half=1.35).replace_species({"Mo": "Fe", "S": "Cl"})
+
+
+def write_references(path: Path, elements: list[str]) -> Path:
+    """A file of entries with the energies that the stand-in gives, which are CHGNet's."""
+    entries = [
+        {
+            "@module": "pymatgen.entries.computed_entries",
+            "@class": "ComputedEntry",
+            "entry_id": phase.name,
+            "composition": {e: 12 * x for e, x in phase.fractions.items()},
+            "energy": 12 * phase.energy_per_atom,
+            "parameters": {"run_type": "GGA", "is_hubbard": False},
+        }
+        for phase in ReferenceTable.load().entries(elements)
+    ]
+    path.write_text(json.dumps(entries))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, standin_vasp: dict[str, Any]) -> None:
+    """A data folder of each test's own, and the stand-in as VASP 6.5.0."""
+    monkeypatch.setenv("SCDM_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("SCDM_VASP_VERSION", "6.5.0")
+    monkeypatch.setenv("SCDM_VASP_POLL_SECONDS", "0.1")
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'models'}")
+
+
+def campaign(folder: Path, layers: dict[str, Structure], **engine: Any) -> CampaignConfig:
+    """A campaign of these layers with every gate open."""
+    (folder / "in").mkdir()
+    for name, layer in layers.items():
+        layer.to(filename=str(folder / "in" / f"{name}.cif"))
+    elements = sorted({str(e) for layer in layers.values() for e in layer.composition})
+    references = write_references(folder / "references.json", elements)
+    return parse_config(
+        {
+            "name": "v",
+            "generator": {"kind": "files", "paths": [str(folder / "in")]},
+            "screen": {"require_novel": False},
+            "engine": {**ENGINE, "references": str(references), **engine},
+            "gate": {
+                "max_e_above_hull": 5,
+                "phonon_max_e_above_hull": 5,
+                "bands_max_e_above_hull": 5,
+            },
+        }
+    )
+
+
+def check_complete(database: Database) -> list[CandidateDoc]:
+    """Every candidate went through all stages, and each stage's document is there and says what made it."""
+    query = CandidateDB(database)
+    found = query.find(campaign="v")
+    for candidate in found:
+        assert candidate.state is CandidateState.COMPLETED, candidate.reason
+        assert {s: r.status for s, r in candidate.stages.items()} == dict.fromkeys(STAGES, "passed")
+        assert all(r.job_uuid for s, r in candidate.stages.items() if s != "generate")
+        assert "stand-in" in (candidate.engine_version or "")
+        assert "stand-in" in (candidate.provenance.engine or "")
+        assert (candidate.energy_scheme, candidate.surrogate) == ("vasp-pbe", False)
+        relaxed = Structure.from_dict(candidate.relaxed_structure or {})
+        sample = Structure.from_dict(candidate.structure)
+        assert relaxed.lattice.c == pytest.approx(sample.lattice.c, abs=1e-6)  # held
+        assert relaxed.species == sample.species
+        phonon, bands = query.phonon(candidate.candidate_id), query.bands(candidate.candidate_id)
+        assert phonon is not None
+        assert bands is not None
+        assert phonon.n_displacements >= 1  # one is enough for graphene
+        assert phonon.supercell[2] == [0, 0, 1]
+        assert "stand-in" in (bands.provenance.engine or "")
+        assert "stand-in" in (phonon.provenance.engine or "")
+        assert np.array(bands.k_points)[:, 2] == pytest.approx(0)
+        # the stand-in's gap is known: 4 eV for each unit of electronegativity, direct at Gamma
+        assert bands.band_gap_ev == pytest.approx(band_gap(relaxed), abs=0.01)
+        assert candidate.band_gap == bands.band_gap_ev
+        if bands.vbm is not None:
+            # its bands are 1 eV (1 - f), f the mean of cos(k R) over six vectors of length a: near Gamma
+            # E = k^2 a^2 / 4, so m = hbar^2 / (2 a^2 / 4)
+            known = 2 * HBAR2_OVER_ME / relaxed.lattice.a**2
+            assert {(m.carrier, m.direction) for m in bands.masses} >= {("hole", "Γ→M"), ("electron", "Γ→K")}
+            assert [m.mass for m in bands.masses] == pytest.approx([known] * len(bands.masses), rel=0.03)
+        assert bands.dos is not None
+        spins = set(bands.energies_ev)
+        assert spins == set(bands.dos.densities)
+        assert (spins == {"up", "down"}) is bands.spin_polarised
+        assert candidate.magnetic is bands.magnetic
+        # raw objects are where atomate2 writes them
+        jobs = list(database.job_store.docs_store.query({"metadata.candidate_id": candidate.candidate_id}))
+        parts = [d["metadata"].get("part_of") for d in jobs]
+        assert parts.count("relax") == 1  # the first relaxation; the second is the stage
+        assert parts.count("bands") == 2
+        assert parts.count("phonon") == phonon.n_displacements + 1  # and atomate2's phonon document
+    return found
+
+
+def test_layers_through_all_stages(tmp_path: Path) -> None:
+    layers = {"bn": boron_nitride(), "fecl2": iron_chloride(), "graphene": graphene()}
+    database = memory_database()
+    config = campaign(tmp_path, layers)
+    result = run_campaign(config, database, processes=1)
+    assert (result.accepted, result.failed) == (3, 0)
+    build_all(database)
+    by_formula = {c.formula: c for c in check_complete(database)}
+    assert by_formula["BN"].gap_kind is GapKind.DIRECT
+    assert by_formula["BN"].dynamically_stable is True
+    assert by_formula["C"].gap_kind is GapKind.METAL
+    assert by_formula["FeCl2"].magnetic is True
+    assert by_formula["FeCl2"].total_magnetization == pytest.approx(4, abs=0.5)  # CHGNet's moment of Fe2+; d6 high spin
+    assert by_formula["BN"].magnetic is False
+    # every run's folder is kept where people can look at it
+    runs = tmp_path / "data" / "runs" / "v" / by_formula["BN"].candidate_id
+    names = {path.name for path in runs.iterdir()}
+    assert {"relax_1", "relax", "static", "uniform", "line"} <= names
+    # nothing is computed again
+    before = database.job_store.docs_store.count()
+    assert run_campaign(config, database, processes=1).computed == 0
+    assert database.job_store.docs_store.count() == before
+
+
+FAILURES = [
+    # (what the stand-in does, stage that ends in a failure or None where custodian mends it, words of the reason)
+    ("unconverged_scf:9@static", "static", "electronic steps did not converge in 100"),
+    ("unconverged_ionic:9@relax", "relax", "did not converge: 12 of at most 12 ionic steps"),
+    ("killed:9@relax", "relax", "ended in the middle"),
+    ("truncated:9@static", "static", "ended in the middle"),
+    ("disk_full:9@relax", "relax", "error during write, unit 12"),
+    ("killed:9@uniform", "bands", "ended in the middle"),
+    ("walltime:9@relax", "relax", "the wall time was over and VASP was told to stop"),
+    ("zbrent:1@relax", None, ""),
+    ("brmix:1@static", None, ""),
+]
+
+
+@pytest.mark.parametrize(("fail", "stage", "words"), FAILURES, ids=[f[0] for f in FAILURES])
+def test_a_failing_run_ends_as_a_document_or_is_mended(
+    fail: str, stage: str | None, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STANDIN_VASP_FAIL", fail)
+    walltime = {"walltime_s": 5} if fail.startswith("walltime") else {}
+    database = memory_database()
+    config = campaign(tmp_path, {"bn": boron_nitride()}, max_relax_steps=12, **walltime)
+    config = config.model_copy(update={"gate": config.gate.model_copy(update={"phonon_max_atoms": 1})})
+    result = run_campaign(config, database, processes=1)
+    build_all(database)
+    (candidate,) = CandidateDB(database).find(campaign="v")
+    failures = CandidateDB(database).failures("v")
+    if stage is None:
+        assert (result.failed, failures) == (0, [])
+        assert candidate.state is CandidateState.COMPLETED
+        return
+    (failure,) = failures
+    assert (failure.stage, failure.error_type) == (stage, "EngineError")
+    assert words in failure.message
+    assert candidate.stages[stage].status == "failed"
+    assert candidate.stages[stage].reason is not None
+    if stage == "bands":  # the candidate goes on without them
+        assert candidate.state is CandidateState.COMPLETED
+    else:
+        assert candidate.state is CandidateState.FAILED
+        assert words in (candidate.reason or "")
+    # an end: nothing is pending, and nothing is tried again unless asked; then it goes through
+    assert CandidateDB(database).campaign("v").funnel.pending == 0
+    assert run_campaign(config, database, processes=1).computed == 0
+    monkeypatch.delenv("STANDIN_VASP_FAIL")
+    assert run_campaign(config, database, processes=1, retry_failed=True).failed == 0
+    build_all(database)
+    (candidate,) = CandidateDB(database).find(campaign="v")
+    assert candidate.state is CandidateState.COMPLETED
+    assert candidate.stages["bands"].status == "passed"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Database]:
+    """A database server of its own, whose address a launchpad folder beside it names."""
+    settings = ScdmSettings(data_dir=tmp_path / "data")
+    with connect(settings) as database:
+        yield database
+    EmbeddedServer(settings.data_dir).stop()
+
+
+def rlaunch(folder: Path, database: Database) -> None:
+    """Stock ``rlaunch -c FOLDER rapidfire`` until nothing is left to run."""
+    from scdm_flows.execution.fireworks import write_worker_config
+
+    launchpad = write_worker_config(database, folder / "launchpad").parent
+    (folder / "work").mkdir(exist_ok=True)
+    command = [str(Path(sys.executable).with_name("rlaunch")), "-c", str(launchpad), "rapidfire"]
+    done = subprocess.run(
+        command, cwd=folder / "work", env=dict(os.environ), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_rlaunch_reaches_the_same_end_and_a_failure_can_be_run_again(
+    tmp_path: Path, server: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("secantus", reason="the embedded server is an optional extra")
+    from scdm_flows.execution import fireworks as launch
+
+    monkeypatch.setenv("STANDIN_VASP_FAIL", "truncated:1@relax@FeCl2, killed:1@uniform@BN")
+    config = campaign(tmp_path, {"bn": boron_nitride(), "fecl2": iron_chloride()})
+    assert launch.submit(config, server) == 1
+    rlaunch(tmp_path, server)
+    assert launch.collect_failures(server, "v") == 2
+    build_all(server)
+    query = CandidateDB(server)
+    by_formula = {c.formula: c for c in query.find(campaign="v")}
+    # the first relaxation is a part of the stage relax, and the bands' uniform run one of bands
+    assert {f.stage for f in query.failures("v")} == {"relax", "bands"}
+    assert all("ended in the middle" in f.message for f in query.failures("v"))
+    assert by_formula["FeCl2"].state is CandidateState.FAILED
+    assert by_formula["BN"].state is CandidateState.COMPLETED  # without bands
+    assert by_formula["BN"].stages["phonon"].status == "passed"
+    assert launch.status(server, "v")["relax"] == {"COMPLETED": 2, "FIZZLED": 1, "WAITING": 1}
+    launchpad = launch.launchpad_of(server)
+    for firework in list(launchpad.fireworks.find({"state": "FIZZLED"}, {"fw_id": 1})):
+        launchpad.rerun_fw(firework["fw_id"])
+    rlaunch(tmp_path, server)
+    assert launch.collect_failures(server, "v") == 0
+    build_all(server)
+    assert len(check_complete(server)) == 2
+
+
+def test_an_interrupted_stage_finds_its_finished_runs_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from scdm_flows.execution import jobs as execution
+
+    database, real = memory_database(), execution.run_job
+
+    def run_job(job: Any, store: Any) -> Any:
+        if job.name.startswith("phonon 2/"):
+            raise KeyboardInterrupt
+        return real(job, store)
+
+    config = campaign(tmp_path, {"bn": boron_nitride()})
+    with monkeypatch.context() as patch:
+        patch.setattr(execution, "run_job", run_job)
+        with pytest.raises(KeyboardInterrupt, match="same command goes on"):
+            run_campaign(config, database, processes=1)
+    before = {
+        d["uuid"]: d["completed_at"] for d in database.job_store.docs_store.query({"metadata.stage": {"$ne": "gate"}})
+    }
+    assert len(before) == 2 + 3 + 1  # generate and screen; two relaxations and the static run; one displacement
+    assert run_campaign(config, database, processes=1).failed == 0
+    after = {d["uuid"]: d["completed_at"] for d in database.job_store.docs_store.query({})}
+    assert {uuid: after[uuid] for uuid in before} == before  # no run was made twice
+    build_all(database)
+    assert len(check_complete(database)) == 1

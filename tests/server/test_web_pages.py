@@ -1,0 +1,397 @@
+"""The web pages, asked as a browser asks them but without one: every page, downloads, wrong questions, no database."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.documents import CampaignDocuments
+from support.pages_demo import store_demo
+
+from scdm_flows.config.settings import ScdmSettings
+from scdm_flows.documents import KnownAs, Novelty
+from scdm_flows.documents.candidate import queryable_fields
+from scdm_flows.errors import ConfigError, ScdmError
+from scdm_flows.query import CandidateDB
+from scdm_flows.stores import Database, EmbeddedServer, connect, memory_database
+from scdm_flows.stores.process import free_port
+
+pytest.importorskip("dash", reason="the extra `server` is not installed")
+
+from scdm_flows.server.pages import figures, files, pages_app
+from scdm_flows.server.pages.address import Question
+
+GRID = ["browse-grid.getRowsResponse", "browse-count.children", "browse-notice.children"]
+
+
+class Browser:
+    """What a browser sends to the pages, and the texts that it would show."""
+
+    def __init__(self, database: Database) -> None:
+        self.client = pages_app(database).test_client()
+
+    def _ask(self, outputs: list[str], inputs: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
+        def parts(values: dict[str, Any]) -> list[dict[str, Any]]:
+            return [{"id": k.split(".")[0], "property": k.split(".")[1], "value": v} for k, v in values.items()]
+
+        named = [{"id": o.split(".")[0], "property": o.split(".")[1]} for o in outputs]
+        body = {
+            "output": outputs[0] if len(outputs) == 1 else f"..{'...'.join(outputs)}..",
+            "outputs": named[0] if len(named) == 1 else named,
+            "inputs": parts(inputs),
+            "state": parts(state),
+            "changedPropIds": list(inputs),
+        }
+        answer = self.client.post("/_dash-update-component", json=body)
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.get_json()["response"]
+        return found
+
+    def page(self, path: str, search: str = "") -> str:
+        """A page as JSON text, figures included."""
+        return json.dumps(self._ask(["content.children"], {"place.pathname": path}, {"place.search": search}))
+
+    def rows(self, search: str = "", sort: str = "", stop: int = 100) -> tuple[list[dict[str, Any]], int, str]:
+        """Rows of the table, how many match, and the notice's text."""
+        model = [{"colId": sort.removeprefix("-"), "sort": "desc" if sort.startswith("-") else "asc"}] if sort else []
+        request = {"startRow": 0, "endRow": stop, "sortModel": model}
+        answer = self._ask(GRID, {"browse-grid.getRowsRequest": request}, {"browse-url.search": search})
+        found = answer["browse-grid"]["getRowsResponse"]
+        return found["rowData"], found["rowCount"], json.dumps(answer["browse-notice"]["children"])
+
+    def campaign(self, name: str) -> str:
+        """The part of a campaign's page that is kept up to date."""
+        state = {"campaign-name.data": name, "campaign-shown.data": None}
+        outputs = ["campaign-content.children", "campaign-shown.data"]
+        return json.dumps(self._ask(outputs, {"campaign-tick.n_intervals": None}, state))
+
+    def energies(self, campaigns: list[str] | None = None) -> str:
+        """The energies of the page that compares."""
+        return json.dumps(self._ask(["compare-energies.children"], {"compare-campaigns.value": campaigns}, {}))
+
+
+@pytest.fixture(scope="module")
+def filled(campaign_documents: CampaignDocuments) -> Database:
+    database = memory_database()
+    store_demo(database, campaign_documents)
+    return database
+
+
+@pytest.fixture(scope="module")
+def browser(filled: Database) -> Browser:
+    return Browser(filled)
+
+
+def test_everything_comes_from_the_server_and_scripts_only_with_a_hash(browser: Browser) -> None:
+    answer = browser.client.get("/")
+    assert answer.status_code == 200
+    sources = re.findall(r'(?:src|href)="([^"]+)"', answer.text)
+    assert len(sources) > 5
+    assert [s for s in sources if not s.startswith("/") or s.startswith("//")] == []
+    policy = answer.headers["Content-Security-Policy"]
+    scripts = next(part for part in policy.split(";") if part.strip().startswith("script-src"))
+    assert "unsafe" not in scripts
+    assert "'sha256-" in scripts
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_table_answers_filters_sort_and_count(browser: Browser) -> None:
+    rows, total, notice = browser.rows("?max_e_above_hull=0.2&generator=scdm", sort="-e_above_hull")
+    assert total == 3  # 0.01, 0.08 and 0.15 eV/atom of the six
+    assert [r["e_above_hull"] for r in rows] == ["0.150 ± 0.10 ?", "0.080 ± 0.10", "0.010 ± 0.10"]
+    assert ["its error may be larger than said" in r["doubt"] for r in rows] == [True, False, False]
+    assert [r["candidate_id"] for r in browser.rows("?extrapolated=true&generator=scdm")[0]] == ["demo-000000000002"]
+    assert {r["surrogate"] for r in rows} == {"surrogate"}
+    assert notice == '""'
+    assert browser.rows(stop=10**9)[1] == 12  # an answer is cut, whatever is asked
+
+
+@pytest.mark.parametrize(
+    ("search", "words"),
+    [
+        ("?layer_grup=78", "did you mean 'layer_group'?"),
+        ("?elements=Mo,Xx", "'Xx' is not an element"),
+        ("?layer_group=p1", "layer_group='p1' must be a whole number"),
+        ("?layer_group=99", "layer_group=99 must be between 1 and 80"),
+        ("?state=complete", "did you mean 'completed'?"),
+        ("?min_e_above_hull=0.5&max_e_above_hull=0.1", "is above max_e_above_hull=0.1, so nothing can match"),
+        ("?max_band_gap=%24gt", "must be a number"),
+        ("?sort=hull", "unknown field 'hull'"),
+        ("?limit=5", "unknown field 'limit'"),  # an argument of our own functions is no field
+        ("?formula=" + "x" * 5000, "at most 4000 are read"),
+    ],
+)
+def test_a_wrong_question_is_told_in_words(browser: Browser, search: str, words: str) -> None:
+    rows, total, notice = browser.rows(search)
+    assert (rows, total) == ([], 0)
+    assert words in json.loads(notice)["props"]["children"][1]["props"]["children"]
+    answer = browser.client.get(f"/candidates.csv{search}")
+    assert answer.status_code == 400
+    assert words in answer.text
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        "?elements=Mo,S&max_e_above_hull=0.2&layer_group=78&layer_group=72&sort=-score",
+        "?dynamically_stable=true&min_nsites=3&campaign=a%26b%20c&state=completed",
+        "?layer_group=x&min_band_gap=1.5",
+    ],
+)
+def test_addresses_go_both_ways(search: str) -> None:
+    assert Question.of(search).search() == search
+
+
+def test_values_of_an_address_have_the_types_of_their_fields() -> None:
+    found = Question.of(
+        "?layer_group=78&dynamically_stable=false&max_e_above_hull=0.1&elements=Mo&elements=S,W"
+    ).filters
+    assert found == {
+        "layer_group": 78,
+        "dynamically_stable": False,
+        "max_e_above_hull": 0.1,
+        "elements": ["Mo", "S", "W"],
+    }
+
+
+def test_candidate_page_shows_all_that_is_known(browser: Browser) -> None:
+    page = browser.page("/candidates/demo-000000000000")
+    for words in (
+        "surrogate energies, predicted by the energy model",
+        "MoS2 (mp-2815)",  # decomposition
+        "convex hull of Mo-S",
+        "this candidate",  # marked in the hull
+        "phonon bands and density of states",
+        "1.600 eV, direct",
+        "rank 1: score 0.900 = ",
+        "00000000-0000-4000-8000-000000000001",  # uuid of the relaxation's job
+        "torch 2.13.0",
+        "/files/demo-000000000000.cif",
+        "scatter3d",
+        "data:image/svg+xml",
+    ):
+        assert words in page.replace("\\u00b1", "±"), words
+
+
+def test_candidate_page_marks_an_extrapolated_energy(browser: Browser) -> None:
+    page = browser.page("/candidates/demo-000000000002")
+    assert page.count('"children": "? extrapolated"') == 2  # beside the formula and beside the energy
+    assert '"title": "outside what the energy model has learned from: its error may be larger than said"' in page
+    assert "Its energy is extrapolated" in page
+    assert "extrapolated" not in browser.page("/candidates/demo-000000000000")
+
+
+def test_pages_set_a_rediscovered_layer_beside_its_source(campaign_documents: CampaignDocuments) -> None:
+    entry = KnownAs(
+        id="MoS2-165798ab5e33",
+        source="C2DB",
+        formula="MoS2",
+        layer_group=78,
+        displacement_angstrom=0.031,
+        e_above_hull=0.0,
+        dynamically_stable=True,
+        band_gap=1.58,
+    )
+    elsewhere = KnownAs(id="other-0123456789ab", source="campaign other", formula="MoS2")
+    novelty = Novelty(structure="0" * 12, version="1" * 12, against={"C2DB": 16905})
+    known = {"novel": False, "known_as": [entry, elsewhere], "novelty": novelty, "bulk_compound": True}
+    first, second, *others = campaign_documents.candidates
+    twin = second.model_copy(update={"duplicate_of": first.candidate_id, "rank": None})
+    documents = [first.model_copy(update=known), twin, *others]
+    database = memory_database()
+    dataclasses.replace(campaign_documents, candidates=documents).store(database)
+    browser = Browser(database)
+    page = browser.page("/candidates/demo-000000000000")
+    for words in (
+        "rediscovered",
+        "Known as MoS2 (C2DB MoS2-165798ab5e33, 0.03 Å), rediscovered.",
+        "0.010 ± 0.100 (surrogate)",  # ours, and what C2DB says
+        "1.58",
+        "16,905 layers of C2DB",
+        "/candidates/other-0123456789ab",
+        "in the Materials Project",
+    ):
+        assert json.dumps(words)[1:-1] in page, words
+    page = browser.page("/candidates/demo-000000000001")
+    assert "A duplicate, so it is not ranked; its results are its own." in page
+    assert "/candidates/demo-000000000000" in page
+    page = browser.campaign("demo")
+    assert json.dumps("MoS2 (C2DB MoS2-165798ab5e33, 0.03 Å)")[1:-1] in page
+    rows, total, _ = browser.rows("?known_as=MoS2-165798ab5e33")
+    assert total == 1
+    assert rows[0]["known_as"].startswith("MoS2 (C2DB MoS2-165798ab5e33, 0.03 Å)")
+    assert browser.rows("?novel=false")[1] == 1
+
+
+def test_candidate_page_says_what_is_missing_and_why(browser: Browser) -> None:
+    page = browser.page("/candidates/demo-000000000004")
+    assert "No phonons: atoms too close: 0.312 angstrom" in page
+    assert "not ranked" in page
+
+
+def test_unknown_addresses_are_told(browser: Browser) -> None:
+    assert "did you mean demo-000000000005?" in browser.page("/candidates/demo-00000000000x")
+    assert "did you mean 'demo'?" in browser.page("/campaigns/demoo")
+    assert "No such page" in browser.page("/elsewhere")
+
+
+def test_campaign_page(browser: Browser) -> None:
+    assert "demo" in browser.page("/campaigns")
+    page = browser.campaign("demo")
+    for words in (
+        "3,378 (84.5 %)",
+        "no neighbours <within> 6 angstrom",
+        "atoms too close",
+        "37.5",
+        "surrogate energies",
+    ):
+        assert words in page, words
+
+
+def test_comparison_counts_by_generator(browser: Browser) -> None:
+    # UnSCDM's lie 0.6 eV/atom higher: none within 0.6, of SCDM's three of six
+    page = browser.energies()
+    assert "3 (50.0 %)" in page
+    assert "843 of 2,000" in page
+    assert "unscdm (n = 4)" in page
+    assert "No candidates are stored" in browser.energies(["none"])
+    assert "Medians over 80 layers" in browser.page("/compare")
+
+
+def test_csv_holds_what_the_table_shows(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = browser.client.get("/candidates.csv?generator=scdm&sort=-e_above_hull")
+    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    assert [float(r["e_above_hull"]) for r in rows[:4]] == [0.75, 0.15, 0.08, 0.01]
+    assert len(rows) == 6
+    monkeypatch.setattr(files, "_CHUNK", 2)
+    monkeypatch.setattr(files, "MOST_ROWS", 4)
+    lines = browser.client.get("/candidates.csv").text.splitlines()
+    assert len(lines) == 1 + 4 + 1
+    assert lines[-1].startswith("# cut after 4 candidates")
+
+
+def test_downloads(browser: Browser) -> None:
+    from pymatgen.core import Structure
+
+    answer = browser.client.get("/files/demo-000000000000.cif")
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="demo-000000000000.cif"'
+    assert Structure.from_str(answer.text, fmt="cif").composition.reduced_formula == "MoS2"
+    assert browser.client.get("/files/demo-000000000000.vasp").text.startswith("MoS2 demo-000000000000")
+    assert json.loads(browser.client.get("/files/demo-000000000000.json").text)["formula"] == "MoS2"
+    assert browser.client.get("/files/demo-0000.cif").status_code == 404
+    assert browser.client.get("/files/demo-000000000000.exe").status_code == 400
+
+
+def test_an_empty_database_is_told() -> None:
+    browser = Browser(memory_database())
+    assert "No candidate is stored yet" in browser.rows()[2]
+    assert "There is no campaign yet" in browser.page("/campaigns")
+    assert "No candidates are stored" in browser.energies()
+    assert "Elements" in browser.page("/")
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["", "min_", "max_"]),
+            st.sampled_from([*queryable_fields(), "sort", "limit", "start", "self", "$where"]) | st.text(max_size=8),
+            st.sampled_from(["-1", "nan", "inf", "1e999", "9" * 400, "$gt", '{"$gt":1}', "Mo,S", "\x00", "-rank"])
+            | st.text(max_size=12),
+        ),
+        max_size=5,
+    )
+)
+@settings(max_examples=150, deadline=None)
+def test_no_address_is_more_than_a_wrong_question(filled: Database, asked: list[tuple[str, str, str]]) -> None:
+    search = "?" + urlencode([(prefix + name, value) for prefix, name, value in asked], errors="replace")
+    query = CandidateDB(filled)
+    with contextlib.suppress(ScdmError):  # anything else fails the test
+        question = Question.of(search)
+        query.window(0, 5, sort=question.sort, **question.filters)
+        query.flat_page(sort=question.sort, limit=5, **question.filters)
+
+
+def test_pages_outlive_the_database(tmp_path: Path, campaign_documents: CampaignDocuments) -> None:
+    pytest.importorskip("secantus", reason="the embedded database is an optional extra")
+    server = EmbeddedServer(tmp_path / "data", free_port())
+    try:
+        with connect(ScdmSettings(data_dir=server.data_dir, port=server.port)) as database:
+            store_demo(database, campaign_documents)
+            browser = Browser(database)
+            assert browser.rows()[1] == 12
+            os.kill(server.status().pid or 0, signal.SIGKILL)
+            rows, _, notice = browser.rows()
+            assert rows == []
+            assert "The database cannot be read now" in notice
+            page = browser.page("/campaigns")
+            assert "does not answer" in page
+            assert str(server.port) not in page  # where the database is concerns no visitor
+            assert browser.client.get("/files/demo-000000000000.cif").status_code == 503
+            server.start()
+            assert browser.rows()[1] == 12  # the same application, not started again
+            assert "demo" in browser.page("/campaigns")
+    finally:
+        pid = server.status().pid
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_windows_and_columns_say_what_find_says(filled: Database) -> None:
+    query = CandidateDB(filled)
+    whole = [c.candidate_id for c in query.find(sort="-e_above_hull")]
+    rows, total = query.window(3, 8, sort="-e_above_hull")
+    assert [r["candidate_id"] for r in rows] == whole[3:8]
+    assert total == len(whole)
+    assert query.window(50, 60)[0] == []
+    columns = query.columns(["candidate_id", "e_above_hull", "band_gap"], generator="unscdm")
+    found = {c.candidate_id: c.e_above_hull for c in query.find(generator="unscdm")}
+    shown = dict(zip(columns["candidate_id"].tolist(), columns["e_above_hull"].tolist(), strict=True))
+    assert {k: None if v != v else v for k, v in shown.items()} == found
+    assert "band_gap" in queryable_fields()
+    with pytest.raises(ConfigError, match="unknown field"):
+        query.columns(["gap"])
+    with pytest.raises(ConfigError, match="begins with row 0"):
+        query.window(-1, 5)
+
+
+def test_a_candidate_that_does_not_compete_is_marked_in_its_hull(
+    filled: Database,
+) -> None:
+    candidate = CandidateDB(filled).get("demo-000000000064")  # 0.61 eV/atom above a hull that lies at -0.9
+    hull = CandidateDB(filled).hull("Mo-S")
+    assert hull is not None
+    assert candidate.candidate_id not in {p.name for p in hull.points}
+    drawn = figures.hull(hull, candidate)
+    (trace,) = [t for t in drawn.data if t.name == "this candidate"]
+    assert list(trace.y) == pytest.approx([-0.29])
+    assert figures.hull(hull.model_copy(update={"elements": list("HCNOS")})) is None  # no drawing of five elements
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{}",
+        "",
+        "[1]",
+        "null",
+        "{",
+        '{"output": "x", "outputs": [], "inputs": []}',
+        '{"output": "content.children", "outputs": {"id": "content", "property": "children"}, "inputs": 3}',
+    ],
+)
+def test_what_no_page_asks_is_refused(browser: Browser, body: str) -> None:
+    answer = browser.client.post("/_dash-update-component", data=body, content_type="application/json")
+    assert answer.status_code in (400, 415), answer.text
+    assert "Traceback" not in answer.text

@@ -1,0 +1,132 @@
+"""The slab contract and the one-layer test on small explicit crystals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pymatgen.core import Lattice, Structure
+
+from scdm_models.errors import NotALayerError, StructureError
+from scdm_models.symmetry.lattice import (
+    is_one_layer,
+    layer_dimensionality,
+    orient_slab,
+    slab_thickness,
+    vacuum_thickness,
+)
+
+
+def near_distances(structure: Structure) -> np.ndarray:
+    return np.sort(structure.get_neighbor_list(4.0)[3])
+
+
+def assert_contract(slab: Structure, vacuum: float) -> None:
+    matrix, z = slab.lattice.matrix, slab.frac_coords[:, 2]
+    assert matrix[0, 1] == matrix[0, 2] == matrix[1, 2] == matrix[2, 0] == matrix[2, 1] == 0
+    assert matrix[0, 0] > 0
+    assert matrix[1, 1] > 0  # with c up this makes a, b, c right-handed
+    assert (z.min() + z.max()) / 2 == pytest.approx(0.5, abs=1e-12)
+    assert np.all((slab.frac_coords[:, :2] >= 0) & (slab.frac_coords[:, :2] < 1))
+    assert vacuum_thickness(slab) == pytest.approx(vacuum)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.03, 0.5, 0.97])
+def test_a_slab_across_the_boundary_is_joined(mos2: Structure, shift: float) -> None:
+    mos2.translate_sites(range(3), [0.2, 0.7, shift])
+    slab = orient_slab(mos2, vacuum=15.0)
+    assert_contract(slab, 15.0)
+    # the sulfur planes of 1H-MoS2 lie 2 x 1.565 angstrom apart in the fixture
+    assert slab_thickness(mos2) == pytest.approx(3.13)
+    assert slab.lattice.c == pytest.approx(18.13)
+    np.testing.assert_allclose(near_distances(slab), near_distances(mos2), atol=1e-9)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_vacuum_may_lie_along_any_vector(mos2: Structure, axis: int) -> None:
+    order = [(axis + 1 + k) % 3 for k in range(3)]  # a cyclic exchange of the vectors
+    turned = Structure(mos2.lattice.matrix[order], mos2.species, mos2.frac_coords[:, order])
+    slab = orient_slab(turned)
+    assert_contract(slab, 20.0)
+    np.testing.assert_allclose(near_distances(slab), near_distances(mos2), atol=1e-9)
+
+
+def test_a_tilted_c_is_replaced_without_changing_the_layer(mos2: Structure) -> None:
+    matrix = mos2.lattice.matrix.copy()
+    matrix[2] += 0.4 * matrix[0] + 1.3 * matrix[1]  # the layer is what a and b span; c only separates images
+    tilted = Structure(matrix, mos2.species, mos2.cart_coords, coords_are_cartesian=True)
+    rotation = np.linalg.qr(np.array([[0.3, 0.5, 0.9], [0.1, -0.8, 0.2], [0.7, 0.2, -0.4]]))[0]
+    turned = Structure(matrix @ rotation, mos2.species, tilted.frac_coords)
+    slab = orient_slab(turned)
+    assert_contract(slab, 20.0)
+    assert slab.lattice.gamma == pytest.approx(120)
+    np.testing.assert_allclose(near_distances(slab), near_distances(mos2), atol=1e-9)
+
+
+def test_a_left_handed_cell_keeps_its_heights() -> None:
+    # Janus MoSSe with c pointing down: S lies below Mo in space whatever the sign of c
+    cell = Lattice([[3.25, 0, 0], [-1.625, 2.8146, 0], [0, 0, -20.0]])
+    janus = Structure(cell, ["Mo", "S", "Se"], [[1 / 3, 2 / 3, 0.5], [2 / 3, 1 / 3, 0.577], [2 / 3, 1 / 3, 0.415]])
+    slab = orient_slab(janus)
+    assert_contract(slab, 20.0)
+    assert slab.cart_coords[1, 2] < slab.cart_coords[0, 2] < slab.cart_coords[2, 2]
+
+
+def test_vacuum_none_keeps_the_gap(mos2: Structure) -> None:
+    assert vacuum_thickness(orient_slab(mos2, vacuum=None)) == pytest.approx(20 - 3.13)
+
+
+def test_bulk_is_refused_with_value_rule_and_remedy() -> None:
+    diamond = Structure.from_spacegroup("Fd-3m", Lattice.cubic(3.567), ["C"], [[0, 0, 0]])
+    with pytest.raises(NotALayerError, match=r"0\.9 angstrom, a layer needs at least 5: .*give a slab"):
+        orient_slab(diamond)  # planes of diamond along a cube edge are a/4 = 0.89 angstrom apart
+    graphite = Structure(
+        Lattice.hexagonal(2.46, 6.7),
+        ["C"] * 4,
+        [[0, 0, 0], [1 / 3, 2 / 3, 0], [0, 0, 0.5], [2 / 3, 1 / 3, 0.5]],
+    )
+    with pytest.raises(NotALayerError, match=r"3\.4 angstrom"):  # the interlayer distance of graphite
+        orient_slab(graphite)
+
+
+def test_what_is_no_crystal_is_refused(mos2: Structure) -> None:
+    with pytest.raises(StructureError, match="no atoms"):
+        orient_slab(Structure(Lattice.cubic(20), [], []))
+    with pytest.raises(StructureError, match="not a finite number"):
+        orient_slab(Structure(mos2.lattice, mos2.species, [[np.nan, 0, 0], [0, 0, 0.1], [0, 0, 0.2]]))
+    with pytest.raises(StructureError, match=r"volume .* must be > 0"):
+        orient_slab(Structure(Lattice([[3, 0, 0], [6, 0, 0], [0, 0, 20]]), ["C"], [[0, 0, 0]]))
+    with pytest.raises(StructureError, match=r"vacuum=-1 .* must be > 0"):
+        orient_slab(mos2, vacuum=-1)
+
+
+def test_dimensionality_of_components(mos2: Structure, graphene: Structure) -> None:
+    assert layer_dimensionality(mos2) == [2]
+    assert is_one_layer(mos2)
+    # the same bonds whatever the cell: supercells and shifts across the boundary
+    shifted = mos2 * (2, 3, 1)
+    shifted.translate_sites(range(len(shifted)), [0.4, 0.9, 0.5])
+    assert layer_dimensionality(shifted) == [2]
+    # two sheets 3.35 angstrom apart: beyond 1.3 x 2 x 0.76, so two layers
+    up = graphene.copy()
+    up.translate_sites([0, 1], [0, 0, 3.35 / 20])
+    bilayer = Structure.from_sites([*graphene, *up])
+    assert layer_dimensionality(bilayer) == [2, 2]
+    assert not is_one_layer(bilayer)
+
+
+def test_dimensionality_of_chains_molecules_and_bulk() -> None:
+    chain = Structure(Lattice.orthorhombic(1.3, 12, 20), ["C"], [[0, 0, 0.5]])
+    assert layer_dimensionality(chain) == [1]
+    molecule = Structure(Lattice.orthorhombic(10, 10, 20), ["H", "H"], [[0, 0, 0.5], [0.074, 0, 0.5]])
+    assert layer_dimensionality(molecule) == [0]
+    assert layer_dimensionality(Structure.from_spacegroup("Fd-3m", Lattice.cubic(3.567), ["C"], [[0, 0, 0]])) == [3]
+    atoms = Structure(Lattice.cubic(10), ["He", "Ne"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    assert layer_dimensionality(atoms) == [0, 0]
+
+
+def test_most_known_layers_are_one_layer(shared_data) -> None:  # type: ignore[no-untyped-def]
+    from scdm_models.datasets.readers import read_any
+
+    layers = [item.structure for item in list(read_any(shared_data / "c2db.jsonl.gz"))[::20]]
+    # C2DB holds monolayers by construction; 99.7 % of the whole set pass
+    assert np.mean([is_one_layer(orient_slab(s)) for s in layers]) > 0.98

@@ -1,0 +1,209 @@
+"""Fitting an energy model: relaxations that go on after a kill, a cross-validation that tells the truth, honest errors."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pymatgen.core import Structure
+from support.layers import mx2
+
+from scdm_flows.analysis.relaxed import Relaxed
+from scdm_flows.engines.forcefield.relaxed_layers import relax_known
+from scdm_flows.errors import ReferenceDataError
+from scdm_flows.thermo.energy_fit import errors_by_distance, fit
+from scdm_flows.thermo.energy_model import EnergyModel, Seen, energy_model_for, load_energy_model
+from scdm_flows.thermo.training_layers import Measured, measured
+
+ELEMENTS = ("Mo", "W", "S", "Se", "Ti", "Cl")
+
+
+def layers(n: int, seed: int, noise: float = 0.01, spread: float = 1.0) -> Measured:
+    """Made-up layers: DFT's energy is the force field's plus 0.5 eV for each S atom's share, a smooth function of the
+    first feature, and noise; its phonons are stable with a probability of 1 / (1 + exp(-3 x)), x the second feature."""
+    rng = np.random.default_rng(seed)
+    compositions, systems, seen, truth, stable = [], [], [], [], []
+    for _ in range(n):
+        a, b = sorted(rng.choice(len(ELEMENTS), 2, replace=False))
+        x = float(rng.choice([1 / 3, 1 / 2, 2 / 3]))
+        fractions = {ELEMENTS[a]: x, ELEMENTS[b]: 1 - x}
+        features = rng.normal(0, spread, 4)
+        energy = float(rng.normal(-5, 0.3))
+        compositions.append(fractions)
+        systems.append("-".join(sorted(fractions)) + str(rng.integers(12)))
+        seen.append(Seen(energy, features))
+        truth.append(energy + 0.5 * fractions.get("S", 0.0) + 0.2 * np.sin(features[0]) + rng.normal(0, noise))
+        stable.append(float(rng.random() < 1 / (1 + np.exp(-3 * features[1]))))
+    formation = np.array(truth)
+    above = formation - [hull(c) for c in compositions]
+    ids = [f"l{k}" for k in range(n)]
+    kept = np.ones(n, dtype=bool)
+    verdicts = np.array(stable)
+    return Measured(ids, compositions, systems, [seen], [seen], np.zeros(n), kept, formation, above, verdicts, {})
+
+
+def hull(fractions: Mapping[str, float]) -> float:
+    """Hull energy, eV/atom."""
+    return -1.0 - 0.5 * fractions.get("S", 0.0)
+
+
+def fitted(n: int = 400, noise: float = 0.01) -> EnergyModel:
+    """A model of made-up layers; the elements lie at 0."""
+    known = layers(n, 0, noise)
+    return fit(
+        known,
+        layers(120, 1, noise, spread=1.5),
+        hull_left_out={i: hull(c) for i, c in zip(known.ids, known.compositions, strict=True)},
+        hull=hull,
+        elemental=[dict.fromkeys(ELEMENTS, 0.0)],
+        header={"force_field": "made-up", "features": ["made-up"]},
+    )
+
+
+def test_cross_validation_finds_what_can_be_learned_and_no_more() -> None:
+    noise = 0.02
+    header = fitted(600, noise).header
+    # the mean of |noise| is 0.8 sigma: nobody who has not seen the noise can do better
+    least = np.sqrt(2 / np.pi) * noise
+    assert 0.9 * least < header["e_above_hull"]["mae"] < 2 * least
+    assert header["hull_energy"]["mae"] == pytest.approx(0.0, abs=1e-9)
+    # errors that are said of a fold come from the other folds, and 600 layers tell a share of 0.9 to +-0.025
+    assert header["error_coverage"] == pytest.approx(0.9, abs=0.03)
+
+
+def test_what_is_said_of_phonons_comes_true_as_often() -> None:
+    model = fitted(800)
+    new = layers(1500, 9)
+    said = np.array([p.stable_probability for p in model.predict(new.compositions, new.seen)])
+    truth = 1 / (1 + np.exp(-3 * np.array([s.features[1] for s in new.seen[0]])))
+    # 1,500 coins: among those said to be stable with 70 to 90 %, the share that is has a standard error of 0.025
+    likely = (said > 0.7) & (said < 0.9)
+    assert new.stable[likely].mean() == pytest.approx(said[likely].mean(), abs=0.08)
+    assert np.corrcoef(said, truth)[0, 1] > 0.85
+    told = model.header["phonon_stability"]
+    # no rule beats the one that knows the probability: its area under the curve, from the definition
+    pairs = truth[new.stable == 1][:, None] - truth[new.stable == 0][None]
+    best = float((pairs > 0).mean())
+    assert best - 0.1 < told["auc"] < best + 0.03
+
+
+def test_too_few_phonon_verdicts_are_refused() -> None:
+    known = layers(200, 0)
+    known.stable[:150] = np.nan
+    with pytest.raises(ReferenceDataError, match="50 layers have a phonon verdict .* at least 100"):
+        fit(
+            known,
+            None,
+            hull_left_out=dict.fromkeys(known.ids, -1.0),
+            hull=hull,
+            elemental=[dict.fromkeys(ELEMENTS, 0.0)],
+            header={"force_field": "made-up", "features": ["made-up"]},
+        )
+
+
+def test_predictions_and_errors_of_new_layers() -> None:
+    model = fitted()
+    new = layers(300, 7)
+    found = model.predict(new.compositions, new.seen)
+    off = np.abs(np.array([p.formation_energy_per_atom for p in found]) - new.formation)
+    assert off.mean() < 0.03
+    assert np.mean(off <= [p.error for p in found]) > 0.85
+    far = [Seen(-5.0, np.full(4, 30.0))]
+    (strange,) = model.predict([{"Mo": 1 / 3, "S": 2 / 3}], [far])
+    assert strange.extrapolated
+    assert strange.error > 5 * float(np.median([p.error for p in found]))  # in proportion to the distance
+    (element,) = model.predict([{"Mo": 1.0}], [[new.seen[0][0]]])
+    assert element.extrapolated  # no compound: whatever its features
+    with pytest.raises(ReferenceDataError, match="Pu is in none of the layers"):
+        model.predict([{"Pu": 0.5, "S": 0.5}], [[new.seen[0][0]]])
+    with pytest.raises(ReferenceDataError, match="no numbers"):
+        model.predict([{"Mo": 0.5, "S": 0.5}], [[Seen(float("nan"), np.zeros(4))]])
+
+
+def test_a_model_survives_its_file_and_a_damaged_file_says_so(tmp_path: Path) -> None:
+    model, new = fitted(200), layers(20, 3)
+    path = tmp_path / "model.npz"
+    model.save(path)
+    read = load_energy_model(str(path))
+    assert (read.id, read.header) == (model.id, model.header)
+    before, after = (m.predict(new.compositions, new.seen) for m in (model, read))
+    # the rows are kept in single precision
+    assert [p.formation_energy_per_atom for p in after] == pytest.approx(
+        [p.formation_energy_per_atom for p in before], abs=1e-4
+    )
+    assert [p.error for p in after] == pytest.approx([p.error for p in before], rel=1e-4)
+    assert [p.stable_probability for p in after] == pytest.approx([p.stable_probability for p in before], abs=1e-4)
+    with pytest.raises(
+        ReferenceDataError, match="relaxed with made-up, the campaign's are relaxed with CHGNet;.*refs fit"
+    ):
+        energy_model_for("CHGNet", str(path))
+    damaged = tmp_path / "damaged.npz"
+    damaged.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(ReferenceDataError, match="damaged"):
+        load_energy_model(str(damaged))
+    with pytest.raises(ReferenceDataError, match="does not exist; make it with"):
+        load_energy_model(str(tmp_path / "none.npz"))
+
+
+def test_the_packaged_model_is_of_the_shipped_weights_alone() -> None:
+    assert energy_model_for("CHGNet") is not None
+    assert energy_model_for("CHGNet", None, {"weights": "others.safetensors"}) is None
+    assert energy_model_for("SevenNet-0") is None
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6))
+def test_errors_never_fall_with_the_distance(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    distance = rng.gamma(2.0, 0.3, 500)
+    errors = errors_by_distance(distance, np.abs(rng.normal(0, 0.05 * (1 + distance))))
+    widths = errors(np.linspace(0, 3 * distance.max(), 50))
+    assert (np.diff(widths) >= -1e-12).all()
+    assert (distance > errors.farthest).mean() == pytest.approx(0.01, abs=0.003)
+
+
+def test_relaxations_are_kept_and_half_a_line_is_done_again(tmp_path: Path, graphene: Structure) -> None:
+    for name, key, structures in (
+        ("c2db", "e_hull", {"mos2": mx2("1H"), "graphene": graphene}),
+        ("2dmatpedia", "decomposition_energy", {"mos2-again": mx2("1T")}),  # in a system that C2DB has: left out
+    ):
+        with gzip.open(tmp_path / f"{name}.jsonl.gz", "wt") as handle:
+            for label, s in structures.items():
+                row = {
+                    "id": label,
+                    "lattice": s.lattice.matrix.tolist(),
+                    "species": [str(site.specie) for site in s],
+                    "frac_coords": s.frac_coords.tolist(),
+                    key: 0.0,
+                    "formation_energy_per_atom": -0.1,
+                }
+                handle.write(json.dumps(row) + "\n")
+    relaxed: list[int] = []
+
+    def relax(given: list[Structure]) -> list[Relaxed]:
+        relaxed.append(len(given))
+        return [Relaxed(s, -5.0, True, 3, 0.01) for s in given]
+
+    def see(given: list[Structure]) -> list[dict[str, Seen] | str]:
+        return ["isolated atom" if len(s) == 2 else {"made-up": Seen(-5.0, np.arange(3.0))} for s in given]
+
+    kept = tmp_path / "relaxed.jsonl"
+    first = relax_known(tmp_path, kept, relax, see)
+    assert set(first) == {"mos2", "graphene"}
+    assert first["mos2"]["seen"] == first["mos2"]["given"] == {"made-up": [-5.0, [0.0, 1.0, 2.0]]}
+    assert first["graphene"]["error"] == "isolated atom"
+    lines = [line for line in kept.read_text().splitlines() if line]
+    kept.write_text(lines[0] + "\n" + lines[1][:40])  # killed while it wrote the second
+    again = relax_known(tmp_path, kept, relax, see)
+    assert relaxed == [2, 1]
+    assert again == first
+    assert relax_known(tmp_path, kept, relax, see) == first
+    assert relaxed == [2, 1]
+    with pytest.raises(ReferenceDataError, match="1 layers .* at least 100"):
+        measured(tmp_path, first, ["made-up"], "c2db")

@@ -97,7 +97,7 @@ bench: dev
 
 results: dev
 	@test -n "$(DATA)" || { echo "give the curated set: make results DATA=curated.jsonl.gz" >&2; exit 2; }
-	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/results.py --data $(DATA)
+	@OMP_NUM_THREADS=1 $(VENV)/bin/scdm cards results --data $(DATA) --work scdm-data/results
 
 clean:
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build

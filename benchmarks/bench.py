@@ -6,6 +6,7 @@ Everything runs on one thread unless it says otherwise; sampling is also shown w
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 warnings.filterwarnings("ignore")
 
 
@@ -74,6 +76,7 @@ def phonons(c2db: Path | None = None, n: int = 6, processes: int = 1) -> None:
     from jobflow import run_locally
     from phonopy import Phonopy
     from pymatgen.io.phonopy import get_phonopy_structure, get_pmg_structure
+    from support.memory import memory_database
 
     from scdm_flows.analysis.phonons import phonon_bands
     from scdm_flows.analysis.sum_rules import enforce, pairs_of
@@ -83,7 +86,6 @@ def phonons(c2db: Path | None = None, n: int = 6, processes: int = 1) -> None:
     from scdm_flows.engines.forcefield.phonons import phonons_together
     from scdm_flows.engines.forcefield.relaxation import RelaxSettings, relax_together
     from scdm_flows.execution.jobs import hushed
-    from scdm_flows.stores import memory_database
     from scdm_models.datasets.readers import read_any
     from scdm_models.datasets.records import LayerRecord
     from scdm_models.sampling.sampler import generate

@@ -13,6 +13,7 @@ import hashlib
 import os
 import random
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from itertools import combinations
@@ -21,6 +22,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 
 PAGE = 20
 CAMPAIGNS = 5
@@ -136,9 +139,9 @@ def fill(database: Any, n: int) -> None:
 def hulls_of(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The hull documents of all candidates, by the builder's own computation; sets the candidates' hull fields."""
     from pymatgen.core import Composition
+    from support.memory import memory_database
 
     from scdm_flows.builders.hulls import Basis, HullBuilder
-    from scdm_flows.stores import memory_database
     from scdm_flows.thermo.hull import energy_above_hull
 
     builder = HullBuilder(memory_database())

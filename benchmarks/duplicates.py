@@ -21,9 +21,9 @@ from pymatgen.core import Structure
 
 from scdm_flows.cli.common import cores
 from scdm_models.datasets.matching import LayerMatcher
-from scdm_models.model.composition import CompositionRequest
-from scdm_models.model.skeletons import SkeletonRules
+from scdm_models.sampling.composition import CompositionRequest
 from scdm_models.sampling.sampler import SamplerOptions, generate
+from scdm_models.sampling.skeletons import SkeletonRules
 
 warnings.filterwarnings("ignore")
 SAMPLE = 1000  # structures that are compared in all pairs

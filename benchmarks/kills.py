@@ -2,7 +2,7 @@
 
     python benchmarks/kills.py [--kills 20] [--jobs 400] [--seed 0]
 
-Two workers at a time are killed with SIGKILL, then `resume` runs once; in the end everything must be there, once. The The
+Two workers at a time are killed with SIGKILL, then `resume` runs once; in the end everything must be there, once. The
 jobs cost nothing (see tests/support/rlaunching.py, which also checks the results); database and workers are real.
 """
 

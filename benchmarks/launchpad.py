@@ -49,7 +49,8 @@ def flows_of(config: Any, number: int) -> list[Any]:
 
     from scdm_flows.documents import ScreenedCandidate
     from scdm_flows.documents.static import StaticSummary
-    from scdm_flows.flows.build import bands_flow, candidate_flow, phonon_flow
+    from scdm_flows.flows.gate import bands_flow, phonon_flow
+    from scdm_flows.flows.layer import candidate_flow
 
     layer = Structure(
         Lattice.hexagonal(2.46 + 1e-5 * number, 20.0), ["C", "C"], [[1 / 3, 2 / 3, 0.5], [2 / 3, 1 / 3, 0.5]]
@@ -99,7 +100,8 @@ def whole(config: Any, number: int) -> Any:
 def build(uri: str, name: str, numbers: range, displace: bool) -> None:
     """Build and insert candidates, as a worker's screens do."""
     from scdm_flows.execution.fireworks import launchpad_of
-    from scdm_flows.execution.fireworks.workflows import insert, workflow_of
+    from scdm_flows.execution.fireworks.firetask import workflow_of
+    from scdm_flows.execution.fireworks.workflows import insert
     from scdm_flows.stores.database import database_of
 
     if not displace:
@@ -116,7 +118,7 @@ def build_with_jobflow_alone(launchpad: Any, config: Any, n: int) -> float:
     from jobflow.core import reference
     from jobflow.managers.fireworks import flow_to_workflow
 
-    import scdm_flows.flows.build  # noqa: F401 (puts the memory in front)
+    import scdm_flows.flows.layer  # noqa: F401 (puts the memory in front)
 
     remembered: Any = reference.validate_schema_access
     reference.validate_schema_access = remembered.__wrapped__
@@ -179,7 +181,8 @@ def measure_working(database: Any, folder: Path, jobs: int, counts: list[int]) -
     from jobflow import job
 
     from scdm_flows.execution.fireworks import launchpad_of, write_worker_config
-    from scdm_flows.execution.fireworks.workflows import insert, workflow_of
+    from scdm_flows.execution.fireworks.firetask import workflow_of
+    from scdm_flows.execution.fireworks.workflows import insert
 
     write_worker_config(database, folder / "launchpad")
     launchpad = launchpad_of(database)

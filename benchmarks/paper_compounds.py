@@ -6,6 +6,9 @@ The paper (Xu et al., doi:10.1021/acs.jpcc.4c08681) names NiS2, ZnS2, Nb2S2, V2S
 coordinates, so each is set up in the layer prototypes that its composition is known in. A prototype is a layer group
 with Wyckoff positions; its lengths follow from one bond length, as a regular octahedron, prism, tetrahedron or square
 has them, and from one metal-metal distance where there is such a bond. Relaxation does the rest.
+
+The file is packaged as data and read like any other file of structures; no command makes layers in this way, so this is
+how the file was made and no part of the package. A test compares both.
 """
 
 from __future__ import annotations

@@ -35,12 +35,14 @@ from scdm_flows.cli.common import cores
 from scdm_flows.config import ForceFieldEngineConfig
 from scdm_flows.engines.forcefield.engine import ForceFieldEngine
 from scdm_flows.engines.forcefield.relaxation import IN_PLANE, SYMPREC_ANGSTROM
-from scdm_flows.execution.jobs import hushed
+from scdm_flows.execution.jobs import hushed, quiet
 from scdm_flows.execution.local.processes import Work, work_off
-from scdm_flows.execution.local.runner import TOGETHER, quiet
-from scdm_flows.stores import memory_database
+from scdm_flows.execution.local.runner import TOGETHER
 from scdm_models.model.checkpoint import load_checkpoint
 from scdm_models.sampling.sampler import generate
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+from support.memory import memory_database
 
 ENERGY_MEV, LENGTH = 2.0, 0.01  # per atom; angstrom
 Found = tuple[Structure, float, bool] | str
@@ -64,8 +66,8 @@ def engine_worker(config: ForceFieldEngineConfig) -> Work[Structure, Found]:
 
     def work(structures: Sequence[Structure]) -> Iterator[tuple[int, Found]]:
         with TemporaryDirectory() as folder, chdir(folder):
-            for place in engine.relax_ahead(structures):
-                yield place, run(engine.relax_maker(), structures[place], store)
+            for ahead in engine.relax_ahead(structures):
+                yield ahead.index, run(ahead.maker, structures[ahead.index], store)
 
     return work
 

@@ -24,8 +24,8 @@ from scdm_flows.config import parse_config
 from scdm_flows.config.settings import ScdmSettings
 from scdm_flows.documents import ScreenedCandidate
 from scdm_flows.execution import fireworks as launch
-from scdm_flows.execution.fireworks.workflows import workflow_of
-from scdm_flows.flows.build import candidate_flow
+from scdm_flows.execution.fireworks.firetask import workflow_of
+from scdm_flows.flows.layer import candidate_flow
 from scdm_flows.stores import EmbeddedServer, connect
 from scdm_flows.stores.process import free_port
 

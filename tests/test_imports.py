@@ -1,18 +1,38 @@
-"""Imports run one way, and what must be quick stays light. Fresh interpreters: this one has loaded everything."""
+"""Imports run one way, the rooms are as docs/architecture.md says, and what must be quick stays light.
+
+What is light is seen in fresh interpreters: this one has loaded everything.
+"""
 
 from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
+import networkx as nx
 import pytest
+from support.imports import (
+    ALIASES,
+    circles,
+    drawn_in,
+    file_graph,
+    imported,
+    modules,
+    names_in,
+    neighbours,
+    room_graph,
+    room_of,
+)
+
+from scdm_flows.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGE = (ROOT / "docs" / "architecture.md").read_text()
+PICTURE = ROOT / "docs" / "architecture.svg"
 HEAVY = (
     "torch",
     "atomate2",
@@ -25,99 +45,184 @@ HEAVY = (
     "scipy",
     "chgnet",
 )
-FLOWS = [
-    "analysis",
-    "builders",
-    "cli",
-    "documents",
-    "engines",
-    "evaluation",
-    "execution",
-    "flows",
-    "generators",
-    "hours",
-    "jobs",
-    "launch",
-    "query",
-    "report",
-    "runner",
-    "server",
-    "stores",
-    "workers",
-]
-# room -> what it may import of scdm_flows besides itself, errors, config, settings, provenance and references
-MAY_USE = {
-    "documents": set(),
-    "analysis": {"documents"},
-    "stores": {"documents"},
-    "query": {"stores", "documents"},
-    "generators": {"documents"},
-    "engines": {"analysis", "documents", "hours", "jobs"},  # jobs: an engine makes its phonon job, when it is asked to
-    "jobs": {
+MOST_LINES = 450  # of a file
+MOST_ROOMS = 25
+LONGEST_CHAIN = 14  # rooms, each of which imports the next
+# what every room may import that stands above it in ROOMS
+COMMON = {"config", "documents", "errors", "scdm_models.errors"}
+# Room -> what it imports besides. From the top to the bottom of the house: a room imports only what stands below it.
+ROOMS: dict[str, set[str]] = {
+    "cli": {
+        "server",
+        "report",
+        "evaluation",
+        "execution",
+        "builders",
+        "campaigns",
+        "query",
+        "flows",
         "generators",
         "engines",
         "analysis",
-        "documents",
-        "flows",
-        "execution",
-    },  # flows: jobs that add flows, when they run
-    "evaluation": {"analysis", "engines", "documents"},
-    "flows": {"jobs", "generators", "engines", "documents"},
-    "report": {"query", "analysis", "documents", "stores", "builders"},  # builders: one funnel
-    "server": {"query", "report", "analysis", "documents", "stores"},
+        "thermo",
+        "stores",
+        "scdm_models.training",
+        "scdm_models.sampling",
+        "scdm_models.metrics",
+        "scdm_models.model",
+        "scdm_models.datasets",
+        "scdm_models.symmetry",
+        "scdm_models.processes",
+    },
+    "server": {"report", "query", "analysis", "stores", "scdm_models.symmetry"},
+    "report": {"evaluation", "campaigns", "query", "analysis", "thermo", "scdm_models.symmetry"},
+    "evaluation": {
+        "engines",
+        "analysis",
+        "thermo",
+        "scdm_models.training",
+        "scdm_models.sampling",
+        "scdm_models.metrics",
+        "scdm_models.model",
+        "scdm_models.datasets",
+        "scdm_models.symmetry",
+        "scdm_models.processes",
+    },
+    "execution": {"builders", "campaigns", "query", "flows", "engines", "analysis", "stores"},
+    "builders": {"campaigns", "engines", "analysis", "thermo", "stores", "scdm_models.datasets"},
+    "campaigns": {"flows", "generators", "engines", "stores"},
+    "query": {"stores", "scdm_models.datasets", "scdm_models.symmetry"},
+    "flows": {"generators", "engines", "analysis", "thermo", "stores"},
+    "generators": {"scdm_models.sampling", "scdm_models.model", "scdm_models.datasets"},
+    "engines": {"analysis", "thermo", "scdm_models.training", "scdm_models.symmetry", "scdm_models.processes"},
+    "analysis": {"thermo", "scdm_models.metrics", "scdm_models.datasets", "scdm_models.symmetry"},
+    "thermo": {"scdm_models.datasets", "scdm_models.symmetry"},
+    "stores": {"scdm_models.datasets"},
+    "config": set(),
+    "documents": set(),
+    "errors": set(),
+    "scdm_models.training": {"scdm_models.model", "scdm_models.symmetry", "scdm_models.processes"},
+    "scdm_models.sampling": {"scdm_models.model", "scdm_models.symmetry", "scdm_models.processes"},
+    "scdm_models.metrics": {"scdm_models.datasets", "scdm_models.symmetry"},
+    "scdm_models.model": {"scdm_models.symmetry"},
+    "scdm_models.datasets": {"scdm_models.symmetry", "scdm_models.processes"},
+    "scdm_models.symmetry": set(),
+    "scdm_models.processes": set(),
+    "scdm_models.errors": set(),
 }
 
 
-def _sources(package: Path) -> Iterator[Path]:
-    for path in sorted(package.rglob("*.py")):
-        if "_launchpad" not in path.parts:
-            yield path
+def test_no_circle_among_files() -> None:
+    assert circles(file_graph()) == []
 
 
-def _imports(path: Path) -> set[str]:
-    """Every module a file imports, at its top or inside functions; type checking counts too."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+def test_every_file_is_in_a_room_of_the_table() -> None:
+    assert {room for room in map(room_of, modules()) if room} == ROOMS.keys()
+    assert len(ROOMS) <= MOST_ROOMS
 
 
-def _rooms(path: Path) -> set[str]:
-    """Rooms of scdm_flows that a file imports."""
-    return {m.split(".")[1] for m in _imports(path) if m.startswith("scdm_flows.")} & set(FLOWS)
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_what_the_table_says_and_all_of_it(room: str) -> None:
+    below = list(ROOMS)[list(ROOMS).index(room) + 1 :]
+    assert ROOMS[room] <= set(below) - COMMON, "a room imports downwards"
+    uses = set(room_graph()[room])
+    wrong = uses - ROOMS[room] - (COMMON & set(below))
+    assert not wrong, [ends for ends in file_graph().edges if room_of(ends[0]) == room and room_of(ends[1]) in wrong]
+    assert ROOMS[room] <= uses, "take out of ROOMS what is no longer imported"
+
+
+def test_the_house_is_not_too_high() -> None:
+    assert len(nx.dag_longest_path(room_graph())) <= LONGEST_CHAIN
+
+
+def test_files_are_short() -> None:
+    lines = {module: len(path.read_text().splitlines()) for module, path in modules().items()}
+    assert {module: number for module, number in lines.items() if number > MOST_LINES} == {}
+
+
+@pytest.mark.parametrize("module", sorted(ALIASES))
+def test_an_alias_only_re_exports_and_nobody_imports_it(module: str) -> None:
+    said, *rest = ast.parse(modules()[module].read_text()).body
+    assert isinstance(said, ast.Expr)  # the docstring
+    assert rest
+    for statement in rest:
+        assert isinstance(statement, ast.ImportFrom)
+        assert all(alias.asname == alias.name for alias in statement.names)
+    assert not list(file_graph().predecessors(module))
+
+
+def test_only_one_folder_imports_fireworks() -> None:
+    users = {module for module in modules() if any(name.split(".")[0] == "fireworks" for name in imported(module))}
+    assert users
+    assert {".".join(module.split(".")[:3]) for module in users} == {"scdm_flows.execution.fireworks"}
+
+
+def test_nobody_imports_the_embedded_server() -> None:
+    for module in modules():
+        names = imported(module)
+        assert not any(name.split(".")[0] == "secantus" for name in names), f"{module}: GPL-2.0, a process of its own"
 
 
 def test_the_model_package_knows_nothing_of_workflows() -> None:
-    forbidden = {"scdm_flows", "jobflow", "fireworks", "maggma", "pymongo", "atomate2", "click"}
-    for path in _sources(ROOT / "models" / "scdm_models"):
-        assert not {m.split(".")[0] for m in _imports(path)} & forbidden, path
+    # in the text, as these would be too much for type checking too
+    unwanted = re.compile(r"^\s*(?:from|import) (?:scdm_flows|jobflow|fireworks|maggma|pymongo|atomate2|click)\b", re.M)
+    for module, path in modules().items():
+        if module.startswith("scdm_models"):
+            assert not unwanted.search(path.read_text()), path
 
 
-@pytest.mark.parametrize("room", MAY_USE)
-def test_rooms_import_one_way(room: str) -> None:
-    package = ROOT / "scdm_flows" / room
-    files = list(_sources(package)) if package.is_dir() else [package.with_suffix(".py")]
-    assert files
-    for path in files:
-        assert _rooms(path) - {room} <= MAY_USE[room], path
+def test_imports_in_functions_count_and_those_for_type_checking_do_not() -> None:
+    text = """
+import a.b
+from . import sibling
+from ..other import name
+if TYPE_CHECKING:
+    from never import imported
+def function():
+    if sometimes:
+        from late import one, two as three
+"""
+    # where relative names lead: https://docs.python.org/3/reference/import.html#package-relative-imports
+    found = {"a.b", "package.room.sibling", "package.other.name", "late.one", "late.two"}
+    assert names_in(text, "package.room") == found
 
 
-def test_only_launch_imports_fireworks() -> None:
-    sources = _sources(ROOT / "scdm_flows")
-    users = {p.parent.name for p in sources if any(m.split(".")[0] == "fireworks" for m in _imports(p))}
-    assert users == {"launch"}
+def test_a_circle_is_found() -> None:
+    assert circles(nx.DiGraph([("a", "b"), ("b", "c"), ("c", "a"), ("c", "d")])) == [["a", "b", "c"]]
 
 
-def test_nobody_imports_the_command_line_or_the_embedded_server() -> None:
-    for path in _sources(ROOT / "scdm_flows"):
-        imported = _imports(path)
-        assert not any(m.split(".")[0] == "secantus" for m in imported), f"{path}: GPL-2.0, a process of its own"
-        if path.parent.name != "cli":
-            assert "cli" not in _rooms(path), path
+# --- docs/architecture.md ---------------------------------------------------------------------------------------------
+
+
+def test_the_picture_shows_these_rooms() -> None:
+    redraw = "python tests/support/imports.py --picture docs/architecture.svg"
+    assert drawn_in(PICTURE) == neighbours(room_graph()), f"the picture is old: {redraw}"
+
+
+def test_the_page_has_the_table_of_rooms() -> None:
+    rows = re.findall(r"^\| `([\w.]+)` \| .+ \| ([^|]*) \|$", PAGE, re.MULTILINE)
+    assert [room for room, _ in rows] == list(ROOMS)
+    for room, uses in rows:
+        said = ROOMS.keys() - COMMON - {room} if uses == "all others" else set(re.findall(r"`([\w.]+)`", uses))
+        assert said == ROOMS[room], room
+
+
+def test_what_the_page_names_exists() -> None:
+    words = [word for words in re.findall(r"`([^`\n]+)`", PAGE) for word in words.split()]
+    paths = [word for word in words if re.fullmatch(r"[\w.-]+(/[\w.-]+)*(/|\.(?:py|md|svg|yaml|json))", word)]
+    assert len(paths) > 40
+    for path in paths:
+        assert (ROOT / path).is_dir() if path.endswith("/") else (ROOT / path).is_file(), path
+
+
+def test_what_the_page_finds_in_a_file_is_there() -> None:
+    found = re.findall(r"`([A-Za-z_]\w*)`\s+in\s+`([\w./-]+)`", PAGE)
+    assert len(found) > 5
+    for name, path in found:
+        assert re.search(rf"^(?:\s*(?:class|def) )?{name}\b", (ROOT / path).read_text(), re.MULTILINE), (name, path)
+
+
+# --- what must be quick -----------------------------------------------------------------------------------------------
 
 
 def _loaded(code: str) -> tuple[set[str], float]:
@@ -168,23 +273,7 @@ def test_help_loads_nothing_heavy() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "doctor",
-        "quickstart",
-        "data",
-        "train",
-        "generate",
-        "screen",
-        "campaign",
-        "build",
-        "candidates",
-        "refs",
-        "serve",
-        "db",
-    ],
-)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_a_command_loads_nothing_heavy(command: str) -> None:
     loaded, _ = _loaded(
         f"from scdm_flows.cli import main\nsys.argv = ['scdm', '{command}', '--help']\n"

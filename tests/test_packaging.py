@@ -66,7 +66,7 @@ def test_wheel_holds_both_packages_and_their_data(wheel: Path) -> None:
         "scdm_flows/py.typed",
         "scdm_flows/report/templates/campaign.html",
         "scdm_flows/thermo/data/c2db-pbe.csv.gz",
-        "scdm_flows/calibration/data/energy-model.npz",
+        "scdm_flows/thermo/data/energy-model.npz",
         "scdm_flows/_launchpad/my_launchpad.yaml",
         "scdm_flows/_cards/phonons.json",
         "scdm_flows/_cards/results.json",
@@ -128,6 +128,29 @@ def test_wheel_finds_its_tables(installed: Path, tmp_path: Path) -> None:
     assert int(layers) == 9943  # all entries of C2DB (4,030) and 2DMatPedia (5,914) but one bulk crystal
 
 
+def test_an_installation_has_the_cards_and_writes_none_beside_itself(installed: Path, tmp_path: Path) -> None:
+    out = _python(
+        installed,
+        "from click import UsageError\n"
+        "from scdm_flows.cli.cards import cards\n"
+        "from scdm_flows.report.cards import PHONONS, RESULTS, card\n"
+        "print(card(PHONONS)['command'] + '|' + ' '.join(card(RESULTS)))\n"
+        "try:\n"
+        "    cards.main(['phonons', '--c2db', 'x', '--work', 'y'], standalone_mode=False)\n"
+        "except UsageError as error:\n"
+        "    print(error.format_message())",
+        tmp_path,
+    )
+    cards, refused = out.splitlines()
+    command, parts = cards.split("|")
+    assert command.startswith("scdm cards phonons ")
+    assert "reconstruction" in parts.split()
+    assert refused.startswith("this is no checkout")
+    assert refused.endswith("give a folder by --output")
+    assert not (installed / "models").exists()
+    assert not list(tmp_path.iterdir())
+
+
 def test_command_is_installed(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = [n for n in archive.namelist() if n.endswith("entry_points.txt")]
@@ -182,8 +205,14 @@ def test_make_says_what_it_can_do() -> None:
     done = subprocess.run(
         ["make", "-s", "-C", str(ROOT), "help"], capture_output=True, text=True, check=True, timeout=60
     )
-    for target in ("quickstart", "test", "test-cluster", "test-docker", "lint", "clean"):
+    for target in ("quickstart", "test", "test-cluster", "test-docker", "lint", "bench", "results", "clean"):
         assert f"make {target}" in done.stdout
+
+
+def test_make_results_is_the_command() -> None:
+    words = ["make", "-n", "-C", str(ROOT), "results", "DATA=set.jsonl.gz"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
+    assert "scdm cards results --data set.jsonl.gz --work scdm-data/results" in done.stdout
 
 
 def test_no_python_in_the_launchpad_folder() -> None:

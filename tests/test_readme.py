@@ -12,12 +12,12 @@ import pytest
 import yaml
 from support.documents import CampaignDocuments
 from support.examples import blocks, commands, parse
+from support.memory import memory_database
 
 from scdm_flows.cli import cli
 from scdm_flows.cli.common import run
 from scdm_flows.config import CampaignConfig, parse_config
 from scdm_flows.config.settings import ScdmSettings
-from scdm_flows.stores import memory_database
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

@@ -40,3 +40,8 @@ class CheckpointError(ScdmError):
 
 class GenerationError(ScdmError):
     """A request that the sampler cannot satisfy."""
+
+
+def reason_of(error: Exception) -> str:
+    """What to tell of an error in words: the text of one of ours, and the class before the text of any other."""
+    return str(error) if isinstance(error, ScdmError) else f"{type(error).__name__}: {error}"

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 def pool(processes: int, begin: Callable[..., None] | None = None, *arguments: object) -> Iterator[ProcessPoolExecutor]:
     """An executor of ``processes`` spawned workers, each of which first calls ``begin(*arguments)``.
 
-    A block that is left by an exception, or a generator closed in it, ends the workers at once, whatever they are at.
+    A block that is left by an exception, or a generator closed in it, ends the workers at once, whatever they compute.
     The terminal's interrupt is the parent's alone: a worker interrupted while it holds the lock of a queue would leave
     all others, and the parent, waiting for ever.
     """

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from pymatgen.core import Structure
-
 from scdm_flows.documents.stages import ScreenedCandidate
 from scdm_models.datasets.matching import LayerMatcher
-
-logger = logging.getLogger(__name__)
 
 
 def equal_samples(verdicts: Sequence[ScreenedCandidate], processes: int = 1) -> list[list[ScreenedCandidate]]:
@@ -29,11 +24,8 @@ def equal_samples(verdicts: Sequence[ScreenedCandidate], processes: int = 1) -> 
         if len(same) < 2:
             continue
         for verdict in same:
-            try:
-                structures.append(Structure.from_dict(verdict.structure or {}))
-            except Exception as error:  # a structure can break a library in ways nobody lists
-                logger.warning("%s is not compared: %s", verdict.candidate_id, error)
-            else:
+            if verdict.structure is not None:
+                structures.append(verdict.structure)
                 readable.append(verdict)
     groups = LayerMatcher().group(structures, processes=processes)
     return [[readable[i] for i in group] for group in groups if len(group) > 1]

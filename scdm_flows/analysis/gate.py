@@ -10,8 +10,8 @@ import numpy as np
 from pymatgen.core.structure import Structure
 
 from scdm_flows.config import CampaignConfig, GateConfig
-from scdm_flows.documents.candidate import StageName
 from scdm_flows.documents.stages import GateDoc, ScreenedCandidate
+from scdm_flows.documents.states import StageName
 from scdm_flows.errors import ReferenceDataError, ScdmError
 from scdm_flows.thermo.energy_model import PredictedEnergy
 from scdm_flows.thermo.hull import energy_above_hull
@@ -90,7 +90,7 @@ def gate(
     doc = GateDoc(
         candidate_id=screened.candidate_id,
         campaign=config.name,
-        relaxed_structure=relaxed.as_dict(),
+        relaxed_structure=relaxed,
         relax_converged=relaxation.converged,
         relax_steps=relaxation.steps,
         max_force_ev_per_angstrom=relaxation.max_force,
@@ -105,7 +105,7 @@ def gate(
         phonon=False,
     )
     if screened.structure is not None:
-        doc.rmsd_to_relaxed_angstrom = rmsd(Structure.from_dict(screened.structure), relaxed)
+        doc.rmsd_to_relaxed_angstrom = rmsd(screened.structure, relaxed)
     try:
         doc.layer_group = detect_layer_group(relaxed, RELAXED_SYMPREC)
         doc.space_group = detect_space_group(relaxed, RELAXED_SYMPREC)

@@ -8,7 +8,7 @@ dynamics   1 for phonon-stable, 0 for unstable
 novelty    1 for relaxed structures that equal no known layer
 prototype  distance to the nearest known prototype: the share of occupied Wyckoff positions not in common
 symmetry   order of the layer group's point group over 24
-gap        1 within the wished range of band gaps, falling to 0 at 1 eV from it; only where a range is wished
+gap        1 within the target range of band gaps, falling to 0 at 1 eV from it; only where there is a target
 
 What is not known counts half, between no and yes, and is named: nothing is pretended. Ties go by candidate_id.
 
@@ -25,12 +25,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scdm_flows.config import ObjectiveConfig
+from scdm_flows.config import WINDOW_EV, ObjectiveConfig
 from scdm_models.symmetry import layer_group
 
-WINDOW = 0.6  # eV/atom, the paper's
 WEIGHTS: dict[str, float] = ObjectiveConfig().model_dump(exclude={"gap_ev"})
-BINS = (0.0, 0.05, 0.1, 0.2, 0.6)
+BINS = (0.0, 0.05, 0.1, 0.2, WINDOW_EV)
 UNKNOWN = 0.5
 GAP_SLOPE_EV = 1.0
 FRONTS = 5  # Pareto fronts that are told apart
@@ -38,9 +37,9 @@ FRONTS = 5  # Pareto fronts that are told apart
 
 @dataclass(frozen=True)
 class Objective:
-    """What a campaign looks for.
+    """What a campaign is to find.
 
-    weights: term -> weight >= 0; gap: (lowest, highest) wished band gap, eV, or None.
+    weights: term -> weight >= 0; gap: (lowest, highest) target band gap, eV, or None.
     """
 
     weights: Mapping[str, float] = field(default_factory=lambda: dict(WEIGHTS))
@@ -110,7 +109,7 @@ def terms(candidate: RankInput, objective: Objective) -> dict[str, float | None]
 
     most = UNKNOWN if candidate.extrapolated else 1.0
     values = {
-        "stability": min(most, max(0.0, 1 - candidate.e_above_hull / WINDOW)),
+        "stability": min(most, max(0.0, 1 - candidate.e_above_hull / WINDOW_EV)),
         "dynamics": candidate.stable_probability
         if candidate.dynamically_stable is None
         else answer(candidate.dynamically_stable),
@@ -194,7 +193,7 @@ def why(own: RankResult, before: RankResult | None) -> list[str]:
         lines.append(f"not known, counted half: {', '.join(own.unknown)}")
     if before is not None:
         gains = {term: before.terms.get(term, 0.0) - value for term, value in own.terms.items()}
-        told = sorted((x for x in gains.items() if abs(x[1]) > 5e-4), key=lambda x: -abs(x[1]))
-        parts = [f"{gain:+.3f} {term}" for term, gain in told]
+        largest = sorted((x for x in gains.items() if abs(x[1]) > 5e-4), key=lambda x: -abs(x[1]))
+        parts = [f"{gain:+.3f} {term}" for term, gain in largest]
         lines.append(f"{before.candidate_id} is before it: {', '.join(parts) or 'a tie, by its id'}")
     return lines

@@ -1,12 +1,13 @@
 """The screen: which generated structures are worth computing. Pure: records in, verdicts out.
 
 Order as in the paper: validity (shortest distance), then one connected layer, duplicates, novelty. A
-structure that cannot even be looked at is rejected with the reason; it never stops the others.
+structure that cannot be analysed is rejected with the reason; it never stops the others.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -34,6 +35,14 @@ def candidate_id(config: CampaignConfig, index: int) -> str:
     return f"{config.name}-{digest}"
 
 
+def id_of_layer(config: CampaignConfig, structure: Structure) -> str:
+    """The deterministic id of a layer that is no sample of the campaign's generator, by its cell and sites."""
+    layer = structure.as_dict(verbosity=0)
+    text = json.dumps([layer["lattice"]["matrix"], layer["sites"]], sort_keys=True)
+    digest = hashlib.sha256(f"{config.name}:{config.config_hash}:{text}".encode()).hexdigest()[:12]
+    return f"{config.name}-{digest}"
+
+
 def screen(config: CampaignConfig, records: Sequence[dict[str, Any]], known: KnownLayers) -> list[ScreenedCandidate]:
     """A verdict for each record, in order.
 
@@ -42,8 +51,7 @@ def screen(config: CampaignConfig, records: Sequence[dict[str, Any]], known: Kno
     config
         The campaign; its ``screen`` rules decide.
     records
-        Generated records (``index``, ``structure`` as pymatgen's dict or None with ``error``, and what made
-        them).
+        Generated records (``index``, ``structure`` or None with ``error``, and what made them).
     known
         Known layers.
     """
@@ -76,10 +84,11 @@ def _examine(config: CampaignConfig, record: dict[str, Any], known: KnownLayers)
         accepted=False,
     )
     if verdict.structure is None:
-        verdict.reason = f"unreadable: {record.get('error', 'no structure')}"
+        given = "pymatgen cannot read it" if record.get("structure") else record.get("error", "no structure")
+        verdict.reason = f"unreadable: {given}"
         return verdict
     try:
-        verdict.reason = _look(verdict, Structure.from_dict(verdict.structure), config.screen, known)
+        verdict.reason = _reason_to_reject(verdict, verdict.structure, config.screen, known)
         verdict.accepted = verdict.reason is None
     except ScdmError as error:
         verdict.reason = f"not usable: {error}"
@@ -88,13 +97,15 @@ def _examine(config: CampaignConfig, record: dict[str, Any], known: KnownLayers)
     return verdict
 
 
-def _look(verdict: ScreenedCandidate, given: Structure, rules: ScreenConfig, known: KnownLayers) -> str | None:
+def _reason_to_reject(
+    verdict: ScreenedCandidate, given: Structure, rules: ScreenConfig, known: KnownLayers
+) -> str | None:
     """Fills the verdict's fields; returns why the layer is not accepted, None where it is."""
     verdict.formula = given.composition.reduced_formula
     if len(given) > rules.max_atoms:
         return f"too large: {len(given)} atoms, at most {rules.max_atoms} are allowed"
     slab = orient_slab(given)
-    verdict.structure = slab.as_dict()
+    verdict.structure = slab
     distances = check_distances(slab, threshold=rules.min_distance_angstrom)
     verdict.min_distance_angstrom = round(distances.min_distance_angstrom, 4)
     verdict.thickness_angstrom = round(slab_thickness(slab), 4)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from pymatgen.core import Structure
-
+from scdm_flows.campaigns.plan import open_stages
 from scdm_flows.documents import (
+    OPENED_STAGES,
     BandsDoc,
     CandidateDoc,
     CandidateState,
-    Funnel,
     GateDoc,
     PhononDoc,
     ScreenedCandidate,
@@ -41,18 +40,6 @@ FROM_GATE = set(GateDoc.model_fields) & set(CandidateDoc.model_fields) - {
     "schema_version",
     "provenance",
 }
-# what the funnel needs of a stored candidate
-FUNNEL_FIELDS = [
-    "state",
-    "stages",
-    "duplicate_of",
-    "sample_novel",
-    "novel",
-    "valid_distance",
-    "valid_radii",
-    "one_layer",
-    "dynamically_stable",
-]
 
 
 @dataclass
@@ -75,13 +62,13 @@ class Found:
 def assemble(found: Found, campaign: str) -> CandidateDoc:
     """The candidate document; an entry that could not be read has no atoms, no formula, and the reason."""
     verdict = found.verdict
-    structure = _structure(verdict.structure)
+    structure = verdict.structure
     elements = [] if structure is None else sorted({str(e) for e in structure.composition})
     formula = verdict.formula or ("" if structure is None else structure.composition.reduced_formula)
     document = CandidateDoc(
         **{name: getattr(verdict, name) for name in FROM_SCREEN},
         **{name: getattr(verdict, said) for said, name in OF_SAMPLE.items()},
-        structure=verdict.structure or {},
+        structure={} if structure is None else structure.as_dict(),
         formula=formula,
         campaign=campaign,
         chemsys="-".join(elements),
@@ -112,10 +99,8 @@ def assemble(found: Found, campaign: str) -> CandidateDoc:
         stages[StageName.BANDS.value] = StageRecord(status="passed")
     _add_failures(document, found, stages)
     if document.state is CandidateState.PENDING and found.gate is not None:
-        opened = [
-            s for s, open_ in ((StageName.PHONON, found.gate.phonon), (StageName.BANDS, found.gate.bands)) if open_
-        ]
-        if all(stage.value in stages for stage in opened):
+        opened = {s for s in OPENED_STAGES if getattr(found.gate, s.value)}
+        if not open_stages(opened, stages):
             document.state = CandidateState.COMPLETED
     for stage, job in found.jobs.items():
         record = stages.setdefault(stage, StageRecord(status="passed"))
@@ -136,20 +121,11 @@ def _bulk_compound(formula: str) -> bool | None:
         return None
 
 
-def _structure(data: Mapping[str, Any] | None) -> Structure | None:
-    if not data:
-        return None
-    try:
-        return Structure.from_dict(dict(data))
-    except Exception:
-        return None
-
-
 def _add_gate(document: CandidateDoc, gate: GateDoc, stages: dict[str, StageRecord]) -> None:
     for name in FROM_GATE:
         value = getattr(gate, name)
         if value is not None:
-            setattr(document, name, value)
+            setattr(document, name, value.as_dict() if name == "relaxed_structure" else value)
     if gate.decomposition is not None:
         document.decomposition = without_dots(gate.decomposition)
     document.e_above_hull_gate = gate.e_above_hull
@@ -216,50 +192,3 @@ def completed_at(job: Mapping[str, Any]) -> datetime | None:
 def without_dots(mapping: Mapping[str, Number]) -> dict[str, Number]:
     """The mapping with keys that a database takes: dots become underscores."""
     return {key.replace(".", "_"): value for key, value in mapping.items()}
-
-
-def funnel(candidates: Iterable[Mapping[str, Any]], *, radii: bool, one_layer: bool) -> Funnel:
-    """The counts of a campaign; each step counts what passed it and all before.
-
-    Parameters
-    ----------
-    candidates
-        Stored candidates with the fields ``FUNNEL_FIELDS``.
-    radii, one_layer
-        Whether the campaign's screen requires the radii check and one connected layer.
-    """
-    counts = Funnel()
-    for candidate in candidates:
-        stages = candidate.get("stages") or {}
-
-        def passed(stage: StageName, stages: Mapping[str, Any] = stages) -> bool:
-            return bool(stages.get(stage.value, {}).get("status") == "passed")
-
-        accepted, duplicate = passed(StageName.SCREEN), candidate.get("duplicate_of") is not None
-        of_sample = duplicate and not accepted  # else the relaxed structures are equal
-        counts.generated += 1
-        counts.failed += candidate["state"] == CandidateState.FAILED
-        counts.pending += candidate["state"] == CandidateState.PENDING
-        valid = (
-            accepted
-            or of_sample
-            or bool(
-                candidate.get("valid_distance")
-                and (candidate.get("valid_radii") or not radii)
-                and (candidate.get("one_layer") or not one_layer)
-            )
-        )
-        counts.valid += valid
-        counts.unique += valid and not of_sample
-        counts.sample_novel += valid and not of_sample and candidate.get("sample_novel") is True
-        if accepted:
-            relaxed = passed(StageName.RELAX) and passed(StageName.STATIC)
-            counts.relaxed += relaxed
-            distinct = relaxed and not duplicate
-            counts.distinct += distinct
-            counts.novel += distinct and candidate.get("novel") is True
-            counts.in_window += distinct and passed(StageName.GATE)
-            counts.phonon_done += not duplicate and candidate.get("dynamically_stable") is not None
-            counts.dynamically_stable += not duplicate and candidate.get("dynamically_stable") is True
-            counts.bands_done += not duplicate and passed(StageName.BANDS)
-    return counts

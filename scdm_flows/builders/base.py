@@ -14,7 +14,7 @@ from scdm_flows.documents import CampaignDoc
 from scdm_flows.documents.base import utc_now
 from scdm_flows.errors import ScdmError
 from scdm_flows.stores.database import Database, strip
-from scdm_flows.stores.trouble import store_errors
+from scdm_flows.stores.driver_errors import store_errors
 
 logger = logging.getLogger(__name__)
 
@@ -114,16 +114,6 @@ def comparable(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.replace(tzinfo=None, microsecond=value.microsecond // 1000 * 1000)
     return str(value) if isinstance(value, str) else value
-
-
-def plain(output: Any) -> Any:
-    """A stored job output without our documents' class marks; pymatgen's dictionaries keep theirs."""
-    if isinstance(output, Mapping):
-        ours = str(output.get("@module", "")).startswith("scdm_flows")
-        return {k: plain(v) for k, v in output.items() if not (ours and k.startswith("@"))}
-    if isinstance(output, list):
-        return [plain(v) for v in output]
-    return output
 
 
 def batches(items: Iterable[Any], size: int) -> Iterable[list[Any]]:

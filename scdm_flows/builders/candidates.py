@@ -11,11 +11,12 @@ from pydantic import BaseModel, ValidationError
 
 from scdm_flows.analysis.duplicates import across_shards
 from scdm_flows.builders.assemble import Found, assemble
-from scdm_flows.builders.base import ScdmBuilder, batches, content, plain
+from scdm_flows.builders.base import ScdmBuilder, batches, content
 from scdm_flows.builders.hulls import pending_token
 from scdm_flows.builders.novelty import is_sample_duplicate, judged_token
-from scdm_flows.campaigns.choice import chosen, why_not
-from scdm_flows.config import BudgetConfig
+from scdm_flows.campaigns.choice import why_not
+from scdm_flows.campaigns.controls import control_of
+from scdm_flows.campaigns.stored import without_class_marks
 from scdm_flows.documents import (
     BandsDoc,
     CampaignDoc,
@@ -100,8 +101,8 @@ class CandidateBuilder(ScdmBuilder):
 
     def _left_out(self, campaign: CampaignDoc) -> Callable[[str], str | None]:
         """What says why a candidate's phonons are left out by the campaign's budget; None where they are not."""
-        budget = BudgetConfig.model_validate(campaign.config.get("budget") or {}).phonons
-        picks = None if budget is None else chosen(self.database, campaign.name)
+        control = control_of(self.database.mongo, campaign.name)
+        budget, picks = control.budget.phonons, control.chosen
         if budget is None or picks is None:
             return lambda candidate: None
         kept, reason = set(picks), why_not(budget)
@@ -116,9 +117,9 @@ class CandidateBuilder(ScdmBuilder):
         shards = []
         for shard, output in sorted(outputs.items()):
             job = {k: output.get(k) for k in ("uuid", "metadata", "completed_at")}
-            job["provenance"] = plain(output["output"]).get("provenance")
+            job["provenance"] = without_class_marks(output["output"]).get("provenance")
             verdicts = []
-            for data in plain(output["output"]).get("candidates", []):
+            for data in without_class_marks(output["output"]).get("candidates", []):
                 try:
                     verdicts.append((ScreenedCandidate.model_validate(data), job))
                 except ValidationError as error:
@@ -158,7 +159,7 @@ class CandidateBuilder(ScdmBuilder):
                 candidate, stage = job["metadata"]["candidate_id"], job["metadata"]["stage"]
                 if "output" in fields:
                     try:
-                        documents[stage][candidate] = _output(stage, candidate, plain(job.pop("output")))
+                        documents[stage][candidate] = _output(stage, candidate, without_class_marks(job.pop("output")))
                     except (StoreError, ValidationError) as error:
                         failures[candidate].append(_unreadable(job, error))
                         continue

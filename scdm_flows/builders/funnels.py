@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from scdm_flows.builders.assemble import FUNNEL_FIELDS, funnel
 from scdm_flows.builders.base import ScdmBuilder
-from scdm_flows.documents import CampaignDoc, CampaignState, StageName
+from scdm_flows.campaigns.funnel import FUNNEL_FIELDS, campaign_state, funnel
+from scdm_flows.documents import SHARD_STAGES, CampaignDoc, StageName
 from scdm_flows.stores.database import Database
-
-_SHARD_STAGES = (StageName.GENERATE.value, StageName.SCREEN.value)
 
 
 class FunnelBuilder(ScdmBuilder):
@@ -27,7 +25,7 @@ class FunnelBuilder(ScdmBuilder):
         for campaign in self.readable_campaigns(names):
             screens = {"metadata.campaign": campaign.name, "metadata.stage": StageName.SCREEN.value}
             outputs = self.database.job_store.docs_store.query(screens, properties=["metadata.shard"])
-            failed = {"campaign": campaign.name, "stage": {"$in": list(_SHARD_STAGES)}}
+            failed = {"campaign": campaign.name, "stage": {"$in": [stage.value for stage in SHARD_STAGES]}}
             yield {
                 "campaign": campaign,
                 "screened": len({int(d["metadata"].get("shard", 0)) for d in outputs}),
@@ -49,8 +47,7 @@ class FunnelBuilder(ScdmBuilder):
             )
             size = int(campaign.config.get("generator", {}).get("shard_size", 1))
             shards = -(-(campaign.n_requested or 0) // size)
-            if item["screened"] and item["screened"] >= shards and campaign.funnel.pending == 0:
-                campaign.state = CampaignState.COMPLETED
-            elif item["screened"] or item["failed"]:
-                campaign.state = CampaignState.RUNNING
+            campaign.state = campaign_state(
+                campaign.state, campaign.funnel, screened=item["screened"], shards=shards, failed=item["failed"]
+            )
             self.write_changed(self.database.campaigns, [campaign.model_dump()])

@@ -1,1 +1,1 @@
-"""."""
+"""Campaigns: registration, the plan of open work, budget, choice of the best, funnel; no executor."""

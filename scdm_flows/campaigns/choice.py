@@ -1,55 +1,41 @@
 """Which candidates a budget chooses for phonons: the best by the campaign's ranking, when every gate has closed.
 
-The choice is kept in the collection ``scdm_controls``, so that a later change of ranks does not start others: a larger
-budget adds to it, a smaller one cuts its end.
+The choice is kept, so that a later change of ranks does not start others: a larger budget adds to it, a smaller one
+cuts its end.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
-from pymatgen.core import Structure
 
+from scdm_flows.campaigns.controls import control_of, keep_choice
+from scdm_flows.campaigns.stored import outputs
+from scdm_flows.config import CampaignConfig, PhononBudgetConfig
 from scdm_flows.documents import StageName
-from scdm_flows.errors import CampaignError
-from scdm_flows.stores.names import CONTROLS
-from scdm_flows.stores.trouble import store_errors
-
-if TYPE_CHECKING:
-    from jobflow import Flow
-
-    from scdm_flows.config import CampaignConfig, PhononBudgetConfig
-    from scdm_flows.stores.database import Database
+from scdm_flows.stores.database import Database
+from scdm_flows.stores.driver_errors import store_errors
 
 
-def chosen(database: Database, campaign: str) -> list[str] | None:
-    """Candidates chosen for phonons, in the order they were chosen; None where nothing has been chosen yet."""
-    with store_errors(database.uri):
-        found = database.mongo[CONTROLS].find_one({"_id": campaign}, {"phonons": 1}) or {}
-    return found.get("phonons")
+def needs_ranking(config: CampaignConfig, chosen: list[str] | None) -> bool:
+    """Whether ``choose`` looks at the ranking, which is then to be built before."""
+    budget = config.budget.phonons
+    return budget is None or len(chosen or ()) < budget.best
 
 
 def choose(database: Database, config: CampaignConfig) -> list[str]:
     """Choose, or add to what was chosen before, and keep it; returns the chosen candidates.
 
-    To be called when every candidate has closed its gate or failed before. Builds novelty, hulls and ranking first.
-
-    Raises
-    ------
-    StoreError
-        If the database fails.
+    To be called when the plan says so, with novelty, hulls and ranking built since. Raises ``StoreError`` if the
+    database fails.
     """
-    from scdm_flows.builders import build_all
-
     budget = config.budget.phonons
-    before = chosen(database, config.name) or []
-    if budget is None or len(before) < budget.best:
-        build_all(database, config.name)
+    with store_errors(database.uri):
+        before = control_of(database.mongo, config.name).chosen or []
+    if needs_ranking(config, before):
         before += [c for c in _ranked(database, config) if c not in set(before)]
     found = before if budget is None else before[: budget.best]
     with store_errors(database.uri):
-        database.mongo[CONTROLS].update_one({"_id": config.name}, {"$set": {"phonons": found}}, upsert=True)
+        keep_choice(database.mongo, config.name, found)
     return found
 
 
@@ -63,30 +49,9 @@ def _ranked(database: Database, config: CampaignConfig) -> list[str]:
         fits &= np.where(np.isnan(novel), of_sample, novel) == 1
     rows = np.flatnonzero(fits)
     rows = rows[np.argsort(table.columns["rank"][rows])]
-    open_gates = database.job_store.docs_store.query(
-        {"metadata.campaign": config.name, "metadata.stage": StageName.GATE.value, "output.phonon": True},
-        properties=["metadata.candidate_id"],
-    )
-    may = {document["metadata"]["candidate_id"] for document in open_gates}
+    gates = outputs(database, config.name, StageName.GATE, ["output.phonon"])
+    may = {d["metadata"]["candidate_id"] for d in gates if (d.get("output") or {}).get("phonon")}
     return [name for name in (raw.decode() for raw in table.ids[rows].tolist()) if name in may]
-
-
-def phonon_flow_of(config: CampaignConfig, database: Database, candidate_id: str) -> Flow:
-    """The phonon jobs of a candidate by its stored gate.
-
-    Raises
-    ------
-    CampaignError
-        If the gate is not stored.
-    """
-    from scdm_flows.flows.build import phonon_flow
-    from scdm_flows.flows.jobs import job_uuid
-
-    uuid = job_uuid(config, candidate_id, StageName.GATE.value)
-    stored = database.job_store.docs_store.query_one({"uuid": uuid}, properties=["output.relaxed_structure"])
-    if stored is None:
-        raise CampaignError(f"the gate of {candidate_id} is not stored; run the campaign again")
-    return phonon_flow(config, candidate_id, Structure.from_dict(stored["output"]["relaxed_structure"]))
 
 
 def why_not(budget: PhononBudgetConfig) -> str:

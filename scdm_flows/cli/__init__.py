@@ -28,6 +28,7 @@ COMMANDS = {
         "reconstruct",
         "Noise held-out layers and denoise them: the six distances of Fig. 4.",
     ),
+    "cards": ("cards", "cards", "Measure the packaged models and the force field, for models/cards."),
     "screen": ("screen", "screen", "Check structures: validity, one layer, duplicates, novelty."),
     "campaign": ("campaign", "campaign", "Run, submit and report discovery campaigns."),
     "worker": ("worker", "worker", "Run jobs of submitted campaigns on this machine."),

@@ -68,7 +68,7 @@ def run(file: Path, processes: int | None, retry_failed: bool, dry_run: bool, as
     if dry_run:
         plan(config, as_json=as_json)
         return
-    from scdm_flows.execution.fireworks import refuse_cancelled
+    from scdm_flows.campaigns.controls import refuse_cancelled
 
     with database() as connected:
         refuse_cancelled(connected, config.name)
@@ -87,7 +87,8 @@ def run_and_build(
     """Run a campaign in this process, then the builders; the run's counts and the campaign's document."""
     from scdm_flows.builders import build_all
     from scdm_flows.config.settings import get_settings
-    from scdm_flows.execution.local.runner import quiet, run_campaign
+    from scdm_flows.execution.jobs import quiet
+    from scdm_flows.execution.local.runner import run_campaign
     from scdm_flows.query import CandidateDB
 
     quiet()
@@ -117,8 +118,8 @@ def run_and_build(
 
 def plan(config: CampaignConfig, *, as_json: bool) -> None:
     """Say what a campaign would do."""
-    from scdm_flows.execution.local.runner import obstacles
-    from scdm_flows.flows.build import shard_count
+    from scdm_flows.campaigns.registration import obstacles
+    from scdm_flows.flows.campaign import shard_count
 
     shards, total = shard_count(config)
     missing = obstacles(config)
@@ -207,7 +208,9 @@ def worker_config(connected: Database) -> Path:
 def status(name: str, as_json: bool) -> None:
     """How far campaign NAME is, from what is stored now."""
     from scdm_flows.builders import build_all
-    from scdm_flows.execution.fireworks import cancelled_campaigns, collect_failures, in_words
+    from scdm_flows.campaigns.budget import in_words
+    from scdm_flows.campaigns.controls import cancelled_campaigns
+    from scdm_flows.execution.fireworks import collect_failures, jobs_in_words
     from scdm_flows.execution.fireworks import status as queue_status
     from scdm_flows.query import CandidateDB
 
@@ -217,7 +220,7 @@ def status(name: str, as_json: bool) -> None:
         build_all(connected, name)
         document = CandidateDB(connected).campaign(name)
         queue = queue_status(connected, name)
-        limits = in_words(connected.mongo, name)
+        limits = [*in_words(connected.mongo, name), *jobs_in_words(connected.mongo, name)]
         state = CANCELLED if name in cancelled_campaigns(connected) else document.state
     if as_json:
         echo_json({**document.model_dump(mode="json"), "state": state, "budget": limits, "fireworks": queue})
@@ -247,7 +250,7 @@ def _share(count: int, total: int) -> str | None:
 @JSON
 def list_(as_json: bool) -> None:
     """All campaigns of the database."""
-    from scdm_flows.execution.fireworks.cancel import cancelled_campaigns
+    from scdm_flows.campaigns.controls import cancelled_campaigns
     from scdm_flows.query import CandidateDB
 
     with database(create=False) as connected:

@@ -349,10 +349,10 @@ def plot(candidate_id: str, what: str, out: Path, force: bool) -> None:
         drawn = phonon_plot(phonon, title + phonon.energy_scheme + (" (surrogate)" if phonon.surrogate else ""))
     suffix = out.suffix.lower()
     if suffix in (".svg", ".html"):
-        from scdm_flows.report.interactive import page
+        from scdm_flows.report.interactive import html_file
 
         with output_file(out, force=force) as handle:
-            handle.write(page(drawn) if suffix == ".html" else svg(draw(drawn)))
+            handle.write(html_file(drawn) if suffix == ".html" else svg(draw(drawn)))
     else:
         import matplotlib as mpl
 

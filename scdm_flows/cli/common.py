@@ -46,13 +46,13 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> None:
     except SystemExit:  # click's own way out of a broken pipe
         sys.exit(DONE)
     except Exception as error:
-        sys.exit(explain(error))
+        sys.exit(report_error(error))
     except KeyboardInterrupt as stop:
-        sys.exit(explain(stop))
+        sys.exit(report_error(stop))
     sys.exit(code if isinstance(code, int) else DONE)
 
 
-def explain(error: BaseException) -> int:
+def report_error(error: BaseException) -> int:
     """Say on standard error what happened and what to do; returns the exit code."""
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code

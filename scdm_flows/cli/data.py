@@ -157,7 +157,8 @@ def add(
     """
     from scdm_flows.config.settings import masked
     from scdm_flows.stores.known_sets import add_known, set_name
-    from scdm_models.datasets.readers import WEB, read_any, read_optimade
+    from scdm_models.datasets.optimade import WEB, read_optimade
+    from scdm_models.datasets.readers import read_any
 
     web = source.startswith(WEB)
     if (query or limit) and not web:

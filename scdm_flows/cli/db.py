@@ -71,8 +71,8 @@ def status(as_json: bool) -> None:
 
 
 @contextmanager
-def _as_it_is(*, create: bool = False) -> Iterator[Database]:
-    """The database without the indexes being made: to be looked at as it is."""
+def _without_new_indexes(*, create: bool = False) -> Iterator[Database]:
+    """The connected database; indexes that are missing are not created."""
     with database(create=create, indexes=False) as connected:
         yield connected
 
@@ -82,18 +82,18 @@ def _as_it_is(*, create: bool = False) -> Iterator[Database]:
 @JSON
 def index(dry_run: bool, as_json: bool) -> None:
     """Create missing indexes; those with other options are made anew."""
-    from scdm_flows.stores.indexes import ensure_or_raise, look
+    from scdm_flows.stores.indexes import ensure_or_raise, index_problems
 
-    with _as_it_is() as connected:
-        troubles = look(connected)
+    with _without_new_indexes() as connected:
+        problems = index_problems(connected)
         if not dry_run:
             ensure_or_raise(connected)
     if as_json:
-        echo_json({"indexes": [{"index": str(t.index), "state": t.state} for t in troubles], "dry_run": dry_run})
+        echo_json({"indexes": [{"index": str(t.index), "state": t.state} for t in problems], "dry_run": dry_run})
         return
-    for trouble in troubles:
-        click.echo(f"{'would create' if dry_run else 'created'} {trouble.index}")
-    if not troubles:
+    for problem in problems:
+        click.echo(f"{'would create' if dry_run else 'created'} {problem.index}")
+    if not problems:
         click.echo("every index is there")
 
 
@@ -108,9 +108,11 @@ def backup(path: Path, as_json: bool) -> None:
     """
     from scdm_flows.stores.backup import backup as save
 
-    with _as_it_is() as connected, progress_bar() as report:
+    with _without_new_indexes() as connected, progress_bar() as report:
         manifest = save(connected, path, report)
-    _tell(f"saved in {path}", manifest.collections, as_json=as_json, size=sum(m.bytes for m in manifest.members))
+    _show_manifest(
+        f"saved in {path}", manifest.collections, as_json=as_json, size=sum(m.bytes for m in manifest.members)
+    )
 
 
 @db.command()
@@ -132,14 +134,14 @@ def restore(path: Path, force: bool, dry_run: bool, as_json: bool) -> None:
         manifest = archive.manifest
         archive.close()
     else:
-        with _as_it_is(create=True) as connected, progress_bar() as report:
+        with _without_new_indexes(create=True) as connected, progress_bar() as report:
             manifest = load(connected, path, force=force, report=report)
             connected.ensure_indexes()
     said = f"{path} is whole" if dry_run else f"restored from {path}"
-    _tell(said, manifest.collections, as_json=as_json, size=sum(m.bytes for m in manifest.members))
+    _show_manifest(said, manifest.collections, as_json=as_json, size=sum(m.bytes for m in manifest.members))
 
 
-def _tell(what: str, collections: dict[str, int], *, as_json: bool, size: int) -> None:
+def _show_manifest(what: str, collections: dict[str, int], *, as_json: bool, size: int) -> None:
     if as_json:
         echo_json({"collections": collections, "bytes": size})
     else:
@@ -157,7 +159,7 @@ def check(repair: bool, as_json: bool) -> None:
     """
     from scdm_flows.stores.check import check as findings_of
 
-    with _as_it_is() as connected:
+    with _without_new_indexes() as connected:
         findings = list(findings_of(connected, repair=repair))
     wrong = any(f.wrong and not f.repaired for f in findings)
     if as_json:
@@ -185,7 +187,7 @@ def migrate(dry_run: bool, as_json: bool) -> None:
     """
     from scdm_flows.stores.upgrade import upgrade
 
-    with _as_it_is() as connected:
+    with _without_new_indexes() as connected:
         done = upgrade(connected, dry_run=dry_run)
     if as_json:
         echo_json({name: asdict(result) for name, result in done.items()})

@@ -141,11 +141,11 @@ def _database() -> str:
     status = server.status()
     if status.running:
         return f"embedded, running on port {status.port}"
-    from scdm_flows.stores.process import port_trouble
+    from scdm_flows.stores.process import port_problem
 
-    trouble = None if settings.explicit_port is None else port_trouble(settings.explicit_port)
-    if trouble is not None:
-        raise Missing(f"port {settings.explicit_port} {trouble}", "set SCDM_PORT to a free port, or unset it")
+    problem = None if settings.explicit_port is None else port_problem(settings.explicit_port)
+    if problem is not None:
+        raise Missing(f"port {settings.explicit_port} {problem}", "set SCDM_PORT to a free port, or unset it")
     return "embedded, started when it is needed"
 
 
@@ -154,19 +154,19 @@ def _indexes() -> str:
     from scdm_flows.config.settings import get_settings
     from scdm_flows.stores.database import connect
     from scdm_flows.stores.embedded import EmbeddedServer
-    from scdm_flows.stores.indexes import declared, look
+    from scdm_flows.stores.indexes import declared, index_problems
     from scdm_flows.stores.names import KEYS
 
     settings = get_settings()
     if settings.mongo_uri is None and not EmbeddedServer(settings.data_dir, settings.explicit_port).status().running:
         return f"{len(declared(KEYS))}, made when the database is used"
     with connect(settings, indexes=False) as database:
-        troubles = look(database)
+        problems = index_problems(database)
         new = database.mongo["campaigns"].find_one({}) is None
-    if troubles and not new:
-        more = f"; and {len(troubles) - 3} more" if len(troubles) > 3 else ""
-        raise Missing("; ".join(t.detail for t in troubles[:3]) + more, troubles[0].remedy)
-    return f"{len(declared(KEYS))}" + (", made when the database is used" if troubles else "")
+    if problems and not new:
+        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise Missing("; ".join(t.detail for t in problems[:3]) + more, problems[0].remedy)
+    return f"{len(declared(KEYS))}" + (", made when the database is used" if problems else "")
 
 
 def _launchpad() -> str:

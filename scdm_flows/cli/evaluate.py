@@ -130,7 +130,7 @@ def _by_protocol(
 def _quickly(models: list[SampleSet], yardstick: HeldOut | None, processes: int) -> dict[str, Any]:
     from scdm_flows.evaluation.quick import distances, judge_quickly
     from scdm_flows.stores.known_sets import known_layers
-    from scdm_models.metrics.samples import smact_provenance
+    from scdm_models.metrics.validity import smact_provenance
 
     known, runs = known_layers(), []
     with progress_bar() as report:

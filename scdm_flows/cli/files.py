@@ -13,7 +13,7 @@ from scdm_flows.cli.common import USAGE, disk_full
 from scdm_flows.errors import OutputError
 
 
-def _to_mend(message: str) -> OutputError:
+def _usage_error(message: str) -> OutputError:
     """An error that the user mends before running again: exit code 2."""
     error = OutputError(message)
     error.exit_code = USAGE
@@ -29,14 +29,14 @@ def check_output(path: Path, *, force: bool) -> None:
         With exit code 2.
     """
     if path.is_dir():
-        raise _to_mend(f"{path} is a folder; give the name of a file")
+        raise _usage_error(f"{path} is a folder; give the name of a file")
     if path.exists() and not force:
-        raise _to_mend(f"{path} exists; give another name, or --force to replace it")
+        raise _usage_error(f"{path} exists; give another name, or --force to replace it")
     folder = path.absolute().parent
     if not folder.is_dir():
-        raise _to_mend(f"folder {folder} does not exist; create it first")
+        raise _usage_error(f"folder {folder} does not exist; create it first")
     if not os.access(folder, os.W_OK):
-        raise _to_mend(f"folder {folder} cannot be written; choose another")
+        raise _usage_error(f"folder {folder} cannot be written; choose another")
 
 
 @contextmanager
@@ -87,4 +87,4 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _to_mend(f"folder {folder} cannot be made ({error.strerror}); choose another") from None
+        raise _usage_error(f"folder {folder} cannot be made ({error.strerror}); choose another") from None

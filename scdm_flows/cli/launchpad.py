@@ -50,9 +50,11 @@ def initialise(folder: Path, uri: str, settings: ScdmSettings, *, force: bool) -
     OutputError
         If a file exists and ``force`` is not set, or the folder cannot be written; then nothing is written.
     """
+    from scdm_flows.stores.uri import database_name
+
     folder = folder.absolute()
     texts = {path.name: path.read_text() for path in sorted(launchpad_dir().glob("*.yaml"))}
-    name = uri.partition("?")[0].rsplit("/", 1)[-1]
+    name = database_name(uri)
     texts["my_launchpad.yaml"] = _set(texts["my_launchpad.yaml"], host=uri, name=name)
     texts["jobflow.yaml"] = _set(texts["jobflow.yaml"], uri=uri, database=name)
     for file in texts:

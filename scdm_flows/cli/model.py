@@ -49,8 +49,9 @@ def train(curated: Path, config: Path | None, start: Path | None, out: Path, for
     from scdm_flows.thermo.table import ReferenceTable
     from scdm_models.datasets.records import read_curated
     from scdm_models.model.checkpoint import load_checkpoint
-    from scdm_models.training.train import Progress, TrainConfig, load_train_config
+    from scdm_models.training.train import Progress
     from scdm_models.training.train import train as run
+    from scdm_models.training.train_config import TrainConfig, load_train_config
 
     settings = TrainConfig() if config is None else load_train_config(config)
     layers = [layer for layer in read_curated(curated) if layer.one_layer]

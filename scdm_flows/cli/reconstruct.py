@@ -69,7 +69,7 @@ def reconstruct(
     from scdm_models.sampling.reconstruct import reconstruct as run
     from scdm_models.sampling.reconstruct import represented
     from scdm_models.symmetry.encoding import decode
-    from scdm_models.training.train import held_out
+    from scdm_models.training.data_split import held_out
 
     checkpoints = [load_checkpoint(packaged=model) for model in ("scdm", "unscdm")]
     layers = [layer for layer in read_curated(curated) if layer.one_layer]

@@ -157,7 +157,7 @@ def _fitted(data_dir: Path, relaxed: Path, force_field: str, features: str, proc
     from scdm_flows.engines.forcefield.relaxation import RelaxSettings, relax_together
     from scdm_flows.engines.forcefield.relaxed_layers import relax_known
     from scdm_flows.errors import ReferenceDataError
-    from scdm_flows.execution.local.runner import quiet
+    from scdm_flows.execution.jobs import quiet
     from scdm_flows.thermo.energy_fit import fit as fit_model
     from scdm_flows.thermo.hull import PhaseSystem
     from scdm_flows.thermo.table import ReferenceTable

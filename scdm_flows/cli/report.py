@@ -107,6 +107,7 @@ def write_results(
 def _commands(name: str, out: Path, compounds: str | None, reconstruction: Path | None) -> dict[str, str]:
     """What makes the page, in order: words -> command; "page" makes the page itself."""
     from scdm_flows.cli.launchpad import launchpad_dir
+    from scdm_flows.report.cards import PHONONS, card
 
     def run(campaign: str) -> str:
         shipped = (launchpad_dir() / "campaigns" / f"{campaign}.yaml").is_file()
@@ -117,15 +118,14 @@ def _commands(name: str, out: Path, compounds: str | None, reconstruction: Path 
         found["the paper's compounds"] = run(compounds)
     distances = "models/cards/results.json" if reconstruction is None else str(reconstruction)
     measure = (
-        "make results DATA=curated.jsonl.gz"
+        "scdm cards results --data curated.jsonl.gz --work DIR"
         if reconstruction is None
         else f"scdm reconstruct --data curated.jsonl.gz -o {distances}"
     )
     found[f"distances of reconstruction, {distances}"] = measure
     found["errors of the energies"] = "scdm refs show"
-    found["errors of the phonons, models/cards/phonons.json"] = (
-        "python benchmarks/phonon_validation.py --c2db FILE -n 60 --seed 0"
-    )
+    if (phonons := card(PHONONS)) is not None:
+        found["errors of the phonons, models/cards/phonons.json"] = phonons["command"]
     page = f"scdm campaign report {name} -o {out}"
     page += f" --compounds {compounds}" if compounds else ""
     page += f" --reconstruction {reconstruction}" if reconstruction else ""
@@ -151,11 +151,12 @@ def write_figures(connected: Database, name: str, folder: Path, fmt: str, *, top
 
 def write_report(connected: Database, name: str, out: Path | None, *, force: bool, top: int = 12) -> Path:
     """Write a campaign's report, to the data folder where ``out`` is None; returns its path."""
+    from scdm_flows.campaigns.budget import in_words
     from scdm_flows.config.settings import get_settings
-    from scdm_flows.execution.fireworks.budget import in_words
+    from scdm_flows.execution.fireworks import jobs_in_words
     from scdm_flows.report import render
 
-    limits = in_words(connected.mongo, name)
+    limits = [*in_words(connected.mongo, name), *jobs_in_words(connected.mongo, name)]
     path = out or get_settings().data_dir / "reports" / f"{name}.html"
     if out is None:
         make_folder(path.parent)

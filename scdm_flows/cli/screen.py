@@ -70,13 +70,13 @@ def screen(
     generator = {"kind": "files", "paths": list(files)}
     config = parse_config({"name": "screen", "generator": generator, "screen": rules}, origin="options")
     with progress_bar() as report:
-        records = _Watched(_records(files, report), report)
+        records = _Reported(_records(files, report), report)
         verdicts = screening.screen(config, records, known_layers())
     rows = [_row(record, verdict) for record, verdict in zip(list.__iter__(records), verdicts, strict=True)]
     if out is not None:
         with output_file(out, force=force) as handle:
             for row, verdict in zip(rows, verdicts, strict=True):
-                handle.write(json.dumps({**row, "structure": verdict.structure}) + "\n")
+                handle.write(json.dumps({**row, **verdict.model_dump(include={"structure"})}) + "\n")
     if as_json:
         echo_json(rows)
     else:
@@ -86,7 +86,7 @@ def screen(
     _refuse_if_none(rows)
 
 
-class _Watched(list[dict[str, Any]]):
+class _Reported(list[dict[str, Any]]):
     """Records that report how many have been taken."""
 
     def __init__(self, records: Iterator[dict[str, Any]], report: Report) -> None:
@@ -114,7 +114,7 @@ def _records(files: tuple[str, ...], report: Report) -> Iterator[dict[str, Any]]
                 record: dict[str, Any] = {"index": index, "source_id": item.id}
                 if isinstance(item, LayerRecord):
                     requested = item.properties.get("layer_group_requested")
-                    record |= {"structure": item.structure.as_dict(), "layer_group_requested": requested}
+                    record |= {"structure": item.structure, "layer_group_requested": requested}
                 else:
                     record |= {"structure": None, "error": item.reason}
                 yield record

@@ -70,7 +70,7 @@ def worker(
     if config_dir is not None:
         _read_configuration_in(config_dir)
     from scdm_flows.execution.fireworks.worker import launchpad_in, work, worker_of
-    from scdm_flows.execution.local.runner import quiet
+    from scdm_flows.execution.jobs import quiet
 
     quiet()
     mine = worker_of(categories)

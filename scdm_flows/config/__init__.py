@@ -2,6 +2,7 @@
 
 from scdm_flows.config.campaign import (
     CATEGORIES,
+    WINDOW_EV,
     BudgetConfig,
     CampaignConfig,
     GateConfig,
@@ -22,6 +23,7 @@ from scdm_flows.config.generators import (
 __all__ = [
     "CATEGORIES",
     "DEFAULT_FORCE_FIELD",
+    "WINDOW_EV",
     "BudgetConfig",
     "CampaignConfig",
     "FilesGeneratorConfig",

@@ -21,6 +21,8 @@ from scdm_flows.config.engines import EngineConfig, ForceFieldEngineConfig
 from scdm_flows.config.generators import GeneratorConfig, ScdmGeneratorConfig
 from scdm_flows.errors import ConfigError
 
+WINDOW_EV = 0.6  # eV/atom above hull: nothing above is computed further (the paper, doi:10.1021/acs.jpcc.4c08681)
+
 
 class ScreenConfig(Frozen):
     """What a structure must be before anything is computed."""
@@ -37,7 +39,7 @@ class ScreenConfig(Frozen):
 class GateConfig(Frozen):
     """Which relaxed candidates go on to phonons and bands."""
 
-    max_e_above_hull: float = Field(0.6, ge=0, description="largest energy above hull, eV/atom (the paper's 0.6)")
+    max_e_above_hull: float = Field(WINDOW_EV, ge=0, description="largest energy above hull, eV/atom (the paper's 0.6)")
     phonon_max_e_above_hull: float = Field(0.2, ge=0, description="largest energy above hull for phonons, eV/atom")
     phonon_max_atoms: int = Field(12, ge=1, description="largest primitive cell for phonons")
     bands_max_e_above_hull: float = Field(
@@ -55,7 +57,7 @@ class ObjectiveConfig(Frozen):
     prototype: float = Field(0.02, ge=0, description="weight of the distance to the nearest known prototype")
     symmetry: float = Field(0.03, ge=0, description="weight of the order of the point group")
     gap: float = Field(0.0, ge=0, description="weight of a band gap within gap_ev")
-    gap_ev: tuple[float, float] | None = Field(None, description="lowest and highest wished band gap, eV")
+    gap_ev: tuple[float, float] | None = Field(None, description="lowest and highest target band gap, eV")
 
     @model_validator(mode="after")
     def _sensible(self) -> ObjectiveConfig:

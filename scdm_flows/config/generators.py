@@ -46,7 +46,7 @@ class ScdmGeneratorConfig(Frozen):
     @field_validator("elements", mode="before")
     @classmethod
     def _as_text(cls, elements: object) -> object:
-        """A list, which is what YAML suggests, is the same wish: [Mo, S] is Mo,S."""
+        """A list, which is what YAML suggests, says the same: [Mo, S] is Mo,S."""
         return ",".join(map(str, elements)) if isinstance(elements, list | tuple) else elements
 
     @field_validator("checkpoint")

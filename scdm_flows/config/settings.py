@@ -89,7 +89,7 @@ class ScdmSettings(BaseSettings):
     def _stages(cls, value: dict[str, int]) -> dict[str, int]:
         if not value:
             return value
-        from scdm_flows.documents.candidate import StageName
+        from scdm_flows.documents.states import StageName
 
         stages = {stage.value for stage in StageName}
         for stage, limit in value.items():

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from scdm_flows.documents.base import ScdmDocument, versioned
-
-
-class CampaignState(StrEnum):
-    """Where a campaign stands."""
-
-    SUBMITTED = "submitted"
-    RUNNING = "running"
-    COMPLETED = "completed"
+from scdm_flows.documents.states import CampaignState
 
 
 class Funnel(BaseModel):

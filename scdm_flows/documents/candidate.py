@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import types
 from datetime import datetime
-from enum import StrEnum
 from functools import cache
 from typing import Any, Union, get_args, get_origin
 
@@ -18,29 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from scdm_flows.documents.bands import GapKind
 from scdm_flows.documents.base import ScdmDocument, queryable, versioned
 from scdm_flows.documents.novelty import KnownAs, Novelty
+from scdm_flows.documents.states import CandidateState
 
 INDEXED: dict[str, Any] = {"indexed": True}
-
-
-class StageName(StrEnum):
-    """The stages of a candidate, in order."""
-
-    GENERATE = "generate"
-    SCREEN = "screen"
-    RELAX = "relax"
-    STATIC = "static"
-    GATE = "gate"
-    PHONON = "phonon"
-    BANDS = "bands"
-
-
-class CandidateState(StrEnum):
-    """Where a candidate stands; the last three are end states."""
-
-    PENDING = "pending"  # screened in, not everything computed yet
-    REJECTED = "rejected"  # stopped by the screen or by the gate, with the reason
-    FAILED = "failed"  # a stage failed, with the reason; bands alone do not count, the stage's record tells of them
-    COMPLETED = "completed"  # every stage that its gates opened has ended
 
 
 class StageRecord(BaseModel):

@@ -1,4 +1,4 @@
-"""The page of all fields of a candidate, made from what ``CandidateDoc`` declares.
+"""The table of all fields of a candidate, made from what ``CandidateDoc`` declares.
 
 ``python -m scdm_flows.documents.reference`` writes ``docs/fields.md`` anew; a test holds that it is current.
 """
@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from scdm_flows.documents.candidate import CandidateDoc, queryable_fields
 from scdm_flows.documents.novelty import KnownAs, Novelty
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "fields.md"
+FILE = Path(__file__).resolve().parents[2] / "docs" / "fields.md"
 COMMAND = "python -m scdm_flows.documents.reference"
 _HEAD = f"""# Fields of a candidate
 
@@ -33,8 +33,8 @@ _TABLE = """| field | type | asked for | meaning |
 """
 
 
-def page() -> str:
-    """The page's text."""
+def fields_markdown() -> str:
+    """The text of the file."""
     parts = [f"\n## {part.__name__}\n\n{_table(part)}" for part in (KnownAs, Novelty)]
     return _HEAD + _table(CandidateDoc) + "".join(parts)
 
@@ -57,4 +57,4 @@ def _words(annotation: Any) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    FILE.write_text(fields_markdown())

@@ -7,13 +7,13 @@ Relaxation and static runs keep the documents that atomate2 writes; what the cam
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from scdm_flows.documents.base import Provenance, utc_now, versioned
 from scdm_flows.documents.phonon import PhononDoc  # its dotted path in stored documents
 from scdm_flows.documents.static import StaticSummary
+from scdm_flows.documents.structure import ReadableStructure, StructureField
 
 __all__ = ["GateDoc", "PhononDoc", "ScreenOutput", "ScreenedCandidate", "StageFailure"]
 
@@ -41,7 +41,7 @@ class ScreenedCandidate(_Output):
     model_id: str | None = None
     seed: int | None = None
     source_id: str | None = None
-    structure: dict[str, Any] | None = Field(description="pymatgen's dict; null where the item could not be read")
+    structure: ReadableStructure | None = Field(description="pymatgen's dict; null where the item could not be read")
     formula: str | None = None
     layer_group_requested: int | None = None
     layer_group_generated: int | None = None
@@ -78,7 +78,7 @@ class GateDoc(_Stored):
     schema_version: int = versioned(2)  # 2: one energy above hull, of the energy model where surrogate
     candidate_id: str
     campaign: str
-    relaxed_structure: dict[str, Any]
+    relaxed_structure: StructureField
     relax_converged: bool = Field(description="the relaxation ended below its largest allowed force")
     relax_steps: int | None = Field(None, description="number of ionic steps; null where the engine does not say")
     max_force_ev_per_angstrom: float | None = Field(

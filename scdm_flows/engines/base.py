@@ -24,11 +24,9 @@ from scdm_flows.documents.phonon import PhononDoc, PhononDos, ThermalQuantities
 from scdm_flows.documents.provenance import made_here
 
 if TYPE_CHECKING:
-    from jobflow.core.job import Job
     from jobflow.core.maker import Maker
     from pymatgen.core.structure import Structure
 
-    from scdm_flows.config import CampaignConfig
     from scdm_flows.documents.static import StaticSummary
     from scdm_flows.thermo.energy_model import PredictedEnergy
     from scdm_flows.thermo.table import ReferenceTable
@@ -44,6 +42,19 @@ class StageCost:
     k_points: int
     bands: int
     core_hours: float
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """A layer that was relaxed before its job runs, in this process.
+
+    index: of the layer; maker: whose job takes the result instead of computing it; seconds: its share of the wall time
+    that was spent, which the job's time does not hold.
+    """
+
+    index: int
+    maker: Maker
+    seconds: float = 0.0
 
 
 class Engine(Protocol):
@@ -80,10 +91,10 @@ class Engine(Protocol):
     def relax_maker(self) -> Maker:
         """A maker of a job or flow that relaxes atoms and the in-plane cell and keeps c."""
 
-    def relax_ahead(self, structures: Sequence[Structure]) -> Iterator[int]:
-        """Relax layers together where that is faster, before their jobs ask for it.
+    def relax_ahead(self, structures: Sequence[Structure]) -> Iterator[Ahead]:
+        """Relax layers together where that is faster; each is yielded as it ends, with the maker that has its result.
 
-        Yields the index of each whose ``relax_maker`` job is to run now, in this process.
+        Where it is not, every layer is yielded at once with ``relax_maker``.
         """
 
     def static_maker(self) -> Maker:
@@ -101,13 +112,14 @@ class Engine(Protocol):
         None where the static energy is on that scale itself; ``ReferenceDataError`` for an element the model lacks.
         """
 
-    def phonon_jobs(self, config: CampaignConfig, candidate_id: str, structure: Structure) -> list[Job]:
-        """Jobs that compute the phonons of a relaxed layer; the output of the last one is a ``PhononDoc``."""
+    def phonon_maker(self) -> Maker:
+        """``make(structure, config, candidate_id)`` of a relaxed layer: a job or flow that ends in a ``PhononDoc``."""
 
-    def band_jobs(
-        self, config: CampaignConfig, candidate_id: str, structure: Structure, static: StaticSummary
-    ) -> list[Job]:
-        """Jobs that compute the bands of a relaxed layer; the output of the last one is a ``BandsDoc``."""
+    def bands_maker(self) -> Maker:
+        """``make(structure, config, candidate_id, static)`` of a relaxed layer: it ends in a ``BandsDoc``.
+
+        static: the ``StaticSummary``. ``EngineError`` where the engine has no bands.
+        """
 
 
 PHONON_SYMPREC_ANGSTROM = 1e-3  # of displacements and force constants; relaxed layers are symmetric to about that

@@ -95,7 +95,7 @@ def _scattered(crystal: LayerCrystal, rng: np.random.Generator) -> LayerCrystal:
 
     from scdm_models.model.batch import from_batch, to_batch, wyckoff_tensors
     from scdm_models.model.corruption import centre_heights
-    from scdm_models.model.guidance import settle
+    from scdm_models.sampling.guidance import settle
 
     batch = to_batch([crystal])
     thickness = float(np.ptp(expand(crystal)[0][:, 2]))

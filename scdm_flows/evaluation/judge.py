@@ -16,7 +16,7 @@ from scdm_flows.analysis.relaxed import RelaxedSample, judge_relaxed
 from scdm_flows.config import ForceFieldEngineConfig
 from scdm_flows.evaluation.protocol import Protocol
 from scdm_flows.thermo.table import ReferenceTable
-from scdm_models.metrics.samples import SampleJudgement, judge_sample
+from scdm_models.metrics.validity import SampleJudgement, judge_sample
 from scdm_models.symmetry.encoding import symmetrize
 from scdm_models.symmetry.lattice import orient_slab
 

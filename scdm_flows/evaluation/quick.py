@@ -14,9 +14,11 @@ from scdm_flows.evaluation.reading import Sample, SampleSet
 from scdm_flows.evaluation.shares import plain
 from scdm_models.datasets.known import KnownLayers, look_up_all
 from scdm_models.errors import ScdmError
-from scdm_models.metrics import samples as metrics
+from scdm_models.metrics.distributions import Population, distribution_distances, population
 from scdm_models.metrics.groups import found_by_both
-from scdm_models.metrics.samples import Population, share_interval
+from scdm_models.metrics.intervals import Interval, share_interval
+from scdm_models.metrics.uniqueness_novelty import novel_templates, uniqueness
+from scdm_models.metrics.validity import judge_sample
 from scdm_models.symmetry.detect import detect_layer_group
 from scdm_models.symmetry.lattice import orient_slab
 
@@ -56,7 +58,7 @@ def judge_quickly(
     A share that asks for what the files do not say, such as the layer group that was wanted, is left out.
     """
     n, structures = len(one.samples), [sample.structure for sample in one.samples]
-    verdicts = [metrics.judge_sample(structure) for structure in structures]
+    verdicts = [judge_sample(structure) for structure in structures]
     groups = [_group(sample) for sample in one.samples]
     plausible = [v.composition_valid for v in verdicts if v.composition_valid is not None]
     found = look_up_all(structures, known, processes, progress)
@@ -81,13 +83,13 @@ def judge_quickly(
         counts["mended"] = (sum(bool(sample.record.get("mended")) for sample in one.samples), n)
     measures = {name: plain(share_interval(*pair)) for name, pair in counts.items() if pair[1]}
     try:
-        unique = metrics.uniqueness(structures)
-        measures["unique"] = plain(metrics.Interval(unique.share, unique.share, unique.share, unique.n))
+        unique = uniqueness(structures)
+        measures["unique"] = plain(Interval(unique.share, unique.share, unique.share, unique.n))
     except ScdmError as error:
         logger.warning("%s: %s", one.label, error)
     crystals = [sample.crystal for sample in one.samples if sample.crystal is not None]
     if crystals and known.templates:
-        measures["novel_templates"] = plain(metrics.novel_templates(crystals, known.templates).share)
+        measures["novel_templates"] = plain(novel_templates(crystals, known.templates).share)
     return {
         "label": one.label,
         "model_id": one.model_id,
@@ -122,7 +124,7 @@ def read_held_out(curated: Path) -> HeldOut:
     """What both packaged models never saw of a curated set, and every so many of the layers that both learned from."""
     from scdm_models.datasets.records import read_curated
     from scdm_models.model.checkpoint import PACKAGED, load_checkpoint
-    from scdm_models.training.train import held_out
+    from scdm_models.training.data_split import held_out
 
     layers = [layer for layer in read_curated(curated) if layer.one_layer]
     crystals, ids = [layer.crystal for layer in layers], [layer.id for layer in layers]
@@ -132,14 +134,14 @@ def read_held_out(curated: Path) -> HeldOut:
     parts = []
     for rows in (held, seen[::step][: len(held)]):
         structures = [layers[i].structure for i in rows]
-        parts.append((structures, metrics.population(structures, [layers[i].layer_group for i in rows])))
+        parts.append((structures, population(structures, [layers[i].layer_group for i in rows])))
     return HeldOut(parts[0][0], parts[0][1], parts[1][1])
 
 
 def distances(one: SampleSet, groups: Sequence[int | None], held: HeldOut) -> dict[str, Any]:
     """Distances of the samples from the held-out layers, and of training layers from them as the yardstick."""
-    ours = metrics.population([sample.structure for sample in one.samples], groups)
+    ours = population([sample.structure for sample in one.samples], groups)
     return {
-        "samples": asdict(metrics.distribution_distances(ours, held.population)),
-        "training": asdict(metrics.distribution_distances(held.training, held.population)),
+        "samples": asdict(distribution_distances(ours, held.population)),
+        "training": asdict(distribution_distances(held.training, held.population)),
     }

@@ -25,7 +25,8 @@ from scdm_flows.evaluation.shares import measures, per_thousand_draws, verdicts
 from scdm_flows.thermo.table import ReferenceTable
 from scdm_models.datasets.known import KnownLayers, look_up_all
 from scdm_models.datasets.matching import LayerMatcher
-from scdm_models.metrics.samples import smact_provenance, uniqueness
+from scdm_models.metrics.uniqueness_novelty import uniqueness
+from scdm_models.metrics.validity import smact_provenance
 from scdm_models.processes import pool
 from scdm_models.symmetry.encoding import LayerCrystal
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from scdm_flows.evaluation.judge import Judged
 from scdm_flows.evaluation.protocol import Protocol
-from scdm_models.metrics.samples import CONFIDENCE, Interval, mean_interval, share_interval
+from scdm_models.metrics.intervals import CONFIDENCE, Interval, mean_interval, share_interval
 
 Verdicts = dict[str, bool | None]
 PER_DRAWS = 1000

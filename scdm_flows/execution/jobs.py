@@ -12,19 +12,17 @@ import logging
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import chdir, contextmanager, redirect_stdout, suppress
-from contextvars import ContextVar
 from dataclasses import dataclass
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 from pymongo.errors import PyMongoError
 
-from scdm_flows.campaigns.node_hours import spent_before
-from scdm_flows.documents import StageName, utc_now
+from scdm_flows.documents import DYNAMIC_STAGES, SHARD_STAGES, utc_now
 from scdm_flows.errors import OutputError, StoreError
-from scdm_flows.stores.trouble import explain
+from scdm_flows.stores.driver_errors import explain
 
 if TYPE_CHECKING:
     from jobflow.core.flow import Flow
@@ -33,17 +31,10 @@ if TYPE_CHECKING:
     from maggma.core import Store
 
 logger = logging.getLogger(__name__)
-_progress: ContextVar[Callable[[int], None] | None] = ContextVar("_progress", default=None)
-
-# Dynamic jobs are cheap and deterministic: they run again on resuming, so that their children are known
-# again.
-DYNAMIC_STAGES = frozenset({StageName.SCREEN.value, StageName.GATE.value})
-# Stages of a shard; where one of these fails it is no single candidate's trouble.
-SHARD_STAGES = frozenset({StageName.GENERATE.value, StageName.SCREEN.value})
 
 
 @dataclass(frozen=True)
-class StageError:
+class FailedJob:
     """A job that failed, and how."""
 
     job: Job
@@ -115,39 +106,24 @@ def is_complete(store: JobStore, job: Job) -> bool:
     )
 
 
-def run_job(job: Job, store: JobStore) -> Response[Any]:
+def run_job(job: Job, store: JobStore, *, spent: float = 0.0) -> Response[Any]:
     """Run the job and store its output; large objects of an earlier run of it are removed first.
 
-    The document gets ``metadata.seconds`` (wall time) and ``metadata.completed_at`` (UTC): jobflow's own
+    spent: wall time that went into its result before, s. The document gets ``metadata.seconds`` (wall time) and
+    ``metadata.completed_at`` (UTC): jobflow's own
     ``completed_at`` is naive local time.
     """
     for name, ids in (_large_objects(store, job) or {}).items():
         _large_store(store, name).remove_docs({"blob_uuid": {"$in": sorted(ids)}})
     started = time.monotonic()
-    with spent_before() as before:
-        response = job.run(store=store)
-    seconds = round(time.monotonic() - started + sum(before), 3)
+    response = job.run(store=store)
+    seconds = round(time.monotonic() - started + spent, 3)
     store.docs_store._collection.update_one(
         {"uuid": job.uuid, "index": job.index},
         {"$set": {"metadata.seconds": seconds, "metadata.completed_at": utc_now()}},
     )
     logger.info("%s took %.1f s", job.name, seconds)
     return response
-
-
-@contextmanager
-def progress_hook(hook: Callable[[int], None]) -> Iterator[None]:
-    """Long jobs run inside this context call ``hook`` with how many items they have made."""
-    token = _progress.set(hook)
-    try:
-        yield
-    finally:
-        _progress.reset(token)
-
-
-def current_progress() -> Callable[[int], None] | None:
-    """The hook of the surrounding ``progress_hook``; a job's arguments are stored data and cannot hold it."""
-    return _progress.get()
 
 
 @contextmanager
@@ -188,6 +164,15 @@ def working_folder(job: Job) -> Iterator[None]:
         return
 
 
+def quiet() -> None:
+    """Silence the libraries that report every step."""
+    warnings.simplefilter("ignore")
+    for name in ("jobflow", "moyo", "chgnet", "matgl"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("custodian", "VasprunXMLValidator", "VaspFilesValidator"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what they say is in the stage's failure
+
+
 @contextmanager
 def hushed() -> Iterator[None]:
     """Standard output and warnings of chatty libraries kept away from the user."""
@@ -196,7 +181,14 @@ def hushed() -> Iterator[None]:
         yield
 
 
-def execute(flow: Flow | Job, store: JobStore, *, follow: bool = True, over: Collection[str] = ()) -> list[StageError]:
+def execute(
+    flow: Flow | Job,
+    store: JobStore,
+    *,
+    follow: bool = True,
+    over: Collection[str] = (),
+    spent: Mapping[str, float] | None = None,
+) -> list[FailedJob]:
     """Run a flow's jobs in order, skipping what is stored; returns the failures, the first of each stage.
 
     After a failure nothing runs that depends on it, nor the rest of its stage; other stages go on.
@@ -211,6 +203,8 @@ def execute(flow: Flow | Job, store: JobStore, *, follow: bool = True, over: Col
         Also run what the jobs add; what replaces a job runs in any case.
     over
         Stages that have failed before and are not tried again.
+    spent
+        Stage -> wall time that went into its result before, s.
 
     Raises
     ------
@@ -223,7 +217,7 @@ def execute(flow: Flow | Job, store: JobStore, *, follow: bool = True, over: Col
     """
     from jobflow.core.flow import get_flow
 
-    failures: list[StageError] = []
+    failures: list[FailedJob] = []
     dead: set[str] = set()  # jobs that have no output, and stages that are over
     ended = set(over)
     for job, parents in get_flow(flow, allow_external_references=True).iterflow():
@@ -234,7 +228,7 @@ def execute(flow: Flow | Job, store: JobStore, *, follow: bool = True, over: Col
             if job.metadata.get("stage") not in DYNAMIC_STAGES and is_complete(store, job):
                 continue
             with working_folder(job), hushed():
-                response = run_job(job, store)
+                response = run_job(job, store, spent=(spent or {}).get(str(job.metadata.get("stage")), 0.0))
         except PyMongoError as error:
             raise StoreError(
                 f"during {job.name} the database {explain(error)}; what is finished is stored, "
@@ -248,11 +242,11 @@ def execute(flow: Flow | Job, store: JobStore, *, follow: bool = True, over: Col
                     f"the disk is full ({error.filename or tempfile.gettempdir()}); "
                     "what is finished is stored, make room and run the same command again"
                 ) from error
-            failures.append(StageError(job, error))
+            failures.append(FailedJob(job, error))
         except Exception as error:
             if stage_of(job) in SHARD_STAGES:
                 raise
-            failures.append(StageError(job, error))
+            failures.append(FailedJob(job, error))
         else:
             replaced: list[Any] = [f for f in (response.replace, response.detour) if f is not None]
             added: list[Any] = [response.addition] if follow and response.addition is not None else []

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Generator(Protocol):
-    """Makes records ``{"index", "structure" (pymatgen's dict, or None with "error"), ...}``."""
+    """Makes records ``{"index", "structure" (pymatgen's, or None with "error"), ...}``."""
 
     def count(self, config: Any) -> int:
         """How many records there will be."""

@@ -43,7 +43,7 @@ class FilesGenerator:
         records: list[dict[str, Any]] = []
         for index, item in enumerate(_entries(config.paths, _stamps(config.paths))[start:stop], start):
             if isinstance(item, LayerRecord):
-                records.append({"index": index, "source_id": item.id, "structure": item.structure.as_dict()})
+                records.append({"index": index, "source_id": item.id, "structure": item.structure})
             else:
                 records.append({"index": index, "source_id": item.id, "structure": None, "error": item.reason})
             if progress is not None:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 def sampler_options(config: ScdmGeneratorConfig) -> SamplerOptions:
     """How the sampler is run for a configuration; ``GenerationError`` where what it asks for contradicts itself."""
-    from scdm_models.model.composition import CompositionRequest
-    from scdm_models.model.skeletons import SkeletonRules
+    from scdm_models.sampling.composition import CompositionRequest
     from scdm_models.sampling.sampler import DEFAULT_STEPS, SamplerOptions
+    from scdm_models.sampling.skeletons import SkeletonRules
 
     return SamplerOptions(
         steps=DEFAULT_STEPS if config.steps is None else config.steps,
@@ -79,4 +79,4 @@ class ScdmGenerator:
             start=start,
             progress=progress,
         )
-        return [sample.to_dict() for sample in samples]
+        return [sample.to_dict() | {"structure": sample.structure} for sample in samples]

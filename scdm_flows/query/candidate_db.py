@@ -23,9 +23,9 @@ from scdm_flows.documents.novelty import KnownAs
 from scdm_flows.errors import CampaignError, ConfigError
 from scdm_flows.query.conditions import chemical_system, criteria_of, known_field, order_of
 from scdm_flows.stores.database import Database, strip
-from scdm_flows.stores.pages import Pages, read_cursor, write_cursor
+from scdm_flows.stores.driver_errors import store_errors
+from scdm_flows.stores.listing import Listing, read_cursor, write_cursor
 from scdm_flows.stores.table import KNOWN_AS, After
-from scdm_flows.stores.trouble import store_errors
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class CandidateDB:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._pages = Pages(database)
+        self._listing = Listing(database)
 
     def find(
         self, *, sort: str = "rank", limit: int | None = None, after: str | None = None, **filters: Any
@@ -150,7 +150,7 @@ class CandidateDB:
 
     def count(self, **filters: Any) -> int:
         """How many candidates match; filters as for ``find``."""
-        return self._pages.count(criteria_of(filters))
+        return self._listing.count(criteria_of(filters))
 
     def get(self, candidate_id: str) -> CandidateDoc:
         """The candidate with this id.
@@ -167,7 +167,7 @@ class CandidateDB:
             near = difflib.get_close_matches(str(candidate_id), self._ids_like(str(candidate_id)), n=1)
             hint = f"did you mean {near[0]}?" if near else "`scdm candidates list` shows what there is"
             raise CampaignError(f"no candidate has the id {candidate_id!r}; {hint}")
-        return found.model_copy(update=self._pages.rank_fields(found.campaign, found.candidate_id))
+        return found.model_copy(update=self._listing.rank_fields(found.campaign, found.candidate_id))
 
     def _ids_like(self, candidate_id: str) -> list[str]:
         """Ids that begin alike; of the last six characters as few as need be may differ."""
@@ -202,7 +202,7 @@ class CandidateDB:
         if not 0 <= start < stop:
             raise ConfigError(f"rows {start} to {stop} are no part of a listing; it begins with row 0")
         fields = [*FLAT, "schema_version", "provenance"]
-        rows, total = self._pages.window(criteria_of(filters), order_of(sort), start, stop, fields)
+        rows, total = self._listing.window(criteria_of(filters), order_of(sort), start, stop, fields)
         return _flat(rows), total
 
     def columns(self, fields: Iterable[str], **filters: Any) -> dict[str, NDArray[Any]]:
@@ -213,7 +213,7 @@ class CandidateDB:
         names = list(fields)
         for name in names:
             known_field(name)
-        return self._pages.columns(criteria_of(filters), names)
+        return self._listing.columns(criteria_of(filters), names)
 
     def check(self, *, sort: str = "rank", **filters: Any) -> None:
         """Nothing, or what ``find`` raises for these filters; asks no database."""
@@ -302,7 +302,7 @@ class CandidateDB:
             left = math.inf if limit is None else limit
             while left > 0:
                 size = int(min(BATCH, left))
-                found = self._pages.read(criteria, order, size, last, fields)
+                found = self._listing.read(criteria, order, size, last, fields)
                 yield from found
                 if len(found) < size:
                     return

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from scdm_flows.documents import StageName
 from scdm_flows.documents.candidate import queryable_fields
 from scdm_flows.errors import ConfigError
-from scdm_flows.stores.pages import Order
+from scdm_flows.stores.listing import Order
 from scdm_flows.stores.table import KNOWN_AS
 
 RANGES = {"max": "$lte", "min": "$gte"}

@@ -14,13 +14,13 @@ from scdm_flows.documents import CandidateDoc
 from scdm_flows.thermo.energy_model import load_energy_model_card
 
 RESULTS, PHONONS = "results.json", "phonons.json"
+PACKAGE = Path(__file__).resolve().parents[1]
+INSTALLED, CHECKOUT = PACKAGE / "_cards", PACKAGE.parent / "models" / "cards"
 
 
 def card_path(name: str) -> Path | None:
     """The file of ``models/cards``; None where it is not installed."""
-    package = Path(__file__).resolve().parents[1]
-    folders = (package / "_cards", package.parent / "models" / "cards")
-    return next((folder / name for folder in folders if (folder / name).is_file()), None)
+    return next((folder / name for folder in (INSTALLED, CHECKOUT) if (folder / name).is_file()), None)
 
 
 @cache

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from scdm_flows.config import WINDOW_EV
 from scdm_flows.documents import CandidateDoc, CandidateState
 from scdm_flows.report import paper
 from scdm_flows.report.markdown import formula, number, table, with_error
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CompoundResult:
     """A compound: its prototypes that relaxed to one layer, the lowest E_hull first, and those that did not."""
 
     compound: str
@@ -39,7 +40,7 @@ class Verdict:
 
 def in_window(candidate: CandidateDoc) -> bool:
     """Whether its E_hull is in the paper's window; the campaign's own gate is wider."""
-    return candidate.e_above_hull is not None and candidate.e_above_hull <= paper.WINDOW_EV_PER_ATOM
+    return candidate.e_above_hull is not None and candidate.e_above_hull <= WINDOW_EV
 
 
 def parts(candidate: CandidateDoc) -> tuple[str, str]:
@@ -48,7 +49,7 @@ def parts(candidate: CandidateDoc) -> tuple[str, str]:
     return compound, prototype
 
 
-def verdicts(candidates: Sequence[CandidateDoc]) -> list[Verdict]:
+def compound_results(candidates: Sequence[CandidateDoc]) -> list[CompoundResult]:
     """One for each compound, in the paper's order."""
     found = []
     names = {parts(c)[0] for c in candidates}
@@ -56,7 +57,7 @@ def verdicts(candidates: Sequence[CandidateDoc]) -> list[Verdict]:
         own = [c for c in candidates if parts(c)[0] == name]
         relaxed = [c for c in own if _relaxed(c)]
         relaxed.sort(key=lambda c: (c.e_above_hull, c.candidate_id))
-        found.append(Verdict(name, relaxed, [c for c in own if not _relaxed(c)]))
+        found.append(CompoundResult(name, relaxed, [c for c in own if not _relaxed(c)]))
     return found
 
 
@@ -77,11 +78,11 @@ def compounds_section(study: Study) -> Iterator[str]:
             "paper-compounds`."
         )
         return
-    found = verdicts(study.compounds)
+    found = compound_results(study.compounds)
     surrogate = any(c.surrogate for c in study.compounds)
     kind = "surrogate E_hull" if surrogate else "E_hull"
     yield (
-        f"The paper names six layers, all in its window of {paper.WINDOW_EV_PER_ATOM:g} eV/atom and phonon-stable, and "
+        f"The paper names six layers, all in its window of {WINDOW_EV:g} eV/atom and phonon-stable, and "
         "gives no coordinates. So each composition was set up in the layer prototypes that it is plausible in "
         f"({len(study.compounds)} structures, `benchmarks/paper_compounds.py`) and went through the same stages, with "
         "the settings of `launchpad/campaigns/paper-compounds.yaml`. Which of them is the paper's is not known; shown "
@@ -105,7 +106,7 @@ def compounds_section(study: Study) -> Iterator[str]:
         "from prototype",
         "layer group",
         f"{kind}, eV/atom",
-        f"≤ {paper.WINDOW_EV_PER_ATOM:g}",
+        f"≤ {WINDOW_EV:g}",
         "phonons",
         "lowest mode, THz",
     ]

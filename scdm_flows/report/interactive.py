@@ -78,8 +78,8 @@ def figure(plot: BandPlot) -> Any:
     return found
 
 
-def page(plot: BandPlot) -> str:
-    """A page that needs no network: the figure with plotly's script in it (about 5 MB)."""
+def html_file(plot: BandPlot) -> str:
+    """An HTML file that needs no network: the figure with plotly's script in it (about 5 MB)."""
     text: str = figure(plot).to_html(full_html=True, include_plotlyjs=True, config={"displaylogo": False})
     return text
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 DOI = "10.1021/acs.jpcc.4c08681"
 CITATION = f"Xu et al., J. Phys. Chem. C (2024), [doi:{DOI}](https://doi.org/{DOI})"
-WINDOW_EV_PER_ATOM = 0.6
 # Section 3 and Fig. 5: SCDM and UnSCDM together
 FUNNEL = {"generated": 4000, "valid": 3378, "unique": 2140, "in_window": 1145, "dynamically_stable": 6}
 # the same by generator; what is not there is not reported by generator

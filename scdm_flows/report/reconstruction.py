@@ -1,19 +1,15 @@
-"""Distances of ``scdm reconstruct`` as boxes: what a file of it, or the packaged results, holds. Pure."""
+"""Distances of ``scdm reconstruct`` as boxes, from a file of it or from the packaged results."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from scdm_flows.errors import DatasetError
+from scdm_flows.evaluation.reconstruction import Boxes, boxes
 from scdm_flows.report.cards import RESULTS, card
-from scdm_flows.report.evaluation import DISTANCES
 
-DEFINITIONS = ("published", "periodic")
-Boxes = dict[str, dict[str, dict[str, list[float]]]]
 REMEDY = "give what `scdm reconstruct --data CURATED -o FILE` writes, or models/cards/results.json"
 
 
@@ -22,30 +18,11 @@ class Reconstruction:
     """How far reconstructed layers are from the originals.
 
     n: layers; boxes: definition -> kind -> distance -> lower whisker, quartile, median, quartile, upper whisker, in the
-    unit that ``DISTANCES`` names.
+    unit that ``report.evaluation.DISTANCES`` names.
     """
 
     n: int
     boxes: Boxes
-
-
-def boxes_of(distances: Mapping[str, Sequence[Mapping[str, Any]]]) -> Boxes:
-    """Boxes of what was measured: kind -> rows of definition -> distances. Whiskers reach to the last value within 1.5
-    of the box; distances that could not be computed are left out.
-    """
-    from matplotlib.cbook import boxplot_stats
-
-    found: Boxes = {}
-    for definition in DEFINITIONS:
-        found[definition] = {}
-        for kind, rows in distances.items():
-            found[definition][kind] = {}
-            for key in DISTANCES:
-                values = [row[definition][key] for row in rows if row[definition][key] is not None]
-                (box,) = boxplot_stats(values)
-                five = (box["whislo"], box["q1"], box["med"], box["q3"], box["whishi"])
-                found[definition][kind][key] = [float(value) for value in five]
-    return found
 
 
 def read(path: Path | None = None) -> Reconstruction | None:
@@ -71,5 +48,5 @@ def read(path: Path | None = None) -> Reconstruction | None:
         if "boxes" in content:
             return Reconstruction(int(content["n"]), content["boxes"])
         if "distances" in content:
-            return Reconstruction(int(content["n"]), boxes_of(content["distances"]))
+            return Reconstruction(int(content["n"]), boxes(content["distances"]))
     raise DatasetError(f"{path} holds no distances of a reconstruction; {REMEDY}")

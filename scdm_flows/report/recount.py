@@ -12,15 +12,15 @@ from datetime import datetime
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from scdm_flows.builders.assemble import FUNNEL_FIELDS, funnel
-from scdm_flows.documents import CandidateDoc, CandidateState, Funnel, StageName
+from scdm_flows.campaigns.funnel import FUNNEL_FIELDS, funnel
+from scdm_flows.config import WINDOW_EV
+from scdm_flows.documents import SHARD_STAGES, CandidateDoc, CandidateState, Funnel, StageName
 from scdm_flows.report.content import computed
 
 if TYPE_CHECKING:
     from scdm_flows.stores.database import Database
 
 LEVELS = (0.0, 0.05, 0.1, 0.2)  # eV/atom, below the window
-SHARED_STAGES = (StageName.GENERATE, StageName.SCREEN)  # one job for many candidates
 JOB_STEPS = ("generated", "in_window", "phonon_done", "dynamically_stable")
 
 
@@ -75,7 +75,7 @@ def count(candidates: Sequence[CandidateDoc], config: Mapping[str, Any], generat
 
 def window(config: Mapping[str, Any]) -> float:
     """The campaign's window, eV/atom."""
-    return float(config.get("gate", {}).get("max_e_above_hull", 0.6))
+    return float(config.get("gate", {}).get("max_e_above_hull", WINDOW_EV))
 
 
 def by_generator(candidates: Sequence[CandidateDoc], config: Mapping[str, Any]) -> dict[str, Counts]:
@@ -104,7 +104,7 @@ def stage_times(candidates: Iterable[CandidateDoc]) -> dict[str, StageTime]:
     for candidate in candidates:
         for name, record in candidate.stages.items():
             if record.seconds is not None:
-                shared = StageName(name) in SHARED_STAGES
+                shared = StageName(name) in SHARD_STAGES
                 jobs[name][record.job_uuid or candidate.candidate_id if shared else candidate.candidate_id] = (
                     record.seconds
                 )

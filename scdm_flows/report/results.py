@@ -10,15 +10,15 @@ from dataclasses import dataclass
 
 from scdm_flows.analysis.stability import GAMMA_THRESHOLD_THZ, THRESHOLD_THZ
 from scdm_flows.documents import CandidateDoc, StageName
+from scdm_flows.evaluation.reconstruction import DEFINITIONS
 from scdm_flows.query.candidate_db import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS
 from scdm_flows.query.candidate_files import structure_of
 from scdm_flows.report import bands, content, crystals, paper, recount, results_figures, results_surrogate
 from scdm_flows.report.cards import energy_models
-from scdm_flows.report.compounds import compounds_section, verdicts
+from scdm_flows.report.compounds import compound_results, compounds_section
 from scdm_flows.report.evaluation import DISTANCES
 from scdm_flows.report.figures import published
 from scdm_flows.report.markdown import duration, formula, number, percent, picture, share, table, with_error
-from scdm_flows.report.reconstruction import DEFINITIONS
 from scdm_flows.report.recount import Counts
 from scdm_flows.report.study import BEST, Study
 from scdm_models.symmetry import layer_group
@@ -39,15 +39,15 @@ STAGE_WORDS = {
 
 
 @dataclass(frozen=True)
-class Page:
+class MarkdownReport:
     """Markdown and its pictures: file name -> SVG text."""
 
     text: str
     pictures: dict[str, str]
 
 
-def render(study: Study, folder: str = "results") -> Page:
-    """The page; folder: where its pictures will lie, from the page."""
+def render(study: Study, folder: str = "results") -> MarkdownReport:
+    """The report; folder: where its pictures will lie, from its file."""
     pictures: dict[str, str] = {}
 
     def show(name: str, svg: str, title: str, width: int = 860) -> str:
@@ -65,7 +65,7 @@ def render(study: Study, folder: str = "results") -> Page:
         _time(study),
         _commands(study),
     ]
-    return Page("\n\n".join(part for section in sections for part in section) + "\n", pictures)
+    return MarkdownReport("\n\n".join(part for section in sections for part in section) + "\n", pictures)
 
 
 Show = Callable[..., str]
@@ -125,7 +125,7 @@ def _head(study: Study) -> Iterator[str]:
     )
     rows.append(["of these new", "6", f"**{total.new_stable} of {total.new_phonon_done}**"])
     if study.compounds is not None:
-        landed = verdicts(study.compounds)
+        landed = compound_results(study.compounds)
         stable = sum(v.stable_in_window for v in landed)
         rows.append(
             [
@@ -217,7 +217,7 @@ def _draws(study: Study) -> str | None:
     )
     kept = []
     for config in configs:
-        for model in (study.models or {}).get("models", []):
+        for model in (study.models or {}).get("quick", {}).values():
             if str(model["label"]).startswith(f"{config['kind']}-") and "kept_draws" in model["measures"]:
                 value = model["measures"]["kept_draws"]["value"]
                 kept.append(f"{100 * value:.0f} % by {results_figures.name(config['kind'])}")

@@ -29,8 +29,8 @@ from scdm_flows.server.columns import Columns, Mask, Records, Scalar
 from scdm_flows.server.filters import evaluate, parse
 from scdm_flows.server.modified import BusyError, Modified
 from scdm_flows.server.structures import SORTABLE, StructureColumns, UnreadableError, provider_fields, resource
+from scdm_flows.stores.driver_errors import store_errors
 from scdm_flows.stores.table import KEY
-from scdm_flows.stores.trouble import store_errors
 
 if TYPE_CHECKING:
     from scdm_flows.stores.database import Database

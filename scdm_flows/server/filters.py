@@ -52,14 +52,14 @@ class Name(str):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Truth:
     """(n,) where a part of a filter is true, and where it is false; elsewhere it is not known."""
 
     true: Mask
     false: Mask
 
     @classmethod
-    def of(cls, fits: Any, known: Mask) -> Verdict:
+    def of(cls, fits: Any, known: Mask) -> Truth:
         """From where it fits, if it is known at all."""
         fits = np.asarray(fits, dtype=bool)
         return cls(fits & known, ~fits & known)
@@ -112,7 +112,7 @@ def evaluate(tree: Tree[Token], columns: Columns, prefix: str, seconds: float = 
         raise
     except RecursionError:
         raise BadRequest("the filter is nested too deeply; use fewer parentheses") from None
-    assert isinstance(found, Verdict)
+    assert isinstance(found, Truth)
     return found.true
 
 
@@ -170,57 +170,57 @@ class _Masks(Transformer[Token, Any]):
         return parts
 
     # logic
-    def filter(self, parts: list[Verdict]) -> Verdict:
+    def filter(self, parts: list[Truth]) -> Truth:
         if len(parts) != 1:
             raise BadRequest("the filter holds several expressions; join them with AND or OR")
         return parts[0]
 
-    def expression(self, parts: list[Verdict]) -> Verdict:
-        return reduce(lambda a, b: Verdict(a.true | b.true, a.false & b.false), parts)
+    def expression(self, parts: list[Truth]) -> Truth:
+        return reduce(lambda a, b: Truth(a.true | b.true, a.false & b.false), parts)
 
-    def expression_clause(self, parts: list[Verdict]) -> Verdict:
-        return reduce(lambda a, b: Verdict(a.true & b.true, a.false | b.false), parts)
+    def expression_clause(self, parts: list[Truth]) -> Truth:
+        return reduce(lambda a, b: Truth(a.true & b.true, a.false | b.false), parts)
 
-    def expression_phrase(self, parts: list[Any]) -> Verdict:
-        found: Verdict = parts[-1]
-        return found if len(parts) == 1 else Verdict(found.false, found.true)
+    def expression_phrase(self, parts: list[Any]) -> Truth:
+        found: Truth = parts[-1]
+        return found if len(parts) == 1 else Truth(found.false, found.true)
 
     # comparisons: what stands on the right becomes a function of the property
-    def property_first_comparison(self, parts: list[Any]) -> Verdict:
+    def property_first_comparison(self, parts: list[Any]) -> Truth:
         name, compare = parts
-        found: Verdict = compare(name)
+        found: Truth = compare(name)
         return found
 
-    def constant_first_comparison(self, parts: list[Any]) -> Verdict:
+    def constant_first_comparison(self, parts: list[Any]) -> Truth:
         value, sign, name = parts
         if not isinstance(name, Name):
             raise BadRequest("a comparison needs a property on one side; write it like nsites=3")
         return self._compare(name, _TURNED.get(str(sign), str(sign)), value)
 
-    def value_op_rhs(self, parts: list[Any]) -> Callable[[Name], Verdict]:
+    def value_op_rhs(self, parts: list[Any]) -> Callable[[Name], Truth]:
         sign, value = parts
         return lambda name: self._compare(name, str(sign), value)
 
-    def known_op_rhs(self, parts: list[Token]) -> Callable[[Name], Verdict]:
-        def compare(name: Name) -> Verdict:
+    def known_op_rhs(self, parts: list[Token]) -> Callable[[Name], Truth]:
+        def compare(name: Name) -> Truth:
             known = self._column(name).known
-            return Verdict(known, ~known) if parts[1] == "KNOWN" else Verdict(~known, known)
+            return Truth(known, ~known) if parts[1] == "KNOWN" else Truth(~known, known)
 
         return compare
 
-    def fuzzy_string_op_rhs(self, parts: list[Any]) -> Callable[[Name], Verdict]:
+    def fuzzy_string_op_rhs(self, parts: list[Any]) -> Callable[[Name], Truth]:
         return lambda name: self._holds(name, str(parts[0]), parts[-1])
 
-    def length_op_rhs(self, parts: list[Any]) -> Callable[[Name], Verdict]:
+    def length_op_rhs(self, parts: list[Any]) -> Callable[[Name], Truth]:
         sign = str(parts[1]) if len(parts) == 3 else "="
         return lambda name: self._length(name, sign, parts[-1])
 
-    def set_op_rhs(self, parts: list[Any]) -> Callable[[Name], Verdict]:
+    def set_op_rhs(self, parts: list[Any]) -> Callable[[Name], Truth]:
         word = str(parts[1]) if isinstance(parts[-1], list) else "ALL"
         conditions = parts[-1] if isinstance(parts[-1], list) else self.value_list(parts[1:])
         return lambda name: self._has([name], word, [[c] for c in conditions])
 
-    def set_zip_op_rhs(self, parts: list[Any]) -> Callable[[Name], Verdict]:
+    def set_zip_op_rhs(self, parts: list[Any]) -> Callable[[Name], Truth]:
         several = isinstance(parts[2], Token)
         word, tuples = (str(parts[2]), parts[3]) if several else ("ALL", [parts[2]])
         return lambda name: self._has([name, *parts[0]], word, tuples)
@@ -249,7 +249,7 @@ class _Masks(Transformer[Token, Any]):
             raise BadRequest(f"{name} is a list; ask for its items with HAS, or for its LENGTH")
         return column
 
-    def _compare(self, name: Name, sign: str, value: Any) -> Verdict:
+    def _compare(self, name: Name, sign: str, value: Any) -> Truth:
         column = self._scalar(name)
         if isinstance(value, Name):
             return self._compare_two(name, sign, value)
@@ -258,17 +258,17 @@ class _Masks(Transformer[Token, Any]):
         value = _typed(name, column.kind, value)
         if column.kind == "bool" and sign not in ("=", "!="):
             raise BadRequest(f"{name} is TRUE or FALSE and has no order; compare with = or !=")
-        return Verdict.of(_COMPARE[sign](column.values, value), column.known)
+        return Truth.of(_COMPARE[sign](column.values, value), column.known)
 
-    def _compare_two(self, name: Name, sign: str, other: Name) -> Verdict:
+    def _compare_two(self, name: Name, sign: str, other: Name) -> Truth:
         one, two = self._scalar(name), self._scalar(other)
         if isinstance(one, Unknown) or isinstance(two, Unknown):
             return _nowhere(len(self._columns))
         if one.kind != two.kind:
             raise BadRequest(f"{name} and {other} are of different types; compare properties of the same type")
-        return Verdict.of(_COMPARE[sign](one.values, two.values), one.known & two.known)
+        return Truth.of(_COMPARE[sign](one.values, two.values), one.known & two.known)
 
-    def _holds(self, name: Name, word: str, value: Any) -> Verdict:
+    def _holds(self, name: Name, word: str, value: Any) -> Truth:
         """CONTAINS, STARTS, ENDS."""
         column = self._scalar(name)
         if isinstance(column, Unknown):
@@ -277,20 +277,20 @@ class _Masks(Transformer[Token, Any]):
             raise BadRequest(f"{word} compares the text of a property with a text in quotes; {name} {word} is not that")
         part = _typed(name, "text", value)
         if word == "CONTAINS":
-            return Verdict.of(np.strings.find(column.values, part) >= 0, column.known)
+            return Truth.of(np.strings.find(column.values, part) >= 0, column.known)
         if word == "STARTS":
-            return Verdict.of(np.strings.startswith(column.values, part), column.known)
-        return Verdict.of(np.strings.endswith(column.values, part), column.known)
+            return Truth.of(np.strings.startswith(column.values, part), column.known)
+        return Truth.of(np.strings.endswith(column.values, part), column.known)
 
-    def _length(self, name: Name, sign: str, value: float) -> Verdict:
+    def _length(self, name: Name, sign: str, value: float) -> Truth:
         column = self._column(name)
         if isinstance(column, Scalar):
             raise BadRequest(f"{name} is not a list and has no LENGTH; compare its value")
         if isinstance(column, Unknown):
             return _nowhere(len(self._columns))
-        return Verdict.of(_COMPARE[sign](column.length, value), column.known)
+        return Truth.of(_COMPARE[sign](column.length, value), column.known)
 
-    def _has(self, names: Sequence[Name], word: str, tuples: Sequence[Sequence[Condition]]) -> Verdict:
+    def _has(self, names: Sequence[Name], word: str, tuples: Sequence[Sequence[Condition]]) -> Truth:
         """HAS of one list, or of several zipped; each different combination of lists is looked at once."""
         columns = [self._column(name) for name in names]
         for name, column in zip(names, columns, strict=True):
@@ -314,7 +314,7 @@ class _Masks(Transformer[Token, Any]):
             for conditions in tuples:
                 holds = zipped.some(self._meets(names, lists, conditions, zipped))
                 found = found & holds if word == "ALL" else found | holds
-        return Verdict.of(found[zipped.rows], zipped.known[zipped.rows])
+        return Truth.of(found[zipped.rows], zipped.known[zipped.rows])
 
     def _meets(
         self, names: Sequence[Name], lists: Sequence[Lists], conditions: Sequence[Condition], zipped: Zipped
@@ -330,9 +330,9 @@ class _Masks(Transformer[Token, Any]):
         return met
 
 
-def _nowhere(n: int) -> Verdict:
+def _nowhere(n: int) -> Truth:
     nothing = np.zeros(n, dtype=bool)
-    return Verdict(nothing, nothing)
+    return Truth(nothing, nothing)
 
 
 def _typed(name: str, kind: Kind, value: Any) -> Any:

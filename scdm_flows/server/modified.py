@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from scdm_flows.errors import StoreError
 from scdm_flows.stores.catalogue import MARGIN
+from scdm_flows.stores.driver_errors import store_errors
 from scdm_flows.stores.table import KEY, Table
-from scdm_flows.stores.trouble import store_errors
 
 if TYPE_CHECKING:
     from scdm_flows.stores.database import Database

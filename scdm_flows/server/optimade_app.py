@@ -127,10 +127,10 @@ def optimade_app(database: Database) -> FastAPI:
 
 
 def _add(app: FastAPI, prefix: str, route: APIRoute) -> None:
-    """One of optimade's routes, with what ``_mended`` does to its answer."""
+    """One of optimade's routes, with what ``_corrected`` does to its answer."""
     app.add_api_route(
         prefix + route.path,
-        _mended(route.endpoint),
+        _corrected(route.endpoint),
         response_model=route.response_model,
         response_model_exclude_unset=True,
         tags=route.tags,
@@ -139,7 +139,7 @@ def _add(app: FastAPI, prefix: str, route: APIRoute) -> None:
     )
 
 
-def _mended(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+def _corrected(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     """optimade's endpoint for an application that is mounted below a path and serves many requests at a time."""
 
     @functools.wraps(endpoint)

@@ -10,9 +10,9 @@ from scdm_flows.documents.base import utc_now
 from scdm_flows.documents.provenance import versions
 from scdm_flows.errors import StoreError
 from scdm_flows.stores.archive import Archive, Manifest, Writer, new_archive
+from scdm_flows.stores.driver_errors import store_errors
 from scdm_flows.stores.names import CHUNKS
 from scdm_flows.stores.scan import scan
-from scdm_flows.stores.trouble import store_errors
 
 if TYPE_CHECKING:
     from scdm_flows.stores.database import Database

@@ -20,8 +20,8 @@ import numpy as np
 
 from scdm_flows.documents import CandidateDoc, RankingBlock, RankingDoc
 from scdm_flows.documents.migrations import NewerDocumentError, migrate
+from scdm_flows.stores.driver_errors import store_errors
 from scdm_flows.stores.table import KEY, LISTED, Table, joined, pack, unpack
-from scdm_flows.stores.trouble import store_errors
 
 if TYPE_CHECKING:
     from scdm_flows.stores.database import Database

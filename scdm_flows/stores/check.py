@@ -19,11 +19,11 @@ from scdm_flows.documents.migrations import NewerDocumentError, migrate, stored_
 from scdm_flows.errors import StoreError
 from scdm_flows.stores.backup import RESTORES
 from scdm_flows.stores.database import strip
-from scdm_flows.stores.indexes import duplicates, look
+from scdm_flows.stores.driver_errors import store_errors
+from scdm_flows.stores.indexes import duplicates, index_problems
 from scdm_flows.stores.names import CHUNKS, FILES, KEYS, OUTPUTS
 from scdm_flows.stores.scan import scan
-from scdm_flows.stores.trouble import store_errors
-from scdm_flows.stores.upgrade import MODELS, in_words
+from scdm_flows.stores.upgrade import MODELS, why_invalid
 
 if TYPE_CHECKING:
     from scdm_flows.stores.database import Database
@@ -63,7 +63,7 @@ class Finding:
     """Something that breaks a rule.
 
     rule: a key of ``RULES``; id: of the document; wrong: False where it is only to be known; repairable: ``repair``
-    mends it without losing anything; repaired: it did.
+    removes what is wrong without losing anything; repaired: it did.
     """
 
     rule: str
@@ -82,8 +82,8 @@ def check(database: Database, *, repair: bool = False) -> Iterator[Finding]:
     Parameters
     ----------
     repair
-        Whether to mend what loses nothing: missing indexes are created, of documents that are equal but for ``_id``
-        and time all but one are removed, and times in the future become now.
+        Whether to repair where nothing is lost: missing indexes are created, of documents that are equal but for
+        ``_id`` and time all but one are removed, and times in the future become now.
     """
     with store_errors(database.uri):
         mongo = database.mongo
@@ -93,9 +93,9 @@ def check(database: Database, *, repair: bool = False) -> Iterator[Finding]:
             detail = f"the backup of {under_way['created_at']} is restored in part only"
             yield Finding("restore", RESTORES, str(under_way["_id"]), detail, remedy)
         yield from _duplicates(database, repair=repair)
-        for trouble in look(database):
-            finding = Finding("index", trouble.index.collection, str(trouble.index), trouble.detail, trouble.remedy)
-            yield _mended(finding, lambda: _make_indexes(database), repair=repair)
+        for problem in index_problems(database):
+            finding = Finding("index", problem.index.collection, str(problem.index), problem.detail, problem.remedy)
+            yield _repaired(finding, lambda: _make_indexes(database), repair=repair)
         campaigns = {d["name"] for d in mongo["campaigns"].find({}, ["name"])}
         for name in KEYS:
             silent: Counter[str] = Counter()
@@ -110,9 +110,9 @@ def check(database: Database, *, repair: bool = False) -> Iterator[Finding]:
         yield from _blobs(database)
 
 
-def _mended(finding: Finding, mend: Callable[[], object], *, repair: bool) -> Finding:
+def _repaired(finding: Finding, make: Callable[[], object], *, repair: bool) -> Finding:
     if repair:
-        mend()
+        make()
     return replace(finding, repairable=True, repaired=repair)
 
 
@@ -126,7 +126,7 @@ def _make_indexes(database: Database) -> None:
 
 def _duplicates(database: Database, *, repair: bool) -> Iterator[Finding]:
     """Documents of one key; only where no unique index prevents them."""
-    lacking = {t.index.collection: t.index.fields for t in look(database) if t.index.unique}
+    lacking = {t.index.collection: t.index.fields for t in index_problems(database) if t.index.unique}
     for name, fields in lacking.items():
         collection = database.mongo[name]
         for values, ids in duplicates(collection, fields):
@@ -142,7 +142,7 @@ def _duplicates(database: Database, *, repair: bool) -> Iterator[Finding]:
                 repairable=same,
             )
             if same:
-                finding = _mended(finding, partial(collection.delete_many, {"_id": {"$in": ids[1:]}}), repair=repair)
+                finding = _repaired(finding, partial(collection.delete_many, {"_id": {"$in": ids[1:]}}), repair=repair)
             yield finding
 
 
@@ -165,7 +165,7 @@ def _document(
     except (ValidationError, StoreError, KeyError, TypeError, ValueError) as error:
         built = name in ("candidates", "phonons", "bands", "hulls", "rankings", "ranking_blocks")
         remedy = _BUILD if built else "mend or remove it in the MongoDB shell"
-        yield Finding("schema", name, key, in_words(error), remedy)
+        yield Finding("schema", name, key, why_invalid(error), remedy)
         return
     if stored_version(document) < version_of(model):
         detail = f"has schema version {stored_version(document)} of {version_of(model)}; it is read all the same"
@@ -185,7 +185,7 @@ def _document(
             "set the clocks of all machines (NTP), then `scdm db check --repair` sets the time to now",
         )
         now = {"$set": {"last_updated": utc_now()}}
-        yield _mended(finding, lambda: database.mongo[name].update_one({"_id": document["_id"]}, now), repair=repair)
+        yield _repaired(finding, lambda: database.mongo[name].update_one({"_id": document["_id"]}, now), repair=repair)
 
 
 def _utc(time: datetime) -> datetime:

@@ -9,13 +9,14 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from scdm_flows.config.settings import ScdmSettings, get_settings, masked
-from scdm_flows.documents import CampaignDoc, utc_now
+from scdm_flows.documents import CampaignDoc
 from scdm_flows.documents.migrations import migrate
 from scdm_flows.errors import StoreError
 from scdm_flows.stores.catalogue import Catalogue
+from scdm_flows.stores.driver_errors import store_errors
 from scdm_flows.stores.indexes import ensure_or_warn
 from scdm_flows.stores.names import BLOBS, KEYS, OUTPUTS, TIMEOUT_MS
-from scdm_flows.stores.trouble import check_uri, store_errors
+from scdm_flows.stores.uri import database_name, with_database
 
 if TYPE_CHECKING:
     from jobflow import JobStore
@@ -91,23 +92,17 @@ class Database:
     @cached_property
     def sorts_before_it_limits(self) -> bool:
         """Whether the server reads all that matches before it cuts a page, as the embedded one does."""
-        if self.uri is None:
-            return False
         with store_errors(self.uri):
             return "secantusVersion" in self.mongo.client.admin.command("buildInfo")
 
     def now(self) -> datetime:
         """The time of the server's clock, UTC: that of ``$currentDate``."""
-        if self.uri is None:
-            return utc_now()
         with store_errors(self.uri):
             time: datetime = self.mongo.client.admin.command("hello")["localTime"]
         return time.replace(tzinfo=UTC) if time.tzinfo is None else time
 
     def stamped(self, change: dict[str, Any]) -> dict[str, Any]:
         """An update (with ``$set``) that also sets ``last_updated``, by the server's clock."""
-        if self.uri is None:  # mongomock-ng 7 stores its $currentDate with a time zone, and then cannot compare it
-            return {**change, "$set": {**change["$set"], "last_updated": utc_now()}}
         return {**change, "$currentDate": {"last_updated": True}}
 
     @cached_property
@@ -124,7 +119,7 @@ class Database:
 
         client: MongoClient[dict[str, Any]] = MongoClient(self.uri, **_client_options())
         for store in stores:
-            store._coll = client[_name_in(self.uri)][store.collection_name]
+            store._coll = client[database_name(self.uri)][store.collection_name]
 
     def campaign(self, name: str) -> CampaignDoc | None:
         """The campaign's document, None where there is none; ``StoreError`` if a later scdm-flows wrote it."""
@@ -193,21 +188,9 @@ def database_uri(settings: ScdmSettings) -> str:
         from scdm_flows.stores.embedded import EmbeddedServer
 
         return EmbeddedServer(settings.data_dir, settings.explicit_port).uri(settings.database)
-    head, _, query = settings.mongo_uri.partition("?")
-    scheme, _, rest = head.partition("://")
-    host, _, path = rest.rpartition("@")[2].partition("/")
-    login = rest.rpartition("@")[0]
-    options = [option for option in query.split("&") if option]
-    given = {option.partition("=")[0].lower() for option in options}
-    if login and not given & {"authsource", "authmechanism"}:
-        options.append(f"authSource={path or 'admin'}")  # the path says where users live, until it is replaced below
-    options += [f"{name}={value}" for name, value in (("w", "majority"), ("journal", "true")) if name not in given]
-    name = settings.database if "database" in settings.model_fields_set or not path else path
-    return f"{scheme}://{login}{'@' if login else ''}{host}/{name}?{'&'.join(options)}"
-
-
-def _name_in(uri: str) -> str:
-    return uri.partition("?")[0].rsplit("/", 1)[-1]
+    named = database_name(settings.mongo_uri)
+    chosen = settings.database if "database" in settings.model_fields_set or not named else named
+    return with_database(settings.mongo_uri, chosen)
 
 
 def _client_options() -> dict[str, Any]:
@@ -219,14 +202,11 @@ def job_store_of(uri: str) -> JobStore:
     from jobflow import JobStore
     from maggma.stores import GridFSStore, MongoStore
 
-    options = _client_options()
-    check_uri(uri)
+    where: dict[str, Any] = {"database": database_name(uri), "mongoclient_kwargs": _client_options()}
     with store_errors(uri):
         return JobStore(
-            MongoStore.from_uri(uri, OUTPUTS, database=_name_in(uri), mongoclient_kwargs=options),
-            additional_stores={
-                "data": GridFSStore.from_uri(uri, BLOBS, database=_name_in(uri), mongoclient_kwargs=options)
-            },
+            MongoStore.from_uri(uri, OUTPUTS, **where),
+            additional_stores={"data": GridFSStore.from_uri(uri, BLOBS, **where)},
         )
 
 
@@ -234,8 +214,7 @@ def database_of(uri: str) -> Database:
     """The stores of a URI, not connected yet."""
     from maggma.stores import MongoStore
 
-    options = _client_options()
-    make = partial(MongoStore.from_uri, uri, database=_name_in(uri), mongoclient_kwargs=options)
+    make = partial(MongoStore.from_uri, uri, database=database_name(uri), mongoclient_kwargs=_client_options())
     return Database(job_store=job_store_of(uri), uri=uri, **{name: make(name, key=key) for name, key in KEYS.items()})
 
 
@@ -263,20 +242,3 @@ def connect(settings: ScdmSettings | None = None, *, create: bool = True, indexe
             "or set SCDM_DATA_DIR (or SCDM_MONGO_URI) to where one is"
         )
     return database_of(database_uri(settings)).connect(indexes=indexes)
-
-
-def memory_database() -> Database:
-    """A connected database in this process's memory, for tests."""
-    import mongomock_ng
-    from jobflow import JobStore
-    from maggma.stores import MemoryStore
-
-    memory: Any = mongomock_ng.MongoClient(tz_aware=True)["scdm"]
-
-    def make(collection: str, key: str = "uuid") -> Any:
-        store: Any = MemoryStore(collection, key=key)
-        store._coll = memory[collection]  # one database for all, as on a server
-        return store
-
-    job_store = JobStore(make(OUTPUTS), additional_stores={"data": make(BLOBS)})
-    return Database(job_store=job_store, **{name: make(name, key) for name, key in KEYS.items()}).connect()

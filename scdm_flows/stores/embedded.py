@@ -25,7 +25,8 @@ from pathlib import Path
 
 from scdm_flows.config.settings import DEFAULT_PORT
 from scdm_flows.errors import StoreError
-from scdm_flows.stores.process import HOST, answering_pid, free_port, is_server_of, port_trouble
+from scdm_flows.stores.process import HOST, answering_pid, free_port, is_server_of, port_problem
+from scdm_flows.stores.uri import with_database
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ class EmbeddedServer:
     def uri(self, database: str = "scdm") -> str:
         """The URI to connect with; starts the server if it is not running."""
         status = self.start()
-        return f"mongodb://{HOST}:{status.port}/{database}?directConnection=true&w=majority&journal=true"
+        return with_database(f"mongodb://{HOST}:{status.port}/?directConnection=true", database)
 
     def start(self) -> ServerStatus:
         """Start the server unless it runs; returns when it answers. Two starts at once give one server.
@@ -111,7 +112,7 @@ class EmbeddedServer:
         with self._locked():
             if self._living() is not None:
                 return self._wait_for_living()
-            trouble = _PORT_TAKEN
+            problem = _PORT_TAKEN
             for _ in range(1 if self.port is not None else 3):
                 port = self._choose_port()
                 process, log_start = self._spawn(port)
@@ -119,10 +120,10 @@ class EmbeddedServer:
                 if ended is None:
                     return ServerStatus(True, port, process.pid, str(self.storage), str(self.log))
                 self.record.unlink(missing_ok=True)
-                trouble = ended
-                if _PORT_TAKEN not in trouble:
+                problem = ended
+                if _PORT_TAKEN not in problem:
                     break
-            reason, remedy = next((c for text, c in _CAUSES.items() if text in trouble), (trouble, f"see {self.log}"))
+            reason, remedy = next((c for text, c in _CAUSES.items() if text in problem), (problem, f"see {self.log}"))
             raise StoreError(f"the embedded database in {self.data_dir} did not start: {reason}; {remedy}")
 
     def stop(self) -> bool:
@@ -181,14 +182,14 @@ class EmbeddedServer:
         return status
 
     def _choose_port(self) -> int:
-        trouble = port_trouble(port := DEFAULT_PORT if self.port is None else self.port)
-        if trouble is None:
+        problem = port_problem(port := DEFAULT_PORT if self.port is None else self.port)
+        if problem is None:
             return port
         if self.port is None:
-            logger.warning("port %d %s; the embedded database takes another", port, trouble)
+            logger.warning("port %d %s; the embedded database takes another", port, problem)
             return free_port()
         raise StoreError(
-            f"port {port} on {HOST} {trouble}; set SCDM_PORT to a free port, or unset it to have one chosen"
+            f"port {port} on {HOST} {problem}; set SCDM_PORT to a free port, or unset it to have one chosen"
         )
 
     def _spawn(self, port: int) -> tuple[subprocess.Popen[bytes], int]:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from scdm_flows.documents import CandidateDoc
 from scdm_flows.errors import StoreError
+from scdm_flows.stores.driver_errors import READ_ONLY, store_errors
+from scdm_flows.stores.embedded_faults import LARGEST_TO_INDEX
 from scdm_flows.stores.names import BLOBS, KEYS, OUTPUTS
-from scdm_flows.stores.trouble import READ_ONLY, store_errors
 
 if TYPE_CHECKING:
     from scdm_flows.stores.database import Database
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 REMEDY = "run `scdm db index`"
-# The embedded server writes each entry of a new index to the disk by itself (4 ms on a laptop), and one that is killed
-# meanwhile keeps the index without its other entries: so this is not done in passing where there are more documents.
-MANY = 2000
 _BY_ITSELF = (
     "run `scdm db index` (the embedded server takes about 4 ms a document for each, and must not be stopped), "
     "or `scdm db backup FILE.tar` and restore it in a new SCDM_DATA_DIR, which is quicker"
@@ -82,7 +80,7 @@ def declared(keys: dict[str, str]) -> list[Index]:
 
 
 @dataclass(frozen=True)
-class IndexTrouble:
+class IndexProblem:
     """An index that is not as declared: ``missing`` or ``different``, in words, and what to do."""
 
     index: Index
@@ -91,20 +89,20 @@ class IndexTrouble:
     remedy: str = REMEDY
 
 
-def look(database: Database) -> list[IndexTrouble]:
+def index_problems(database: Database) -> list[IndexProblem]:
     """Indexes that are missing or different; writes nothing, so any user who may read can ask."""
     found: dict[str, list[tuple[tuple[str, ...], bool]]] = {}
-    troubles = []
+    problems = []
     with store_errors(database.uri):
         for index in declared(KEYS):
             if index.collection not in found:
                 found[index.collection] = plain_indexes(database.mongo[index.collection])
             same = [unique for fields, unique in found[index.collection] if fields == index.fields]
             if not same:
-                troubles.append(IndexTrouble(index, "missing", f"{index} is missing"))
+                problems.append(IndexProblem(index, "missing", f"{index} is missing"))
             elif index.unique and not any(same):
-                troubles.append(IndexTrouble(index, "different", f"{index} is there, but not unique"))
-    return troubles
+                problems.append(IndexProblem(index, "different", f"{index} is there, but not unique"))
+    return problems
 
 
 def plain_indexes(collection: Any) -> list[tuple[tuple[str, ...], bool]]:
@@ -120,10 +118,10 @@ def plain_indexes(collection: Any) -> list[tuple[tuple[str, ...], bool]]:
     return found
 
 
-def ensure(database: Database, *, in_passing: bool = False) -> list[IndexTrouble]:
+def ensure(database: Database, *, in_passing: bool = False) -> list[IndexProblem]:
     """Create what is missing; returns what was not made: for lack of rights, because of duplicates, or for its size.
 
-    in_passing: leave out what would take the embedded server long (``MANY``).
+    in_passing: leave out what would take the embedded server long (``LARGEST_TO_INDEX``).
 
     Raises
     ------
@@ -132,46 +130,46 @@ def ensure(database: Database, *, in_passing: bool = False) -> list[IndexTrouble
     """
     left = []
     sizes: dict[str, int] = {}
-    for trouble in look(database):
-        name = trouble.index.collection
+    for problem in index_problems(database):
+        name = problem.index.collection
         if in_passing and database.sorts_before_it_limits:
             if name not in sizes:
                 sizes[name] = database.mongo[name].estimated_document_count()
-            if sizes[name] > MANY:
-                left.append(replace(trouble, remedy=_BY_ITSELF))
+            if sizes[name] > LARGEST_TO_INDEX:
+                left.append(replace(problem, remedy=_BY_ITSELF))
                 continue
-        problem = _create(database, trouble)
-        if problem is not None:
-            left.append(problem)
+        unmade = _create(database, problem)
+        if unmade is not None:
+            left.append(unmade)
     return left
 
 
-def _create(database: Database, trouble: IndexTrouble) -> IndexTrouble | None:
+def _create(database: Database, problem: IndexProblem) -> IndexProblem | None:
     from pymongo.errors import DuplicateKeyError, OperationFailure
 
-    index = trouble.index
+    index = problem.index
     collection = database.mongo[index.collection]
     with store_errors(database.uri):
         try:
-            if trouble.state == "different":
+            if problem.state == "different":
                 _drop(collection, index.fields)
             collection.create_index([(name, 1) for name in index.fields], unique=index.unique)
         except DuplicateKeyError:
-            if trouble.state == "different":  # what was there is better than nothing
+            if problem.state == "different":  # what was there is better than nothing
                 collection.create_index([(name, 1) for name in index.fields])
-            return IndexTrouble(
+            return IndexProblem(
                 index,
-                trouble.state,
+                problem.state,
                 f"{index} cannot be made: {duplicates_in_words(collection, index.fields)}",
                 "see `scdm db check`, remove all but one of each, then run `scdm db index`",
             )
         except OperationFailure as error:
             if error.code in READ_ONLY:
                 remedy = "ask a user who may write to run `scdm db index`"
-                return IndexTrouble(index, trouble.state, f"{trouble.detail}, and this user may only read", remedy)
+                return IndexProblem(index, problem.state, f"{problem.detail}, and this user may only read", remedy)
             if error.code in _INDEX_CONFLICTS:
                 remedy = "drop it in the MongoDB shell (db.COLLECTION.dropIndex), then run `scdm db index`"
-                return IndexTrouble(index, "different", f"{index} is there with other options", remedy)
+                return IndexProblem(index, "different", f"{index} is there with other options", remedy)
             raise
     return None
 
@@ -203,13 +201,13 @@ def duplicates_in_words(collection: Any, fields: tuple[str, ...]) -> str:
 
 def ensure_or_warn(database: Database) -> None:
     """At connect: create what is missing and warn of what cannot be; a user who may only read goes without."""
-    left = [t for t in ensure(database, in_passing=True) if "only read" not in t.detail]
-    slow = [t for t in left if t.remedy == _BY_ITSELF]
+    left = [p for p in ensure(database, in_passing=True) if "only read" not in p.detail]
+    slow = [p for p in left if p.remedy == _BY_ITSELF]
     if slow:
         logger.warning("%d indexes are missing, so listings are slow; %s", len(slow), _BY_ITSELF)
-    for trouble in left:
-        if trouble not in slow:
-            logger.warning("%s; %s", trouble.detail, trouble.remedy)
+    for problem in left:
+        if problem not in slow:
+            logger.warning("%s; %s", problem.detail, problem.remedy)
 
 
 def ensure_or_raise(database: Database) -> int:
@@ -220,8 +218,8 @@ def ensure_or_raise(database: Database) -> int:
     StoreError
         Naming what could not be made, and why.
     """
-    before = len(look(database))
+    before = len(index_problems(database))
     left = ensure(database)
     if left:
-        raise StoreError("; ".join(f"{t.detail} ({t.remedy})" for t in left))
+        raise StoreError("; ".join(f"{p.detail} ({p.remedy})" for p in left))
     return before

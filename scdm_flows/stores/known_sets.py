@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from scdm_flows.config.settings import ScdmSettings, get_settings
 from scdm_flows.errors import DatasetError, OutputError
 from scdm_models.datasets.known import KnownLayers, Progress
-from scdm_models.datasets.readers import INCOMPLETE, WEB
+from scdm_models.datasets.optimade import INCOMPLETE, WEB
 from scdm_models.datasets.records import Dropped, LayerRecord, write_dropped
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

@@ -57,7 +57,7 @@ def answering_pid(port: int) -> int | None:
         server.close()
 
 
-def port_trouble(port: int) -> str | None:
+def port_problem(port: int) -> str | None:
     """Why nothing can listen on the port; None where it is free."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

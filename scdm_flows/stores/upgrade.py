@@ -17,8 +17,8 @@ from scdm_flows.documents.hull import HullDoc
 from scdm_flows.documents.migrations import MIGRATIONS, NewerDocumentError, Step, migrate, stored_version, version_of
 from scdm_flows.errors import StoreError
 from scdm_flows.stores.database import strip
+from scdm_flows.stores.driver_errors import store_errors
 from scdm_flows.stores.scan import scan
-from scdm_flows.stores.trouble import store_errors
 
 if TYPE_CHECKING:
     from scdm_flows.stores.database import Database
@@ -108,12 +108,12 @@ def _upgraded(
         result.newer += 1
         return None
     except (StoreError, ValidationError, KeyError, TypeError, ValueError) as error:
-        result.problems[str(document["_id"])] = in_words(error)
+        result.problems[str(document["_id"])] = why_invalid(error)
         return None
     return new
 
 
-def in_words(error: Exception) -> str:
+def why_invalid(error: Exception) -> str:
     """The first thing that a document lacks, in one line."""
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False)[0]

@@ -3,9 +3,9 @@
 C2DB's layers are relaxed with the force field, as candidates are, and seen by the force fields of the model; the
 Gaussian process learns what C2DB's PBE says beyond the first one's energy. It learns from each layer twice: at C2DB's
 geometry, which the energy belongs to, and as relaxed, with a noise that grows with how far the force field took the
-layer from there. What is judged are relaxed layers alone. Everything that is told of the model comes
-from layers whose chemical system was left out of the fit, and of the hull's conversion. Layers of 2DMatPedia in
-chemical systems that C2DB has not are a test from outside: another program, functional and hull.
+layer from there. What is judged are relaxed layers alone. Every measure of the model comes from layers
+whose chemical system was left out of the fit, and of the hull's conversion. Layers of 2DMatPedia in chemical systems
+that C2DB has not are a test from outside: another program, functional and hull.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scdm_flows.config import WINDOW_EV
 from scdm_flows.errors import ReferenceDataError
 from scdm_flows.thermo.energy_model import (
     COVERAGE,
@@ -38,7 +39,7 @@ from scdm_flows.thermo.validate import FOLDS, chemistry, folds_of, scores
 Array = NDArray[np.float64]
 DISTANCE_BINS = 8
 BOOTSTRAP = 500
-WINDOW, STABLE = 0.6, 0.2  # eV/atom
+STABLE = 0.2  # eV/atom above hull
 CORRELATED = frozenset({"V", "Cr", "Mn", "Fe", "Co", "Ni", "Cu"})  # where force fields, which have no spin, err most
 
 
@@ -66,7 +67,7 @@ def leave_out(rows: Inputs, truth: Array, hull: Array, folds: NDArray[np.int64],
     for fold in np.unique(folds):
         held = folds == fold
         judged = np.flatnonzero(held[:n])
-        distance[judged] = nearest(rows.place[judged], rows.place[~held])
+        distance[judged] = nearest(rows.coordinates[judged], rows.coordinates[~held])
     return LeftOut(formation[:n], formation[:n] - hull, distance, folds[:n])
 
 
@@ -126,13 +127,17 @@ def fit_stability(
     systems = np.array(layers.systems)[known]
     everything = np.ones(len(known), dtype=bool)
     parts = {"all": everything, "with V, Cr, Mn, Fe, Co, Ni or Cu": correlated, "without these": ~correlated}
-    told = {name: _verdicts(truth[of], probability[of], systems[of]) for name, of in parts.items() if of.sum() >= LEAST}
+    counts = {
+        name: _classification(truth[of], probability[of], systems[of])
+        for name, of in parts.items()
+        if of.sum() >= LEAST
+    }
     bins = np.array_split(np.argsort(probability), 5)
     reliability = [[_round(probability[b].mean()), _round(truth[b].mean())] for b in bins]
-    return stability, {**told.pop("all"), "by_chemistry": told, "said_and_true_share_by_fifths": reliability}
+    return stability, {**counts.pop("all"), "by_chemistry": counts, "said_and_true_share_by_fifths": reliability}
 
 
-def _verdicts(truth: Array, probability: Array, systems: NDArray[np.str_]) -> dict[str, Any]:
+def _classification(truth: Array, probability: Array, systems: NDArray[np.str_]) -> dict[str, Any]:
     """Balanced accuracy at 1/2, F1 of the stable, area under the curve, Brier score; intervals over systems."""
     stable, said = truth == 1, probability >= 0.5
 
@@ -226,20 +231,20 @@ def fit(
     mean = float(target.mean())
     weights = np.linalg.solve(covariance, target - mean)
     digest = hashlib.sha256(weights.round(6).tobytes() + rows.x.tobytes()).hexdigest()
-    told: dict[str, Any] = {"id": "+".join(str(name).lower() for name in header["features"]) + f"-{digest[:8]}"}
+    card: dict[str, Any] = {"id": "+".join(str(name).lower() for name in header["features"]) + f"-{digest[:8]}"}
     stability, verdicts = fit_stability(relaxed, layers, folds[: len(layers.ids)], len(target))
-    told |= {**header, **told_of(layers, found, at_hull), "phonon_stability": verdicts}
-    model = EnergyModel(scaling, variances, rows, weights, mean, errors, stability, told)
+    card |= {**header, **quality_of(layers, found, at_hull), "phonon_stability": verdicts}
+    model = EnergyModel(scaling, variances, rows, weights, mean, errors, stability, card)
     if outside is not None:
-        told["external"] = _external(model, outside, hull)
+        card["external"] = _external(model, outside, hull)
     return model
 
 
-def told_of(layers: Measured, found: LeftOut, hull: Array) -> dict[str, Any]:
-    """How good left-out predictions are, and how honest their errors."""
+def quality_of(layers: Measured, found: LeftOut, hull: Array) -> dict[str, Any]:
+    """Errors of left-out predictions, and how often the error that is predicted for them holds them."""
     truth, value = layers.e_above_hull, found.e_above_hull
     inside, width = np.zeros(len(truth), dtype=bool), np.zeros(len(truth))
-    for fold in np.unique(found.fold):  # the errors told of a fold come from the others
+    for fold in np.unique(found.fold):  # the predicted errors of a fold come from the others
         held = found.fold == fold
         errors = errors_by_distance(found.distance[~held], np.abs(value - truth)[~held])
         width[held] = errors(found.distance[held])
@@ -262,13 +267,13 @@ def told_of(layers: Measured, found: LeftOut, hull: Array) -> dict[str, Any]:
         "e_above_hull": e_hull
         | {
             "within_0.05": _round((off < 0.05).mean()),
-            "share_below_0.6": _round((value <= WINDOW).mean()),
+            "share_below_0.6": _round((value <= WINDOW_EV).mean()),
             "share_below_0.2": _round((value <= STABLE).mean()),
         },
         "by_chemistry": by_class,
-        "true_share_below_0.6": _round((truth <= WINDOW).mean()),
+        "true_share_below_0.6": _round((truth <= WINDOW_EV).mean()),
         "true_share_below_0.2": _round((truth <= STABLE).mean()),
-        "stable_kept_in_window": _round((value[stable] <= WINDOW).mean()),
+        "stable_kept_in_window": _round((value[stable] <= WINDOW_EV).mean()),
         "error_coverage_claimed": COVERAGE,
         "error_coverage": _round(inside.mean()),
         "error_coverage_by_distance": [_round(inside[t].mean()) for t in thirds],
@@ -283,7 +288,7 @@ def _external(model: EnergyModel, layers: Measured, hull: Callable[[Mapping[str,
     compounds = np.array([len(c) > 1 for c in layers.compositions])  # elements have no hull but themselves
     extrapolated = np.array([p.extrapolated for p in found])
 
-    def told(kept: NDArray[np.bool_]) -> dict[str, Any]:
+    def scores_of(kept: NDArray[np.bool_]) -> dict[str, Any]:
         systems = [s for s, k in zip(layers.systems, kept, strict=True) if k]
         return {
             "n": int(kept.sum()),
@@ -294,8 +299,8 @@ def _external(model: EnergyModel, layers: Measured, hull: Callable[[Mapping[str,
 
     return {
         "source": "2DMatPedia, chemical systems that C2DB has not; still the same layer after relaxation",
-        **told(compounds & layers.same_layer),
-        "also_others": told(compounds),  # molecules, and what relaxes into another crystal than DFT's energy is of
+        **scores_of(compounds & layers.same_layer),
+        "also_others": scores_of(compounds),  # molecules, and what relaxes into another crystal than DFT's energy is of
     }
 
 

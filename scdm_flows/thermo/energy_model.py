@@ -119,7 +119,7 @@ class Inputs:
         return Inputs(x, u, c, z, np.hstack([self.formation, other.formation]))
 
     @property
-    def place(self) -> Array:
+    def coordinates(self) -> Array:
         """(n, sum of d_f) where distances are measured."""
         return np.hstack(self.z)
 
@@ -277,7 +277,7 @@ class EnergyModel:
         """
         rows = self.scaling.inputs(compositions, seen)
         value = rows.formation[0] + self.mean + kernel(rows, self.rows, self.variances) @ self.weights
-        distance = nearest(rows.place, self.rows.place)
+        distance = nearest(rows.coordinates, self.rows.coordinates)
         error = self.errors(distance)
         verdict = self.stability.mean + kernel(rows, self.rows, STABILITY) @ self.stability.weights
         probability = self.stability.probability(verdict)

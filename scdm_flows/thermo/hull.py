@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import copy
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,7 @@ from scdm_flows.errors import ReferenceDataError
 Array = NDArray[np.float64]
 LIMIT = 100.0  # eV/atom: no total energy of matter per atom is larger in magnitude
 TOLERANCE = 1e-11  # eV/atom: a phase that would lower the hull by less is not taken in
-PATIENCE = 200  # steps by the largest gain; then by the first gain, which cannot go in circles (Bland's rule)
-_TERM = re.compile(r"([A-Z][a-z]?)([0-9.]*)")
+LARGEST_GAIN_STEPS = 200  # pivots by the largest gain; later ones by Bland's rule, which cannot cycle
 
 
 @dataclass(frozen=True)
@@ -40,14 +39,23 @@ class Phase:
 
     @classmethod
     def from_formula(cls, name: str, formula: str, energy_per_atom: float) -> Phase:
-        """A phase of a plain formula such as ``Mo1S2``."""
-        counts: dict[str, float] = {}
-        for element, number in _TERM.findall(formula):
-            counts[element] = counts.get(element, 0.0) + (float(number) if number else 1.0)
-        total = sum(counts.values())
-        if not total:
-            raise ReferenceDataError(f"{formula!r} of phase {name} is not a chemical formula")
-        return cls(name, {e: n / total for e, n in counts.items()}, energy_per_atom, formula)
+        """A phase of a formula such as ``Mo1S2``; ``ReferenceDataError`` where it is none."""
+        try:
+            fractions = _fractions(formula)
+        except (ValueError, KeyError, TypeError):
+            raise ReferenceDataError(f"{formula!r} of phase {name} is not a chemical formula") from None
+        return cls(name, dict(fractions), energy_per_atom, formula)
+
+
+@lru_cache(maxsize=100_000)
+def _fractions(formula: str) -> dict[str, float]:
+    """Atom fractions by element; remembered, as pymatgen reads a formula in some 0.1 ms and phases come again."""
+    from pymatgen.core import Composition
+
+    composition = Composition(formula)
+    if not composition:
+        raise ValueError(formula)
+    return {str(e): float(x) for e, x in composition.fractional_composition.items()}
 
 
 @dataclass(frozen=True)
@@ -99,10 +107,10 @@ class PhaseSystem:
         self.matrix = np.array([[p.fractions.get(e, 0.0) for e in self.elements] for p in self.phases])  # (n, k)
         energy = np.array([p.energy_per_atom for p in self.phases])
         self.elemental = energy[self.corners]  # (k,) eV/atom
-        # relative to the elements, so that what the corners cost is 0
+        # relative to the elements, so that those of the corners are 0
         self.formation: Array = energy - self.matrix @ self.elemental
 
-    def priced(self, formation: Array) -> PhaseSystem:
+    def with_energies(self, formation: Array) -> PhaseSystem:
         """The same phases at other energies: (n,) eV/atom relative to the elements, 0 for those."""
         other = copy.copy(self)
         other.formation = np.asarray(formation, dtype=float)
@@ -124,9 +132,9 @@ class PhaseSystem:
             formation[list(set(without) - set(self.corners.tolist()))] = np.inf
         basis, inverse = self.corners.copy(), np.eye(len(self.elements))
         weights = np.array(target, dtype=float)
-        for step in range(100 * PATIENCE):
+        for step in range(100 * LARGEST_GAIN_STEPS):
             gain = formation - self.matrix @ (formation[basis] @ inverse)
-            enters = int(gain.argmin()) if step < PATIENCE else int(np.argmax(gain < -TOLERANCE))
+            enters = int(gain.argmin()) if step < LARGEST_GAIN_STEPS else int(np.argmax(gain < -TOLERANCE))
             if gain[enters] >= -TOLERANCE:
                 break
             direction = self.matrix[enters] @ inverse.T

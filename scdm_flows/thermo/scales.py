@@ -151,8 +151,8 @@ class PhaseSet:
         hull, products = np.zeros(len(fractions)), []
         for row, one in enumerate(fractions):
             system, numbers = self.system(system_name(one))
-            priced = system.priced(np.where(numbers >= 0, energies[numbers], 0.0))
-            hull[row], found = priced.decompose(priced.target(one))
+            at_energies = system.with_energies(np.where(numbers >= 0, energies[numbers], 0.0))
+            hull[row], found = at_energies.decompose(at_energies.target(one))
             products.append({int(numbers[k]): w for k, w in found.items() if numbers[k] >= 0})
         return hull, products
 

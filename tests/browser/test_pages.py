@@ -15,10 +15,9 @@ from typing import Any
 
 import pytest
 from support.documents import CampaignDocuments
+from support.memory import memory_database
 from support.pages_demo import store_demo
 from support.pages_server import serving
-
-from scdm_flows.stores import memory_database
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from monty.json import jsanitize
 from pymatgen.core import Lattice, Structure
+from support.memory import memory_database
 
 from scdm_flows.analysis.duplicates import across_shards
 from scdm_flows.builders import (
@@ -38,7 +39,7 @@ from scdm_flows.documents import (
 )
 from scdm_flows.errors import CampaignError
 from scdm_flows.query import CandidateDB
-from scdm_flows.stores import Database, EmbeddedServer, connect, memory_database
+from scdm_flows.stores import Database, EmbeddedServer, connect
 from scdm_flows.stores.process import free_port
 from scdm_flows.thermo.competing_phases import lower_hull
 from scdm_flows.thermo.hull import Phase
@@ -144,7 +145,7 @@ class Campaign:
         self.database.job_store.update(document)
 
     def screen(self, shard: int, *verdicts: ScreenedCandidate) -> None:
-        self.samples |= {v.candidate_id: Structure.from_dict(v.structure) for v in verdicts if v.structure}
+        self.samples |= {v.candidate_id: v.structure for v in verdicts if v.structure}
         output = ScreenOutput(campaign="c", shard=shard, candidates=list(verdicts))
         self.store("screen", output, shard=shard)
 

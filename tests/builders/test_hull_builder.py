@@ -16,12 +16,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymatgen.core import Composition
+from support.memory import memory_database
 from support.places import ROOT
 
 from scdm_flows.builders import CandidateBuilder, HullBuilder
 from scdm_flows.config.settings import ScdmSettings
 from scdm_flows.documents import CandidateDoc, StageRecord
-from scdm_flows.stores import Database, EmbeddedServer, connect, memory_database
+from scdm_flows.stores import Database, EmbeddedServer, connect
 from scdm_flows.stores.process import free_port
 from scdm_flows.thermo.hull import Phase
 from scdm_flows.thermo.table import ReferenceTable

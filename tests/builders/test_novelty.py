@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymatgen.core import Structure
 from support.layers import mx2
+from support.memory import memory_database
 
 from scdm_flows.builders import CandidateBuilder, FunnelBuilder, NoveltyBuilder, RankingBuilder
 from scdm_flows.builders import novelty as novelty_module
@@ -20,7 +21,7 @@ from scdm_flows.config import parse_config
 from scdm_flows.documents import CampaignDoc, CandidateDoc, StageRecord
 from scdm_flows.query import CandidateDB
 from scdm_flows.report.content import beside_known, novelty_words
-from scdm_flows.stores import Database, memory_database
+from scdm_flows.stores import Database
 from scdm_models.datasets.known import KnownLayers, look_up_all
 from scdm_models.datasets.records import LayerRecord
 
@@ -326,7 +327,7 @@ def test_phonons_of_new_layers_are_those_of_new_samples_where_nothing_was_judged
     layers.build()
     budget = {"phonons": {"best": 4, "novel_only": True}}
     config = parse_config({"name": "c", "generator": {"kind": "files", "paths": ["."]}, "budget": budget})
-    gates = [{"metadata": {"candidate_id": name}} for name in ("new", "known", "odd", "old")]
+    gates = [{"metadata": {"candidate_id": name}, "output": {"phonon": True}} for name in ("new", "known", "odd", "old")]
     monkeypatch.setattr(layers.database.job_store.docs_store, "query", lambda *_, **__: iter(gates))
     assert sorted(_ranked(layers.database, config)) == ["new", "odd"]
 

@@ -10,9 +10,11 @@ from click.testing import CliRunner
 from fireworks import FWorker
 from fireworks.core.rocket_launcher import launch_rocket
 from support.layers import mx2
+from support.memory import memory_database
 
 from scdm_flows.builders import build_all
-from scdm_flows.campaigns.choice import chosen
+from scdm_flows.campaigns.budget import in_words
+from scdm_flows.campaigns.controls import control_of
 from scdm_flows.cli import cli
 from scdm_flows.config import CampaignConfig, parse_config
 from scdm_flows.documents import CampaignState, CandidateDoc, CandidateState
@@ -21,7 +23,7 @@ from scdm_flows.execution import jobs as execution
 from scdm_flows.execution.fireworks import Kind
 from scdm_flows.execution.local.runner import run_campaign
 from scdm_flows.query import CandidateDB
-from scdm_flows.stores import Database, memory_database
+from scdm_flows.stores import Database
 
 pytestmark = pytest.mark.usefixtures("quiet_place")
 
@@ -75,10 +77,10 @@ def test_only_the_best_get_phonons_and_all_have_an_end(tmp_path: Path) -> None:
 def test_a_larger_budget_adds_to_the_choice_and_none_lifts_it(tmp_path: Path) -> None:
     database = memory_database()
     run_campaign(campaign(tmp_path / "in", 1), database, processes=1)
-    first = chosen(database, "t")
+    first = control_of(database.mongo, "t").chosen
     uuids = {d["uuid"] for d in database.job_store.query({})}
     run_campaign(campaign(tmp_path / "in", 2), database, processes=1)
-    second = chosen(database, "t")
+    second = control_of(database.mongo, "t").chosen
     assert first is not None
     assert second is not None
     assert second[: len(first)] == first
@@ -108,17 +110,17 @@ def test_nothing_is_chosen_while_a_gate_is_open(tmp_path: Path, monkeypatch: pyt
     database, real = memory_database(), execution.run_job
     config = campaign(tmp_path / "in", 1)
 
-    def interrupted(job: Any, store: Any) -> Any:
+    def interrupted(job: Any, store: Any, **spent: float) -> Any:
         if job.metadata["stage"] == "gate" and len(gates) == 1:
             raise KeyboardInterrupt
         gates.extend([job.name] * (job.metadata["stage"] == "gate"))
-        return real(job, store)
+        return real(job, store, **spent)
 
     gates: list[str] = []
     monkeypatch.setattr(execution, "run_job", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_campaign(config, database, processes=1)
-    assert chosen(database, "t") is None
+    assert control_of(database.mongo, "t").chosen is None
     assert CandidateState.COMPLETED not in {c.state for c in candidates(database)}  # it may still be chosen
     monkeypatch.setattr(execution, "run_job", real)
     run_campaign(config, database, processes=1)
@@ -144,12 +146,12 @@ def test_on_the_launchpad_resume_chooses_once_all_gates_are_closed(
     assert with_phonons(database) == [False, False, False]
     assert {c.state for c in candidates(database)} == {CandidateState.PENDING}
     first = [item.name for item in launch.resume(database, "t") if item.kind is Kind.CHOSEN]
-    assert first == chosen(database, "t")
+    assert first == control_of(database.mongo, "t").chosen
     assert launch.resume(database, "t") == []  # each only once
     work(database)
     assert with_phonons(database) == [True, True, False]
     assert {c.state for c in candidates(database)} == {CandidateState.COMPLETED}
-    assert "phonons of the 2 best new candidates: 2 are chosen" in launch.in_words(database.mongo, "t")
+    assert "phonons of the 2 best new candidates: 2 are chosen" in in_words(database.mongo, "t")
     # the same campaign in this process finds everything done
     before = {d["uuid"] for d in database.job_store.docs_store.query({})}
     run_campaign(config, database, processes=1)

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from pymatgen.core import Structure
 from support.documents import CampaignDocuments
 from support.layers import mx2
+from support.memory import memory_database
 
 from scdm_flows.builders import build_all
 from scdm_flows.cli import candidates as commands
@@ -27,7 +28,6 @@ from scdm_flows.generators import GENERATORS
 from scdm_flows.query import CandidateDB
 from scdm_flows.report.bands import draw, electronic_plot, phonon_plot
 from scdm_flows.report.interactive import figure, fragment
-from scdm_flows.stores import memory_database
 
 STABLE, UNSTABLE, WITHOUT = (f"demo-{k:012x}" for k in (0, 1, 2))
 GAMMA_TO_GAMMA = [(0.0, "Γ"), (0.5, "M"), (0.5, "X"), (1.0, "Γ")]
@@ -109,7 +109,7 @@ def test_follow_writes_a_campaign_that_reads_its_structures(stored: CampaignDocu
     parent = Structure.from_dict(stored.candidates[1].structure)
     for record in records:
         assert UNSTABLE in record["source_id"]  # where it comes from goes into the provenance
-        distorted = Structure.from_dict(record["structure"])
+        distorted = record["structure"]
         assert len(distorted) == 6
         large = parent * [2, 1, 1]
         moved = [min(site.distance(other) for other in large if other.specie == site.specie) for site in distorted]

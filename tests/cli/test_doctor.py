@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.memory import memory_database
 
 from scdm_flows.cli import cli, doctor
 from scdm_flows.cli.common import run
 from scdm_flows.documents import CampaignDoc
-from scdm_flows.stores import memory_database
 
 Check = Callable[[], str]
 

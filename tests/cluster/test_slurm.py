@@ -23,6 +23,7 @@ from cluster.slurm import NoSlurm, Slurm, missing
 from fireworks import LaunchPad
 from pymatgen.core import Lattice, Structure
 from support.layers import mx2
+from support.memory import memory_database
 from support.places import ROOT, unavailable
 
 from scdm_flows.builders import build_all
@@ -32,7 +33,7 @@ from scdm_flows.config.settings import ScdmSettings
 from scdm_flows.execution.fireworks import launchpad_of, submit, write_worker_config
 from scdm_flows.execution.local.runner import run_campaign
 from scdm_flows.query import CandidateDB
-from scdm_flows.stores import Database, EmbeddedServer, connect, memory_database
+from scdm_flows.stores import Database, EmbeddedServer, connect
 from scdm_flows.stores.process import free_port
 
 PING_SECONDS, LOST_SECONDS = 2, 15  # the heartbeat of the workers, and the silence after which one counts as lost

@@ -19,6 +19,7 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from scdm_models.datasets import known as known_module
+from scdm_models.datasets import known_columns
 from scdm_models.datasets.curation import curate_one
 from scdm_models.datasets.grouping import possible
 from scdm_models.datasets.known import MATCHER, KnownLayers, KnownMatch, build_known, look_up_all
@@ -154,8 +155,8 @@ def test_without_symmetry_a_layer_is_known_all_the_same(monkeypatch: pytest.Monk
     def fails(*_: object) -> None:
         raise RuntimeError("no symmetry")
 
-    monkeypatch.setattr(known_module, "symmetrize", fails)
-    monkeypatch.setattr(known_module, "detect_layer_group", fails)
+    monkeypatch.setattr(known_columns, "symmetrize", fails)
+    monkeypatch.setattr(known_columns, "detect_layer_group", fails)
     built, dropped = KnownLayers.build([RECORDS[0]])
     assert (dropped, built.templates) == ([], [])
     assert [match.layer_group for match in built.lookup(H)] == [0]

@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel, Field
+from support.layers import mx2
 
 from scdm_flows.documents import CampaignDoc, CandidateDoc, reference, schemas
 from scdm_flows.documents.base import ScdmDocument, versioned
@@ -329,11 +330,11 @@ def test_funnels_of_version_1_counted_new_samples() -> None:
 
 def test_outputs_of_old_gates_are_read(old_energies: dict[str, Any]) -> None:
     verdict = {"relax_converged": True, "in_window": True, "phonon": False}
-    old = old_energies | verdict | {"relaxed_structure": {}}
+    old = old_energies | verdict | {"relaxed_structure": mx2("1H").as_dict()}
     found = GateDoc.model_validate(migrate(GateDoc, old))
     assert (found.schema_version, found.energy_model, found.extrapolated) == (2, "c2db-trees-1a2b3c4d", None)
 
 
 def test_the_page_of_fields_is_current() -> None:
-    assert reference.PAGE.read_text() == reference.page(), f"run `{reference.COMMAND}` and commit the file"
-    assert all(f"| `{name}` |" in reference.page() for name in queryable_fields())
+    assert reference.FILE.read_text() == reference.fields_markdown(), f"run `{reference.COMMAND}` and commit the file"
+    assert all(f"| `{name}` |" in reference.fields_markdown() for name in queryable_fields())

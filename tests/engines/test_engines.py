@@ -12,16 +12,17 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 from support.layers import mx2
+from support.memory import memory_database
 
-from scdm_flows import config as configs
+from scdm_flows.config import engines as configs
+from scdm_flows.config import parse_config
 from scdm_flows.documents import BandsDoc, PhononDoc, StageName, StaticSummary
 from scdm_flows.engines import ENGINES, engine_of
 from scdm_flows.engines.forcefield.engine import ForceFieldEngine
 from scdm_flows.errors import EngineError, ReferenceDataError
 from scdm_flows.execution.jobs import hushed
-from scdm_flows.stores import memory_database
 
-CAMPAIGN = configs.parse_config({"name": "t"})
+CAMPAIGN = parse_config({"name": "t"})
 
 
 def engine_configs() -> dict[str, Any]:
@@ -52,15 +53,16 @@ def test_contract(kind: str) -> None:
         # JSON has no tuples, so the two are compared as they are written
         for one, other in zip(get_flow(job).jobs, get_flow(again).jobs, strict=True):
             assert json.dumps(one.maker, cls=MontyEncoder) == json.dumps(other.maker, cls=MontyEncoder)
-    jobs = engine.phonon_jobs(CAMPAIGN, "t-1", mx2("1H"))
-    assert jobs[-1].output_schema is PhononDoc
+    phonons = get_flow(engine.phonon_maker().make(mx2("1H"), CAMPAIGN, "t-1"))
+    assert [job for job, _ in phonons.iterflow()][-1].output_schema is PhononDoc
     static = StaticSummary(energy_per_atom=-7.0, folder="host:/somewhere")
     if StageName.BANDS.value in engine.cannot:
         assert engine.cannot[StageName.BANDS.value]  # the reason that candidates carry
         with pytest.raises(EngineError, match="no bands"):
-            engine.band_jobs(CAMPAIGN, "t-1", mx2("1H"), static)
+            engine.bands_maker()
     else:
-        assert engine.band_jobs(CAMPAIGN, "t-1", mx2("1H"), static)[-1].output_schema is BandsDoc
+        bands = engine.bands_maker().make(mx2("1H"), CAMPAIGN, "t-1", static)
+        assert [job for job, _ in bands.iterflow()][-1].output_schema is BandsDoc
     assert engine.layer_problems(mx2("1H")) == []
     stages = {cost.stage for cost in engine.cost(mx2("1H"))}
     runs = {run.partition("_")[0] for run in engine.input_files(mx2("1H")) if run}
@@ -192,7 +194,7 @@ def test_phonons_agree_with_atomate2s_flow(layer: Structure, tmp_path: Path) -> 
     from atomate2.forcefields.flows.phonons import PhononMaker
     from jobflow import run_locally
 
-    from scdm_flows.flows.jobs import phonon_summary
+    from scdm_flows.engines.jobs import phonon_summary
 
     engine = chgnet(phonon_min_length_angstrom=8.0)
     own = phonons(layer, phonon_min_length_angstrom=8.0)

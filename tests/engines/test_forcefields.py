@@ -16,8 +16,8 @@ from pymatgen.core import Lattice, Structure
 from support.layers import mx2
 from support.places import unavailable
 
-from scdm_flows import config as configs
 from scdm_flows.config import ForceFieldEngineConfig, parse_config
+from scdm_flows.config import engines as configs
 from scdm_flows.engines.forcefield import potentials as forcefields
 from scdm_flows.engines.forcefield.potentials import Answer, ForceField, force_field, missing, scheme_of
 from scdm_flows.engines.forcefield.potentials import base as contract

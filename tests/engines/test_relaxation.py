@@ -12,6 +12,7 @@ from ase._4.optimize.bfgs import BFGSMethod
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
+from support.memory import memory_database
 
 from scdm_flows.analysis.gate import rmsd
 from scdm_flows.config import ForceFieldEngineConfig
@@ -20,7 +21,6 @@ from scdm_flows.engines.forcefield.engine import ForceFieldEngine
 from scdm_flows.engines.forcefield.potentials import force_field
 from scdm_flows.engines.forcefield.relaxation import IN_PLANE, RelaxSettings, relax_together
 from scdm_flows.execution.jobs import hushed, run_job
-from scdm_flows.stores import memory_database
 from scdm_models.symmetry.detect import detect_layer_group
 from scdm_models.symmetry.encoding import LayerCrystal, Site, decode
 from scdm_models.training.forcefield.network import load
@@ -102,9 +102,9 @@ def test_jobs_take_what_was_relaxed_ahead(tmp_path: Path, monkeypatch: pytest.Mo
     structures = list(layers().values())
     store = memory_database().job_store
 
-    def run(structure: Structure) -> Any:
+    def run(structure: Structure, maker: Any, spent: float = 0.0) -> Any:
         with hushed():
-            run_job(engine.relax_maker().make(structure), store)
+            run_job(maker.make(structure), store, spent=spent)
         return store.docs_store.query_one({}, sort={"metadata.completed_at": -1})
 
     asked: list[int] = []
@@ -112,14 +112,14 @@ def test_jobs_take_what_was_relaxed_ahead(tmp_path: Path, monkeypatch: pytest.Mo
     real = model.evaluate
     monkeypatch.setattr(model, "evaluate", lambda given: asked.append(len(given)) or real(given))
     ahead = {}
-    for place in engine.relax_ahead(structures):
+    for one in engine.relax_ahead(structures):
         before = len(asked)
-        ahead[place] = run(structures[place])
+        ahead[one.index] = run(structures[one.index], one.maker, one.seconds)
         assert len(asked) == before  # nothing is computed for the job
     assert max(asked) == len(structures)  # they shared batches
     assert sorted(ahead) == list(range(len(structures)))
-    alone = run(structures[0])
-    assert asked[-1] == 1  # what was ahead is used up
+    alone = run(structures[0], engine.relax_maker())
+    assert asked[-1] == 1
     one, other = alone["output"]["output"], ahead[0]["output"]["output"]
     assert other["energy_per_atom"] == pytest.approx(one["energy_per_atom"], abs=1e-5)
     assert other["n_steps"] == one["n_steps"] > 2

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 from pymatgen.core import SETTINGS, Composition, Lattice, Structure
 from support.layers import mx2
+from support.memory import memory_database
 from support.standin.potcars import fake_potcars, use_potcars
 
+from scdm_flows.campaigns.registration import obstacles, register
 from scdm_flows.cli import cli, doctor
 from scdm_flows.cli.common import run
 from scdm_flows.config import CampaignConfig, VaspEngineConfig, parse_config
 from scdm_flows.engines.vasp import checks as vasp_checks
 from scdm_flows.engines.vasp.engine import VaspEngine
 from scdm_flows.errors import ConfigError, EngineError, ReferenceDataError
-from scdm_flows.execution.local.runner import obstacles, register
-from scdm_flows.stores import memory_database
 from scdm_flows.thermo.entries import load_entries
 
 VARIABLES = ("SCDM_VASP_CMD", "SCDM_VASP_GAMMA_CMD", "SCDM_VASP_VERSION", "SCDM_MONGO_URI", "SCDM_DATA_DIR")
@@ -153,7 +153,7 @@ def test_a_layer_that_the_engine_cannot_compute_is_rejected_by_the_screen(
     """What a generator makes is known only then: a verdict with its reason, and the shard goes on."""
     from jobflow import run_locally
 
-    from scdm_flows.flows.jobs import screen
+    from scdm_flows.flows.campaign import screen
     from scdm_models.datasets.known import KnownLayers
 
     monkeypatch.setattr(KnownLayers, "load", classmethod(lambda cls, path=None: cls.build([])[0]))

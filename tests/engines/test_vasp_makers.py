@@ -13,7 +13,13 @@ from atomate2.vasp.run import DEFAULT_HANDLERS
 from custodian.vasp.handlers import VaspErrorHandler, WalltimeHandler
 from support.layers import mx2
 
-from scdm_flows.engines.vasp.makers import SlabBandsMaker, SlabMaker, _check_relaxation, explain, fresh_run_settings
+from scdm_flows.engines.vasp.makers import (
+    SlabBandsMaker,
+    SlabMaker,
+    _check_relaxation,
+    failure_in_words,
+    fresh_run_settings,
+)
 from scdm_flows.errors import EngineError, StructureError
 
 
@@ -96,10 +102,10 @@ def test_a_failure_is_explained(tmp_path: Path) -> None:
     corrections = [{"corrections": [{"errors": ["zbrent"]}, {"errors": ["brmix"]}, {"errors": ["zbrent"]}]}]
     (tmp_path / "custodian.json").write_text(json.dumps(corrections))
     (tmp_path / "vasp.out").write_text("DAV: 1\n VERY BAD NEWS! internal error\n ------\n")
-    text = explain(RuntimeError("5 total errors reached:\n give up"), tmp_path)
+    text = failure_in_words(RuntimeError("5 total errors reached:\n give up"), tmp_path)
     assert text == (
         "5 total errors reached: give up; its last words: 'VERY BAD NEWS! internal error'; "
         f"custodian had mended zbrent (2 times), brmix; the run is in {tmp_path}"
     )
     (tmp_path / "custodian.json").write_text("{")  # a full disk
-    assert "custodian" not in explain(RuntimeError("x"), tmp_path).replace(str(tmp_path), "")
+    assert "custodian" not in failure_in_words(RuntimeError("x"), tmp_path).replace(str(tmp_path), "")

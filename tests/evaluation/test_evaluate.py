@@ -18,7 +18,7 @@ from scdm_models.datasets.records import CuratedLayer, write_curated
 from scdm_models.errors import ScdmError
 from scdm_models.model.checkpoint import load_checkpoint
 from scdm_models.symmetry.encoding import LayerCrystal, Site, decode
-from scdm_models.training.train import held_out
+from scdm_models.training.data_split import held_out
 
 MOS2 = LayerCrystal(78, (3.18, 3.18, 120.0), (Site(42, "a", (0.0, 0.0, 0.0)), Site(16, "e", (1 / 3, 2 / 3, 1.56))))
 

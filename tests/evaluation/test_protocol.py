@@ -31,7 +31,8 @@ from scdm_flows.evaluation.shares import MEASURES, measures, per_thousand_draws,
 from scdm_flows.report.evaluation import side_by_side
 from scdm_models.datasets.known import KnownLayers
 from scdm_models.datasets.records import LayerRecord
-from scdm_models.metrics.samples import judge_sample, mean_interval
+from scdm_models.metrics.intervals import mean_interval
+from scdm_models.metrics.validity import judge_sample
 from scdm_models.symmetry.detect import detect_layer_group
 from scdm_models.symmetry.encoding import LayerCrystal, Site, decode
 

@@ -13,15 +13,18 @@ from fireworks import FWAction, FWorker
 from fireworks.core.rocket_launcher import launch_rocket
 from jobflow import Response
 from support.layers import mx2
+from support.memory import memory_database
 
+from scdm_flows.campaigns.budget import in_words, take_candidates
+from scdm_flows.campaigns.controls import cancelled_campaigns, control_of
 from scdm_flows.config import CampaignConfig, parse_config
 from scdm_flows.engines.forcefield.engine import ForceFieldEngine
 from scdm_flows.errors import CampaignError
 from scdm_flows.execution import fireworks as launch
-from scdm_flows.execution.fireworks import budget, firetask
+from scdm_flows.execution.fireworks import firetask, slots
 from scdm_flows.execution.jobs import hushed
 from scdm_flows.execution.local.runner import run_campaign
-from scdm_flows.stores import Database, memory_database
+from scdm_flows.stores import Database
 
 pytest.importorskip("secantus", reason="the embedded server is an optional extra")
 pytestmark = pytest.mark.usefixtures("quiet_place")
@@ -50,16 +53,16 @@ def idle_engine(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Generation and screening are real, everything after them does nothing and takes an hour by its own account."""
     real, ran = firetask.run_job, []
 
-    def run_job(job: Any, store: Any) -> Any:
+    def run_job(job: Any, store: Any, **spent: float) -> Any:
         if job.metadata["stage"] in ("generate", "screen"):
-            return real(job, store)
+            return real(job, store, **spent)
         ran.append(job.metadata["candidate_id"])
         document = {"uuid": job.uuid, "index": 1, "output": {}, "metadata": {**job.metadata, "seconds": 3600.0}}
         store.docs_store.update([document], key=["uuid", "index"])
         return Response(output={})
 
     monkeypatch.setattr(firetask, "run_job", run_job)
-    monkeypatch.setattr(budget, "HOURS_KNOWN_SECONDS", 0.0)
+    monkeypatch.setattr(slots, "HOURS_KNOWN_SECONDS", 0.0)
     return ran
 
 
@@ -84,7 +87,7 @@ def test_no_more_candidates_than_allowed_and_a_raised_budget_lets_more_past(
     launchpad = launch.launchpad_of(database)
     work(launchpad)
     assert candidates(launchpad) == len(set(idle_engine)) == 2
-    assert "candidates: 2 of at most 2 put in the queue; 3 that passed the screen are left out" in launch.in_words(
+    assert "candidates: 2 of at most 2 put in the queue; 3 that passed the screen are left out" in in_words(
         launchpad.db, "b"
     )
     for firework in launchpad.fireworks.find({"spec.stage": "screen"}, {"fw_id": 1}):
@@ -110,7 +113,7 @@ def test_shards_that_are_screened_at_the_same_moment_share_one_budget(tmp_path: 
 
     def go(shard: int) -> None:
         barrier.wait()
-        taken.append(budget.take_candidates(launchpad, "b", str(shard), [f"{shard}-{k}" for k in range(10)]))
+        taken.append(take_candidates(launchpad.db, "b", shard, [f"{shard}-{k}" for k in range(10)]))
 
     threads = [threading.Thread(target=go, args=(shard,)) for shard in range(6)]
     for thread in threads:
@@ -118,7 +121,7 @@ def test_shards_that_are_screened_at_the_same_moment_share_one_budget(tmp_path: 
     for thread in threads:
         thread.join()
     assert sum(map(len, taken)) == 25
-    again = [budget.take_candidates(launchpad, "b", str(s), [f"{s}-{k}" for k in range(10)]) for s in range(6)]
+    again = [take_candidates(launchpad.db, "b", s, [f"{s}-{k}" for k in range(10)]) for s in range(6)]
     assert sorted(map(tuple, again)) == sorted(map(tuple, taken))
 
 
@@ -132,10 +135,10 @@ def test_no_candidate_starts_when_the_node_hours_are_used_up(
     # later stages go first: a candidate takes 3 h, so the second passes the 4 h in its first job and is finished
     assert len(set(idle_engine)) == 2
     assert len(idle_engine) == 6
-    (words,) = launch.in_words(launchpad.db, "b")
+    (words,) = in_words(launchpad.db, "b")
     assert words.startswith("node hours: 6 of 4; no new candidate starts")
     # the third candidate of the first shard, and the second shard
-    assert launchpad.fireworks.count_documents({"spec._fworker": budget.HELD["hours"]}) == 2
+    assert launchpad.fireworks.count_documents({"spec._fworker": slots.HELD["hours"]}) == 2
     launch.submit(campaign(tmp_path, node_hours=100), database)
     work(launchpad)
     assert len(set(idle_engine)) == 5
@@ -150,7 +153,7 @@ def test_running_jobs_of_a_category_are_never_more_than_allowed(
     work(launchpad, 2)  # generate, screen
     running, most, ran, lock = 0, 0, [], threading.Lock()
 
-    def run_job(job: Any, store: Any) -> Any:
+    def run_job(job: Any, store: Any, **spent: float) -> Any:
         nonlocal running, most
         with lock:
             running += 1
@@ -180,7 +183,7 @@ def test_running_jobs_of_a_category_are_never_more_than_allowed(
     assert most == 2
     assert len(ran) == len(set(ran)) == 36
     assert launch.status(database, "b")["gate"] == {"COMPLETED": 12}
-    assert launchpad.db[budget.SLOTS].count_documents({}) == 0
+    assert launchpad.db[slots.SLOTS].count_documents({}) == 0
 
 
 def test_the_slot_of_a_killed_worker_is_taken_over(tmp_path: Path, database: Database, idle_engine: list[str]) -> None:
@@ -188,8 +191,8 @@ def test_the_slot_of_a_killed_worker_is_taken_over(tmp_path: Path, database: Dat
     launchpad = launch.launchpad_of(database)
     work(launchpad, 2)
     lost, launch_id = launchpad.checkout_fw(FWorker(), ".")  # a worker that claims a job, takes the slot and dies
-    control = budget.control_of(launchpad.db, "b")
-    assert budget.refusal(launchpad, lost.spec, control, lost.fw_id, launch_id) is None
+    control = control_of(launchpad.db, "b")
+    assert slots.refusal(launchpad, lost.spec, control, lost.fw_id, launch_id) is None
     work(launchpad)
     assert idle_engine == []  # the other candidate waits
     assert launch.release(launchpad) == 0
@@ -213,7 +216,7 @@ def test_a_cancelled_campaign_keeps_what_it_has_and_comes_back_as_it_was(
     assert launch.cancel(database, "b") == 9
     assert launch.cancel(database, "b") == 0
     assert work(launchpad) == 0
-    assert launch.cancelled_campaigns(database) == {"b"}
+    assert cancelled_campaigns(database) == {"b"}
     with pytest.raises(CampaignError, match="cancelled on .* --undo"):
         launch.submit(config, database)
     # the running job ends by itself; what follows it does not start

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from pymatgen.core import Lattice, Structure
 from support.layers import mx2
+from support.memory import memory_database
 from support.places import ROOT
 
 from scdm_flows.builders import build_all
@@ -22,7 +23,7 @@ from scdm_flows.config.settings import ScdmSettings
 from scdm_flows.errors import CampaignError, ConfigError, StoreError
 from scdm_flows.execution.local.runner import run_campaign
 from scdm_flows.query import CandidateDB
-from scdm_flows.stores import EmbeddedServer, connect, memory_database
+from scdm_flows.stores import EmbeddedServer, connect
 
 pytest.importorskip("secantus", reason="the embedded server is an optional extra")
 

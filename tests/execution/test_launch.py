@@ -10,13 +10,14 @@ import pytest
 from fireworks import FWorker
 from fireworks.core.rocket_launcher import launch_rocket
 from support.layers import mx2
+from support.memory import memory_database
 
 from scdm_flows.config import CampaignConfig, parse_config
 from scdm_flows.errors import CampaignError, StoreError
 from scdm_flows.execution import fireworks as launch
 from scdm_flows.execution import jobs as execution
 from scdm_flows.execution.fireworks import firetask
-from scdm_flows.stores import Database, memory_database
+from scdm_flows.stores import Database
 
 pytest.importorskip("secantus", reason="the embedded server is an optional extra")
 pytestmark = pytest.mark.usefixtures("quiet_place")
@@ -92,11 +93,11 @@ def test_work_off_with_a_failure_then_mend_it(
     launchpad = launch.launchpad_of(database)
     real, hit = firetask.run_job, []
 
-    def run_job(job: Any, store: Any) -> Any:
+    def run_job(job: Any, store: Any, **spent: float) -> Any:
         if job.metadata["stage"] == "static" and not hit:
             hit.append(job.uuid)
             raise RuntimeError("no energy today")
-        return real(job, store)
+        return real(job, store, **spent)
 
     with monkeypatch.context() as patch:
         patch.setattr(firetask, "run_job", run_job)

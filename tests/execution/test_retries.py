@@ -10,10 +10,10 @@ from pymongo.errors import AutoReconnect
 
 from scdm_flows.config.settings import ScdmSettings, get_settings
 from scdm_flows.errors import ConfigError, EngineError, StoreError
-from scdm_flows.execution.fireworks.firetask import StageError
 from scdm_flows.execution.fireworks.retries import (
     PARDON,
     Failure,
+    StageError,
     Trouble,
     failure_of,
     failures_of,

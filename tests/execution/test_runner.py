@@ -15,17 +15,19 @@ import pytest
 from pymatgen.core import Structure
 from pymongo.errors import AutoReconnect
 from support.layers import mx2
+from support.memory import memory_database
 from support.places import ROOT
 
 from scdm_flows.builders import build_all
+from scdm_flows.campaigns.registration import register
 from scdm_flows.config import CampaignConfig, parse_config
 from scdm_flows.documents import CampaignState
 from scdm_flows.errors import CampaignError, ConfigError, EngineError, OutputError, StoreError
 from scdm_flows.execution import jobs as execution
 from scdm_flows.execution.local.processes import Work, WorkerDied, one_by_one, work_off
-from scdm_flows.execution.local.runner import register, run_campaign
+from scdm_flows.execution.local.runner import run_campaign
 from scdm_flows.query import CandidateDB
-from scdm_flows.stores import Database, memory_database
+from scdm_flows.stores import Database
 from scdm_models.datasets.known import KnownLayers
 
 
@@ -64,11 +66,11 @@ def spoil(monkeypatch: pytest.MonkeyPatch, stage: str, error: BaseException, tim
     """Make the jobs of a stage raise; returns the names of those that did."""
     real, hit = execution.run_job, []
 
-    def run_job(job: Any, store: Any) -> Any:
+    def run_job(job: Any, store: Any, **spent: float) -> Any:
         if job.metadata["stage"] == stage and len(hit) < times:
             hit.append(job.name)
             raise error
-        return real(job, store)
+        return real(job, store, **spent)
 
     monkeypatch.setattr(execution, "run_job", run_job)
     return hit
@@ -265,7 +267,7 @@ def test_an_item_that_kills_its_worker_is_named_and_the_others_are_done(together
 
 PARENT = """
 import os, sys, time
-from scdm_flows.workers import one_by_one, work_off
+from scdm_flows.execution.local.processes import one_by_one, work_off
 def start():
     os.write(1, b"%d\\n" % os.getpid())  # at once: two workers write
     return one_by_one(time.sleep)

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 from support.layers import mx2
+from support.memory import memory_database
 from support.places import ROOT
 from support.standin.electrons import band_gap
 
@@ -27,7 +28,7 @@ from scdm_flows.config.settings import ScdmSettings
 from scdm_flows.documents import CandidateDoc, CandidateState, GapKind
 from scdm_flows.execution.local.runner import run_campaign
 from scdm_flows.query import CandidateDB
-from scdm_flows.stores import Database, EmbeddedServer, connect, memory_database
+from scdm_flows.stores import Database, EmbeddedServer, connect
 from scdm_flows.thermo.table import ReferenceTable
 
 STAGES = ["generate", "screen", "relax", "static", "gate", "phonon", "bands"]
@@ -284,10 +285,10 @@ def test_an_interrupted_stage_finds_its_finished_runs_again(tmp_path: Path, monk
 
     database, real = memory_database(), execution.run_job
 
-    def run_job(job: Any, store: Any) -> Any:
+    def run_job(job: Any, store: Any, **spent: float) -> Any:
         if job.name.startswith("phonon 2/"):
             raise KeyboardInterrupt
-        return real(job, store)
+        return real(job, store, **spent)
 
     config = campaign(tmp_path, {"bn": boron_nitride()})
     with monkeypatch.context() as patch:

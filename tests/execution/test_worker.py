@@ -24,8 +24,10 @@ from scdm_flows.cli.launchpad import initialise
 from scdm_flows.config.settings import ScdmSettings
 from scdm_flows.errors import EngineError, StoreError
 from scdm_flows.execution import fireworks as launch
-from scdm_flows.execution.fireworks import duty, worker
-from scdm_flows.execution.fireworks.workflows import insert, workflow_of
+from scdm_flows.execution.fireworks import worker
+from scdm_flows.execution.fireworks import worker_guard as duty
+from scdm_flows.execution.fireworks.firetask import workflow_of
+from scdm_flows.execution.fireworks.workflows import insert
 from scdm_flows.execution.jobs import hushed
 from scdm_flows.stores import Database
 

@@ -12,10 +12,13 @@ from support.layers import mx2
 from scdm_flows.config import CampaignConfig, parse_config
 from scdm_flows.documents import ScreenedCandidate
 from scdm_flows.execution import fireworks as launch
-from scdm_flows.execution.fireworks.workflows import PRIORITY, insert, workflow_of
-from scdm_flows.flows.build import candidate_flow, phonon_flow, shard_flow
-from scdm_flows.flows.schema import remember_schemas
+from scdm_flows.execution.fireworks.firetask import PRIORITY, workflow_of
+from scdm_flows.execution.fireworks.workflows import insert
+from scdm_flows.flows.campaign import shard_flow
+from scdm_flows.flows.gate import phonon_flow
+from scdm_flows.flows.layer import candidate_flow
 from scdm_flows.stores import Database
+from scdm_flows.stores.library_faults import remember_schemas
 
 pytest.importorskip("secantus", reason="the embedded server is an optional extra")
 

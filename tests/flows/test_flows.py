@@ -14,7 +14,9 @@ from scdm_flows.analysis.screening import screen
 from scdm_flows.config import CampaignConfig, parse_config
 from scdm_flows.documents import ScreenedCandidate
 from scdm_flows.errors import StructureError
-from scdm_flows.flows import build as flows
+from scdm_flows.flows.campaign import shard_count, shard_flow
+from scdm_flows.flows.gate import bands_flow, phonon_flow
+from scdm_flows.flows.layer import candidate_flow
 from scdm_models.datasets.known import KnownLayers
 
 
@@ -37,32 +39,32 @@ def described(flow: Any) -> list[tuple[str, str]]:
 
 
 def test_shards_cover_the_samples(config: CampaignConfig) -> None:
-    assert flows.shard_count(config) == (2, 3)
+    assert shard_count(config) == (2, 3)
 
 
 def test_the_same_campaign_has_the_same_uuids_and_another_has_others(
     config: CampaignConfig, candidate: ScreenedCandidate
 ) -> None:
-    first = described(flows.candidate_flow(config, candidate))
-    assert first == described(flows.candidate_flow(config, candidate))
+    first = described(candidate_flow(config, candidate))
+    assert first == described(candidate_flow(config, candidate))
     assert [stage for _, stage in first] == ["relax", "static", "gate"]
     changed = config.model_copy(update={"description": "changed"})
-    other = described(flows.candidate_flow(changed, candidate))
-    shard = described(flows.shard_flow(config, 0))
+    other = described(candidate_flow(changed, candidate))
+    shard = described(shard_flow(config, 0))
     assert [stage for _, stage in shard] == ["generate", "screen"]
-    every = [u for u, _ in [*first, *other, *shard, *described(flows.shard_flow(config, 1))]]
+    every = [u for u, _ in [*first, *other, *shard, *described(shard_flow(config, 1))]]
     assert len(set(every)) == len(every)
     assert all(uuid.UUID(u).version == 5 for u in every)
 
 
 def test_jobs_can_be_found_and_keep_their_category(config: CampaignConfig, candidate: ScreenedCandidate) -> None:
-    for job, _ in flows.candidate_flow(config, candidate).iterflow():
+    for job, _ in candidate_flow(config, candidate).iterflow():
         assert job.metadata["campaign"] == "t"
         assert job.metadata["candidate_id"] == candidate.candidate_id
         assert job.config.manager_config["_category"] == "compute"
         # jobflow would else overwrite the children's category with the parent's
         assert not job.config.pass_manager_config
-    for job, _ in flows.shard_flow(config, 1).iterflow():
+    for job, _ in shard_flow(config, 1).iterflow():
         assert job.metadata["shard"] == 1
         assert job.config.manager_config["_category"] == "generate"
 
@@ -71,16 +73,16 @@ def test_flows_survive_json(config: CampaignConfig, candidate: ScreenedCandidate
     from jobflow import Flow
     from monty.json import MontyDecoder, MontyEncoder
 
-    flow = flows.candidate_flow(config, candidate)
+    flow = candidate_flow(config, candidate)
     again = MontyDecoder().decode(json.dumps(flow, cls=MontyEncoder))
     assert isinstance(again, Flow)
     assert described(again) == described(flow)
 
 
 def test_phonons_end_in_one_job_with_the_stages_uuid(config: CampaignConfig) -> None:
-    from scdm_flows.flows.jobs import job_uuid
+    from scdm_flows.flows.identity import job_uuid
 
-    last = described(flows.phonon_flow(config, "t-1", mx2("1H")))[-1]
+    last = described(phonon_flow(config, "t-1", mx2("1H")))[-1]
     assert last == (job_uuid(config, "t-1", "phonon"), "phonon")
 
 
@@ -88,7 +90,7 @@ def test_phonons_end_in_one_job_with_the_stages_uuid(config: CampaignConfig) -> 
 def test_parts_of_a_stage_keep_their_uuids_and_their_links(config: CampaignConfig, stage: str) -> None:
     """An interrupted stage of many VASP runs finds those that are finished again."""
     from scdm_flows.documents import StaticSummary
-    from scdm_flows.flows.jobs import job_uuid
+    from scdm_flows.flows.identity import job_uuid
 
     vasp = parse_config({**config.model_dump(), "engine": {"kind": "vasp"}})
     candidate = screen(vasp, [{"index": 0, "structure": mx2("1H").as_dict()}], KnownLayers.build([])[0])[0]
@@ -96,9 +98,9 @@ def test_parts_of_a_stage_keep_their_uuids_and_their_links(config: CampaignConfi
 
     def made() -> list[Any]:
         flow = {
-            "relax": lambda: flows.candidate_flow(vasp, candidate),
-            "phonon": lambda: flows.phonon_flow(vasp, "t-1", mx2("1H")),
-            "bands": lambda: flows.bands_flow(vasp, "t-1", mx2("1H"), static),
+            "relax": lambda: candidate_flow(vasp, candidate),
+            "phonon": lambda: phonon_flow(vasp, "t-1", mx2("1H")),
+            "bands": lambda: bands_flow(vasp, "t-1", mx2("1H"), static),
         }[stage]()
         found = [job for job, _ in flow.iterflow()]
         return [j for j in found if stage in (j.metadata.get("stage"), j.metadata.get("part_of"))]
@@ -121,4 +123,4 @@ def test_a_candidate_without_structure_is_refused(config: CampaignConfig) -> Non
         candidate_id="t-1", index=0, generator="files", structure=None, accepted=False, reason="unreadable"
     )
     with pytest.raises(StructureError, match=r"t-1 has no structure \(unreadable\)"):
-        flows.candidate_flow(config, empty)
+        candidate_flow(config, empty)

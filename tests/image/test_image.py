@@ -19,6 +19,7 @@ import pytest
 from image.buildah import Buildah, missing
 from pymatgen.core import Lattice, Structure
 from support.layers import mx2
+from support.memory import memory_database
 from support.places import ROOT, unavailable
 
 import scdm_flows
@@ -27,7 +28,7 @@ from scdm_flows.config import parse_config
 from scdm_flows.config.settings import ScdmSettings
 from scdm_flows.execution.local.runner import run_campaign
 from scdm_flows.query import CandidateDB
-from scdm_flows.stores import EmbeddedServer, connect, memory_database
+from scdm_flows.stores import EmbeddedServer, connect
 from scdm_flows.stores.process import free_port
 
 ENTRYPOINT = "/usr/local/bin/scdm-entrypoint"

@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from pymatgen.io.vasp import Poscar
 from support.documents import CampaignDocuments
 from support.layers import mx2
+from support.memory import memory_database
 
 from scdm_flows.cli import candidates as commands
 from scdm_flows.documents import KnownAs, utc_now
@@ -35,7 +36,7 @@ from scdm_flows.query.candidate_files import (
     write_csv,
 )
 from scdm_flows.query.search import known_as, nearest
-from scdm_flows.stores import Database, memory_database
+from scdm_flows.stores import Database
 
 
 @pytest.fixture

@@ -8,13 +8,14 @@ from typing import Any
 import mongomock_ng
 import pytest
 from support.documents import store_ranking
+from support.memory import memory_database
 
 from scdm_flows.documents import CampaignDoc, CandidateDoc, StageFailure
 from scdm_flows.documents.candidate import queryable_fields
 from scdm_flows.errors import CampaignError, ConfigError
 from scdm_flows.query import CandidateDB
 from scdm_flows.query.candidate_db import FLAT
-from scdm_flows.stores import Database, memory_database
+from scdm_flows.stores import Database
 
 
 def _candidate(name: str, formula: str, elements: list[str], **fields: Any) -> CandidateDoc:

@@ -14,6 +14,7 @@ import pytest
 from pymatgen.core import Structure
 from support.documents import ENERGY_MODEL, CampaignDocuments
 from support.layers import mx2
+from support.memory import memory_database
 
 from scdm_flows.cli.report import write_figures
 from scdm_flows.documents import CampaignState, CandidateDoc, Funnel, KnownAs, Novelty
@@ -21,7 +22,6 @@ from scdm_flows.errors import CampaignError
 from scdm_flows.report import content, crystals, figures, paper_figures, render, render_documents
 from scdm_flows.report.cards import energy_model_card
 from scdm_flows.report.figures import svg
-from scdm_flows.stores import memory_database
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 VOID = {"meta", "img", "br", "link", "input", "hr"}

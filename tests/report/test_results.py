@@ -13,19 +13,21 @@ import pytest
 from click.testing import CliRunner
 from support.documents import ENERGY_MODEL, CampaignDocuments, candidate, energies, phonon_bands
 from support.layers import mx2
+from support.memory import memory_database
 
 from scdm_flows.cli.report import report as command
 from scdm_flows.cli.report import write_results
 from scdm_flows.documents import CandidateDoc, CandidateState, Funnel
 from scdm_flows.documents.candidate import StageRecord
 from scdm_flows.errors import DatasetError, OutputError
+from scdm_flows.evaluation.reconstruction import boxes
 from scdm_flows.report import compounds, recount, results_figures
 from scdm_flows.report.cards import PHONONS, RESULTS, card
 from scdm_flows.report.markdown import duration, number, percent, share, table
-from scdm_flows.report.reconstruction import boxes_of, read
-from scdm_flows.report.results import Page, render
+from scdm_flows.report.reconstruction import read
+from scdm_flows.report.results import MarkdownReport, render
 from scdm_flows.report.study import Study, best_new
-from scdm_flows.stores import Database, memory_database
+from scdm_flows.stores import Database
 
 CONFIG = {"screen": {}, "gate": {"max_e_above_hull": 0.6}}
 PASSED = ("generate", "screen", "relax", "static", "gate")
@@ -85,7 +87,7 @@ def _study(candidates: list[CandidateDoc], phonons: dict[str, Any], **more: Any)
 
 
 @pytest.fixture(scope="module")
-def page(study: Study) -> Page:
+def page(study: Study) -> MarkdownReport:
     return render(study)
 
 
@@ -120,7 +122,7 @@ def test_a_recount_by_generator_adds_up_to_the_total(study: Study) -> None:
         assert parts == getattr(study.total.funnel, step), step
 
 
-def test_the_page_sets_the_papers_numbers_beside(page: Page) -> None:
+def test_the_page_sets_the_papers_numbers_beside(page: MarkdownReport) -> None:
     # Xu et al., Section 3: 4000 -> 3378 -> 2140 -> 1145; 1,376 and 843 of SCDM's 2,000, 764 and 302 of UnSCDM's
     assert row(page.text, "generated")[1:6:2] == ["4,000", "2,000", "2,000"]
     assert row(page.text, "valid")[1:3] == ["3,378 (84.5 %)", "6 (100.0 %)"]
@@ -138,14 +140,14 @@ def test_the_page_sets_the_papers_numbers_beside(page: Page) -> None:
     assert "surrogate ones" in page.text
 
 
-def test_a_candidate_without_an_end_state_is_counted_and_named(study: Study, page: Page) -> None:
+def test_a_candidate_without_an_end_state_is_counted_and_named(study: Study, page: MarkdownReport) -> None:
     assert recount.without_end(study.candidates) == ["demo-000000000005"]
     assert "**1 without an end state** (`demo-000000000005`)" in page.text
     assert row(page.text, "samples with an end state")[-1] == "**5 of 6**"
 
 
 @pytest.mark.parametrize("step", recount.JOB_STEPS)
-def test_counts_that_differ_are_said_to_differ(study: Study, page: Page, step: str) -> None:
+def test_counts_that_differ_are_said_to_differ(study: Study, page: MarkdownReport, step: str) -> None:
     assert "**They agree.**" in page.text
     other = Study(study.campaign, study.candidates, study.phonons, {**study.jobs, step: 99})
     assert "**They do not agree.**" in render(other).text
@@ -158,14 +160,14 @@ def test_a_job_of_many_candidates_takes_its_time_once(study: Study) -> None:
     assert "bands" not in times
 
 
-def test_the_best_are_new_and_phonon_stable(study: Study, page: Page) -> None:
+def test_the_best_are_new_and_phonon_stable(study: Study, page: MarkdownReport) -> None:
     # the first in rank is known, so the second is shown
     assert [c.candidate_id for c in best_new(study.candidates)] == ["demo-000000000000"]
     assert row(page.text, "(a) MoS")[1:3] == ["SCDM", "p-6m2 (78)"]
     assert {"best-1-layer.svg", "best-1-phonons.svg", "best.svg"} <= page.pictures.keys()
 
 
-def test_pictures_are_svg_that_the_page_names_and_the_same_bytes_again(study: Study, page: Page) -> None:
+def test_pictures_are_svg_that_the_page_names_and_the_same_bytes_again(study: Study, page: MarkdownReport) -> None:
     named = set(re.findall(r"results/([\w-]+\.svg)", page.text))
     assert named == page.pictures.keys()
     for text in page.pictures.values():
@@ -174,7 +176,7 @@ def test_pictures_are_svg_that_the_page_names_and_the_same_bytes_again(study: St
     assert render(study) == page
 
 
-def test_what_was_not_measured_is_said(page: Page) -> None:
+def test_what_was_not_measured_is_said(page: MarkdownReport) -> None:
     assert "Not measured: `scdm reconstruct`" in page.text
     assert "Not computed: `scdm campaign run launchpad/campaigns/paper-compounds.yaml`" in page.text
 
@@ -191,7 +193,7 @@ def test_errors_of_the_surrogate_come_from_the_files(study: Study) -> None:
     assert row(text, "C2DB: stable")[1:] == [str(way["stable_said_stable"]), str(way["stable_said_unstable"])]
 
 
-def test_extrapolated_energies_are_marked(study: Study, page: Page) -> None:
+def test_extrapolated_energies_are_marked(study: Study, page: MarkdownReport) -> None:
     assert "**?** marks" not in page.text
     first = study.candidates[0].model_copy(update={"extrapolated": True})
     marked = _study([first, *study.candidates[1:]], study.phonons)
@@ -199,6 +201,26 @@ def test_extrapolated_energies_are_marked(study: Study, page: Page) -> None:
     assert "**?** marks energies outside what the energy model has learned from" in text
     assert row(text, "(a) MoS")[3] == "−0.020 ± 0.10 ?"
     assert "Not measured here: the energies are not those of the packaged energy model" in text
+
+
+def test_the_share_of_draws_that_a_model_keeps_is_that_of_the_packaged_results(study: Study) -> None:
+    kept = {"value": 0.55, "low": 0.5, "high": 0.6, "n": 549}
+    models = {
+        "quick": {
+            "SCDM": {"label": "scdm-876224ce", "n": 300, "measures": {"kept_draws": kept}},
+            "UnSCDM": {"label": "unscdm-afff9da8", "n": 300, "measures": {"kept_draws": {**kept, "value": 0.35}}},
+        }
+    }
+
+    both = [{"kind": "scdm", "guidance": True}, {"kind": "unscdm", "guidance": True}]
+    config = {**CONFIG, "generator": {"kind": "several", "generators": both}}
+    campaign = study.campaign.model_copy(update={"config": config})
+    text = render(Study(campaign, study.candidates, study.phonons, study.jobs, models=models)).text
+    assert "Kept are 55 % by SCDM and 35 % by UnSCDM (`models/cards/results.json`)." in text
+    without = {"protocol": {"models": []}}  # that part was not made
+    text = render(Study(campaign, study.candidates, study.phonons, study.jobs, models=without)).text
+    assert "passes over draws" in text
+    assert "Kept are" not in text
 
 
 def _prototype(name: str, index: int, e_above_hull: float, stable: bool | None, **more: Any) -> CandidateDoc:
@@ -214,7 +236,7 @@ def test_compounds_land_by_their_lowest_and_their_lowest_stable_prototype(study:
         _prototype("V2S2-GaSe-staggered", 3, 0.7, True),
         _prototype("V2S2-FeSe", 4, 0.3, None),
     ]
-    nickel, vanadium = compounds.verdicts(layers)
+    nickel, vanadium = compounds.compound_results(layers)
     assert [c.source_id for c in nickel.relaxed] == ["NiS2-1H", "NiS2-1T"]
     assert nickel.lowest_stable is layers[0]
     assert nickel.stable_in_window
@@ -246,13 +268,13 @@ def test_packaged_prototypes_are_what_the_script_makes_and_have_the_group_that_t
 def test_boxes_of_measured_distances_and_of_the_packaged_ones(tmp_path: Path) -> None:
     keys = ("energy", "sinkhorn", "superpose", "crystalnn", "xrd", "ofm")
     rows = [{d: dict.fromkeys(keys, v) for d in ("published", "periodic")} for v in (0.0, 1.0, 2.0, 3.0, 4.0, None)]
-    boxes = boxes_of({"SCDM, t* = 0.3": rows})
-    assert boxes["periodic"]["SCDM, t* = 0.3"]["xrd"] == [0.0, 1.0, 2.0, 3.0, 4.0]  # quartiles of 0 to 4
+    expected = boxes({"SCDM, t* = 0.3": rows})
+    assert expected["periodic"]["SCDM, t* = 0.3"]["xrd"] == [0.0, 1.0, 2.0, 3.0, 4.0]  # quartiles of 0 to 4
     file = tmp_path / "reconstruction.json"
     file.write_text(json.dumps({"n": 6, "distances": {"SCDM, t* = 0.3": rows}}))
     found = read(file)
     assert found is not None
-    assert found.boxes == boxes
+    assert found.boxes == expected
     packaged, measured = read(), card(RESULTS)
     assert packaged is not None
     assert measured is not None
@@ -261,7 +283,7 @@ def test_boxes_of_measured_distances_and_of_the_packaged_ones(tmp_path: Path) ->
             medians = {key: box[2] for key, box in values.items()}
             assert medians == measured["reconstruction"][definition][kind]
     # a distance of 0 has a place on a logarithmic axis
-    assert results_figures.distances(boxes["published"]).axes[0].get_ylim()[0] > 0
+    assert results_figures.distances(expected["published"]).axes[0].get_ylim()[0] > 0
 
 
 @pytest.mark.parametrize(("content", "said"), [(None, "does not exist"), ("{", "cannot be read"), ("[1]", "holds no")])

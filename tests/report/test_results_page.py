@@ -9,6 +9,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from support.documents import CampaignDocuments
 from support.layers import mx2
+from support.memory import memory_database
 
 from scdm_flows.cli.report import write_results
 from scdm_flows.config import parse_config
@@ -17,7 +18,7 @@ from scdm_flows.execution.local.runner import run_campaign
 from scdm_flows.report import paper, recount
 from scdm_flows.report.results import render
 from scdm_flows.report.study import gather
-from scdm_flows.stores import Database, memory_database
+from scdm_flows.stores import Database
 
 PASSED = StageRecord(status="passed")
 CONFIG = {"screen": {"require_radii": True, "require_one_layer": True}, "gate": {"max_e_above_hull": 0.6}}

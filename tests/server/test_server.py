@@ -24,11 +24,12 @@ from hypothesis import strategies as st
 from pymatgen.core import Structure
 from support.documents import store_ranking
 from support.layers import mx2
+from support.memory import memory_database
 from support.optimade_words import WORDS
 
 from scdm_flows.config.settings import ScdmSettings
 from scdm_flows.documents import CampaignDoc, CandidateDoc
-from scdm_flows.stores import Database, EmbeddedServer, connect, memory_database
+from scdm_flows.stores import Database, EmbeddedServer, connect
 from scdm_flows.stores.process import free_port
 
 pytest.importorskip("secantus", reason="the embedded database is an optional extra")

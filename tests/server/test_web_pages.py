@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.documents import CampaignDocuments
+from support.memory import memory_database
 from support.pages_demo import store_demo
 
 from scdm_flows.config.settings import ScdmSettings
@@ -25,7 +26,7 @@ from scdm_flows.documents import KnownAs, Novelty
 from scdm_flows.documents.candidate import queryable_fields
 from scdm_flows.errors import ConfigError, ScdmError
 from scdm_flows.query import CandidateDB
-from scdm_flows.stores import Database, EmbeddedServer, connect, memory_database
+from scdm_flows.stores import Database, EmbeddedServer, connect
 from scdm_flows.stores.process import free_port
 
 pytest.importorskip("dash", reason="the extra `server` is not installed")

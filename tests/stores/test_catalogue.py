@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.memory import memory_database
 
 from scdm_flows.builders.ranking import RankingBuilder
 from scdm_flows.config.settings import ScdmSettings
 from scdm_flows.documents import CampaignDoc, CandidateDoc
 from scdm_flows.query import CandidateDB
-from scdm_flows.stores import Database, EmbeddedServer, connect, memory_database
+from scdm_flows.stores import Database, EmbeddedServer, connect
 from scdm_flows.stores.catalogue import Catalogue, read_all
 from scdm_flows.stores.table import After, Table, joined, pack, unpack
 

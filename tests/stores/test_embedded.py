@@ -72,7 +72,7 @@ def test_killed_server_keeps_what_it_acknowledged(server: EmbeddedServer) -> Non
 
 WRITER = """
 import sys
-from scdm_flows.settings import ScdmSettings
+from scdm_flows.config.settings import ScdmSettings
 from scdm_flows.stores import connect
 database = connect(ScdmSettings(data_dir=sys.argv[1], port=int(sys.argv[2])))
 for i in range(100000):
@@ -135,7 +135,7 @@ def test_port_in_use(server: EmbeddedServer) -> None:
     assert server.start().running  # as soon as the port is free
 
 
-def test_without_a_wish_another_port_is_taken(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_no_port_is_asked_for_another_port_is_taken(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()

@@ -26,19 +26,20 @@ from click.testing import CliRunner
 from pymatgen.core import Lattice, Structure
 from support.documents import CampaignDocuments
 from support.layers import mx2
+from support.memory import memory_database
 
 from scdm_flows.cli.data import data
 from scdm_flows.config.settings import ScdmSettings
 from scdm_flows.errors import DatasetError, OutputError, ReferenceDataError
 from scdm_flows.stores import known_sets as known
-from scdm_flows.stores import memory_database
 from scdm_flows.stores.known_sets import add_known, known_layers, known_sets, remove_known, set_name
 from scdm_flows.thermo import bulk_compounds as compositions
 from scdm_flows.thermo.build import build_compositions
 from scdm_flows.thermo.bulk_compounds import bulk_compound_known
-from scdm_models.datasets import readers
+from scdm_models.datasets import optimade
 from scdm_models.datasets.known import KnownLayers
-from scdm_models.datasets.readers import read_any, read_optimade
+from scdm_models.datasets.optimade import read_optimade
+from scdm_models.datasets.readers import read_any
 from scdm_models.datasets.records import Dropped, LayerRecord
 
 WSE2 = Structure(Lattice.hexagonal(3.32, 20.0), ["W", "Se", "Se"], mx2("1H", half=1.68).frac_coords)
@@ -53,7 +54,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ScdmSettings:
     packaged, _ = KnownLayers.build([LayerRecord("MoS2-1T", "C2DB", mx2("1T"))])
     load = KnownLayers.load
     monkeypatch.setattr(KnownLayers, "load", lambda path=None: packaged if path is None else load(path))
-    monkeypatch.setattr(readers, "TRIES_AGAIN", 0)
+    monkeypatch.setattr(optimade, "TRIES_AGAIN", 0)
     monkeypatch.setenv("SCDM_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.delenv("SCDM_KNOWN_DIR", raising=False)
     return ScdmSettings(data_dir=tmp_path / "data")
@@ -468,7 +469,7 @@ def test_a_provider_that_breaks_off_keeps_what_came_and_says_so(provider: Provid
 
 
 def test_pages_without_end_end(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "MAX_PAGES", 7)
+    monkeypatch.setattr(optimade, "MAX_PAGES", 7)
     provider.answer = lambda path: page(
         *numbered(2 * page_number(path), 2),
         following=f"{provider.url}/v1/structures?page={page_number(path) + 1}",
@@ -480,7 +481,7 @@ def test_pages_without_end_end(provider: Provider, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_busy_provider_is_asked_again(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "TRIES_AGAIN", 1)
+    monkeypatch.setattr(optimade, "TRIES_AGAIN", 1)
     answers: list[Answer] = [(503, "text/html", b""), page(entry(GRAPHENE, "a"))]
     provider.answer = lambda path: answers.pop(0)
     (item,) = read_optimade(provider.url)

@@ -11,12 +11,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from support.memory import memory_database
 
 from scdm_flows.config.settings import ScdmSettings
 from scdm_flows.documents import CampaignDoc, CampaignState, CandidateDoc, utc_now
 from scdm_flows.errors import StoreError
-from scdm_flows.stores import Database, EmbeddedServer, connect, memory_database, store_errors
-from scdm_flows.stores.database import database_of, database_uri, strip
+from scdm_flows.stores import Database, EmbeddedServer, connect, store_errors
+from scdm_flows.stores.database import database_of, strip
 from scdm_flows.stores.indexes import declared
 from scdm_flows.stores.names import KEYS
 from scdm_flows.stores.process import free_port
@@ -133,49 +134,12 @@ def test_times_are_whole_milliseconds() -> None:
     assert datetime.now(UTC) - utc_now() < timedelta(seconds=1)
 
 
-@pytest.mark.parametrize(
-    ("uri", "fields", "expected"),
-    [
-        ("mongodb://h", {}, "mongodb://h/scdm?w=majority&journal=true"),
-        ("mongodb://h/mine", {}, "mongodb://h/mine?w=majority&journal=true"),
-        ("mongodb://h/mine", {"database": "other"}, "mongodb://h/other?w=majority&journal=true"),
-        (
-            "mongodb://h1:1,h2:2/?replicaSet=r&W=2",
-            {},
-            "mongodb://h1:1,h2:2/scdm?replicaSet=r&W=2&journal=true",
-        ),
-        # users live in the database of the path, else in admin: naming ours must not move them
-        ("mongodb://u:p@h", {}, "mongodb://u:p@h/scdm?authSource=admin&w=majority&journal=true"),
-        (
-            "mongodb://u:p@h/users",
-            {"database": "x"},
-            "mongodb://u:p@h/x?authSource=users&w=majority&journal=true",
-        ),
-        ("mongodb://u:p@h/?authSource=a", {}, "mongodb://u:p@h/scdm?authSource=a&w=majority&journal=true"),
-        (
-            "mongodb+srv://u:p@h.org/",
-            {},
-            "mongodb+srv://u:p@h.org/scdm?authSource=admin&w=majority&journal=true",
-        ),
-    ],
-)
-def test_uri_of_the_settings(uri: str, fields: dict[str, str], expected: str) -> None:
-    assert database_uri(ScdmSettings(mongo_uri=uri, **fields)) == expected
-
-
 def test_unreachable_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scdm_flows.stores.database.TIMEOUT_MS", 200)
     settings = ScdmSettings(mongo_uri=f"mongodb://u:secret@127.0.0.1:{free_port()}/")
     with pytest.raises(StoreError, match=r"u:\*\*\*@.*does not answer.*check that the server runs") as caught:
         connect(settings)
     assert "secret" not in str(caught.value)
-
-
-@pytest.mark.parametrize("uri", ["mongodb://u:sec/ret@h/", "mongodb://u:secret@h:port/", "mongodb://"])
-def test_a_uri_that_is_none(uri: str) -> None:
-    with pytest.raises(StoreError, match="is not a MongoDB URI") as caught:
-        database_of(uri)
-    assert "sec" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +178,7 @@ def test_strip() -> None:
 
 def test_what_reading_loads() -> None:
     code = (
-        "import sys; import scdm_flows.query, scdm_flows.stores; scdm_flows.stores.memory_database(); "
+        "import sys; import scdm_flows.query, support.memory; support.memory.memory_database(); "
         "heavy = {'torch', 'atomate2', 'fireworks', 'secantus', 'ase', 'chgnet'} & set(sys.modules); "
         "sys.exit(' '.join(sorted(heavy)) or None)"
     )

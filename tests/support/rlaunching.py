@@ -118,7 +118,8 @@ def candidate_flow(candidate: int, seconds: float = 0.0) -> Flow:
 
 def put(database: Database, candidates: int = CANDIDATES, seconds: float = 0.0) -> Any:
     """Put the campaign ``t`` on the LaunchPad, which is returned; seconds: how long each first job takes."""
-    from scdm_flows.execution.fireworks.workflows import insert, workflow_of
+    from scdm_flows.execution.fireworks.firetask import workflow_of
+    from scdm_flows.execution.fireworks.workflows import insert
 
     launchpad = launch.launchpad_of(database)
     shard = tagged(screen(candidates, seconds), "screen", shard=0)

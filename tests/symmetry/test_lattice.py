@@ -1,13 +1,20 @@
-"""The slab contract and the one-layer test on small explicit crystals."""
+"""The standard orientation of slabs and the one-layer test on small explicit crystals."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
-from pymatgen.core import Lattice, Structure
+from pymatgen.analysis.dimensionality import get_structure_components
+from pymatgen.core import Element, Lattice, Structure
+from pymatgen.core.local_env import CutOffDictNN
 
+from scdm_models.datasets.readers import read_any
 from scdm_models.errors import NotALayerError, StructureError
 from scdm_models.symmetry.lattice import (
+    BOND_FACTOR,
+    covalent_radii,
     is_one_layer,
     layer_dimensionality,
     orient_slab,
@@ -124,9 +131,26 @@ def test_dimensionality_of_chains_molecules_and_bulk() -> None:
     assert layer_dimensionality(atoms) == [0, 0]
 
 
-def test_most_known_layers_are_one_layer(shared_data) -> None:  # type: ignore[no-untyped-def]
-    from scdm_models.datasets.readers import read_any
-
+def test_most_known_layers_are_one_layer(shared_data: Path) -> None:
     layers = [item.structure for item in list(read_any(shared_data / "c2db.jsonl.gz"))[::20]]
     # C2DB holds monolayers by construction; 99.7 % of the whole set pass
     assert np.mean([is_one_layer(orient_slab(s)) for s in layers]) > 0.98
+
+
+def test_dimensionality_is_what_pymatgen_finds(shared_data: Path) -> None:
+    # an implementation of Larsen's algorithm that is not ours, with bonds found by another neighbour search
+    structures = []
+    for name in ("c2db", "2dmatpedia"):
+        structures += [item.structure for item in list(read_any(shared_data / f"{name}.jsonl.gz"))[::150]]
+    several = 0
+    for seed, structure in enumerate(structures):
+        if seed % 2:
+            structure.perturb(0.5, seed=seed)  # some of these fall into parts
+        symbols = sorted({site.specie.symbol for site in structure})
+        radius = {symbol: covalent_radii(np.array([Element(symbol).Z]))[0] for symbol in symbols}
+        bonds = CutOffDictNN({(a, b): BOND_FACTOR * (radius[a] + radius[b]) for a in symbols for b in symbols})
+        components = get_structure_components(bonds.get_bonded_structure(structure))
+        found = sorted(layer_dimensionality(structure))
+        assert found == sorted(component["dimensionality"] for component in components)
+        several += len(found) > 1
+    assert several > 2

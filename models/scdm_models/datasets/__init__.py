@@ -1,4 +1,4 @@
-"""Data sets: readers of what exists (``readers``), the paper's curation (``curation``), novelty (``known``)."""
+"""Data sets of layers: readers (``readers``), the paper's curation (``curation``), known layers (``known``)."""
 
 from __future__ import annotations
 

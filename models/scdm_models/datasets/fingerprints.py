@@ -1,4 +1,4 @@
-"""How unlike two layers of one formula are, as a number; whether they are the same is for ``matching`` to say.
+"""How unlike two layers of one formula are, as a number; whether they are the same decides ``matching``.
 
 A fingerprint is made of numbers that no rotation, reflection, origin, supercell or vacuum changes: for each
 ordered pair of elements (A, B) the mean distance from an A atom to its first, second, ... twelfth B neighbour

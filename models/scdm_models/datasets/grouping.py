@@ -1,10 +1,10 @@
-"""Connected components of "the same layer" without comparing all pairs. Owns the bookkeeping, no comparison.
+"""Connected components of "the same layer" without comparing all pairs; the caller gives the comparison of a pair.
 
-Layers that are nearly identical are gathered in a ball around the first of them. What cannot be paired with that one
-even with tolerances widened by the ball's size cannot be paired with any other in it, so a comparison of two balls
-stands for those of all their members; only where it is undecided are members compared. Widening: a member differs from
-the ball's first by at most ``RADIUS`` for each atom and by ``STRAIN`` in the cell, which changes displacements by
-twice the radius (another atom may be the one in place), and lengths and angles in proportion.
+Layers that are nearly identical are gathered in a ball, whose centre is the first of them. What cannot be paired with
+the first even with tolerances widened by the ball's size cannot be paired with any other in it, so a comparison of two
+balls' firsts replaces those of all their members; only where it is undecided are members compared. Widening: a member
+differs from the ball's first by at most ``RADIUS`` for each atom and by ``STRAIN`` in the cell, which changes
+displacements by twice the radius (another atom may be the one in place), and lengths and angles in proportion.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.cluster.hierarchy import DisjointSet
 
 from scdm_models.datasets.pairing import Layer, Tolerance, near
 
@@ -75,28 +76,8 @@ class _Sizes:
         return close
 
 
-class _Union:
-    """Which balls are known to hold the same layer."""
-
-    def __init__(self) -> None:
-        self.parent: list[int] = []
-
-    def add(self) -> None:
-        self.parent.append(len(self.parent))
-
-    def find(self, i: int) -> int:
-        while self.parent[i] != i:
-            self.parent[i] = self.parent[self.parent[i]]
-            i = self.parent[i]
-        return i
-
-    def join(self, i: int, j: int) -> None:
-        first, second = sorted((self.find(i), self.find(j)))
-        self.parent[second] = first
-
-
 def possible(first: Layer, second: Layer, tolerance: Tolerance) -> bool:
-    """Whether elements, sizes and heights allow a match; what this rejects no pairing of atoms can mend.
+    """Whether elements, sizes and heights allow a match; what is rejected here has no allowed pairing of atoms.
 
     Heights that are paired in order have the smallest largest difference; the origin along z is free.
     """
@@ -122,7 +103,7 @@ def components(layers: Sequence[Layer], tolerance: Tolerance, same: Callable[[La
 
 def _components(layers: Sequence[Layer], tolerance: Tolerance, same: Callable[[Layer, Layer], bool]) -> list[list[int]]:
     """The same for layers of the same atoms."""
-    sizes, union = _Sizes(layers, tolerance), _Union()
+    sizes = _Sizes(layers, tolerance)
     firsts: list[int] = []
     balls: dict[int, list[int]] = {}
     for i, layer in enumerate(layers):
@@ -133,26 +114,22 @@ def _components(layers: Sequence[Layer], tolerance: Tolerance, same: Callable[[L
         else:
             firsts.append(i)
             balls[i] = [i]
-            union.add()
     order = np.array(firsts, dtype=np.int64)
-    number = {first: k for k, first in enumerate(firsts)}
+    joined = DisjointSet(firsts)  # balls, by their firsts, that are known to hold the same layer
     for k, first in enumerate(firsts):  # the firsts against each other: most joins are found here
         for other in sizes.possible(first, order[:k]).tolist():
-            if union.find(k) != union.find(number[other]) and same(layers[first], layers[other]):
-                union.join(k, number[other])
+            if not joined.connected(first, other) and same(layers[first], layers[other]):
+                joined.merge(first, other)
     two = widened(tolerance, 2)
     for k, first in enumerate(firsts):
         for other in sizes.possible(first, order[:k], 2).tolist():
-            if len(balls[first]) == len(balls[other]) == 1 or union.find(k) == union.find(number[other]):
+            if len(balls[first]) == len(balls[other]) == 1 or joined.connected(first, other):
                 continue
             if _reach(layers[first], layers[other], two) and _meet(
                 layers, sizes, balls[first], balls[other], tolerance, same
             ):
-                union.join(k, number[other])
-    groups: dict[int, list[int]] = defaultdict(list)
-    for k, first in enumerate(firsts):
-        groups[union.find(k)] += balls[first]
-    return sorted(sorted(group) for group in groups.values())
+                joined.merge(first, other)
+    return sorted(sorted(i for first in part for i in balls[first]) for part in joined.subsets())
 
 
 def _reach(first: Layer, second: Layer, tolerance: Tolerance) -> bool:

@@ -4,7 +4,8 @@ The layers are stored as they are compared: in-plane primitive cell, c = thickne
 sixteen-bit fractions of it (some 1e-4 angstrom). A structure is compared with all known layers of its reduced formula
 that sizes and heights allow, in primitive cells and in-plane supercells, whatever its layer group is.
 
-This file owns the stored layers and the look-up; ``matching`` owns what "the same layer" means.
+The stored layers and the look-up are here; ``known_columns`` says what is stored of a layer, and ``matching`` what
+"the same layer" means.
 """
 
 from __future__ import annotations
@@ -28,33 +29,32 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Lattice, Structure
 
+from scdm_models.datasets.known_columns import (
+    DTYPES,
+    STEPS,
+    TEXT,
+    KnownEntry,
+    Properties,
+    check_columns,
+    columns,
+    prepare,
+)
 from scdm_models.datasets.matching import LayerMatcher
 from scdm_models.datasets.pairing import Layer
 from scdm_models.datasets.readers import read_any
 from scdm_models.datasets.records import Dropped, LayerRecord
-from scdm_models.errors import DatasetError, NotALayerError, ScdmError
+from scdm_models.errors import DatasetError, ScdmError
 from scdm_models.processes import pool
-from scdm_models.symmetry.detect import detect_layer_group
-from scdm_models.symmetry.encoding import LayerCrystal, symmetrize
-from scdm_models.symmetry.lattice import orient_slab
+from scdm_models.symmetry.encoding import LayerCrystal
 
 logger = logging.getLogger(__name__)
 PACKAGED = "known.npz"
-SYMPREC_ANGSTROM = 0.1  # of layer groups and templates, as in the curated set
 MATCHER = LayerMatcher()
 VACUUM_ANGSTROM = 15.0  # beside a layer that is made from its stored form, which has the gap of 3.4
-# What a source calls the energy above hull (eV/atom), whether the layer is dynamically stable, and its gap (eV).
-NAMES = {
-    "e_above_hull": ("e_above_hull", "e_hull", "ehull", "hull_distance", "decomposition_energy"),
-    "dynamically_stable": ("dynamically_stable", "dyn_stab"),
-    "band_gap": ("band_gap", "gap", "bandgap", "band_gap_ind", "optb88vdw_bandgap"),
-}
 _FORMAT = 1
-_STEPS = 2**16  # of a fractional coordinate
 _CHUNK = 64
 _WORTH_PROCESSES = 1500  # structures from which starting processes (about 3 s) pays
 Progress = Callable[[str, int, int], None]
-Properties = dict[str, float | bool | str]
 
 
 @dataclass(frozen=True)
@@ -84,19 +84,6 @@ class KnownMatch:
     layer_group: int
     displacement_angstrom: float
     properties: Properties
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """A known layer on its way into the columns."""
-
-    id: str
-    source: str
-    formula: str
-    layer_group: int
-    template: str
-    properties: Properties
-    layer: Layer
 
 
 class KnownLayers:
@@ -138,7 +125,7 @@ class KnownLayers:
     def version(self) -> str:
         """Twelve hex digits of a sha256 over the content and the tolerances of the comparison."""
         sha = hashlib.sha256(json.dumps([asdict(MATCHER.tolerance), self._text], sort_keys=True).encode())
-        for name in _DTYPES:
+        for name in DTYPES:
             sha.update(self._arrays[name].tobytes())
         return sha.hexdigest()[:12]
 
@@ -159,13 +146,13 @@ class KnownLayers:
         """
         everything = list(records)
         chunks = [everything[i : i + _CHUNK] for i in range(0, len(everything), _CHUNK)]
-        entries: list[_Entry] = []
+        entries: list[KnownEntry] = []
         dropped: list[Dropped] = []
         done = 0
 
-        def take(outcomes: list[_Entry | Dropped]) -> None:
+        def take(outcomes: list[KnownEntry | Dropped]) -> None:
             nonlocal done
-            entries.extend(x for x in outcomes if isinstance(x, _Entry))
+            entries.extend(x for x in outcomes if isinstance(x, KnownEntry))
             dropped.extend(x for x in outcomes if isinstance(x, Dropped))
             done += len(outcomes)
             if progress is not None:
@@ -173,17 +160,17 @@ class KnownLayers:
 
         if processes > 1 and len(chunks) > 3:
             with pool(processes) as workers:
-                for outcomes in workers.map(_prepare, chunks):
+                for outcomes in workers.map(prepare, chunks):
                     take(outcomes)
         else:
             for chunk in chunks:
-                take(_prepare(chunk))
-        return _columns(entries), dropped
+                take(prepare(chunk))
+        return cls(*columns(entries)), dropped
 
     def joined(self, other: KnownLayers) -> KnownLayers:
         """These layers and, after them, the other ones."""
-        text = {name: self._text[name] + other._text[name] for name in _TEXT}
-        return KnownLayers(text, {n: np.concatenate([self._arrays[n], other._arrays[n]]) for n in _DTYPES})
+        text = {name: self._text[name] + other._text[name] for name in TEXT}
+        return KnownLayers(text, {n: np.concatenate([self._arrays[n], other._arrays[n]]) for n in DTYPES})
 
     def save(self, path: str | Path) -> None:
         """Write them atomically (npz without pickle), byte for byte reproducible.
@@ -231,9 +218,9 @@ class KnownLayers:
                 header = json.loads(data["header"].tobytes())
                 if header["format"] != _FORMAT:
                     raise ValueError(f"format {header['format']}, expected {_FORMAT}")
-                text = {name: [str(x) for x in header[name]] for name in _TEXT}
-                arrays = {name: data[name].astype(dtype, casting="equiv") for name, dtype in _DTYPES.items()}
-            _check(text, arrays)
+                text = {name: [str(x) for x in header[name]] for name in TEXT}
+                arrays = {name: data[name].astype(dtype, casting="equiv") for name, dtype in DTYPES.items()}
+            check_columns(text, arrays)
             return cls(text, arrays)
         except FileNotFoundError:
             raise DatasetError(
@@ -255,7 +242,7 @@ class KnownLayers:
             yield name, source, Structure(lattice, layer.numbers.tolist(), frac)
 
     def lookup(self, structure: Structure) -> list[KnownMatch]:
-        """The known layers that the structure is, nearest first.
+        """The known layers that are the same layer as the structure, nearest first.
 
         Raises
         ------
@@ -303,7 +290,7 @@ class KnownLayers:
         atoms = slice(int(self._ends[i] - self._arrays["sizes"][i]), int(self._ends[i]))
         ax, bx, by, c = self._arrays["cells"][i].astype(float).tolist()
         numbers = self._arrays["numbers"][atoms].astype(np.int64)
-        return Layer(numbers, self._arrays["frac"][atoms] / _STEPS, np.array([[ax, 0.0], [bx, by]]), c)
+        return Layer(numbers, self._arrays["frac"][atoms] / STEPS, np.array([[ax, 0.0], [bx, by]]), c)
 
     def _match(self, i: int, displacement: float) -> KnownMatch:
         energy, stable, gap = (None if np.isnan(v) else round(float(v), 5) for v in self._arrays["values"][i])
@@ -320,103 +307,6 @@ class KnownLayers:
             displacement,
             {name: value for name, value in said.items() if value is not None},
         )
-
-
-_TEXT = ("ids", "sources", "formulas", "templates")
-_DTYPES: dict[str, type[np.generic]] = {
-    "groups": np.uint8,
-    "sizes": np.uint16,
-    "cells": np.float32,
-    "numbers": np.uint8,
-    "frac": np.uint16,
-    "values": np.float32,
-}
-
-
-def _check(text: dict[str, list[str]], arrays: dict[str, NDArray[Any]]) -> None:
-    """``ValueError`` where columns do not belong together or hold no layers."""
-    m, n = len(text["ids"]), int(arrays["sizes"].sum())
-    shapes = {"groups": (m,), "sizes": (m,), "cells": (m, 4), "numbers": (n,), "frac": (n, 3), "values": (m, 3)}
-    if any(len(text[name]) != m for name in _TEXT) or any(arrays[k].shape != shape for k, shape in shapes.items()):
-        raise ValueError("columns of different lengths")
-    cells = arrays["cells"]
-    if not (np.isfinite(cells).all() and (cells[:, [0, 2, 3]] > 0).all() and (arrays["sizes"] > 0).all()):
-        raise ValueError("a cell without size or atoms")
-
-
-def _properties(said: dict[str, Any]) -> Properties:
-    """What a record says under the names of any source, in ours."""
-    found: Properties = {}
-    for name, others in NAMES.items():
-        value = next((said[other] for other in others if said.get(other) is not None), None)
-        if name == "dynamically_stable":
-            if isinstance(value, bool):
-                found[name] = value
-        elif isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value):
-            found[name] = float(value)
-    return found
-
-
-def _prepare(records: list[LayerRecord | Dropped]) -> list[_Entry | Dropped]:
-    logging.getLogger("moyo").setLevel(logging.ERROR)  # it warns of every small displacement
-    return [_prepare_one(record) for record in records]
-
-
-def _prepare_one(record: LayerRecord | Dropped) -> _Entry | Dropped:
-    """A record ready to be stored; never raises for a bad structure."""
-    if isinstance(record, Dropped):
-        return record
-    try:
-        layer = MATCHER.layer(record.structure)
-        group, template = _symmetry(record.structure)
-        formula = record.structure.composition.reduced_formula
-        return _Entry(record.id, record.source, formula, group, template, _properties(record.properties), layer)
-    except NotALayerError as failure:
-        return Dropped(record.id, record.source, "not a layer", str(failure))
-    except ScdmError as failure:
-        return Dropped(record.id, record.source, "failed", str(failure))
-    except Exception as failure:  # a structure can break a library in ways nobody lists
-        reason = f"{type(failure).__name__}: {failure}; look at the structure"
-        return Dropped(record.id, record.source, "failed", reason)
-
-
-def _symmetry(structure: Structure) -> tuple[int, str]:
-    """Layer group (0 where none is found) and Wyckoff template ("" where there is none)."""
-    slab = orient_slab(structure)
-    try:
-        crystal = symmetrize(slab, SYMPREC_ANGSTROM).crystal
-    except Exception:  # symmetry decorates a known layer and decides nothing
-        with contextlib.suppress(Exception):
-            return detect_layer_group(slab, SYMPREC_ANGSTROM), ""
-        return 0, ""
-    return crystal.layer_group, crystal.template
-
-
-def _columns(entries: Sequence[_Entry]) -> KnownLayers:
-    layers = [entry.layer for entry in entries]
-    none = np.zeros((0, 3))
-    said = [[entry.properties.get(name, np.nan) for name in NAMES] for entry in entries]
-    text = {
-        "ids": [entry.id for entry in entries],
-        "sources": [entry.source for entry in entries],
-        "formulas": [entry.formula for entry in entries],
-        "templates": [entry.template for entry in entries],
-    }
-    arrays = {
-        "groups": np.array([entry.layer_group for entry in entries]),
-        "sizes": np.array([len(layer.numbers) for layer in layers]),
-        "cells": np.array([_cell(layer) for layer in layers]).reshape(-1, 4),
-        "numbers": np.concatenate([none[:, 0], *(layer.numbers for layer in layers)]),
-        "frac": np.round(np.concatenate([none, *(layer.frac for layer in layers)]) * _STEPS) % _STEPS,
-        "values": np.array(said, dtype=float).reshape(-1, len(NAMES)),
-    }
-    return KnownLayers(text, {name: arrays[name].astype(dtype) for name, dtype in _DTYPES.items()})
-
-
-def _cell(layer: Layer) -> tuple[float, float, float, float]:
-    """a along x: a_x, b_x, b_y, c, angstrom."""
-    length = float(layer.lengths[0])
-    return length, float(layer.plane[0] @ layer.plane[1]) / length, layer.area / length, layer.c
 
 
 def build_known(

@@ -1,4 +1,4 @@
-"""Equality of layers: what pymatgen's StructureMatcher does, made safe for slabs. Owns the comparison, no data set.
+"""Equality of layers: what pymatgen's StructureMatcher does, adapted to slabs.
 
 With its defaults that matcher scales the vacuum into the comparison: at c >= 20 angstrom it calls 1H- and
 1T-MoS2 the same, and the same layer at two values of c different. Here
@@ -228,8 +228,8 @@ class LayerMatcher:
     def same(self, first: Layer, second: Layer) -> bool:
         """``fit`` for layers that are prepared, in either order; False for other formulas.
 
-        False also for other numbers of atoms in the primitive cell: a distorted layer in a larger cell is for
-        ``displacement`` to judge.
+        False also for other numbers of atoms in the primitive cell: ``displacement`` compares distorted layers in
+        larger cells.
         """
         return possible(first, second, self.tolerance) and paired(first, second, self.tolerance)
 

@@ -1,12 +1,12 @@
 """Whether the atoms of two layers can be paired: the search of pymatgen's StructureMatcher, in the plane and on arrays.
 
-Owns one pair of prepared layers; ``matching`` says what is prepared how, ``grouping`` which pairs are looked at.
+One pair of prepared layers is compared here; ``matching`` prepares layers, ``grouping`` chooses the pairs.
 
 A pairing is an integer change of the first layer's in-plane cell onto the second's, a choice of up, and one atom of
 the rarest element that is put onto one of the other layer. As in StructureMatcher (Ong et al., Comput. Mater. Sci. 68,
 314 (2013), doi:10.1016/j.commatsci.2012.10.028), distances are those of the mean of the two cells, the assignment has
-the smallest sum of squares, and its mean displacement is free. Unlike there, c stays c: a layer does not lie on its
-side. All candidates are decided together, which takes a fifth of its time (measured on 1,000 pairs).
+the smallest sum of squares, and its mean displacement is free. Unlike there, c is never exchanged with a or b.
+All candidates are decided together, which takes a fifth of its time (measured on 1,000 pairs).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What readers and curation hand on, and the files of a curated set and of what was dropped. Owns no rule."""
+"""The records that readers and curation return, and the files of a curated set and of what was dropped."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Structures of single files: CIF, POSCAR/CONTCAR and extxyz; and the check that every structure read must
 pass.
 
-Owns the file formats that hold structures and nothing else; data sets are the business of ``readers``.
+These are the formats of single structures; ``readers`` reads data sets.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Numbers that judge generated crystals."""
+"""Measures of generated crystals: validity, uniqueness and novelty, distributions, and distances of reconstructions."""

@@ -1,4 +1,4 @@
-"""Crystals as padded tensors, and the Wyckoff tables as tensors. Owns every tensor shape of the model.
+"""Crystals as padded tensors, and the Wyckoff tables as tensors. Defines the shape of every tensor of the model.
 
 Names used everywhere: B crystals in a batch, K sites, M points of an orbit, W positions of all 80 groups.
 Parameters ``p`` of a site are (x, y, z): in-plane fractions of the conventional cell on the torus and a height in
@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scdm_models.model.elements import MAX_Z as MAX_Z
 from scdm_models.symmetry.encoding import LayerCrystal, Site, in_plane_matrix
 from scdm_models.symmetry.tables import N_GROUPS, first_points, layer_group
 

@@ -92,7 +92,7 @@ def _scales() -> tuple[Tensor, Tensor, Tensor, Tensor]:
         n = len(points)
         rms = []
         for sigma in sigmas:
-            if sigma < 0.06:  # the torus is not felt
+            if sigma < 0.06:  # images do not overlap: as without periodicity
                 rms.append(sigma)
                 continue
             moved = wrapped_displacement(points, cell.expand(n, 2, 2), sigma.expand(n), free.expand(n, 2))

@@ -1,7 +1,7 @@
 """The networks p_theta: one for the skeleton (elements and letters), one for the geometry (lattice, coordinates).
 
 Both are transformers over the sites of the asymmetric unit with the layer group as condition. The geometry network
-sees distances in angstrom from each site to all images of all orbits, and answers with sums over directions to those
+sees distances in angstrom from each site to all images of all orbits, and predicts sums over directions to those
 images; such sums are equivariant under the group, hence tangent to each Wyckoff set by construction.
 """
 
@@ -97,7 +97,7 @@ def _padding_bias(mask: Tensor) -> Tensor:
 
 
 class ElementEmbedding(nn.Module):
-    """(..., width) of element classes (...): a row of its own plus what its descriptors say."""
+    """(..., width) of element classes (...): an embedding of its own plus a linear map of its descriptors."""
 
     def __init__(self, width: int, extra: int = 0) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class ElementEmbedding(nn.Module):
 
 @dataclass
 class Wish:
-    """What is asked of each crystal; rows of zeros ask nothing.
+    """The condition on composition and stability of each crystal; rows of zeros are no condition.
 
     allowed: (B, MAX_Z), 1 at the elements that may occur; fractions: (B, MAX_Z) atomic fractions of a formula;
     stability: (B, N_STABILITY), 1 at the class of energy above hull (``stability_class``).
@@ -125,7 +125,7 @@ class Wish:
 
     @classmethod
     def none(cls, n: int, device: torch.device | str = "cpu") -> Wish:
-        """No wish for ``n`` crystals."""
+        """No condition for ``n`` crystals."""
         return cls(*(torch.zeros(n, width, device=device) for width in (MAX_Z, MAX_Z, N_STABILITY)))
 
     def take(self, index: Tensor) -> Wish:
@@ -144,7 +144,7 @@ class Wish:
 
 
 class SkeletonNetwork(nn.Module):
-    """Logits of masked elements and letters, given the others, the layer group, the number of sites and the wish."""
+    """Logits of masked elements and letters, given the others, layer group, number of sites and ``Wish``."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -341,7 +341,7 @@ class GeometryNetwork(nn.Module):
         nn.init.zeros_(self.pair_head.bias)
 
     def forward(self, noisy: CrystalBatch, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, K, 2) in-plane, (B, K) height and (B, 3) lattice answers; see ``corruption.corrupt``."""
+        """(B, K, 2) in-plane, (B, K) height and (B, 3) lattice predictions; see ``corruption.corrupt``."""
         config = self.config
         tables = wyckoff_tensors()
         atoms = n_atoms(noisy.wyckoff, noisy.mask)

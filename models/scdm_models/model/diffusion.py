@@ -1,4 +1,4 @@
-"""Losses of the two halves of the chain, and one reverse step of each. Knows tensors, not files."""
+"""The diffusion model: losses of both networks, and the reverse step of lattice and coordinates."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Scdm(nn.Module):
 
         Half of the crystals get independent masks of a uniform rate on all tokens; the others a state that the
         sampler visits: letters partly masked with all elements masked, or letters known and elements partly masked.
-        Half of the crystals come with a wish for their composition that they fulfil (``composition_wish``), and half
+        Half of the crystals come with a condition on composition that they fulfil (``composition_wish``), and half
         with their class of ``stability`` ((B,), -1 where it is not known), so that one network is both the conditional
         and the unconditional one of classifier-free guidance (arXiv 2207.12598).
         """
@@ -66,7 +66,7 @@ class Scdm(nn.Module):
     def geometry_loss(
         self, batch: CrystalBatch, t: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean squared errors of the in-plane, height and lattice answers at times ``t`` (B,)."""
+        """Mean squared errors of the in-plane, height and lattice predictions at times ``t`` (B,)."""
         noisy, plane, height, lattice = corrupt(batch, t, self.scales, generator)
         plane_hat, height_hat, lattice_hat = self.geometry(noisy, t)
         _, _, free = tangents(batch)
@@ -141,9 +141,10 @@ class Scdm(nn.Module):
 
 
 def composition_wish(batch: CrystalBatch, kind: Tensor, rate: Tensor, draws: Tensor) -> Wish:
-    """A wish for each crystal that it fulfils. kind, rate: (B, 1) and draws: (B, MAX_Z) uniform in [0, 1).
+    """A condition on the composition of each crystal, which it fulfils.
 
-    kind < 0.5: none; < 0.75: the crystal's elements among up to half of all others; else its atomic fractions.
+    kind, rate: (B, 1) and draws: (B, MAX_Z) uniform in [0, 1). kind < 0.5: no condition; < 0.75: the crystal's elements
+    among up to half of all others; else its atomic fractions.
     """
     atoms = wyckoff_tensors().multiplicity.to(batch.group.device)[batch.wyckoff] * batch.mask
     counts = torch.zeros(len(batch), MAX_Z, device=batch.group.device)

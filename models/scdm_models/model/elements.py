@@ -1,4 +1,4 @@
-"""What elements have in common, as numbers: so that the networks can carry what they learn from sulfur to selenium."""
+"""Descriptors of the elements, with which the networks can transfer what they learn of sulfur to selenium."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Draws crystals from a trained model: layer group, skeleton, then lattice and coordinates by the reverse chain.
 
 A call is one stream of draws; draw j depends on (seed, start, j), up to rounding in its batch. Passed over are draws
-whose atoms touch or do not hold together, and those that repeat a sample's skeleton: every sample says which draw it
+whose atoms are too close or not connected, and those that repeat a sample's skeleton: every sample says which draw it
 was, and ``SamplerOptions.guidance=False`` returns the stream as it is. The layer group found in a sample stands beside
 the one it was made in.
 """
@@ -24,11 +24,11 @@ from pymatgen.core import Structure
 from scdm_models.errors import GenerationError, ScdmError
 from scdm_models.model.batch import CrystalBatch, from_batch, n_atoms, to_batch
 from scdm_models.model.checkpoint import Checkpoint, load_checkpoint
-from scdm_models.model.cohesion import bonded_layers
-from scdm_models.model.guidance import settle
-from scdm_models.model.skeletons import SkeletonRules, draw, draw_skeletons, skeleton_prior
 from scdm_models.processes import pool
+from scdm_models.sampling.cohesion import bonded_layers
+from scdm_models.sampling.guidance import settle
 from scdm_models.sampling.paper import paper_decoding
+from scdm_models.sampling.skeletons import SkeletonRules, draw, draw_skeletons, skeleton_prior
 from scdm_models.symmetry.detect import detect_layer_group, detect_space_group
 from scdm_models.symmetry.encoding import LayerCrystal, decode
 from scdm_models.symmetry.normalizer import canonical
@@ -36,7 +36,7 @@ from scdm_models.symmetry.normalizer import canonical
 DEFAULT_STEPS = 8
 CHUNK = 16  # crystals denoised together: what they need stays in a core's cache
 DETECTION_SYMPREC = 1e-3
-PATIENCE = 4  # draws for each sample, on average, before one that guidance had to mend is taken
+PATIENCE = 4  # draws for each sample, on average, before one that guidance had to correct is taken
 REPETITIONS = 4  # draws that are passed over as repetitions for each sample, before one is taken
 ROOM = 1024  # repetitions; more draws than that are seldom under way at once
 
@@ -53,8 +53,8 @@ class SamplerOptions:
         Share of the ancestral sampler's noise: 1 is the DDPM, 0 the deterministic chain.
     guidance
         Whether draws that are no bonded layer (``cohesion.bonded_layers``) or repeat a skeleton are passed over. Where
-        ``PATIENCE`` ends first, torn ones are mended instead: atoms pushed apart, parts pulled together (``guidance``);
-        repetitions are taken where they are most of what comes, as with a narrow wish.
+        ``PATIENCE`` ends first, the former are corrected instead: atoms pushed apart, parts pulled together
+        (``guidance``); repetitions are taken where they are most of what comes, as with a narrow request.
     skeletons
         How letters and elements are drawn.
     paper
@@ -275,7 +275,7 @@ class _Job:
     options: SamplerOptions
 
     def drawn(self, numbers: range, known: frozenset[int] = frozenset()) -> list[_Draw]:
-        """The draws, with finished records where they are samples; skeletons in ``known`` are not carried further."""
+        """The draws, with finished records where they are samples; skeletons in ``known`` get no geometry."""
         rngs = [np.random.default_rng([self.seed, self.start, number]) for number in numbers]
         draws = _draw_batch(self.checkpoint, rngs, self.prior, self.options, known)
         return [
@@ -357,7 +357,7 @@ class _Stream:
                     return
 
     def left_out(self) -> frozenset[int]:
-        """Skeletons whose draws will be passed over: those of the samples, while that rule has room to spare."""
+        """Skeletons that get no geometry: those of the samples, while ``ROOM`` more repetitions may be passed over."""
         room = REPETITIONS * self.done - self.repeated
         return frozenset(self.known) if self.job.options.guidance and room > ROOM else frozenset()
 

@@ -2,7 +2,7 @@
 
 A crystal is its layer group G, the free in-plane lattice parameters of G's family, and one entry for each occupied
 orbit: element, Wyckoff letter and the representative point, from which the tabulated operations make the atoms.
-This file owns ``symmetrize`` (any slab -> standard setting), ``encode`` and ``decode``; it knows no model.
+``symmetrize`` brings any slab into the standard setting; ``encode`` and ``decode`` convert between the two forms.
 
 Conventions: conventional cell of the standard setting with a along x and c along z; heights in angstrom above the
 plane z = 0 that the operations reversing z leave in place (for groups without such operations the mean height of

@@ -1,8 +1,8 @@
-"""Which Wyckoff letters of a layer group are names for the same thing: the letters' permutations under its normalizer.
+"""Which Wyckoff letters of a layer group are equivalent: the letters' permutations under its normalizer.
 
 Another origin or other axes that leave the group as it is describe the same crystal with other letters (International
 Tables for Crystallography A, chapter 3.5, does the same for space groups): 1T layers are ``72:a-d`` and nothing else,
-but in p-4m2 the letters of two sublattices may trade places.
+but in p-4m2 the letters of two sublattices may be exchanged.
 """
 
 from __future__ import annotations

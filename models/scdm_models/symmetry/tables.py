@@ -1,6 +1,6 @@
 """Wyckoff positions of the 80 layer groups, as affine maps of their free parameters.
 
-Owns the tables and nothing that looks at a structure. A position of a layer group is a set of points
+Only the tables are here; ``detect`` and ``encoding`` analyse structures. A position of a layer group is a set of points
 ``x = A u + t`` with free parameters ``u``; in a layer group z never mixes with x, y (the only actions on z are
 z -> z and z -> -z), so the free directions split into 0-2 in-plane ones (a torus) and 0-1 out-of-plane one
 (a line). Setting: International Tables for Crystallography, volume E; the vacuum is along c and the plane

@@ -1,4 +1,4 @@
-"""Trains SCDM and UnSCDM on a curated data set. Owns the loop, the split, the resumable state and the checkpoint.
+"""Trains SCDM and UnSCDM on a curated data set: the epochs of both networks, and the checkpoint that they end in.
 
 Everything that an epoch draws comes from the seed, the phase and the epoch's number, and the state is written between
 epochs: a training that is killed and started again ends in the same checkpoint, bit for bit, on a CPU.
@@ -9,107 +9,29 @@ from __future__ import annotations
 import copy
 import csv
 import hashlib
-import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-import yaml
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from scdm_models import __version__
-from scdm_models.errors import CheckpointError, DatasetError, ScdmError
+from scdm_models.errors import DatasetError, ScdmError
 from scdm_models.model.batch import CrystalBatch, n_atoms, to_batch
 from scdm_models.model.checkpoint import Checkpoint, Split, save_checkpoint
 from scdm_models.model.corruption import Scales
-from scdm_models.model.denoiser import NetworkConfig, stability_class
+from scdm_models.model.denoiser import stability_class
 from scdm_models.model.diffusion import Scdm
 from scdm_models.symmetry.encoding import LayerCrystal, without_symmetry
-
-Phase = Literal["skeleton", "geometry"]
-PHASES: tuple[Phase, ...] = ("skeleton", "geometry")
-NAMES = {"layer_group": "SCDM", "p1": "UnSCDM"}
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How to train.
-
-    Parameters
-    ----------
-    symmetry
-        ``layer_group`` trains SCDM; ``p1`` trains the control UnSCDM: every crystal without symmetry, every atom
-        general, nothing else different.
-    skeleton_epochs, geometry_epochs
-        Passes over the data for each of the two networks.
-    cooldown
-        Last share of the epochs, over which the learning rate falls to 0.
-    max_sites
-        Crystals with more sites in the asymmetric unit are left out.
-    batch_size
-        Crystals in a step.
-    learning_rate, weight_decay, warmup_steps
-        Of AdamW; constant after a linear warm-up.
-    ema
-        Decay of the exponential moving average of the weights that is saved.
-    validation_fraction
-        Share of the chemical systems kept for validation (chosen by a hash), with all of their crystals.
-    validate_every
-        Epochs between two looks at the validation loss; the average with the lowest one is kept.
-    seed
-        Of initialisation, order and noise.
-    threads
-        CPU threads.
-    device
-        ``cpu``, ``cuda`` (bfloat16 where it helps) or ``auto``: cuda where there is one.
-    network
-        Sizes of the networks.
-    """
-
-    symmetry: Literal["layer_group", "p1"] = "layer_group"
-    skeleton_epochs: int = 40
-    geometry_epochs: int = 150
-    cooldown: float = 0.3
-    max_sites: int = 40
-    batch_size: int = 96
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-2
-    warmup_steps: int = 200
-    ema: float = 0.999
-    validation_fraction: float = 0.08
-    validate_every: int = 5
-    seed: int = 0
-    threads: int = 2
-    device: str = "auto"
-    network: NetworkConfig = field(default_factory=NetworkConfig)
-
-    def epochs(self, phase: Phase) -> int:
-        """Epochs of a phase."""
-        return self.skeleton_epochs if phase == "skeleton" else self.geometry_epochs
-
-
-def load_train_config(path: str | Path) -> TrainConfig:
-    """The training configuration of a YAML file; ``DatasetError`` names an unknown key or a value out of range."""
-    try:
-        data: dict[str, Any] = yaml.safe_load(Path(path).read_text()) or {}
-        network = NetworkConfig(**data.pop("network", {}))
-        config = TrainConfig(network=network, **data)
-    except (OSError, yaml.YAMLError) as error:
-        raise DatasetError(f"training configuration {path} cannot be read: {error}") from error
-    except TypeError as error:
-        known = ", ".join(TrainConfig.__dataclass_fields__)
-        raise DatasetError(f"training configuration {path}: {error}; known keys are {known}") from error
-    if config.symmetry not in NAMES:
-        raise DatasetError(f"training configuration {path}: symmetry={config.symmetry!r} must be layer_group or p1")
-    return config
+from scdm_models.training.data_split import chemical_system, split
+from scdm_models.training.train_config import NAMES, PHASES, Phase, TrainConfig
+from scdm_models.training.train_state import TrainState, identity_of, load_state, save_state
 
 
 @dataclass
@@ -136,60 +58,6 @@ class _Data:
     held: CrystalBatch
     stability: Tensor
     held_stability: Tensor
-
-
-@dataclass
-class _State:
-    """What a phase needs to go on after a kill."""
-
-    phase: Phase
-    epoch: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    best: float = math.inf
-    best_epoch: int = 0
-    log: list[list[Any]] = field(default_factory=list)
-    metrics: dict[str, float] = field(default_factory=dict)
-
-
-def split(
-    crystals: Sequence[LayerCrystal], ids: Sequence[str], fraction: float, by: Split = "chemical system"
-) -> tuple[list[int], list[int]]:
-    """Indices of the training and of the held-out crystals.
-
-    Parameters
-    ----------
-    crystals, ids
-        (n,) the curated data set.
-    fraction
-        Share of the chemical systems (or of the crystals) that is held out.
-    by
-        What is hashed: the chemical system, so that none is in both parts, or the crystal's id.
-    """
-    keys = ids if by == "id" else [_system(crystal) for crystal in crystals]
-    held = [int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) / 2**32 < fraction for key in keys]
-    return [k for k, h in enumerate(held) if not h], [k for k, h in enumerate(held) if h]
-
-
-def held_out(
-    checkpoint: Checkpoint, crystals: Sequence[LayerCrystal], ids: Sequence[str]
-) -> tuple[list[int], list[int]]:
-    """Indices of the crystals that a checkpoint was trained on and of those that it never saw, by its own split.
-
-    Parameters
-    ----------
-    checkpoint
-        Its card says how and in which share crystals were held out.
-    crystals, ids
-        (n,) the curated data set that it was trained on.
-    """
-    fraction = checkpoint.card.get("training", {}).get("validation_fraction", TrainConfig().validation_fraction)
-    return split(crystals, ids, fraction, checkpoint.split)
-
-
-def _system(crystal: LayerCrystal) -> str:
-    """The chemical system, such as ``16-42``: the atomic numbers."""
-    return "-".join(map(str, sorted({site.element for site in crystal.sites})))
 
 
 def _batches(data: CrystalBatch, size: int, generator: torch.Generator) -> list[Tensor]:
@@ -285,7 +153,7 @@ def train(
         by = start.split
     training, validation = split(crystals, ids, config.validation_fraction, by)
     if not training or not validation:
-        systems = len({_system(crystal) for crystal in crystals})
+        systems = len({chemical_system(crystal) for crystal in crystals})
         raise DatasetError(
             f"of {len(crystals)} crystals in {systems} chemical systems {len(validation)} are held out at "
             f"validation_fraction={config.validation_fraction:g}, some and not all must be; give more "
@@ -310,10 +178,10 @@ def train(
     model = model.to(device)
     average = copy.deepcopy(model)
     sets = _Data(data.to(device), held.to(device), stability.to(device), held_stability.to(device))
-    identity = _identity(config, by, ids, crystals, classes)
+    identity = identity_of(config, by, ids, crystals, classes)
     state_file = Path(f"{out}.state")
-    state = _State("skeleton")
-    resumed = _load_state(state_file, identity)
+    state = TrainState("skeleton")
+    resumed = load_state(state_file, identity)
     for phase in PHASES:
         if phase in kept:
             measured = _validation(phase, average, sets.held, sets.held_stability)
@@ -323,7 +191,7 @@ def train(
             continue  # finished before the stop; its result is in the resumed average
         state.phase = phase
         if phase == "geometry":
-            state = _State("geometry", log=state.log, metrics=state.metrics, seconds=state.seconds)
+            state = TrainState("geometry", log=state.log, metrics=state.metrics, seconds=state.seconds)
         state = _train_phase(phase, model, average, sets, config, state, resumed, state_file, identity, progress,
                              save_seconds)  # fmt: skip
         resumed = None
@@ -352,48 +220,6 @@ def train(
         writer.writerows(state.log)
     state_file.unlink(missing_ok=True)
     return model_id
-
-
-def _identity(config: TrainConfig, by: Split, ids: list[str], crystals: list[LayerCrystal], classes: list[int]) -> str:
-    """What makes two trainings the same: the data and its split, all of the configuration but machine and lengths.
-
-    Up to the cooldown a training does not depend on its length, so a longer or shorter one may go on from it.
-    """
-    free = ("threads", "device", "skeleton_epochs", "geometry_epochs", "cooldown", "validate_every")
-    settings = {k: v for k, v in asdict(config).items() if k not in free}
-    content = json.dumps([settings, by, ids, classes, [c.to_dict() for c in crystals]], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
-
-
-def _save_state(
-    path: Path, identity: str, state: _State, model: Scdm, average: Scdm, best: dict[str, Tensor], optimizer: Any
-) -> None:
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
-    tensors |= {f"best.{k}": v for k, v in best.items()}
-    for index, values in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{k}": v for k, v in values.items()}
-    temporary = path.with_name(path.name + ".tmp")
-    header = {"identity": identity, "state": json.dumps(asdict(state))}
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, temporary, metadata=header)
-    temporary.replace(path)
-
-
-def _load_state(path: Path, identity: str) -> tuple[_State, dict[str, Tensor]] | None:
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(str(path), framework="pt") as handle:
-            header = handle.metadata() or {}
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); remove it to train from the start") from error
-    if header.get("identity") != identity:
-        raise CheckpointError(
-            f"{path} is the state of a training with other data or another configuration; remove it to train from the "
-            "start, or give back the old configuration to go on"
-        )
-    return _State(**json.loads(header["state"])), tensors
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -436,13 +262,13 @@ def _train_phase(
     average: Scdm,
     data: _Data,
     config: TrainConfig,
-    state: _State,
-    resumed: tuple[_State, dict[str, Tensor]] | None,
+    state: TrainState,
+    resumed: tuple[TrainState, dict[str, Tensor]] | None,
     state_file: Path,
     identity: str,
     progress: Callable[[Progress], None] | None,
     save_seconds: float,
-) -> _State:
+) -> TrainState:
     """One network's epochs; leaves the best average in ``average`` and returns the state at the end."""
     net, mean = (model.skeleton, average.skeleton) if phase == "skeleton" else (model.geometry, average.geometry)
     epochs = config.epochs(phase)
@@ -509,7 +335,7 @@ def _train_phase(
             pace = (time.monotonic() - started) / (state.epoch - first)
             progress(Progress(phase, state.epoch, epochs, pace * (epochs - state.epoch), mean_loss, score))
         if time.monotonic() - saved_at >= save_seconds and state.epoch < epochs:
-            _save_state(state_file, identity, state, model, average, best, optimizer)
+            save_state(state_file, identity, state, model, average, best, optimizer)
             saved_at = time.monotonic()
     mean.load_state_dict(best)  # the average with the lowest validation loss
     state.metrics |= {k: round(v, 4) for k, v in _validation(phase, average, data.held, data.held_stability).items()}

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scdm_flows.config import CampaignConfig, ForceFieldEngineConfig
-from scdm_flows.documents.candidate import StageName
+from scdm_flows.config import ForceFieldEngineConfig
 from scdm_flows.documents.phonon import PhononDoc
+from scdm_flows.documents.states import StageName
 from scdm_flows.documents.static import StaticSummary
-from scdm_flows.engines.base import StageCost
+from scdm_flows.engines.base import Ahead, StageCost
 from scdm_flows.engines.forcefield.potentials import missing, scheme_of
 from scdm_flows.errors import EngineError, ReferenceDataError
 from scdm_flows.thermo.energy_model import energy_model_for
@@ -36,7 +36,6 @@ from scdm_flows.thermo.table import SCHEME as PBE
 from scdm_flows.thermo.table import ReferenceTable
 
 if TYPE_CHECKING:
-    from jobflow.core.job import Job
     from jobflow.core.maker import Maker
     from pymatgen.core.structure import Structure
 
@@ -134,12 +133,13 @@ class ForceFieldEngine:
 
         return static_maker(self.config)
 
-    def relax_ahead(self, structures: Sequence[Structure]) -> Iterator[int]:
+    def relax_ahead(self, structures: Sequence[Structure]) -> Iterator[Ahead]:
         """All of them in common batches."""
-        from scdm_flows.engines.forcefield.makers import settings_of
-        from scdm_flows.engines.forcefield.relaxation import relax_ahead
+        from scdm_flows.engines.forcefield.makers import relax_maker, settings_of
+        from scdm_flows.engines.forcefield.relaxation import relaxing
 
-        return relax_ahead(structures, settings_of(self.config))
+        for index, run in relaxing(structures, settings_of(self.config)):
+            yield Ahead(index, relax_maker(self.config, ended=run), run.seconds)
 
     def static_summary(self, task: Any) -> StaticSummary:
         """Energy and largest force of atomate2's document."""
@@ -147,17 +147,15 @@ class ForceFieldEngine:
         largest = None if forces is None else float(np.linalg.norm(np.array(forces, dtype=float), axis=1).max())
         return StaticSummary(energy_per_atom=float(task.output.energy_per_atom), max_force_ev_per_angstrom=largest)
 
-    def band_jobs(
-        self, config: CampaignConfig, candidate_id: str, structure: Structure, static: StaticSummary
-    ) -> list[Job]:
-        """Refused; see ``cannot``."""
-        raise EngineError(f"no bands of {candidate_id}: {self.cannot['bands']}; use the vasp engine")
-
-    def phonon_jobs(self, config: CampaignConfig, candidate_id: str, structure: Structure) -> list[Job]:
+    def phonon_maker(self) -> Maker:
         """One job."""
-        from scdm_flows.flows.jobs import phonon
+        from scdm_flows.engines.forcefield.makers import LayerPhononMaker
 
-        return [phonon(config.model_dump(mode="json"), candidate_id, structure)]
+        return LayerPhononMaker()
+
+    def bands_maker(self) -> Maker:
+        """Refused; see ``cannot``."""
+        raise EngineError(f"no bands: {self.cannot['bands']}; use the vasp engine")
 
     def phonons(self, candidate_id: str, campaign: str, structure: Structure) -> PhononDoc:
         """Finite displacements in an (n, m, 1) supercell, sum rules, bands and verdict in the plane."""

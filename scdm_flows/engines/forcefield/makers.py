@@ -10,12 +10,14 @@ import numpy as np
 from atomate2 import SETTINGS
 from atomate2.ase.schemas import AseResult
 from atomate2.forcefields.jobs import ForceFieldRelaxMaker, ForceFieldStaticMaker
+from jobflow.core.job import Job
+from jobflow.core.maker import Maker
 from pymatgen.core import Structure
 
-from scdm_flows.campaigns.node_hours import add_seconds
-from scdm_flows.config import ForceFieldEngineConfig
+from scdm_flows.config import CampaignConfig, ForceFieldEngineConfig
 from scdm_flows.engines.forcefield.potentials import force_field
-from scdm_flows.engines.forcefield.relaxation import IN_PLANE, SYMPREC_ANGSTROM, RelaxSettings, Run, relax_one, relaxing
+from scdm_flows.engines.forcefield.relaxation import IN_PLANE, SYMPREC_ANGSTROM, RelaxSettings, Run, relaxing
+from scdm_flows.engines.jobs import phonon
 from scdm_flows.errors import EngineError
 
 if TYPE_CHECKING:
@@ -62,10 +64,15 @@ class _Named:
 
 @dataclass
 class LayerRelaxMaker(_Named, ForceFieldRelaxMaker):
-    """``ForceFieldRelaxMaker`` whose relaxer is ``relaxation.relaxing``."""
+    """``ForceFieldRelaxMaker`` whose relaxer is ``relaxation.relaxing``.
+
+    ended: the run of the layer, where it was relaxed before together with others; only in this process, never stored.
+    """
+
+    ended: Run | None = None
 
     def run_ase(self, mol_or_struct: Structure | Molecule, prev_dir: Any = None) -> AseResult:
-        """Relax a layer, or take what was relaxed ahead; ``EngineError`` where that failed. prev_dir: not used."""
+        """Relax a layer, or take what was relaxed before; ``EngineError`` where that failed. prev_dir: not used."""
         self.calculator_meta = force_field(self.force_field_name, self.calculator_kwargs).program
         settings = RelaxSettings(
             self.relax_kwargs["fmax"],
@@ -75,9 +82,9 @@ class LayerRelaxMaker(_Named, ForceFieldRelaxMaker):
             force_field=self.force_field_name,
             options=self.calculator_kwargs,
         )
-        run, ahead = relax_one(_layer(mol_or_struct), settings)
-        if ahead:
-            add_seconds(run.seconds)
+        run = self.ended
+        if run is None:
+            ((_, run),) = relaxing([_layer(mol_or_struct)], settings)
         return _result(run, run.converged, settings.fmax)
 
 
@@ -95,9 +102,22 @@ class LayerStaticMaker(_Named, ForceFieldStaticMaker):
         return _result(run, True, np.inf)
 
 
-def relax_maker(config: ForceFieldEngineConfig) -> LayerRelaxMaker:
-    """The relaxation of a campaign: atoms and the in-plane cell."""
+@dataclass
+class LayerPhononMaker(Maker):
+    """Phonons of a relaxed layer, all in one job."""
+
+    name: str = "phonon"
+
+    def make(self, structure: Structure, config: CampaignConfig, candidate_id: str) -> Job:
+        """The job; its output is a ``PhononDoc``."""
+        made: Job = phonon(config.model_dump(mode="json"), candidate_id, structure)
+        return made
+
+
+def relax_maker(config: ForceFieldEngineConfig, ended: Run | None = None) -> LayerRelaxMaker:
+    """The relaxation of a campaign: atoms and the in-plane cell; ended: see ``LayerRelaxMaker``."""
     return LayerRelaxMaker(
+        ended=ended,
         name="relax",
         force_field_name=config.force_field,
         relax_cell=True,

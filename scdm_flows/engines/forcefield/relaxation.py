@@ -7,7 +7,6 @@ fewer steps than its FIRE; close to a minimum both filters have the same forces.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -83,6 +82,10 @@ class Run:
         self.converged = False
         self.error: str | None = None
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Run:
+        """Itself: jobflow copies a job's maker, and what has ended does not change."""
+        return self
+
     @classmethod
     def failed(cls, structure: Structure, error: str) -> Run:
         """A run that could not even begin."""
@@ -157,40 +160,6 @@ def relaxing(structures: Sequence[Structure], settings: RelaxSettings) -> Iterat
             run.seconds += seconds * len(run.atoms) / atoms
         for index in ended:
             yield index, active.pop(index)
-
-
-_AHEAD: dict[tuple[str, RelaxSettings], Run] = {}  # ended runs of this process that a job will ask for
-
-
-def relax_ahead(structures: Sequence[Structure], settings: RelaxSettings) -> Iterator[int]:
-    """Relaxes the structures together; yields the index of each that has ended.
-
-    Until the next one is asked for, ``relax_one`` has its run ready: so the jobs of many candidates, each by itself,
-    share their batches.
-    """
-    for index, run in relaxing(structures, settings):
-        key = _content(structures[index]), settings
-        _AHEAD[key] = run
-        try:
-            yield index
-        finally:
-            _AHEAD.pop(key, None)
-
-
-def relax_one(structure: Structure, settings: RelaxSettings) -> tuple[Run, bool]:
-    """The ended run of a structure, and whether it was relaxed ahead (then its seconds were spent before)."""
-    run = _AHEAD.get((_content(structure), settings))
-    if run is not None:
-        return run, True
-    ((_, run),) = relaxing([structure], settings)
-    return run, False
-
-
-def _content(structure: Structure) -> str:
-    digest = hashlib.sha256(np.ascontiguousarray(structure.lattice.matrix).tobytes())
-    digest.update(np.ascontiguousarray(structure.frac_coords).tobytes())
-    digest.update(" ".join(str(site.specie) for site in structure).encode())
-    return digest.hexdigest()
 
 
 def relax_together(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 import shutil
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,11 +96,17 @@ def potcar_problems(config: VaspEngineConfig, elements: Iterable[str]) -> list[s
     return [text]
 
 
-def potcar_symbols(config: VaspEngineConfig) -> dict[str, str]:
-    """Element -> name of its potential."""
+@cache
+def standard_potcars() -> dict[str, str]:
+    """Element -> potential of the Materials Project's GGA runs, so that energies fit its entries."""
     from pymatgen.io.vasp.sets import MPRelaxSet
 
-    return {**MPRelaxSet()._config_dict["POTCAR"], **config.potcar_symbols}
+    return dict(MPRelaxSet()._config_dict["POTCAR"])
+
+
+def potcar_symbols(config: VaspEngineConfig) -> dict[str, str]:
+    """Element -> name of its potential."""
+    return {**standard_potcars(), **config.potcar_symbols}
 
 
 def layer_problems(structure: Structure, min_vacuum: float, *, along_z: bool = True) -> list[str]:

@@ -15,22 +15,20 @@ import numpy as np
 
 from scdm_flows.analysis.bands import is_magnetic
 from scdm_flows.analysis.phonons import phonon_supercell
-from scdm_flows.config import CampaignConfig, VaspEngineConfig
+from scdm_flows.config import VaspEngineConfig
 from scdm_flows.documents.bands import GapKind
 from scdm_flows.documents.static import StaticSummary
-from scdm_flows.engines.base import PHONON_SYMPREC_ANGSTROM, StageCost
+from scdm_flows.engines.base import PHONON_SYMPREC_ANGSTROM, Ahead, StageCost
 from scdm_flows.engines.vasp import checks as vasp_checks
-from scdm_flows.engines.vasp.inputs import input_set, is_polar
+from scdm_flows.engines.vasp.inputs import corrects_dipole, input_set
 from scdm_flows.errors import EngineError, ReferenceDataError
 from scdm_flows.thermo.entries import SCHEME, load_entries
 from scdm_flows.thermo.table import ReferenceTable
 
 if TYPE_CHECKING:
-    from jobflow.core.job import Job
     from jobflow.core.maker import Maker
     from pymatgen.core.structure import Structure
 
-THEIR_BAND_POINTS = 11  # a branch of atomate2's three-dimensional path, which a layer has no use for
 NO_RAW_OBJECTS = {"parse_dos": False, "parse_bandstructure": False}  # those of the uniform and line runs are kept
 
 
@@ -126,9 +124,9 @@ class VaspEngine:
             relax_maker2=self._maker("relax_2", task_document_kwargs=NO_RAW_OBJECTS),
         )
 
-    def relax_ahead(self, structures: Sequence[Structure]) -> Iterator[int]:
+    def relax_ahead(self, structures: Sequence[Structure]) -> Iterator[Ahead]:
         """Nothing ahead: each run of VASP is its own."""
-        return iter(range(len(structures)))
+        return (Ahead(index, self.relax_maker()) for index in range(len(structures)))
 
     def static_maker(self) -> Maker:
         """A single point that keeps its charge density for the bands."""
@@ -165,7 +163,7 @@ class VaspEngine:
 
         matrix = phonon_supercell(structure, self.config.phonon_min_length_angstrom)
         generate: Any = generate_phonon_displacements
-        found: list[Structure] = generate.original(structure, matrix, **_phonopy_arguments(self.config))
+        found: list[Structure] = generate.original(structure, matrix, **self.phonopy_arguments())
         moments = structure.site_properties.get("magmom")
         if moments:
             copies = len(found[0]) // len(structure)  # phonopy keeps all images of an atom together
@@ -173,81 +171,30 @@ class VaspEngine:
                 supercell.add_site_property("magmom", [m for m in moments for _ in range(copies)])
         return matrix, found
 
+    def phonopy_arguments(self) -> dict[str, Any]:
+        """What atomate2's phonon jobs are given, the same for making displacements and for collecting their forces."""
+        return {
+            "displacement": self.config.phonon_displacement_angstrom,
+            "sym_reduce": True,
+            "symprec": PHONON_SYMPREC_ANGSTROM,
+            "use_symmetrized_structure": None,
+            "kpath_scheme": "seekpath",
+            "code": "vasp",
+        }
+
     def displacement_maker(self, structure: Structure) -> Any:
         """The maker of a displaced supercell's forces; dipole correction as for the layer itself."""
-        auto = self.config.dipole_correction == "auto"
-        dipole = is_polar(structure) if auto else self.config.dipole_correction == "on"
+        dipole = corrects_dipole(self.config.dipole_correction, structure)
         return self._maker("phonon", dipole=dipole, task_document_kwargs=NO_RAW_OBJECTS)
 
-    def phonon_jobs(self, config: CampaignConfig, candidate_id: str, structure: Structure) -> list[Job]:
-        """A job for each displaced supercell, atomate2's phonon document, and the summary on the in-plane path.
+    def phonon_maker(self) -> Maker:
+        """A job for each displaced supercell."""
+        from scdm_flows.engines.vasp.flows import SlabPhononMaker
 
-        atomate2's ``PhononMaker`` makes the displacement jobs while it runs, with new uuids each time; here they are
-        known when the gate opens, so an interrupted candidate finds its finished displacements again.
-        """
-        from atomate2.common.jobs.phonons import generate_frequencies_eigenvectors
+        return SlabPhononMaker(self.config)
 
-        from scdm_flows.flows.jobs import phonon_summary
+    def bands_maker(self) -> Maker:
+        """Uniform and line runs."""
+        from scdm_flows.engines.vasp.flows import SlabBandsFlowMaker
 
-        plain = structure.copy()
-        if "magmom" in plain.site_properties:
-            plain.remove_site_property("magmom")
-        matrix, supercells = self.displaced(structure)
-        maker = self.displacement_maker(structure)
-        runs = [maker.make(supercell) for supercell in supercells]
-        for number, run in enumerate(runs, 1):
-            run.name = f"phonon {number}/{len(runs)}"
-        collected = generate_frequencies_eigenvectors(
-            structure=plain,
-            supercell_matrix=matrix,
-            **_phonopy_arguments(self.config),
-            displacement_data={
-                "displacement_number": list(range(len(runs))),
-                "forces": [run.output.output.forces for run in runs],
-                "uuids": [run.output.uuid for run in runs],
-                "dirs": [run.output.dir_name for run in runs],
-            },
-            total_dft_energy=None,
-            static_run_job_dir=None,
-            static_run_uuid=None,
-            born_run_job_dir=None,
-            born_run_uuid=None,
-            optimization_run_job_dir=None,
-            optimization_run_uuid=None,
-            create_thermal_displacements=False,
-            store_force_constants=True,
-            npoints_band=THEIR_BAND_POINTS,
-        )
-        summary = phonon_summary(
-            config.model_dump(mode="json"),
-            candidate_id,
-            plain,
-            collected.output,
-            self.config.phonon_displacement_angstrom,
-            version=runs[0].output.vasp_version,
-        )
-        return [*runs, collected, summary]
-
-    def band_jobs(
-        self, config: CampaignConfig, candidate_id: str, structure: Structure, static: StaticSummary
-    ) -> list[Job]:
-        """Uniform and line runs on the static run's charge density, and their summary."""
-        from scdm_flows.flows.jobs import bands_summary
-
-        uniform = self._maker("uniform").make(structure, prev_dir=static.folder, mode="uniform")
-        line = self._maker("line").make(structure, prev_dir=static.folder, mode="line")
-        dump = config.model_dump(mode="json")
-        summary = bands_summary(dump, candidate_id, static.model_dump(mode="json"), uniform.output, line.output)
-        return [uniform, line, summary]
-
-
-def _phonopy_arguments(config: VaspEngineConfig) -> dict[str, Any]:
-    """The same for making displacements and for collecting their forces."""
-    return {
-        "displacement": config.phonon_displacement_angstrom,
-        "sym_reduce": True,
-        "symprec": PHONON_SYMPREC_ANGSTROM,
-        "use_symmetrized_structure": None,
-        "kpath_scheme": "seekpath",
-        "code": "vasp",
-    }
+        return SlabBandsFlowMaker(self._maker("uniform"), self._maker("line"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from atomate2 import SETTINGS
 
 from scdm_flows.engines.vasp.checks import potcar_problems
-from scdm_flows.engines.vasp.inputs import input_set, is_polar
+from scdm_flows.engines.vasp.inputs import corrects_dipole, input_set
 
 if TYPE_CHECKING:
     from pymatgen.core.structure import Structure
@@ -51,8 +51,7 @@ def input_files(engine: VaspEngine, structure: Structure) -> dict[str, dict[str,
 
     for stage in ("relax_1", "relax_2", "static"):
         add(stage, stage, structure)
-    auto = config.dipole_correction == "auto"
-    dipole = is_polar(structure) if auto else config.dipole_correction == "on"
+    dipole = corrects_dipole(config.dipole_correction, structure)
     width = len(str(len(supercells)))
     for number, supercell in enumerate(supercells, 1):
         add(f"phonon_{number:0{width}d}", "phonon", supercell, dipole)

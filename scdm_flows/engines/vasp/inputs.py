@@ -8,7 +8,6 @@ relaxed structures can be compared with samples site by site, and forces belong 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from pymatgen.io.vasp.inputs import Kpoints
 
 from scdm_flows.analysis.phonons import in_plane_path
 from scdm_flows.config import VaspEngineConfig
+from scdm_flows.engines.vasp.checks import potcar_symbols, standard_potcars
 from scdm_flows.errors import EngineError
 from scdm_models.errors import SymmetryError
 from scdm_models.symmetry.detect import detect_layer_group
@@ -35,14 +35,6 @@ SMEARING = {"gaussian": 0, "fermi": -1, "methfessel-paxton": 1}
 MOMENTS = dict.fromkeys(D_METALS, D_MOMENT) | dict.fromkeys(F_METALS, F_MOMENT)
 LATTICE_CONSTRAINTS = ".TRUE. .TRUE. .FALSE."
 GAMMA = "\\Gamma"  # as pymatgen writes it in KPOINTS
-
-
-@cache
-def standard_potcars() -> dict[str, str]:
-    """Element -> potential of the Materials Project's GGA runs, so that energies fit its entries."""
-    from pymatgen.io.vasp.sets import MPRelaxSet
-
-    return dict(MPRelaxSet()._config_dict["POTCAR"])
 
 
 def incar_tags(config: VaspEngineConfig) -> dict[str, dict[str, Any]]:
@@ -128,6 +120,11 @@ def is_polar(structure: Structure) -> bool:
         return True
 
 
+def corrects_dipole(choice: str, layer: Structure) -> bool:
+    """Whether a run has the dipole correction along c; choice: ``dipole_correction`` of ``VaspEngineConfig``."""
+    return choice == "on" or (choice == "auto" and is_polar(layer))
+
+
 def may_be_magnetic(structure: Structure) -> bool:
     """Whether an element is among those that may carry a moment."""
     return any(str(e) in MOMENTS for e in structure.composition)
@@ -177,7 +174,7 @@ class SlabSetGenerator(VaspInputGenerator):
         layer = self._layer()
         spin = self.spin == "on" or (self.spin == "auto" and may_be_magnetic(layer))
         tags: dict[str, Any] = {"ISPIN": 2 if spin else 1}
-        if self.dipole == "on" or (self.dipole == "auto" and is_polar(layer)):
+        if corrects_dipole(self.dipole, layer):
             z = np.array(layer.frac_coords)[:, 2]
             angle = np.angle(np.exp(2j * np.pi * z).mean())  # mean on the circle: the slab may cross the boundary
             tags |= {"LDIPOL": True, "IDIPOL": 3, "DIPOL": [0.5, 0.5, round(float(angle / (2 * np.pi)) % 1.0, 4)]}
@@ -199,7 +196,7 @@ def input_set(config: VaspEngineConfig, stage: str, *, dipole: bool | None = Non
         config_dict={
             "INCAR": {**incar_tags(config)[stage], "MAGMOM": {**MOMENTS, **config.initial_moments}},
             "KPOINTS": {},
-            "POTCAR": {**standard_potcars(), **config.potcar_symbols},
+            "POTCAR": potcar_symbols(config),
             "POTCAR_FUNCTIONAL": config.potcar_functional,
         },
         user_potcar_functional=config.potcar_functional,

@@ -83,7 +83,7 @@ def _run(maker: Any, structure: Structure, run: Callable[[Any], Response[Any]]) 
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise  # the machine's trouble, no candidate's
-        raise EngineError(explain(error, Path.cwd())) from error
+        raise EngineError(failure_in_words(error, Path.cwd())) from error
     return response
 
 
@@ -170,7 +170,7 @@ class SlabDoubleRelaxMaker(DoubleRelaxMaker):
         return Flow([first, second], output=second.output, name=self.name)
 
 
-def explain(error: Exception, folder: Path) -> str:
+def failure_in_words(error: Exception, folder: Path) -> str:
     """Why a VASP run failed: the error, what custodian mended before, and what did not converge."""
     message = " ".join(str(error).split()) or type(error).__name__
     if "Validator" in message:

@@ -12,12 +12,11 @@ from typing import Any
 from fireworks import LaunchPad
 from pymongo import UpdateOne
 
+from scdm_flows.campaigns.controls import control_of, mark_cancelled, unmark_cancelled
 from scdm_flows.errors import CampaignError
-from scdm_flows.execution.fireworks.budget import control_of
 from scdm_flows.execution.fireworks.launchpad import launchpad_of
 from scdm_flows.stores.database import Database
-from scdm_flows.stores.names import CONTROLS
-from scdm_flows.stores.trouble import store_errors
+from scdm_flows.stores.driver_errors import store_errors
 
 NOT_BEGUN = ("READY", "WAITING", "PAUSED")
 MARK = "spec.cancelled_from"
@@ -35,7 +34,7 @@ def cancel(database: Database, campaign: str, launchpad: LaunchPad | None = None
     launchpad = launchpad or launchpad_of(database)
     with store_errors(database.uri):
         # first the word, so that workers start nothing; then the queue
-        launchpad.db[CONTROLS].update_one({"_id": campaign}, {"$min": {"cancelled": datetime.now(UTC)}}, upsert=True)
+        mark_cancelled(launchpad.db, campaign)
         changed = 0
         for state in NOT_BEGUN:
             changed += launchpad.fireworks.update_many(
@@ -68,7 +67,7 @@ def undo(database: Database, campaign: str, launchpad: LaunchPad | None = None) 
     with store_errors(database.uri):
         if control_of(launchpad.db, campaign).cancelled is None:
             raise CampaignError(f"campaign {campaign!r} is not cancelled; `scdm campaign list` shows which are")
-        launchpad.db[CONTROLS].update_one({"_id": campaign}, {"$unset": {"cancelled": ""}})
+        unmark_cancelled(launchpad.db, campaign)
         cancelled: dict[str, Any] = {"spec.campaign": campaign, "state": "DEFUSED", MARK: {"$in": list(NOT_BEGUN)}}
         back = {
             f["fw_id"]: f["spec"]["cancelled_from"] for f in launchpad.fireworks.find(cancelled, {"fw_id": 1, MARK: 1})
@@ -88,23 +87,6 @@ def undo(database: Database, campaign: str, launchpad: LaunchPad | None = None) 
             launchpad.fireworks.bulk_write(updates, ordered=False)
         _tell_workflows(launchpad, campaign)
     return len(updates)
-
-
-def refuse_cancelled(database: Database, campaign: str) -> None:
-    """Raise ``CampaignError`` where a campaign is cancelled, with how to undo that."""
-    with store_errors(database.uri):
-        since = control_of(database.mongo, campaign).cancelled
-    if since is not None:
-        raise CampaignError(
-            f"campaign {campaign!r} was cancelled on {since:%Y-%m-%d at %H:%M} UTC; "
-            f"`scdm campaign cancel {campaign} --undo` puts it back as it was"
-        )
-
-
-def cancelled_campaigns(database: Database) -> set[str]:
-    """Names of cancelled campaigns."""
-    with store_errors(database.uri):
-        return {d["_id"] for d in database.mongo[CONTROLS].find({"cancelled": {"$exists": True}}, {"_id": 1})}
 
 
 def _check(database: Database, campaign: str) -> None:

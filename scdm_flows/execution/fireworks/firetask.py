@@ -9,16 +9,20 @@ is not computed again.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fireworks import FWAction, LaunchPad
+from fireworks import Firework, FWAction, LaunchPad, Workflow
+from jobflow.core.flow import get_flow
 from jobflow.managers.fireworks import JobFiretask
 
-from scdm_flows.documents import StageName
+from scdm_flows.campaigns.budget import take_candidates
+from scdm_flows.documents import DYNAMIC_STAGES, StageName
 from scdm_flows.errors import StoreError
-from scdm_flows.execution.fireworks.duty import on_duty
-from scdm_flows.execution.fireworks.retries import trouble_of
-from scdm_flows.execution.jobs import DYNAMIC_STAGES, is_complete, run_job
+from scdm_flows.execution.fireworks.retries import StageError
+from scdm_flows.execution.fireworks.worker_guard import guarded
+from scdm_flows.execution.fireworks.workflows import insert
+from scdm_flows.execution.jobs import is_complete, run_job, stage_of
 from scdm_flows.stores.database import job_store_of
 
 if TYPE_CHECKING:
@@ -29,18 +33,9 @@ logger = logging.getLogger(__name__)
 ADDED_BY = "added_by"  # spec key of children: uuid and index of the job that added them
 
 
-class StageError(Exception):
-    """A failed stage, as FireWorks stores it: ``to_dict`` goes into the launch's ``_details``."""
-
-    def __init__(self, error: Exception) -> None:
-        self.error_type, self.message = type(error).__name__, str(error)[:2000] or type(error).__name__
-        self.trouble = trouble_of(error)
-        super().__init__(f"{self.error_type}: {self.message}")
-
-    def to_dict(self) -> dict[str, str | None]:
-        """Kind and message of the original error, and the trouble behind it if it is not the job's own."""
-        trouble = None if self.trouble is None else self.trouble.value
-        return {"error_type": self.error_type, "message": self.message, "trouble": trouble}
+# Later stages first: candidates are finished before new shards are begun, so results come early and a stop is
+# cheap.
+PRIORITY = {stage.value: 10 * k for k, stage in enumerate(StageName)}
 
 
 class ScdmJobFiretask(JobFiretask):
@@ -49,11 +44,9 @@ class ScdmJobFiretask(JobFiretask):
     _fw_name = "{{scdm_flows.execution.fireworks.ScdmJobFiretask}}"  # stored with every firework: it never changes
     required_params = ("job", "store")
 
-    @on_duty
+    @guarded
     def run_task(self, fw_spec: dict[str, Any]) -> FWAction:
         """Run the job unless its output is stored; hand on what it adds, each only once."""
-        from scdm_flows.execution.fireworks.workflows import insert_candidates, workflow_of  # which knows this class
-
         job: Job = self["job"]
         launchpad: LaunchPad | None = getattr(self, "launchpad", None)
         origin = f"{job.uuid}:{job.index}"
@@ -74,7 +67,8 @@ class ScdmJobFiretask(JobFiretask):
             additions = []
             flow: Any = response.addition  # jobflow has made it a flow
             if flow is not None and job.metadata.get("stage") == StageName.SCREEN.value:
-                insert_candidates(launchpad, job.metadata["campaign"], job.metadata["shard"], flow.jobs)
+                flows = {next(one.iterflow())[0].metadata["candidate_id"]: one for one in flow.jobs}
+                insert_candidates(launchpad, job.metadata["campaign"], job.metadata["shard"], list(flows), flows)
             elif flow is not None:
                 children = [child.uuid for child, _ in flow.iterflow()]
                 new = {uuid for uuid in children if not _workflow_has(launchpad, {"spec.job_uuid": uuid})}
@@ -91,6 +85,42 @@ class ScdmJobFiretask(JobFiretask):
             defuse_workflow=response.stop_jobflow,
             defuse_children=response.stop_children,
         )
+
+
+def workflow_of(flow: Any, only: set[str] | None = None, **metadata: Any) -> Workflow:
+    """The flow (or job) as a workflow of our fireworks; ``only`` keeps the jobs of these uuids."""
+    flow = get_flow(flow)
+    made: dict[str, Firework] = {}
+    for job, parents in flow.iterflow():
+        if only is not None and job.uuid not in only:
+            continue
+        stage = stage_of(job)
+        spec = {
+            "_add_launchpad_and_fw_id": True,
+            "_priority": PRIORITY.get(stage, PRIORITY[StageName.PHONON.value]),
+            "job_uuid": job.uuid,
+            **job.config.manager_config,
+            **job.metadata,
+        }
+        before = [made[parent] for parent in parents if parent in made]
+        made[job.uuid] = Firework(
+            [ScdmJobFiretask(job=job, store=None)], spec=spec, name=job.name, parents=before or None
+        )
+    return Workflow(list(made.values()), name=flow.name, metadata=metadata)
+
+
+def insert_candidates(
+    launchpad: LaunchPad, campaign: str, shard: int, accepted: Sequence[str], flows: Mapping[str, Any]
+) -> int:
+    """Put candidates of a shard on the LaunchPad, a workflow for each; returns how many were new.
+
+    Those that the campaign's budget lets past. They do not become children of the screen: a workflow of a whole shard
+    would be read and written at each job's end.
+
+    accepted: all candidates that passed the shard's screen; flows: of those that are to be put there.
+    """
+    past = take_candidates(launchpad.db, campaign, shard, accepted)
+    return insert(launchpad, [workflow_of(flows[c], campaign=campaign, candidate_id=c) for c in past if c in flows])
 
 
 def _is_replaced(store: JobStore, job: Job) -> bool:

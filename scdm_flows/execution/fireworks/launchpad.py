@@ -6,44 +6,18 @@ from pathlib import Path
 
 import yaml
 from fireworks import LaunchPad
-from pymongo import ReturnDocument
 
 from scdm_flows.errors import StoreError
 from scdm_flows.stores.database import Database
+from scdm_flows.stores.library_faults import number_after_the_change
 from scdm_flows.stores.names import CONTROLS, TIMEOUT_MS
+from scdm_flows.stores.uri import database_name
 
 VERSION = 1  # of what campaigns put on a LaunchPad, besides FireWorks' own documents
 INDEXED_SPEC = ["spec.campaign", "spec.candidate_id", "spec.job_uuid", "spec.added_by"]
 
 
-def _numbers(launchpad: LaunchPad, counter: str, quantity: int) -> int:
-    """The first of some numbers that nobody else gets.
-
-    FireWorks takes the counter as it was before it was raised. Under load SecantusDB 0.7 gives that document as it was
-    before another client raised it (of 1000 numbers taken by four processes 239 were given twice), so that a launch or
-    a child takes the place of another. The document after the change is right, there and in MongoDB.
-    """
-    raised = launchpad.fw_id_assigner.find_one_and_update(
-        {}, {"$inc": {counter: quantity}}, return_document=ReturnDocument.AFTER
-    )
-    if raised is None:
-        raise StoreError(
-            f"the LaunchPad of database {launchpad.name!r} is not set up; submit a campaign to it first, or check "
-            "name and host in my_launchpad.yaml"
-        )
-    return int(raised[counter]) - quantity
-
-
-def _new_fw_id(self: LaunchPad, quantity: int = 1) -> int:
-    return _numbers(self, "next_fw_id", quantity)
-
-
-def _new_launch_id(self: LaunchPad) -> int:
-    return _numbers(self, "next_launch_id", 1)
-
-
-# a stock worker imports this package with the first firework that it claims, before it takes a number for the launch
-LaunchPad.get_new_fw_id, LaunchPad.get_new_launch_id = _new_fw_id, _new_launch_id
+number_after_the_change(LaunchPad)
 
 
 def launchpad_of(database: Database) -> LaunchPad:
@@ -57,7 +31,7 @@ def launchpad_of(database: Database) -> LaunchPad:
     """
     if database.uri is None:
         raise StoreError("FireWorks needs a database server, this database is in memory; set SCDM_MONGO_URI")
-    name = database.uri.partition("?")[0].rsplit("/", 1)[-1]
+    name = database_name(database.uri)
     launchpad = LaunchPad(
         host=database.uri,
         name=name,

@@ -7,9 +7,9 @@ from typing import Any
 
 from fireworks import LaunchPad
 
+from scdm_flows.campaigns.failures import failure, forget_mended, record
 from scdm_flows.config.settings import get_settings
-from scdm_flows.documents import StageFailure, StageName
-from scdm_flows.documents.provenance import made_here
+from scdm_flows.documents import StageName
 from scdm_flows.execution.fireworks.launchpad import launchpad_of
 from scdm_flows.execution.fireworks.retries import FIELDS, PARDON, Failure, failures_of, judge, never_started
 from scdm_flows.stores.database import Database
@@ -60,35 +60,19 @@ def collect_failures(database: Database, campaign: str | None = None, launchpad:
         if f"{item}:{stage}" in known:
             continue
         known.add(f"{item}:{stage}")
-        failure = StageFailure(
-            failure_id=f"{item}:{stage}",
-            candidate_id=item,
-            campaign=spec["campaign"],
-            stage=stage,
-            error_type=verdict.error_type,
-            message=verdict.message[:2000],
-            job_uuid=spec.get("job_uuid"),
-            provenance=made_here(),
+        documents.append(
+            failure(
+                spec["campaign"],
+                item,
+                stage,
+                verdict.error_type,
+                verdict.message,
+                job_uuid=spec.get("job_uuid"),
+            )
         )
-        documents.append(failure.model_dump())
-    database.upsert(database.failures, documents)
-    _forget_mended(database, campaign)
+    record(database, documents)
+    forget_mended(database, campaign)
     return final
-
-
-def _forget_mended(database: Database, campaign: str | None) -> None:
-    """Remove failures whose job has an output now."""
-    criteria = {"campaign": campaign} if campaign is not None else {}
-    uuid_of = {
-        d["failure_id"]: d["job_uuid"]
-        for d in database.failures.query(criteria, properties=["failure_id", "job_uuid"])
-        if d.get("job_uuid")
-    }
-    outputs = database.job_store.docs_store.query({"uuid": {"$in": list(uuid_of.values())}}, properties=["uuid"])
-    stored = {d["uuid"] for d in outputs} if uuid_of else set()
-    mended = [failure for failure, uuid in uuid_of.items() if uuid in stored]
-    if mended:
-        database.failures.remove_docs({"failure_id": {"$in": mended}})
 
 
 def failures_by_firework(launchpad: LaunchPad, specs: Mapping[int, dict[str, Any]]) -> dict[int, list[Failure]]:

@@ -17,21 +17,20 @@ from typing import Any
 from fireworks import LaunchPad
 from fireworks.fw_config import RESERVATION_EXPIRATION_SECS
 
+from scdm_flows.campaigns.controls import cancelled_campaigns
 from scdm_flows.config import CampaignConfig
 from scdm_flows.config.settings import get_settings
-from scdm_flows.documents import utc_now
+from scdm_flows.documents import DYNAMIC_STAGES, utc_now
 from scdm_flows.errors import CampaignError, ScdmError
-from scdm_flows.execution.fireworks import mending
-from scdm_flows.execution.fireworks.best import begin_phonons
-from scdm_flows.execution.fireworks.cancel import cancelled_campaigns
-from scdm_flows.execution.fireworks.duty import LOST_AFTER_SECONDS
+from scdm_flows.execution.fireworks import repair
 from scdm_flows.execution.fireworks.launchpad import launchpad_of
 from scdm_flows.execution.fireworks.progress import SPEC, failures_by_firework, span, stage_in
 from scdm_flows.execution.fireworks.retries import FIELDS, PARDON, QUARANTINED, judge, last_sign, lost_action, utc
-from scdm_flows.execution.fireworks.submission import submit
-from scdm_flows.execution.jobs import DYNAMIC_STAGES, complete_among
+from scdm_flows.execution.fireworks.submission import begin_phonons, missing_work, submit
+from scdm_flows.execution.fireworks.worker_guard import LOST_AFTER_SECONDS
+from scdm_flows.execution.jobs import complete_among
 from scdm_flows.stores.database import Database
-from scdm_flows.stores.trouble import store_errors
+from scdm_flows.stores.driver_errors import store_errors
 
 logger = logging.getLogger(__name__)
 _ACTIVE = ("RUNNING", "RESERVED")
@@ -165,32 +164,16 @@ class _Reconciliation:
                 continue
             try:
                 config = CampaignConfig.model_validate(document.config)
-                missing = self._missing_shards(config, document.n_requested)
-                if missing and not self.dry_run:
+                missing = missing_work(config, self.database, self.launchpad)
+                if (missing.shards or missing.candidates) and not self.dry_run:
                     submit(config, self.database, self.launchpad)
             except (ScdmError, ValueError) as error:
                 self._add(Kind.TROUBLE, None, name, str(error))
                 continue
-            for shard in missing:
+            for shard in missing.shards:
                 self._add(Kind.SUBMITTED, None, f"{name} shard {shard}")
-
-    def _missing_shards(self, config: CampaignConfig, requested: int | None) -> list[int]:
-        """Shards without a workflow, or whose workflow lacks fireworks."""
-        from scdm_flows.flows.build import shard_count
-
-        size = config.generator.shard_size
-        shards = shard_count(config)[0] if requested is None else -(-requested // size)
-        query = {"metadata.campaign": config.name, "metadata.shard": {"$exists": True}}
-        nodes = {
-            int(d["metadata"]["shard"]): d["nodes"]
-            for d in self.launchpad.workflows.find(query, {"nodes": 1, "metadata.shard": 1})
-        }
-        there = self._present([node for ids in nodes.values() for node in ids])
-        return [k for k in range(shards) if k not in nodes or not there.issuperset(nodes[k])]
-
-    def _present(self, nodes: Sequence[int]) -> set[int]:
-        found = self.launchpad.fireworks.find(span(nodes), {"fw_id": 1}) if nodes else ()
-        return {d["fw_id"] for d in found}
+            for candidate in (c for found in missing.candidates.values() for c in found):
+                self._add(Kind.SUBMITTED, None, candidate)
 
     # what there is
 
@@ -267,10 +250,10 @@ class _Reconciliation:
         held = [d for d in board.workflows.values() if d.get("locked")]
         if not held:
             return set()
-        left = mending.held_by_nobody(self.launchpad, held, self.cutoff)
+        left = repair.held_by_nobody(self.launchpad, held, self.cutoff)
         freed = [d["_id"] for d in left]
         if left and not self.dry_run:
-            freed = mending.free(self.launchpad, left, min(mending.WATCH_SECONDS, self.lost_after.total_seconds()))
+            freed = repair.free(self.launchpad, left, min(repair.WATCH_SECONDS, self.lost_after.total_seconds()))
         for key in freed:
             self._add(Kind.LOCK, None, board.workflows[key]["name"])
         busy = {d["_id"] for d in held} - set(freed)
@@ -289,8 +272,8 @@ class _Reconciliation:
                     self._add(Kind.STATE, node, board.name(node))
                 continue
             try:
-                mended = mending.refresh(self.launchpad, key, nodes)
-            except mending.WorkflowBusyError:
+                mended = repair.refresh(self.launchpad, key, nodes)
+            except repair.WorkflowBusyError:
                 busy.add(key)
                 self._add(Kind.BUSY, None, board.workflows[key]["name"])
                 continue
@@ -409,7 +392,7 @@ class _Reconciliation:
 
     def _settle(self, board: _Board, nodes: Mapping[int, tuple[Kind, str] | None], state: str, busy: set[Any]) -> None:
         wanted = {n: (board.home[n], board.fireworks[n]["launches"]) for n in nodes if board.home[n] not in busy}
-        for node in sorted(wanted if self.dry_run else mending.settle(self.launchpad, wanted, state)):
+        for node in sorted(wanted if self.dry_run else repair.settle(self.launchpad, wanted, state)):
             why = nodes[node]
             if why is not None:
                 self._add(why[0], node, board.name(node), why[1])
@@ -417,8 +400,8 @@ class _Reconciliation:
     def _run_again(self, board: _Board, nodes: dict[int, tuple[Kind, str]], state: str, busy: set[Any]) -> None:
         for key, some in board.by_workflow(n for n in nodes if board.home[n] not in busy).items():
             try:
-                done = set(some) if self.dry_run else mending.rerun(self.launchpad, some, state)
-            except mending.WorkflowBusyError:
+                done = set(some) if self.dry_run else repair.rerun(self.launchpad, some, state)
+            except repair.WorkflowBusyError:
                 busy.add(key)
                 self._add(Kind.BUSY, None, board.workflows[key]["name"])
                 continue

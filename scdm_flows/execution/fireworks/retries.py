@@ -60,6 +60,20 @@ def trouble_of(error: BaseException) -> Trouble | None:
     return None
 
 
+class StageError(Exception):
+    """A failed stage, as FireWorks stores it: ``to_dict`` goes into the launch's ``_details``."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error_type, self.message = type(error).__name__, str(error)[:2000] or type(error).__name__
+        self.trouble = trouble_of(error)
+        super().__init__(f"{self.error_type}: {self.message}")
+
+    def to_dict(self) -> dict[str, str | None]:
+        """Kind and message of the original error, and the trouble behind it if it is not the job's own."""
+        trouble = None if self.trouble is None else self.trouble.value
+        return {"error_type": self.error_type, "message": self.message, "trouble": trouble}
+
+
 def _trouble_named(name: str) -> Trouble | None:
     """The same from the name of an error's class, which is all that a worker leaves when FireWorks itself fails."""
     kind = getattr(mongo_errors, name, None) or getattr(builtins, name, None)

@@ -1,20 +1,43 @@
-"""Puts a campaign on the LaunchPad."""
+"""Puts a campaign's open work on the LaunchPad: what its plan names and the LaunchPad does not hold yet."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from fireworks import LaunchPad
 
+from scdm_flows.builders import build_all
+from scdm_flows.campaigns.choice import choose, needs_ranking
+from scdm_flows.campaigns.controls import control_of, refuse_cancelled
+from scdm_flows.campaigns.plan import Plan, Stored, plan
+from scdm_flows.campaigns.registration import register
+from scdm_flows.campaigns.stored import relaxed_structure, screened, stored_of
 from scdm_flows.config import CampaignConfig
-from scdm_flows.execution.fireworks.budget import left_out, release
-from scdm_flows.execution.fireworks.cancel import refuse_cancelled
+from scdm_flows.documents import StageName
+from scdm_flows.execution.fireworks.firetask import insert_candidates, workflow_of
 from scdm_flows.execution.fireworks.launchpad import launchpad_of
-from scdm_flows.execution.fireworks.workflows import AT_ONCE, insert, insert_candidates, workflow_of
-from scdm_flows.execution.local.runner import register
+from scdm_flows.execution.fireworks.progress import collect_failures, span
+from scdm_flows.execution.fireworks.slots import release
+from scdm_flows.execution.fireworks.workflows import AT_ONCE, insert
+from scdm_flows.flows.campaign import shard_count, shard_flow
+from scdm_flows.flows.gate import phonon_flow
+from scdm_flows.flows.layer import candidate_flow
 from scdm_flows.stores.database import Database
+
+TAKEN_OUT = ("DEFUSED", "ARCHIVED")  # states of fireworks that somebody has taken out of the queue
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Open work that the LaunchPad does not hold, or holds in part: shards, and candidates by shard."""
+
+    shards: list[int]
+    candidates: dict[int, list[str]]
 
 
 def submit(config: CampaignConfig, database: Database, launchpad: LaunchPad | None = None) -> int:
-    """Put a campaign on the LaunchPad: its document, then a workflow for each shard that is not there yet.
+    """Put a campaign on the LaunchPad: its document, then a workflow for all open work that is not there yet.
 
     Returns how many workflows are new: submitting again adds none, also at the same moment, and a submission that was
     cut short is completed.
@@ -28,28 +51,85 @@ def submit(config: CampaignConfig, database: Database, launchpad: LaunchPad | No
     StoreError
         If the database is in memory.
     """
-    from scdm_flows.flows.build import shard_count, shard_flow
-
     launchpad = launchpad or launchpad_of(database)
     refuse_cancelled(database, config.name)
     register(config, database)
-    shards, added = shard_count(config)[0], 0
-    for start in range(0, shards, AT_ONCE):
-        flows = ((k, shard_flow(config, k)) for k in range(start, min(start + AT_ONCE, shards)))
+    missing, added = missing_work(config, database, launchpad), 0
+    for start in range(0, len(missing.shards), AT_ONCE):
+        flows = ((k, shard_flow(config, k)) for k in missing.shards[start : start + AT_ONCE])
         added += insert(launchpad, [workflow_of(flow, campaign=config.name, shard=k) for k, flow in flows])
-    added += _let_past(config, database, launchpad)
+    for shard, wanted in missing.candidates.items():
+        samples = [c for c in screened(config, database, shard) or [] if c.accepted]
+        added += insert_candidates(
+            launchpad,
+            config.name,
+            shard,
+            [c.candidate_id for c in samples],
+            {c.candidate_id: candidate_flow(config, c) for c in samples if c.candidate_id in wanted},
+        )
     release(launchpad, config.name)
     return added
 
 
-def _let_past(config: CampaignConfig, database: Database, launchpad: LaunchPad) -> int:
-    """Insert candidates that an earlier, smaller budget left out; returns how many."""
-    from scdm_flows.execution.local.runner import screened_before
-    from scdm_flows.flows.build import candidate_flow
+def missing_work(config: CampaignConfig, database: Database, launchpad: LaunchPad) -> Missing:
+    """What ``submit`` would add."""
+    now, stored = _plan(config, database, launchpad)
+    whole, queued = _held(launchpad, config.name)
+    lacking = {c for c in now.candidates if f"{config.name}:{c}" not in whole and c not in queued}
+    return Missing(
+        [k for k in now.shards if f"{config.name}:shard{k}" not in whole],
+        {k: found for k, ids in stored.accepted.items() if (found := [c for c in ids if c in lacking])},
+    )
 
-    added = 0
-    for shard in left_out(launchpad.db, config.name):
-        accepted = [c for c in screened_before(config, database, int(shard)) or [] if c.accepted]
-        flows = [candidate_flow(config, candidate) for candidate in accepted]
-        added += insert_candidates(launchpad, config.name, int(shard), flows)
-    return added
+
+def begin_phonons(config: CampaignConfig, database: Database, launchpad: LaunchPad) -> list[str]:
+    """Put the phonons of the best on the LaunchPad where all gates are closed; returns whose are new there.
+
+    Nothing where the budget limits no phonons, and has limited none.
+    """
+    name = config.name
+    if config.budget.phonons is None and control_of(launchpad.db, name).chosen is None:
+        return []
+    collect_failures(database, name, launchpad)
+    now, stored = _plan(config, database, launchpad)
+    if not now.choose:
+        return []
+    if needs_ranking(config, None if stored.chosen is None else list(stored.chosen)):
+        build_all(database, name)
+    choose(database, config)
+    query = {"spec.campaign": name, "spec.stage": StageName.PHONON.value}
+    there = {d["spec"]["candidate_id"] for d in launchpad.fireworks.find(query, {"spec.candidate_id": 1})}
+    new = [c for c in _plan(config, database, launchpad)[0].phonons if c not in there]
+    flows = {c: phonon_flow(config, c, relaxed_structure(config, database, c)) for c in new}
+    stage = StageName.PHONON.value
+    insert(launchpad, [workflow_of(flow, campaign=name, candidate_id=c, stage=stage) for c, flow in flows.items()])
+    return new
+
+
+def _plan(config: CampaignConfig, database: Database, launchpad: LaunchPad) -> tuple[Plan, Stored]:
+    """The plan; a sample that repeats one of another shard goes on, as workers screen each shard by itself."""
+    document = database.campaign(config.name)  # counts its samples, which may be in files that are not here
+    requested = None if document is None else document.n_requested
+    shards = shard_count(config)[0] if requested is None else -(-requested // config.generator.shard_size)
+    query = {"spec.campaign": config.name, "state": {"$in": list(TAKEN_OUT)}}
+    taken_out = {d["spec"].get("candidate_id") for d in launchpad.fireworks.find(query, {"spec.candidate_id": 1})}
+    stored = stored_of(config, database, repeated=(), set_aside=taken_out)
+    return plan(config, shards, stored), stored
+
+
+def _held(launchpad: LaunchPad, campaign: str) -> tuple[set[str], set[str]]:
+    """Keys of the campaign's workflows that are there in full, and candidates that are queued without a key.
+
+    The latter are in the workflow of their shard, on a LaunchPad of an earlier scdm-flows.
+    """
+    nodes = {str(d["_id"]): d["nodes"] for d in launchpad.workflows.find({"metadata.campaign": campaign}, {"nodes": 1})}
+    there = _present(launchpad, [node for ids in nodes.values() for node in ids])
+    whole = {key for key, ids in nodes.items() if there.issuperset(ids)}
+    fireworks = launchpad.fireworks.find({"spec.campaign": campaign}, {"spec.candidate_id": 1})
+    candidates = {str(d["spec"]["candidate_id"]) for d in fireworks if "candidate_id" in d["spec"]}
+    return whole, {c for c in candidates if f"{campaign}:{c}" not in nodes}
+
+
+def _present(launchpad: LaunchPad, nodes: Sequence[int]) -> set[int]:
+    found = launchpad.fireworks.find(span(nodes), {"fw_id": 1}) if nodes else ()
+    return {d["fw_id"] for d in found}

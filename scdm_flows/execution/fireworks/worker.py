@@ -24,10 +24,10 @@ from pymongo.errors import PyMongoError
 
 from scdm_flows.config import CATEGORIES
 from scdm_flows.errors import EngineError, StoreError
-from scdm_flows.execution.fireworks import budget
-from scdm_flows.execution.fireworks.duty import SHIFT, signals_to_shift, worker_problem
+from scdm_flows.execution.fireworks import slots
 from scdm_flows.execution.fireworks.launchpad import check_ours
-from scdm_flows.stores.trouble import explain, store_errors
+from scdm_flows.execution.fireworks.worker_guard import SHIFT, signals_to_shift, worker_problem
+from scdm_flows.stores.driver_errors import explain, store_errors
 
 logger = logging.getLogger(__name__)
 OUTAGE_SECONDS = 900.0  # how long a worker waits for a database that has gone away
@@ -120,13 +120,13 @@ def work(
         while SHIFT.leaving is None and jobs != most:
             try:
                 if released is None or time.monotonic() - released > RELEASE_SECONDS:
-                    budget.release(launchpad)
+                    slots.release(launchpad)
                     released = time.monotonic()
                 if launchpad.run_exists(worker):
                     jobs += _run_one(launchpad, worker, folder)
                     away = None
                     continue
-                if budget.release(launchpad):
+                if slots.release(launchpad):
                     continue
                 if not wait and not launchpad.future_run_exists(worker):
                     break

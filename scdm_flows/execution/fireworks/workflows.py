@@ -1,4 +1,4 @@
-"""Flows as workflows of our fireworks, put on the LaunchPad in bulk and each only once.
+"""Workflows put on the LaunchPad in bulk, and each only once.
 
 A workflow has a key (``campaign:shard3``, ``campaign:candidate``) which is the ``_id`` of its document: whoever inserts
 it first wins, however many try. Its fireworks have the ids that the document names, so an insertion that was cut short
@@ -12,52 +12,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from fireworks import Firework, LaunchPad, Workflow
-from jobflow.core.flow import get_flow
 from pymongo.errors import BulkWriteError
 
-from scdm_flows.documents import StageName
-from scdm_flows.execution.fireworks.budget import take_candidates
-from scdm_flows.execution.fireworks.firetask import ScdmJobFiretask
-from scdm_flows.execution.jobs import stage_of
-
-# Later stages first: candidates are finished before new shards are begun, so results come early and a stop is
-# cheap.
-PRIORITY = {stage.value: 10 * k for k, stage in enumerate(StageName)}
 DUPLICATE_KEY = 11000
 AT_ONCE = 200  # workflows inserted together
-
-
-def workflow_of(flow: Any, only: set[str] | None = None, **metadata: Any) -> Workflow:
-    """The flow (or job) as a workflow of our fireworks; ``only`` keeps the jobs of these uuids."""
-    flow = get_flow(flow)
-    made: dict[str, Firework] = {}
-    for job, parents in flow.iterflow():
-        if only is not None and job.uuid not in only:
-            continue
-        stage = stage_of(job)
-        spec = {
-            "_add_launchpad_and_fw_id": True,
-            "_priority": PRIORITY.get(stage, PRIORITY[StageName.PHONON.value]),
-            "job_uuid": job.uuid,
-            **job.config.manager_config,
-            **job.metadata,
-        }
-        before = [made[parent] for parent in parents if parent in made]
-        made[job.uuid] = Firework(
-            [ScdmJobFiretask(job=job, store=None)], spec=spec, name=job.name, parents=before or None
-        )
-    return Workflow(list(made.values()), name=flow.name, metadata=metadata)
-
-
-def insert_candidates(launchpad: LaunchPad, campaign: str, shard: int, flows: Sequence[Any]) -> int:
-    """Put the flows that a screen adds on the LaunchPad, a workflow for each candidate; returns how many were new.
-
-    As many as the campaign's budget lets past. They do not become children of the screen: a workflow of a whole shard
-    would be read and written at each job's end.
-    """
-    by_id = {next(flow.iterflow())[0].metadata["candidate_id"]: flow for flow in flows}
-    taken = take_candidates(launchpad, campaign, str(shard), list(by_id))
-    return insert(launchpad, [workflow_of(by_id[c], campaign=campaign, candidate_id=c) for c in taken])
 
 
 def key_of(metadata: dict[str, Any]) -> str:

@@ -1,1 +1,1 @@
-"""."""
+"""A campaign in this process and its worker processes: ``scdm campaign run``."""

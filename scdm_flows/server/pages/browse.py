@@ -239,7 +239,7 @@ def register(app: Dash, query: CandidateDB) -> None:
             stop = min(int(request["endRow"]), start + MOST_ROWS)
             records, total = query.window(start, stop, sort=question.sort, **question.filters)
         except ScdmError as error:
-            return {"rowData": [], "rowCount": 0}, "no answer", parts.trouble(error)
+            return {"rowData": [], "rowCount": 0}, "no answer", parts.error_notice(error)
         note = "" if total or question.filters else parts.notice("No candidate is stored yet.", _first_steps(), kind="")
         words = f"{total:,} candidate{'' if total == 1 else 's'}"
         return {"rowData": [shown(r) for r in records], "rowCount": total}, words, note

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from dash import Dash, Input, Output, State, dcc, html, no_update
 
-from scdm_flows.documents.candidate import StageName
+from scdm_flows.documents.states import StageName
 from scdm_flows.errors import ScdmError
 from scdm_flows.query import CandidateDB
 from scdm_flows.server.pages import figures, parts
@@ -63,7 +63,7 @@ def progress(query: CandidateDB, name: str) -> Progress:
     return found
 
 
-class Memory:
+class ProgressCache:
     """Progress of campaigns, counted anew only after a build has written the campaign; for several threads."""
 
     def __init__(self, query: CandidateDB) -> None:
@@ -131,7 +131,7 @@ def page(query: CandidateDB, name: str) -> list[Any]:
 
 def register(app: Dash, query: CandidateDB) -> None:
     """Let the page keep up with the campaign."""
-    memory = Memory(query)
+    cache = ProgressCache(query)
 
     @app.callback(
         Output("campaign-content", "children"),
@@ -145,9 +145,9 @@ def register(app: Dash, query: CandidateDB) -> None:
             updated = query.campaign(name).last_updated.isoformat()
             if updated == shown:
                 return no_update, no_update
-            return contents(query, memory, name), updated
+            return contents(query, cache, name), updated
         except ScdmError as error:
-            return parts.trouble(error), ""
+            return parts.error_notice(error), ""
 
 
 def _generators(config: dict[str, Any]) -> str | None:
@@ -156,14 +156,14 @@ def _generators(config: dict[str, Any]) -> str | None:
     return " and ".join(filter(None, kinds)) or None
 
 
-def contents(query: CandidateDB, memory: Memory, name: str) -> list[Any]:
+def contents(query: CandidateDB, cache: ProgressCache, name: str) -> list[Any]:
     """What the page shows of a campaign now."""
+    from scdm_flows.report.campaign import percent
     from scdm_flows.report.content import funnel_rows
-    from scdm_flows.report.page import percent
 
     campaign = query.campaign(name)
     counts = campaign.funnel
-    found = memory.of(name, campaign.last_updated)
+    found = cache.of(name, campaign.last_updated)
     schemes = query.columns(["surrogate"], campaign=name)["surrogate"]
     surrogate = bool((schemes == 1).any())
     head = [

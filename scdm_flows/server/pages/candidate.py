@@ -96,9 +96,9 @@ def _missing(document: CandidateDoc, stage: str, what: str) -> html.P:
 
 
 def _structure(document: CandidateDoc, layer: Structure | None) -> html.Section:
+    from scdm_flows.report.campaign import image
     from scdm_flows.report.crystals import layer_picture
     from scdm_flows.report.figures import svg
-    from scdm_flows.report.page import image
 
     if layer is None:
         return section("Structure", html.P("No structure is stored.", className="soft"))

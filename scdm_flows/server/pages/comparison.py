@@ -8,6 +8,7 @@ import numpy as np
 from dash import Dash, Input, Output, dcc, html
 from numpy.typing import NDArray
 
+from scdm_flows.config import WINDOW_EV
 from scdm_flows.errors import ScdmError
 from scdm_flows.query import CandidateDB
 from scdm_flows.report.cards import RESULTS, card
@@ -17,7 +18,7 @@ from scdm_flows.server.pages import figures, parts
 from scdm_flows.server.pages.parts import section, table
 
 GENERATORS = ("scdm", "unscdm")
-LEVELS = (0.0, 0.1, 0.2, figures.WINDOW_EV)  # eV/atom
+LEVELS = (0.0, 0.1, 0.2, WINDOW_EV)  # eV/atom
 DEFINITIONS = {"published": "as published", "periodic": "periodic: the same for every choice of cell"}
 
 
@@ -63,7 +64,7 @@ def register(app: Dash, query: CandidateDB) -> None:
         try:
             return energies(query, campaigns or None)
         except ScdmError as error:
-            return parts.trouble(error)
+            return parts.error_notice(error)
 
 
 def energies(query: CandidateDB, campaigns: list[str] | None) -> list[Any]:
@@ -103,7 +104,7 @@ def energies(query: CandidateDB, campaigns: list[str] | None) -> list[Any]:
         shown.append(
             html.P(f"No candidate of {' and '.join(absent)} is stored, so there is nothing beside.", className="soft")
         )
-    columns = ["generator", "candidates", "with energy", *levels, f"paper, DFT, ≤ {figures.WINDOW_EV:g}"]
+    columns = ["generator", "candidates", "with energy", *levels, f"paper, DFT, ≤ {WINDOW_EV:g}"]
     return [
         *shown,
         table(columns, rows),
@@ -152,7 +153,7 @@ def _reconstruction() -> list[Any]:
                     html.Summary("numbers"),
                     table(
                         ["", *DISTANCES.values()],
-                        [(kind, *(f"{values[k]:.3f}" for k in DISTANCES)) for kind, values in medians.items()],
+                        [(kind, *(parts.number(values[k]) for k in DISTANCES)) for kind, values in medians.items()],
                     ),
                 ]
             ),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scdm_flows.config import WINDOW_EV
 from scdm_flows.report.crystals import SHELL_FACTOR
 from scdm_flows.report.figures import IMAGINARY, INK, OURS, PALE, SOFT
 
@@ -26,7 +27,6 @@ COLOURS = {"scdm": OURS, "unscdm": UNSCDM}
 PATCH_ANGSTROM = 9.0
 MOST_ATOMS = 120
 DRAWN_EV = 1.0  # phases further above the hull are not drawn
-WINDOW_EV = 0.6  # of the paper
 EDGES = np.linspace(-0.5, 2.0, 51)  # bins of E_hull, eV/atom
 SAME_ENERGY = 1e-8
 FONT = {"color": INK, "family": "system-ui, sans-serif"}
@@ -124,7 +124,7 @@ def funnel(rows: Sequence[FunnelRow]) -> Any:
     """The steps of a campaign beside the paper's, in percent of what was generated."""
     from plotly import graph_objects as go
 
-    from scdm_flows.report.page import percent
+    from scdm_flows.report.campaign import percent
 
     words = [row.words for row in rows]
     found = go.Figure()

@@ -62,7 +62,7 @@ def notice(title: str, *lines: Any, kind: str = "warn") -> html.Div:
     )
 
 
-def trouble(error: ScdmError) -> html.Div:
+def error_notice(error: ScdmError) -> html.Div:
     """What is wrong, as a notice; where the database is stays in the log."""
     if isinstance(error, StoreError):
         return notice("The database cannot be read now.", words(error), "This page works again as soon as it can be.")

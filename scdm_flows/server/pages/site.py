@@ -145,10 +145,10 @@ def content(query: CandidateDB, pathname: str | None, search: str | None) -> Any
     try:
         return page()
     except CampaignError as error:
-        return [html.H1("Not found"), parts.trouble(error)]
+        return [html.H1("Not found"), parts.error_notice(error)]
     except ScdmError as error:
         again = html.A("try again", href=(pathname or "/") + (search or ""))
-        return [html.H1("Not now"), parts.trouble(error), html.P(again)]
+        return [html.H1("Not now"), parts.error_notice(error), html.P(again)]
     except Exception:  # a defect of ours; its details are for the log, not for the visitor
         logger.exception("the page %r failed", pathname)
         return [html.H1("Not now"), parts.notice("This page failed.", "The server's log says why.")]

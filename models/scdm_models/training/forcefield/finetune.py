@@ -1,4 +1,4 @@
-"""Trains the layer force field from CHGNet on the labels of ``labels``, with bulk phases replayed.
+"""Trains the layer force field from CHGNet on the labels of ``labels``, together with bulk phases (rehearsal).
 
 Every step's batch comes from (seed, step, process) alone and the state is written as it goes, so a killed training goes
 on by the same call. Several processes share a batch: each takes its part of the data, gradients are averaged.
@@ -68,7 +68,7 @@ class FineTune:
 
 @dataclass
 class Example:
-    """A graph and what is wanted of it: energy (eV/atom, without the elements' part; NaN: not asked), forces (n, 3) in
+    """A graph and its targets: energy (eV/atom, without the elements' part; NaN: not asked), forces (n, 3) in
     eV/angstrom, virial ((3, 3), stress times volume over atoms, eV), its components that count, whether a minimum."""
 
     graph: Any

@@ -1,13 +1,13 @@
 """Structures that the layer force field learns from, and their labels: energy, forces and stress of a teacher.
 
-Three kinds of layers, each with its own sense of what a force is:
+Three kinds of layers, which differ in the forces that are learned:
 
 - ``minimum``: C2DB's layers as PBE relaxed them;
 - ``displaced``: the same, atoms moved and cell strained; what is learned is the *difference* of the teacher's forces
   from those at the minimum, so that C2DB's geometry is where they vanish and the teacher says how fast they grow;
-- ``free``: 2DMatPedia's layers and generated samples, moved, strained or half relaxed; the teacher's own forces.
+- ``free``: 2DMatPedia's layers and generated samples, moved, strained or partly relaxed; the teacher's own forces.
 
-Atoms are moved along the modes of the network as it was before (``phonopy``'s random displacements at a temperature),
+Atoms are moved along the phonon modes of the network as shipped (``phonopy``'s random displacements at a temperature),
 in a small supercell: so soft modes, which decide on stability, move most; in the other structures they are moved at
 random. Chemical systems of which nothing may be learned are left out here (``held_out``).
 """
@@ -119,7 +119,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def make(task: Task) -> Structure:
-    """The structure of a task: moved, strained, half relaxed as its kind says."""
+    """The structure of a task: moved, strained or partly relaxed as its kind says."""
     row = task.structure
     layer = Structure(Lattice(row["lattice"]), row["species"], row["frac_coords"])
     rng = np.random.default_rng(task.seed)
@@ -200,7 +200,7 @@ def _matched(large: Structure, other: Structure) -> NDArray[np.int64] | None:
 
 
 def _half_relaxed(layer: Structure, rng: np.random.Generator) -> Structure:
-    """A generated layer after some steps of relaxation by the network as it was before."""
+    """A generated layer after some steps of relaxation by the network as shipped."""
     from ase.filters import UnitCellFilter
     from ase.optimize import BFGS
     from chgnet.model.dynamics import CHGNetCalculator

@@ -1,0 +1,86 @@
+"""The state of a training between epochs, from which a killed training goes on: one safetensors file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from scdm_models.errors import CheckpointError
+from scdm_models.model.checkpoint import Split
+from scdm_models.model.diffusion import Scdm
+from scdm_models.symmetry.encoding import LayerCrystal
+from scdm_models.training.train_config import Phase, TrainConfig
+
+
+@dataclass
+class TrainState:
+    """Where a training of one network stands: the numbers, besides the tensors, that it needs to go on."""
+
+    phase: Phase
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    best: float = math.inf
+    best_epoch: int = 0
+    log: list[list[Any]] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def identity_of(
+    config: TrainConfig, by: Split, ids: list[str], crystals: list[LayerCrystal], classes: list[int]
+) -> str:
+    """What makes two trainings the same: the data and its split, all of the configuration but machine and lengths.
+
+    Up to the cooldown a training does not depend on its length, so a longer or shorter one may go on from it.
+    """
+    free = ("threads", "device", "skeleton_epochs", "geometry_epochs", "cooldown", "validate_every")
+    settings = {k: v for k, v in asdict(config).items() if k not in free}
+    content = json.dumps([settings, by, ids, classes, [c.to_dict() for c in crystals]], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def save_state(
+    path: Path, identity: str, state: TrainState, model: Scdm, average: Scdm, best: dict[str, Tensor], optimizer: Any
+) -> None:
+    """Write the state atomically: the weights, their moving average, the best average so far and the optimiser's."""
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
+    tensors |= {f"best.{k}": v for k, v in best.items()}
+    for index, values in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{k}": v for k, v in values.items()}
+    temporary = path.with_name(path.name + ".tmp")
+    header = {"identity": identity, "state": json.dumps(asdict(state))}
+    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, temporary, metadata=header)
+    temporary.replace(path)
+
+
+def load_state(path: Path, identity: str) -> tuple[TrainState, dict[str, Tensor]] | None:
+    """The state of a file and its tensors under the names of ``save_state``; None where there is no file.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is damaged or belongs to another training.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(str(path), framework="pt") as handle:
+            header = handle.metadata() or {}
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); remove it to train from the start") from error
+    if header.get("identity") != identity:
+        raise CheckpointError(
+            f"{path} is the state of a training with other data or another configuration; remove it to train from the "
+            "start, or give back the old configuration to go on"
+        )
+    return TrainState(**json.loads(header["state"])), tensors

@@ -1,0 +1,40 @@
+"""A database in this process's memory, of mongomock-ng, which behaves as one on a server does."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import mongomock_ng
+from jobflow import JobStore
+from maggma.stores import MemoryStore
+
+from scdm_flows.documents import utc_now
+from scdm_flows.stores.database import Database
+from scdm_flows.stores.names import BLOBS, KEYS, OUTPUTS
+
+
+class _MemoryDatabase(Database):
+    """What a server answers that mongomock-ng 7 does not know."""
+
+    sorts_before_it_limits = False
+
+    def now(self) -> datetime:
+        return utc_now()
+
+    def stamped(self, change: dict[str, Any]) -> dict[str, Any]:
+        # its $currentDate is stored with a time zone, and then it cannot compare it
+        return {**change, "$set": {**change["$set"], "last_updated": utc_now()}}
+
+
+def memory_database() -> Database:
+    """A connected database of its own, empty."""
+    memory: Any = mongomock_ng.MongoClient(tz_aware=True)["scdm"]
+
+    def store(collection: str, key: str = "uuid") -> Any:
+        made: Any = MemoryStore(collection, key=key)
+        made._coll = memory[collection]  # one database for all, as on a server
+        return made
+
+    job_store = JobStore(store(OUTPUTS), additional_stores={"data": store(BLOBS)})
+    return _MemoryDatabase(job_store=job_store, **{name: store(name, key) for name, key in KEYS.items()}).connect()

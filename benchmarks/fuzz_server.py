@@ -22,7 +22,7 @@ import requests
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
-from optimade_words import WORDS  # noqa: E402
+from support.optimade_words import WORDS  # noqa: E402
 
 VALUES = [
     '"Mo"',

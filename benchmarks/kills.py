@@ -22,7 +22,7 @@ WORKERS = 4
 
 def main() -> None:
     """Both, with their times."""
-    from rlaunching import FOLLOWERS, Workers, check_all_done, kill_at_random, put, runs
+    from support.rlaunching import FOLLOWERS, Workers, check_all_done, kill_at_random, put, runs
 
     from scdm_flows.config.settings import ScdmSettings
     from scdm_flows.stores import EmbeddedServer, connect

@@ -53,7 +53,10 @@ def stored_of(
         return Stored(
             accepted=accepted,
             shares=control.shares,
-            opened={d["metadata"]["candidate_id"]: {s for s in OPENED_STAGES if (d.get("output") or {}).get(s)} for d in gates},
+            opened={
+                d["metadata"]["candidate_id"]: {s for s in OPENED_STAGES if (d.get("output") or {}).get(s)}
+                for d in gates
+            },
             done=done,
             failed=failed_stages(database, name),
             set_aside=set_aside,

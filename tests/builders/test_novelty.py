@@ -327,7 +327,9 @@ def test_phonons_of_new_layers_are_those_of_new_samples_where_nothing_was_judged
     layers.build()
     budget = {"phonons": {"best": 4, "novel_only": True}}
     config = parse_config({"name": "c", "generator": {"kind": "files", "paths": ["."]}, "budget": budget})
-    gates = [{"metadata": {"candidate_id": name}, "output": {"phonon": True}} for name in ("new", "known", "odd", "old")]
+    gates = [
+        {"metadata": {"candidate_id": name}, "output": {"phonon": True}} for name in ("new", "known", "odd", "old")
+    ]
     monkeypatch.setattr(layers.database.job_store.docs_store, "query", lambda *_, **__: iter(gates))
     assert sorted(_ranked(layers.database, config)) == ["new", "odd"]
 

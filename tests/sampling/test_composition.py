@@ -101,7 +101,7 @@ def test_what_cannot_be_is_refused_with_the_positions() -> None:
         ({"formula": "C60H1"}, "has 61 atoms"),
     ],
 )
-def test_bad_wishes_are_refused(arguments: dict, message: str) -> None:
+def test_bad_conditions_are_refused(arguments: dict, message: str) -> None:
     with pytest.raises(GenerationError, match=message):
         CompositionRequest.parse(arguments.get("elements"), arguments.get("formula"), arguments.get("n_atoms"))
 

@@ -72,10 +72,10 @@ def test_draws_that_are_no_bonded_layer_or_repeat_a_skeleton_are_passed_over(sam
             )
 
 
-def test_a_narrow_wish_gets_all_it_asked_for() -> None:
+def test_a_narrow_condition_gets_all_it_asked_for() -> None:
     # one atom of graphene's element in group 80 leaves few skeletons: repetitions are taken instead of none at all
-    wish = SkeletonRules(composition=CompositionRequest.parse("C", None, 2))
-    found = list(generate(12, seed=0, layer_group=80, options=SamplerOptions(steps=4, skeletons=wish)))
+    narrow = SkeletonRules(composition=CompositionRequest.parse("C", None, 2))
+    found = list(generate(12, seed=0, layer_group=80, options=SamplerOptions(steps=4, skeletons=narrow)))
     assert [s.index for s in found] == list(range(12))
     assert {s.structure.composition.formula for s in found} == {"C2"}
 

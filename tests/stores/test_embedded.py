@@ -135,7 +135,9 @@ def test_port_in_use(server: EmbeddedServer) -> None:
     assert server.start().running  # as soon as the port is free
 
 
-def test_where_no_port_is_asked_for_another_port_is_taken(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_no_port_is_asked_for_another_port_is_taken(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()

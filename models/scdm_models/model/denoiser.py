@@ -24,7 +24,7 @@ from scdm_models.model.schedules import signal_noise
 MASKED_ELEMENT = MAX_Z  # class of a masked element
 STABILITY_EDGES = (0.05, 0.1, 0.2, 0.4)  # eV/atom above hull, between the classes of stability
 N_STABILITY = len(STABILITY_EDGES) + 1
-WISH_WIDTH = 2 * MAX_Z + 2 + N_STABILITY
+CONDITIONS_WIDTH = 2 * MAX_Z + 2 + N_STABILITY
 
 
 def stability_class(e_above_hull: float | None) -> int:
@@ -112,7 +112,7 @@ class ElementEmbedding(nn.Module):
 
 
 @dataclass
-class Wish:
+class Conditions:
     """The condition on composition and stability of each crystal; rows of zeros are no condition.
 
     allowed: (B, MAX_Z), 1 at the elements that may occur; fractions: (B, MAX_Z) atomic fractions of a formula;
@@ -124,27 +124,27 @@ class Wish:
     stability: Tensor
 
     @classmethod
-    def none(cls, n: int, device: torch.device | str = "cpu") -> Wish:
+    def none(cls, n: int, device: torch.device | str = "cpu") -> Conditions:
         """No condition for ``n`` crystals."""
         return cls(*(torch.zeros(n, width, device=device) for width in (MAX_Z, MAX_Z, N_STABILITY)))
 
-    def take(self, index: Tensor) -> Wish:
+    def take(self, index: Tensor) -> Conditions:
         """The rows at ``index``."""
-        return Wish(self.allowed[index], self.fractions[index], self.stability[index])
+        return Conditions(self.allowed[index], self.fractions[index], self.stability[index])
 
-    def beside(self, other: Wish) -> Wish:
+    def beside(self, other: Conditions) -> Conditions:
         """The rows of both, these first."""
         pairs = ((getattr(self, name), getattr(other, name)) for name in self.__dataclass_fields__)
-        return Wish(*(torch.cat(pair) for pair in pairs))
+        return Conditions(*(torch.cat(pair) for pair in pairs))
 
     def tensor(self) -> Tensor:
-        """(B, WISH_WIDTH): all three, and a flag for each composition that says whether it is asked for."""
+        """(B, CONDITIONS_WIDTH): all three, and a flag for each composition that says whether it is asked for."""
         flags = torch.stack([self.allowed.any(1), self.fractions.any(1)], -1).to(self.allowed.dtype)
         return torch.cat([self.allowed, self.fractions, flags, self.stability], -1)
 
 
 class SkeletonNetwork(nn.Module):
-    """Logits of masked elements and letters, given the others, layer group, number of sites and ``Wish``."""
+    """Logits of masked elements and letters, given the others, layer group, number of sites and ``Conditions``."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class SkeletonNetwork(nn.Module):
         n_positions = wyckoff_tensors().n_positions
         self.masked_letter = n_positions
         self.element = ElementEmbedding(d, extra=1)
-        self.wish = nn.Linear(WISH_WIDTH, d, bias=False)
+        self.wish = nn.Linear(CONDITIONS_WIDTH, d, bias=False)  # its name in checkpoints
         self.letter = nn.Embedding(n_positions + 1, d)
         self.letter_kind = nn.Linear(6, d)  # what letters of different groups have in common
         self.group = nn.Embedding(81, d)
@@ -185,7 +185,7 @@ class SkeletonNetwork(nn.Module):
         element: Tensor,
         letter: Tensor,
         mask: Tensor,
-        wish: Wish | None = None,
+        conditions: Conditions | None = None,
         site: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """(B, K, MAX_Z) element logits and (B, K, W) letter logits; letters illegal in the group get -inf.
@@ -205,8 +205,8 @@ class SkeletonNetwork(nn.Module):
         )
         kind: Tensor = self.kind  # type: ignore[assignment]
         condition = self.group(group) + self.count(counts) + self.level(fraction)
-        if wish is not None:
-            condition = condition + self.wish(wish.tensor())
+        if conditions is not None:
+            condition = condition + self.wish(conditions.tensor())
         h = self.element(element) + self.letter(letter) + self.letter_kind(kind[letter]) + self.group(group)[:, None]
         bias = _padding_bias(mask)
         condition = F.silu(condition)

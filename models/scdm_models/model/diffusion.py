@@ -11,10 +11,10 @@ from scdm_models.model.corruption import Scales, centre_heights, corrupt, displa
 from scdm_models.model.denoiser import (
     MASKED_ELEMENT,
     N_STABILITY,
+    Conditions,
     GeometryNetwork,
     NetworkConfig,
     SkeletonNetwork,
-    Wish,
 )
 from scdm_models.model.elements import MAX_Z
 from scdm_models.model.schedules import plane_sigma, signal_noise
@@ -36,7 +36,7 @@ class Scdm(nn.Module):
 
         Half of the crystals get independent masks of a uniform rate on all tokens; the others a state that the
         sampler visits: letters partly masked with all elements masked, or letters known and elements partly masked.
-        Half of the crystals come with a condition on composition that they fulfil (``composition_wish``), and half
+        Half of the crystals come with a condition on composition that they fulfil (``composition_conditions``), half
         with their class of ``stability`` ((B,), -1 where it is not known), so that one network is both the conditional
         and the unconditional one of classifier-free guidance (arXiv 2207.12598).
         """
@@ -54,11 +54,13 @@ class Scdm(nn.Module):
         hide_letter = torch.where(second, False, hide_letter) & batch.mask
         element = torch.where(hide_element, MASKED_ELEMENT, batch.element)
         letter = torch.where(hide_letter, self.skeleton.masked_letter, batch.wyckoff)
-        wish = composition_wish(batch, uniform(b, 1), uniform(b, 1), uniform(b, MAX_Z))
+        conditions = composition_conditions(batch, uniform(b, 1), uniform(b, 1), uniform(b, MAX_Z))
         if stability is not None:
             told = (uniform(b) < 0.5) & (stability >= 0)
-            wish.stability = F.one_hot(stability.clamp(min=0), N_STABILITY) * told[:, None].to(wish.stability.dtype)
-        element_logits, letter_logits = self.skeleton(batch.group, element, letter, batch.mask, wish)
+            conditions.stability = F.one_hot(stability.clamp(min=0), N_STABILITY) * told[:, None].to(
+                conditions.stability.dtype
+            )
+        element_logits, letter_logits = self.skeleton(batch.group, element, letter, batch.mask, conditions)
         loss_element = F.cross_entropy(element_logits[hide_element], batch.element[hide_element], reduction="sum")
         loss_letter = F.cross_entropy(letter_logits[hide_letter], batch.wyckoff[hide_letter], reduction="sum")
         return (loss_element + loss_letter) / (hide_element.sum() + hide_letter.sum()).clamp(min=1)
@@ -140,7 +142,7 @@ class Scdm(nn.Module):
         )
 
 
-def composition_wish(batch: CrystalBatch, kind: Tensor, rate: Tensor, draws: Tensor) -> Wish:
+def composition_conditions(batch: CrystalBatch, kind: Tensor, rate: Tensor, draws: Tensor) -> Conditions:
     """A condition on the composition of each crystal, which it fulfils.
 
     kind, rate: (B, 1) and draws: (B, MAX_Z) uniform in [0, 1). kind < 0.5: no condition; < 0.75: the crystal's elements
@@ -151,9 +153,9 @@ def composition_wish(batch: CrystalBatch, kind: Tensor, rate: Tensor, draws: Ten
     counts.scatter_add_(1, batch.element, atoms.to(counts.dtype))
     fractions = counts / counts.sum(1, keepdim=True)
     allowed = ((fractions > 0) | (draws < 0.5 * rate**2)).to(counts.dtype)
-    wish = Wish.none(len(batch), batch.group.device)
-    wish.allowed, wish.fractions = allowed * ((kind >= 0.5) & (kind < 0.75)), fractions * (kind >= 0.75)
-    return wish
+    conditions = Conditions.none(len(batch), batch.group.device)
+    conditions.allowed, conditions.fractions = allowed * ((kind >= 0.5) & (kind < 0.75)), fractions * (kind >= 0.75)
+    return conditions
 
 
 def exhausted_letters(letter: Tensor, mask: Tensor) -> Tensor:

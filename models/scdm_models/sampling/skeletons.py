@@ -16,7 +16,7 @@ from torch import Tensor
 from scdm_models.errors import GenerationError
 from scdm_models.model.batch import CrystalBatch, wyckoff_tensors
 from scdm_models.model.checkpoint import Checkpoint
-from scdm_models.model.denoiser import MASKED_ELEMENT, Wish, stability_class
+from scdm_models.model.denoiser import MASKED_ELEMENT, Conditions, stability_class
 from scdm_models.model.diffusion import exhausted_letters
 from scdm_models.sampling.composition import CompositionRequest, elements_allowed, feasible, letters_allowed, refusal
 from scdm_models.symmetry.encoding import MAX_ATOMS
@@ -95,15 +95,15 @@ def _chunk(
     mask = torch.arange(k)[None, :] < torch.tensor(counts)[:, None]
     element = torch.full((b, k), MASKED_ELEMENT)
     letter = torch.full((b, k), net.masked_letter)
-    wish = _wish(rules, rngs)
+    conditions = _conditions(rules, rngs)
     asked_for = rules.composition
 
     def logits(rows: Tensor, site: int) -> tuple[Tensor, Tensor]:
         """Guided logits of one site of the crystals ``rows``: elements and letters."""
-        asked, n = wish.take(rows), len(rows)
+        asked, n = conditions.take(rows), len(rows)
         guided = rules.weight != 0 and bool(asked.tensor().any())
         if guided:  # with and without the condition side by side
-            rows, asked = torch.cat([rows, rows]), asked.beside(Wish.none(n))
+            rows, asked = torch.cat([rows, rows]), asked.beside(Conditions.none(n))
         elements, letters = net(group[rows], element[rows], letter[rows], mask[rows], asked, site)
         found = elements[:, 0], letters[:, 0]
         if not guided:
@@ -150,18 +150,18 @@ def _chunk(
     return CrystalBatch(group, letter, element, mask, torch.zeros(b, k, 3), torch.zeros(b, 3))
 
 
-def _wish(rules: SkeletonRules, rngs: Sequence[np.random.Generator]) -> Wish:
-    wish = Wish.none(len(rngs))
+def _conditions(rules: SkeletonRules, rngs: Sequence[np.random.Generator]) -> Conditions:
+    conditions = Conditions.none(len(rngs))
     if rules.e_above_hull is not None:
         classes = stability_class(rules.e_above_hull) + 1
-        wish.stability[torch.arange(len(rngs)), torch.tensor([int(rng.integers(classes)) for rng in rngs])] = 1.0
+        conditions.stability[torch.arange(len(rngs)), torch.tensor([int(rng.integers(classes)) for rng in rngs])] = 1.0
     request = rules.composition
     if request is not None and request.formula is not None:
         for z, count in request.formula:
-            wish.fractions[:, z - 1] = count / sum(c for _, c in request.formula)
+            conditions.fractions[:, z - 1] = count / sum(c for _, c in request.formula)
     elif request is not None and request.elements is not None:
-        wish.allowed[:, torch.tensor(sorted(request.elements)) - 1] = 1.0
-    return wish
+        conditions.allowed[:, torch.tensor(sorted(request.elements)) - 1] = 1.0
+    return conditions
 
 
 def skeleton_prior(checkpoint: Checkpoint, layer_group: int | None, request: CompositionRequest | None) -> np.ndarray:

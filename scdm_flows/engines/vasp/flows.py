@@ -87,7 +87,5 @@ class SlabBandsFlowMaker(Maker):
         uniform_run = uniform.make(structure, prev_dir=static.folder, mode="uniform")
         line_run = line.make(structure, prev_dir=static.folder, mode="line")
         dump = config.model_dump(mode="json")
-        summary = bands_summary(
-            dump, candidate_id, static.model_dump(mode="json"), uniform_run.output, line_run.output
-        )
+        summary = bands_summary(dump, candidate_id, static.model_dump(mode="json"), uniform_run.output, line_run.output)
         return Flow([uniform_run, line_run, summary], name=self.name)

@@ -24,6 +24,7 @@ from scdm_flows.execution.fireworks.worker_guard import guarded
 from scdm_flows.execution.fireworks.workflows import insert
 from scdm_flows.execution.jobs import is_complete, run_job, stage_of
 from scdm_flows.stores.database import job_store_of
+from scdm_flows.stores.uri import with_database
 
 if TYPE_CHECKING:
     from jobflow.core.job import Job
@@ -157,12 +158,6 @@ def job_store_on(launchpad: LaunchPad | None) -> JobStore:
             "the worker's LaunchPad is not configured by URI (uri_mode: true), so its job store is unknown; "
             "use launchpad/my_launchpad.yaml as a template (offline mode is not supported)"
         )
-    head, _, query = str(launchpad.host).partition("?")
-    scheme, _, rest = head.partition("://")
-    options = [option for option in query.split("&") if option]
-    for option in ("w=majority", "journal=true"):
-        if not any(o.startswith(option.split("=")[0] + "=") for o in options):
-            options.append(option)
-    store = job_store_of(f"{scheme}://{rest.partition('/')[0]}/{launchpad.name}?{'&'.join(options)}")
+    store = job_store_of(with_database(str(launchpad.host), launchpad.name))
     store.connect()
     return store

@@ -88,7 +88,7 @@ ROOMS: dict[str, set[str]] = {
         "scdm_models.symmetry",
         "scdm_models.processes",
     },
-    "execution": {"builders", "campaigns", "query", "flows", "engines", "analysis", "stores"},
+    "execution": {"builders", "campaigns", "query", "flows", "engines", "analysis", "stores", "scdm_models.processes"},
     "builders": {"campaigns", "engines", "analysis", "thermo", "stores", "scdm_models.datasets"},
     "campaigns": {"flows", "generators", "engines", "stores"},
     "query": {"stores", "scdm_models.datasets", "scdm_models.symmetry"},

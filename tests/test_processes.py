@@ -52,6 +52,21 @@ def test_results_come_in_order() -> None:
     assert not multiprocessing.active_children()
 
 
+def threads_asked_for() -> str | None:
+    return os.environ.get("OMP_NUM_THREADS")
+
+
+def test_workers_have_one_thread_and_the_parent_keeps_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Side by side they would else each take all cores, and hinder each other."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with pool(2) as workers:
+        assert workers.submit(threads_asked_for).result() == "1"
+    assert threads_asked_for() is None
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")  # what somebody asks for stays
+    with pool(1) as workers:
+        assert workers.submit(threads_asked_for).result() == "3"
+
+
 def test_an_exception_ends_busy_workers_at_once(tmp_path: Path) -> None:
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):

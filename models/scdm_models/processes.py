@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Processes that are started in here have one thread, unless the environment says otherwise.
+
+    Numerical libraries look when they are loaded: several processes with as many threads as there are cores each take
+    ten times as long as with one (look-ups of known layers, two processes on two cores that others use too).
+    """
+    missing = [name for name in THREAD_VARIABLES if name not in os.environ]
+    os.environ.update(dict.fromkeys(missing, "1"))
+    try:
+        yield
+    finally:
+        for name in missing:
+            os.environ.pop(name, None)
+
 
 @contextmanager
 def pool(processes: int, begin: Callable[..., None] | None = None, *arguments: object) -> Iterator[ProcessPoolExecutor]:
-    """An executor of ``processes`` spawned workers, each of which first calls ``begin(*arguments)``.
+    """An executor of ``processes`` spawned workers with one thread, each of which first calls ``begin(*arguments)``.
 
     A block that is left by an exception, or a generator closed in it, ends the workers at once, whatever they compute.
     The terminal's interrupt is the parent's alone: a worker interrupted while it holds the lock of a queue would leave
@@ -25,7 +44,8 @@ def pool(processes: int, begin: Callable[..., None] | None = None, *arguments: o
         initargs=(begin, arguments),
     )
     try:
-        yield executor
+        with one_thread_each():
+            yield executor
     except BaseException:
         for worker in multiprocessing.active_children():
             if worker not in before:

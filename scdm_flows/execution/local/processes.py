@@ -21,12 +21,13 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
+from scdm_models.processes import one_thread_each
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Work = Callable[[Sequence[Item]], Iterable[tuple[int, Result]]]
 Start = Callable[[], Work[Item, Result]]
 ATTEMPTS = 2  # a worker can die for reasons that are not its item's
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _PR_SET_PDEATHSIG = 1
 
 
@@ -51,7 +52,8 @@ class _Worker(Generic[Item]):
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, start, os.getpid()), daemon=True)
-        self.process.start()
+        with one_thread_each():
+            self.process.start()
         theirs.close()
         self.give(items, attempt)
 
@@ -73,7 +75,6 @@ def _serve(connection: Connection, start: Start[Any, Any], parent: int) -> None:
     """
     _die_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     work: Work[Any, Any] | None = None
     while True:
         try:

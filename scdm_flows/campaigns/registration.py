@@ -1,20 +1,32 @@
-"""A campaign enters the database: its document, once, if nothing keeps it from running."""
+"""A campaign enters the database: its document, once, if nothing keeps it from running.
+
+Whatever can be known before the first job is asked here, and all that is wrong is told at once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from scdm_flows.campaigns.controls import refuse_cancelled
+from scdm_flows.campaigns.removal import clear, has_computed, is_being_removed, who_computes
 from scdm_flows.config import CampaignConfig
+from scdm_flows.config.settings import get_settings
 from scdm_flows.documents import CampaignDoc
 from scdm_flows.documents.provenance import made_here
 from scdm_flows.engines import engine_of
-from scdm_flows.errors import CampaignError, EngineError
+from scdm_flows.errors import CampaignError, ConfigError, EngineError, ScdmError, StoreError
 from scdm_flows.flows.campaign import shard_count
 from scdm_flows.generators import GENERATORS
-from scdm_flows.stores.database import Database
+from scdm_flows.stores.database import Database, connect
+from scdm_flows.stores.driver_errors import store_errors
+from scdm_models.errors import reason_of
+
+logger = logging.getLogger(__name__)
 
 MOST_NAMED = 5  # layers that an error names
+MOST_SHARDS = 100_000  # each is a workflow, and all of them are planned in memory
 
 
 def shard_size(config: CampaignConfig, shard: int) -> int:
@@ -26,29 +38,39 @@ def shard_size(config: CampaignConfig, shard: int) -> int:
 def register(config: CampaignConfig, database: Database) -> bool:
     """Write the campaign document; returns False where it is there already, if with another objective or budget.
 
+    A campaign of this name with another configuration is corrected where it has computed nothing yet: what waits on the
+    LaunchPad is taken off it.
+
     Raises
     ------
     CampaignError
-        If a campaign of this name has another configuration.
-    EngineError
-        If the engine lacks what it needs.
+        If a campaign of this name has another configuration and has computed something, or computes, or is being
+        removed.
+    ConfigError, EngineError
+        If the generator or the engine cannot do what the configuration asks; it names all that is wrong.
     """
     known = database.campaign(config.name)
-    if known is not None:
-        if known.config_hash != config.config_hash:
-            changes = ", ".join(_differences(known.config, config.model_dump(mode="json")))
-            raise CampaignError(
-                f"campaign {config.name!r} exists with another configuration ({changes}); "
-                "give the changed file a new name"
-            )
+    conflicts = _conflicts(config, known, database)
+    if known is not None and known.config_hash == config.config_hash and not conflicts:
         wanted = config.model_dump(mode="json")
         if any(known.config.get(part) != wanted[part] for part in ("objective", "budget")):
             known.config = wanted
             database.upsert(database.campaigns, [known.model_dump()])
         return False
-    missing = obstacles(config)
-    if missing:
-        raise EngineError("; ".join(missing))
+    generator, engine = _generator_problems(config), _engine_problems(config)
+    if conflicts or generator or engine:
+        told = "; ".join(_once(conflicts + generator + engine))
+        if conflicts:
+            raise CampaignError(told)
+        if generator:
+            raise ConfigError(told)
+        error = EngineError(told)
+        error.exit_code = 2  # nothing has been computed: to be mended first
+        raise error
+    if known is not None:
+        clear(database, config.name)
+        changes = ", ".join(_differences(known.config, config.model_dump(mode="json")))
+        logger.warning("campaign %r had computed nothing yet and was corrected (%s)", config.name, changes)
     document = CampaignDoc(
         name=config.name,
         description=config.description,
@@ -62,21 +84,106 @@ def register(config: CampaignConfig, database: Database) -> bool:
 
 
 def obstacles(config: CampaignConfig) -> list[str]:
-    """What keeps a campaign from running: the engine's needs, elements and, where structures are known, layers.
+    """What keeps a campaign from running: needs of generator and engine, elements and, where they are known, layers.
 
     Each in words with the remedy; of many layers the first five are named.
     """
-    engine, generator = engine_of(config.engine), GENERATORS[config.generator.kind]
-    found = engine.check()
-    elements = generator.elements(config.generator)
-    if elements:
-        found += engine.check_elements(elements)
-    layers = []
-    for name, structure in generator.given(config.generator):
-        layers += [f"{name}: {problem}" for problem in engine.layer_problems(structure, as_given=True)]
-    if len(layers) > MOST_NAMED:
-        layers = [*layers[:MOST_NAMED], f"and {len(layers) - MOST_NAMED} more"]
-    return list(dict.fromkeys(found + layers))  # a broken file shows in more than one check
+    return _once(_generator_problems(config) + _engine_problems(config))
+
+
+def refusals(config: CampaignConfig, database: Database | None) -> list[str]:
+    """Why ``register`` and whoever calls it would refuse a campaign; empty where they would not.
+
+    database: None where there is none yet.
+    """
+    if database is None:
+        return obstacles(config)
+    known = database.campaign(config.name)
+    found = _conflicts(config, known, database)
+    try:
+        refuse_cancelled(database, config.name)
+    except CampaignError as error:
+        found.append(str(error))
+    if known is None or known.config_hash != config.config_hash:
+        found += obstacles(config)
+    return found
+
+
+def refusals_here(config: CampaignConfig) -> list[str]:
+    """``refusals`` with the database of the settings, where it exists; none is made."""
+    try:
+        connected = connect(create=False, indexes=False)
+    except StoreError as error:
+        missing = get_settings().mongo_uri is None  # one that does not exist yet is made at submission
+        return obstacles(config) + ([] if missing else [str(error)])
+    with connected:
+        return refusals(config, connected)
+
+
+def _conflicts(config: CampaignConfig, known: CampaignDoc | None, database: Database) -> list[str]:
+    """What the database holds against it."""
+    name = config.name
+    with store_errors(database.uri):
+        if is_being_removed(database.mongo, name):
+            return [f"campaign {name!r} is being removed; `scdm campaign remove {name}` completes that"]
+        if known is None or known.config_hash == config.config_hash:
+            return []
+        changes = ", ".join(_differences(known.config, config.model_dump(mode="json")))
+        other = f"campaign {name!r} exists with another configuration ({changes})"
+        if has_computed(database.mongo, name):
+            remedy = f"give the changed file a new name, or take the old one away with `scdm campaign remove {name}`"
+            return [f"{other}; {remedy}"]
+        busy = who_computes(database.mongo, name)
+    return [f"{other} and computes now: {busy}"] if busy else []
+
+
+def _generator_problems(config: CampaignConfig) -> list[str]:
+    generator = GENERATORS[config.generator.kind]
+    found = _told(lambda: generator.check(config.generator))
+    if not found:
+        shards, total = shard_count(config)
+        if shards > MOST_SHARDS:
+            found.append(
+                f"{total} samples in jobs of {config.generator.shard_size} are {shards} workflows, at most "
+                f"{MOST_SHARDS} are allowed; raise generator.shard_size"
+            )
+    return [f"generator: {problem}" for problem in found]
+
+
+def _engine_problems(config: CampaignConfig) -> list[str]:
+    """What the engine lacks, also for the elements and layers that are known."""
+    generator = GENERATORS[config.generator.kind]
+
+    def ask() -> list[str]:
+        engine = engine_of(config.engine)
+        found = engine.check()
+        try:
+            elements = generator.elements(config.generator)
+            layers = list(generator.given(config.generator))
+        except (ScdmError, OSError):  # the generator's check has said why
+            return found
+        if elements:
+            found += engine.check_elements(elements)
+        told = [
+            f"{name}: {problem}"
+            for name, structure in layers
+            for problem in engine.layer_problems(structure, as_given=True)
+        ]
+        return found + (told if len(told) <= MOST_NAMED else [*told[:MOST_NAMED], f"and {len(told) - MOST_NAMED} more"])
+
+    return _told(ask)
+
+
+def _told(ask: Callable[[], list[str]]) -> list[str]:
+    """The problems that ``ask`` finds; what it raises is one, as a file can be broken in ways that nobody foresaw."""
+    try:
+        return ask()
+    except Exception as error:
+        return [reason_of(error)]
+
+
+def _once(problems: list[str]) -> list[str]:
+    return list(dict.fromkeys(problems))  # a broken file shows in more than one check
 
 
 def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:

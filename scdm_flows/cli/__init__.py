@@ -33,10 +33,11 @@ COMMANDS = {
     "campaign": ("campaign", "campaign", "Run, submit and report discovery campaigns."),
     "worker": ("worker", "worker", "Run jobs of submitted campaigns on this machine."),
     "build": ("campaign", "build", "Rebuild candidates, novelty, hulls and ranking from job outputs."),
-    "candidates": ("candidates", "candidates", "List, show, export and draw candidates; follow soft modes."),
+    "candidates": ("candidates", "candidates", "List, show, compare and export candidates; follow soft modes."),
     "serve": ("serve", "serve", "Serve the candidates: web pages, and OPTIMADE at /optimade."),
     "refs": ("refs", "refs", "Competing phases and the energy model of surrogate energies."),
     "db": ("db", "db", "Start, stop and look at the embedded database."),
+    "help": ("help", "help_", "What a command does and takes."),
 }
 
 

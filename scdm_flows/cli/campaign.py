@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from scdm_flows.cli.cancel import cancel
-from scdm_flows.cli.common import DRY, JSON, as_text, database, echo_json, table
+from scdm_flows.cli.common import DRY, JSON, USAGE, as_text, database, echo_json, table
 from scdm_flows.cli.inputs import costs, inputs, show_costs
 from scdm_flows.cli.launchpad import initialise, launchpad_dir
 from scdm_flows.cli.progress import progress_bar
+from scdm_flows.cli.remove import remove
 from scdm_flows.cli.report import report, write_report
 from scdm_flows.cli.resume import resume
+from scdm_flows.errors import ConfigError, ScdmError
 
 if TYPE_CHECKING:
     from scdm_flows.config import CampaignConfig
@@ -47,6 +49,7 @@ def campaign() -> None:
 
 campaign.add_command(inputs)
 campaign.add_command(cancel)
+campaign.add_command(remove)
 campaign.add_command(resume)
 campaign.add_command(report)
 
@@ -86,13 +89,14 @@ def run_and_build(
 ) -> tuple[RunResult, CampaignDoc]:
     """Run a campaign in this process, then the builders; the run's counts and the campaign's document."""
     from scdm_flows.builders import build_all
+    from scdm_flows.campaigns.under_way import running
     from scdm_flows.config.settings import get_settings
     from scdm_flows.execution.jobs import quiet
     from scdm_flows.execution.local.runner import run_campaign
     from scdm_flows.query import CandidateDB
 
     quiet()
-    with progress_bar() as report:
+    with progress_bar() as report, running(connected, config.name):
         result = run_campaign(
             config,
             connected,
@@ -117,12 +121,15 @@ def run_and_build(
 
 
 def plan(config: CampaignConfig, *, as_json: bool) -> None:
-    """Say what a campaign would do."""
-    from scdm_flows.campaigns.registration import obstacles
+    """Say what a campaign would do; exit code 2 where it would be refused."""
+    from scdm_flows.campaigns.registration import refusals_here
     from scdm_flows.flows.campaign import shard_count
 
-    shards, total = shard_count(config)
-    missing = obstacles(config)
+    missing = refusals_here(config)
+    try:
+        shards, total = shard_count(config)
+    except ScdmError:
+        raise ConfigError("; ".join(missing)) from None
     estimates = costs(config)
     facts: dict[str, Any] = {
         "campaign": config.name,
@@ -136,6 +143,7 @@ def plan(config: CampaignConfig, *, as_json: bool) -> None:
     }
     if as_json:
         echo_json(facts)
+        _refuse(missing)
         return
     click.echo(
         f"campaign {config.name}: {total} samples in {shards} workflow{'s' * (shards != 1)}, engine "
@@ -150,6 +158,12 @@ def plan(config: CampaignConfig, *, as_json: bool) -> None:
         click.echo(f"no new candidate starts after {config.budget.node_hours:g} node hours")
     for line in missing:
         click.echo(f"missing: {line}", err=True)
+    _refuse(missing)
+
+
+def _refuse(missing: list[str]) -> None:
+    if missing:
+        raise click.exceptions.Exit(USAGE)
 
 
 @campaign.command()

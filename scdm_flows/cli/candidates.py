@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from scdm_flows.cli.chosen import chosen, conditions, filters, given
 from scdm_flows.cli.common import FORCE, JSON, database, echo_json, table
+from scdm_flows.cli.compare import compare
 from scdm_flows.cli.files import check_output, make_folder, output_file, output_path
+from scdm_flows.cli.show import show
 from scdm_flows.errors import CampaignError
 
 if TYPE_CHECKING:
-    from scdm_flows.analysis.ranking import RankResult
     from scdm_flows.documents import CandidateDoc
 
 COLUMNS = {
@@ -37,86 +39,51 @@ SURROGATE = " (surrogate energies)"
 
 @click.group()
 def candidates() -> None:
-    """List, show, search, export and draw candidates, and follow the soft modes of unstable ones."""
+    """List, show, compare, search, export and draw candidates, and follow the soft modes of unstable ones."""
+
+
+candidates.add_command(show)
+candidates.add_command(compare)
 
 
 @candidates.command("list")
-@click.option("--campaign", help="Only of this campaign.")
-@click.option("--formula", help="Reduced formula, such as MoS2.")
-@click.option("--elements", help="Holds all of these, separated by commas.")
-@click.option("--layer-group", type=click.IntRange(1, 80), help="Layer group.")
-@click.option("--max-e-above-hull", type=float, help="Largest energy above hull, eV/atom.")
-@click.option("--stable/--unstable", "stable", default=None, help="Dynamically stable, or not.")
-@click.option("--state", type=click.Choice(["pending", "rejected", "failed", "completed"]), help="Where it stands.")
-@click.option("--where", multiple=True, metavar="FIELD=VALUE", help="Any field; min_FIELD and max_FIELD for ranges.")
+@filters
 @click.option("--sort", default="rank", show_default=True, help="Field to sort by.")
 @click.option("--limit", type=click.IntRange(1), help="Most rows; 20 in a table, all with --json, when absent.")
 @click.option("--after", metavar="CURSOR", help="The rows after those that gave this cursor, with the same options.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, all rows unless --limit says less.")
 @JSON
-def list_(
-    campaign: str | None,
-    formula: str | None,
-    elements: str | None,
-    layer_group: int | None,
-    max_e_above_hull: float | None,
-    stable: bool | None,
-    state: str | None,
-    where: tuple[str, ...],
-    sort: str,
-    limit: int | None,
-    after: str | None,
-    as_csv: bool,
-    as_json: bool,
-) -> None:
+def list_(sort: str, limit: int | None, after: str | None, as_csv: bool, as_json: bool, **asked: Any) -> None:
     """Candidates by rank, those without one last.
 
     Where there are more, the cursor of the next rows is said on standard error.
     """
     from scdm_flows.query import CandidateDB
+    from scdm_flows.query.absent import nobody_has
     from scdm_flows.query.candidate_db import FLAT
     from scdm_flows.query.candidate_files import write_csv
 
-    filters: dict[str, Any] = {
-        "campaign": campaign,
-        "formula": formula,
-        "elements": [e.strip() for e in elements.split(",")] if elements else None,
-        "layer_group": layer_group,
-        "max_e_above_hull": max_e_above_hull,
-        "dynamically_stable": stable,
-        "state": state,
-    }
-    filters |= dict(_condition(text) for text in where)
     with database(create=False) as connected:
         query = CandidateDB(connected)
-        if campaign is not None:
-            query.campaign(campaign)  # says "did you mean" for a name that does not exist
+        found = conditions(query, asked)
         limit = limit if as_json or as_csv else limit or 20
-        records, following = query.flat_page(sort=sort, limit=limit, after=after, **filters)
+        records, following = query.flat_page(sort=sort, limit=limit, after=after, **found)
+        why = None if records else nobody_has(query, found)
     if as_json:
         echo_json(records)
     elif as_csv:
         write_csv(sys.stdout, records, FLAT)
     else:
         show_records("Candidates", records)
+    if why is not None:
+        click.echo(why, err=True)
     if following is not None:
         click.echo(f"more with --after {following}", err=True)
 
 
-def _condition(text: str) -> tuple[str, Any]:
-    """Field and value of ``FIELD=VALUE``; true, false and numbers are what they look like."""
-    field, sign, value = text.partition("=")
-    if not sign or not field:
-        raise click.UsageError(f"--where {text!r} must be FIELD=VALUE, such as --where max_nsites=6")
-    try:
-        parsed = json.loads(value)
-    except ValueError:
-        return field.strip(), value
-    return field.strip(), parsed if isinstance(parsed, bool | int | float) else value
-
-
 def show_records(title: str, records: list[dict[str, Any]], columns: dict[str, str] = COLUMNS) -> None:
     """A table of flat records; says so where their energies are surrogate energies, and marks extrapolated ones."""
+    from scdm_flows.analysis import tolerances
     from scdm_flows.query.candidate_db import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS
 
     def cell(column: str, value: Any) -> Any:
@@ -132,112 +99,52 @@ def show_records(title: str, records: list[dict[str, Any]], columns: dict[str, s
     table(f"{title}{note}", list(shown.values()), rows)
     if marked and "extrapolated" in shown:
         click.echo(f"{EXTRAPOLATED_MARK} {EXTRAPOLATED_WORDS}")
+    if records and "layer_group" in shown:
+        click.echo(tolerances.WORDS)
 
 
 @candidates.command()
-@click.argument("candidate_id")
-@JSON
-def show(candidate_id: str, as_json: bool) -> None:
-    """Everything known of one candidate."""
-    from scdm_flows.analysis.ranking import why
-    from scdm_flows.query import CandidateDB
-    from scdm_flows.query.candidate_db import known_words
-    from scdm_flows.report.content import beside_known, novelty_words
-
-    with database(create=False) as connected:
-        query = CandidateDB(connected)
-        document = query.get(candidate_id)
-        before = None
-        if document.rank is not None and document.rank > 1:
-            before = next(iter(query.find(campaign=document.campaign, rank=document.rank - 1, limit=1)), None)
-        phonon, bands = query.phonon(candidate_id), query.bands(candidate_id)
-    reasons = why(_standing(document), None if before is None else _standing(before))
-    data = document.model_dump(mode="json")
-    if as_json:
-        more = {"phonon": phonon, "bands": bands}
-        echo_json({**data, **{k: None if d is None else d.model_dump(mode="json") for k, d in more.items()}})
-        return
-    hidden = {"structure", "relaxed_structure", "provenance", "stages", "score_terms", "schema_version", "novelty"}
-    data["known_as"] = known_words(document.known_as)
-    rows = [[k, v] for k, v in data.items() if k not in hidden and v not in (None, [], {})]
-    rows.append(["novelty", novelty_words(document)])
-    if phonon is not None:
-        n, m = phonon.supercell[0][0], phonon.supercell[1][1]
-        rows.append(
-            [
-                "phonons",
-                f"{n}x{m} supercell, {phonon.n_displacements} displacements; {phonon.reason or 'stable'}",
-            ]
-        )
-        if phonon.soft_mode is not None:
-            q = ", ".join(f"{x:.3g}" for x in phonon.soft_mode.q)
-            rows.append(["soft mode", f"q = ({q}); `scdm candidates follow {candidate_id} -o DIR` distorts along it"])
-    if bands is not None:
-        heavy = [f"{m.carrier} {m.direction} {m.mass:.2f}" for m in bands.masses if m.mass is not None]
-        rows.append(["bands", f"{bands.gap_kind}, gap {bands.band_gap_ev:.3f} eV"])
-        rows.append(["effective masses (m_e)", ", ".join(heavy) or "none is parabolic"])
-    if document.provenance.engine:
-        rows.append(["energies from", document.provenance.engine])
-    table(f"{document.formula}  {candidate_id}", ["field", "value"], rows)
-    beside = beside_known(document)
-    if beside is not None:
-        table("Beside the known layer (energies above each source's own hull)", *beside)
-    table("Stages", ["stage", "status", "why"], [[k, v.status, v.reason] for k, v in document.stages.items()])
-    for line in reasons:
-        click.echo(line)
-
-
-def _standing(document: CandidateDoc) -> RankResult:
-    from scdm_flows.analysis.ranking import RankResult as Result
-
-    terms, unknown = document.score_terms, tuple(document.score_unknown)
-    return Result(document.candidate_id, document.rank, document.score, terms, unknown, document.pareto_front)
-
-
-@candidates.command()
-@click.argument("ids", nargs=-1)
-@click.option("--top", type=click.IntRange(1), help="The N best instead of ids.")
-@click.option("--campaign", help="Of this campaign.")
-@click.option("--where", multiple=True, metavar="FIELD=VALUE", help="All that match; min_FIELD, max_FIELD for ranges.")
+@click.argument("names", nargs=-1)
+@click.option("--top", type=click.IntRange(1), help="The N best instead of named ones.")
+@click.option("--all", "everything", is_flag=True, help="All candidates of the database.")
+@filters
 @click.option("--format", "fmt", type=click.Choice(["cif", "poscar", "json"]), default="cif", show_default=True)
 @click.option(
     "-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder, or a file for one candidate or all."
 )
 @FORCE
 def export(
-    ids: tuple[str, ...],
-    top: int | None,
-    campaign: str | None,
-    where: tuple[str, ...],
-    fmt: str,
-    out: Path,
-    force: bool,
+    names: tuple[str, ...], top: int | None, everything: bool, fmt: str, out: Path, force: bool, **asked: Any
 ) -> None:
     """Write structures (relaxed where known) as CIF, POSCAR or JSON; many also to one file.
 
-    OUT is one file where it ends in .zip, .extxyz or .db (ASE's database), or, of a single candidate, in .cif,
-    .vasp, .poscar or .json; else it is a folder.
+    NAMES are ids or formulas, as for `scdm candidates show`. Without them the filters choose, the same as of `scdm
+    candidates list`, or --top, or --all. OUT is one file where it ends in .zip, .extxyz or .db (ASE's database), or, of
+    a single candidate, in .cif, .vasp, .poscar or .json; else it is a folder.
     """
-    if bool(ids) == (top is not None or bool(where)):
-        raise click.UsageError("give candidate ids, or --top N, or --where FIELD=VALUE")
-    if campaign is not None and ids:
-        raise click.UsageError("--campaign goes with --top and --where; ids name their campaign already")
+    if names and (top is not None or everything):
+        raise click.UsageError("--top and --all choose by themselves; give them without ids and formulas")
+    if not (names or top is not None or everything or given(asked)):
+        raise click.UsageError(
+            "give ids or formulas, or a filter such as --campaign NAME or --where FIELD=VALUE, or --top N; --all "
+            "exports every candidate"
+        )
     from scdm_flows.query import CandidateDB
     from scdm_flows.query.candidate_files import COLLECTIONS, SUFFIX, as_text, write_collection
 
-    filters = dict(_condition(text) for text in where)
     with database(create=False) as connected:
         query = CandidateDB(connected)
-        if campaign is not None:
-            query.campaign(campaign)
-        if ids:
-            documents = [query.get(i) for i in dict.fromkeys(ids)]
+        if names:
+            documents = chosen(query, names, asked)
         else:
-            documents = query.find(campaign=campaign, sort="rank", limit=top, **filters)
-    documents = [d for d in documents if (ids or where or d.rank is not None) and (fmt == "json" or d.structure)]
+            found = conditions(query, asked)
+            documents = query.find(sort="rank", limit=top, **found)
+            if top is not None and not found.keys() - {"campaign"}:
+                documents = [d for d in documents if d.rank is not None]
+    documents = [d for d in documents if fmt == "json" or d.structure]
     if not documents:
-        if where:
-            raise click.UsageError("no candidate matches; `scdm candidates list` takes the same --where")
+        if given(asked):
+            raise click.UsageError("no candidate matches; `scdm candidates list` takes the same filters")
         raise click.UsageError("no candidate has a rank yet; run a campaign, or `scdm build` to rank what is there")
     noun = "structure" if len(documents) == 1 else "structures"
     if out.suffix.lower() in COLLECTIONS and not out.is_dir():
@@ -313,7 +220,7 @@ PLOTS = (".svg", ".pdf", ".png", ".html")
 
 
 @candidates.command()
-@click.argument("candidate_id")
+@click.argument("name")
 @click.option(
     "--what", type=click.Choice(["phonons", "bands"]), default="phonons", show_default=True, help="What to draw."
 )
@@ -321,7 +228,7 @@ PLOTS = (".svg", ".pdf", ".png", ".html")
     "-o", "--out", required=True, type=click.Path(path_type=Path), help="File ending in .svg, .pdf, .png or .html."
 )
 @FORCE
-def plot(candidate_id: str, what: str, out: Path, force: bool) -> None:
+def plot(name: str, what: str, out: Path, force: bool) -> None:
     """Draw the phonons or the electronic bands of a candidate with their density of states.
 
     A .html file is a page to zoom in, which needs no network; the others are for papers and slides.
@@ -335,9 +242,9 @@ def plot(candidate_id: str, what: str, out: Path, force: bool) -> None:
 
     with database(create=False) as connected:
         query = CandidateDB(connected)
-        document = query.get(candidate_id)
-        phonon, bands = query.phonon(candidate_id), query.bands(candidate_id)
-    title = f"{document.formula}  {candidate_id}, "
+        (document,) = chosen(query, [name], {})
+        phonon, bands = query.phonon(document.candidate_id), query.bands(document.candidate_id)
+    title = f"{document.formula}  {document.candidate_id}, "
     if what == "bands":
         if bands is None:
             raise _without(document, "bands")
@@ -361,15 +268,16 @@ def plot(candidate_id: str, what: str, out: Path, force: bool) -> None:
     click.echo(f"wrote {out}")
 
 
-def _without(document: CandidateDoc, name: str) -> CampaignError:
+def _without(document: CandidateDoc, stage: str) -> CampaignError:
     """Why a candidate has no result of a stage."""
-    stage = document.stages.get(name)
-    reason = (stage.reason if stage is not None else None) or document.reason or "that stage has not run yet"
-    return CampaignError(f"candidate {document.candidate_id} has no {name.removesuffix('s')}s: {reason}")
+    from scdm_flows.query.absent import why_not
+
+    reason = why_not(document, stage) or "that stage has not run yet"
+    return CampaignError(f"candidate {document.candidate_id} has no {stage.removesuffix('s')}s: {reason}")
 
 
 @candidates.command()
-@click.argument("candidate_id")
+@click.argument("name")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder for the two files.")
 @click.option(
     "--amplitude",
@@ -379,7 +287,7 @@ def _without(document: CandidateDoc, name: str) -> CampaignError:
     help="How far the atom that moves most moves, angstrom.",
 )
 @FORCE
-def follow(candidate_id: str, out: Path, amplitude: float, force: bool) -> None:
+def follow(name: str, out: Path, amplitude: float, force: bool) -> None:
     """Distort an unstable candidate along its soft mode, ready to be run again.
 
     Writes OUT/distorted.jsonl, the layer in the cell that the mode fits in, distorted both ways where these differ, and
@@ -395,7 +303,8 @@ def follow(candidate_id: str, out: Path, amplitude: float, force: bool) -> None:
     structures, campaign = out / "distorted.jsonl", out / "campaign.yaml"
     with database(create=False) as connected:
         query = CandidateDB(connected)
-        document = query.get(candidate_id)
+        (document,) = chosen(query, [name], {})
+        candidate_id = document.candidate_id
         phonon = query.phonon(candidate_id)
         origin = query.campaign(document.campaign)
     if phonon is None:

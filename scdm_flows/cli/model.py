@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
 from scdm_flows.cli.common import FORCE, JSON, cores, disk_full, echo_json
-from scdm_flows.cli.files import check_output, output_path
+from scdm_flows.cli.files import check_output
 from scdm_flows.cli.progress import progress_bar
 from scdm_flows.errors import OutputError
 
@@ -163,55 +168,73 @@ def generate(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Draw crystals from a trained model, written as they come: JSON lines, extended XYZ or a zip of CIFs.
+    """Draw crystals from a trained model: JSON lines, extended XYZ or a zip of CIFs.
+
+    Samples are kept in OUT.part as they come, which becomes OUT at the end; when the command is stopped, in whatever
+    way, the same command goes on from there.
 
     Each record holds the structure, layer_group_requested, layer_group_detected and space_group_detected (at symprec
     1e-3 angstrom), seed, index, model_id, draw (its place among all draws) and mended (whether guidance had to move its
     atoms). `scdm screen OUT.jsonl` judges them.
     """
     check_output(out, force=force)
-    from scdm_flows.generators.sample_files import FORMATS, sample_writer
+    from scdm_flows.generators.sample_files import FORMATS
 
     if out.suffix.lower() not in FORMATS:
         formats = "; ".join(f"{suffix}: {text}" for suffix, text in FORMATS.items())
         raise click.UsageError(f"the format of {out} is not known; end its name in one of {formats}")
-    from scdm_flows.config import ScdmGeneratorConfig
+    from scdm_flows.config import parse_config
+    from scdm_flows.generators.continued import go_on
+    from scdm_flows.generators.part_file import part_file
     from scdm_flows.generators.scdm import sampler_options
     from scdm_models.model.checkpoint import load_checkpoint
-    from scdm_models.sampling.sampler import generate as draw
 
     try:
-        asked = None if stability == "any" else float(stability)
+        wanted = None if stability == "any" else float(stability)
     except ValueError:
         raise click.UsageError(f"--stability {stability} must be an energy in eV/atom, or `any`") from None
-    config = ScdmGeneratorConfig(
-        elements=elements,
-        formula=formula,
-        n_atoms=n_atoms,
-        stability=asked,
-        weight=weight,
-        letter_temperature=letter_temperature,
-        guidance=guidance,
-        steps=steps,
-    )
-
-    exact, model_id = 0, ""
-    with progress_bar() as report:
-        samples = draw(
-            count,
-            seed,
-            checkpoint=load_checkpoint(checkpoint, packaged="scdm" if model == "scdm" else "unscdm"),
-            layer_group=layer_group,
-            options=replace(sampler_options(config), paper=model == "paper"),
-            processes=processes or (cores() if count >= WORTH_A_PROCESS else 1),
-            progress=lambda done: report("samples", done, count),
-        )
-        report("samples", 0, count)
-        with output_path(out, force=force) as temporary, sample_writer(temporary) as write:
-            for sample in samples:
-                write(sample)
-                exact += sample.layer_group_detected == sample.layer_group_requested
-                model_id = sample.model_id
+    asked = {
+        "elements": elements,
+        "formula": formula,
+        "n_atoms": n_atoms,
+        "stability": wanted,
+        "weight": weight,
+        "letter_temperature": letter_temperature,
+        "guidance": guidance,
+        "steps": steps,
+    }
+    config: Any = parse_config({"name": "generate", "generator": {"kind": "scdm", **asked}}, origin="options").generator
+    options = replace(sampler_options(config), paper=model == "paper")
+    loaded = load_checkpoint(checkpoint, packaged="scdm" if model == "scdm" else "unscdm")
+    asked |= {"n": count, "seed": seed, "layer_group": layer_group, "model": loaded.model_id, "paper": options.paper}
+    try:
+        with progress_bar() as report, _stopped_by_sigterm(), part_file(out, asked, force=force) as part:
+            samples = go_on(
+                count,
+                seed,
+                part.position,
+                checkpoint=loaded,
+                layer_group=layer_group,
+                options=options,
+                processes=processes or (cores() if count >= WORTH_A_PROCESS else 1),
+                progress=lambda done: report("samples", done, count),
+            )
+            report("samples", part.position.done, count)
+            try:
+                for sample, repeated, skeleton in samples:
+                    part.add(sample, repeated, skeleton)
+            except KeyboardInterrupt:
+                done = part.position.done
+                raise KeyboardInterrupt(
+                    f"{done} of {count} samples are in {part.path}; the same command goes on from there"
+                    if done
+                    else "no sample was finished"
+                ) from None
+            exact = sum(sample.layer_group_detected == sample.layer_group_requested for sample in part.records())
+            part.finish()
+    except OSError as error:
+        raise OutputError(f"{out} was not written: {disk_full(error) or error}") from error
+    model_id = loaded.model_id + ("-paper" if options.paper else "")
     if as_json:
         echo_json({"file": str(out), "n": count, "exact_layer_group": exact, "model_id": model_id, "seed": seed})
     else:
@@ -220,3 +243,20 @@ def generate(
             "for, "
             f"{count - exact} a higher one"
         )
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """A block in which SIGTERM, which queues and ``kill`` send, does what Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():  # others cannot have signals
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

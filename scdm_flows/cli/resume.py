@@ -11,6 +11,7 @@ from scdm_flows.cli.common import JSON, database, echo_json, table
 
 if TYPE_CHECKING:
     from scdm_flows.execution.fireworks import Item
+    from scdm_flows.stores.database import Database
 
 SHOWN = 20  # jobs named one by one
 
@@ -21,7 +22,8 @@ SHOWN = 20  # jobs named one by one
     "--lost-after",
     type=click.FloatRange(0, min_open=True),
     metavar="SECONDS",
-    help="A worker without a sign of life for so long is lost; 300 when absent, as they give one a minute.",
+    help="A worker elsewhere without a sign of life for so long is lost; 300 when absent, as they give one a minute. "
+    "While the database was away does not count.",
 )
 @click.option("--retry-failed", is_flag=True, help="Also try what has failed for good, and forget earlier failures.")
 @click.option("--dry-run", is_flag=True, help="Only say what would happen; nothing is written.")
@@ -30,21 +32,25 @@ def resume(name: str | None, lost_after: float | None, retry_failed: bool, dry_r
     """Put campaign NAME on the LaunchPad right after kills and outages; all campaigns when absent.
 
     Jobs of lost workers are run again, failed ones that are worth it are tried again, what was cut short is
-    completed. Safe at any time, from cron, and several at once; what is stored is never computed again.
+    completed, and results that a worker of this machine could not store are stored. What can only be mended later is
+    named with its time. Safe at any time, from cron, and several at once; what is stored is never computed again.
     """
     from scdm_flows.execution.fireworks import DONE, LOST_AFTER_SECONDS, collect_failures
     from scdm_flows.execution.fireworks import resume as reconcile
 
     with database(create=False) as connected:
-        items = reconcile(
-            connected,
-            name,
-            lost_after=LOST_AFTER_SECONDS if lost_after is None else lost_after,
-            retry_failed=retry_failed,
-            dry_run=dry_run,
-        )
-        if not dry_run:
-            collect_failures(connected, name)
+        finished = None if name is None else _finished_here(connected, name)
+        items = []
+        if finished is None:
+            items = reconcile(
+                connected,
+                name,
+                lost_after=LOST_AFTER_SECONDS if lost_after is None else lost_after,
+                retry_failed=retry_failed,
+                dry_run=dry_run,
+            )
+            if not dry_run:
+                collect_failures(connected, name)
     counts = Counter(item.kind for item in items)
     if as_json:
         echo_json(
@@ -57,7 +63,7 @@ def resume(name: str | None, lost_after: float | None, retry_failed: bool, dry_r
         )
         return
     if not items:
-        click.echo("everything is in order, nothing to do")
+        click.echo(finished or "nothing is open: everything is in order, nothing to do")
         return
     title = "Would be done (dry run, nothing was written)" if dry_run else "Done"
     for heading, chosen in (title, DONE), ("Left as it is", counts.keys() - DONE):
@@ -69,6 +75,31 @@ def resume(name: str | None, lost_after: float | None, retry_failed: bool, dry_r
         table("Jobs", ["firework", "name", "what", "why"], [_row(item) for item in named[:SHOWN]])
     if len(named) > SHOWN:
         click.echo(f"and {len(named) - SHOWN} more; --json shows all")
+
+
+def _finished_here(connected: Database, name: str) -> str | None:
+    """What to say of a campaign that `scdm campaign run` has worked off and no worker knows; None of any other.
+
+    A sample that repeats one of another shard is no open work there: the run has seen all shards.
+    """
+    from scdm_flows.campaigns.plan import plan
+    from scdm_flows.campaigns.stored import stored_of
+    from scdm_flows.config import CampaignConfig
+    from scdm_flows.execution.fireworks import status
+
+    document = connected.campaign(name)
+    if document is None or document.n_requested is None or status(connected, name):
+        return None
+    try:
+        config = CampaignConfig.model_validate(document.config)
+    except ValueError:  # of another version: whoever goes on with it says so
+        return None
+    stored = stored_of(config, connected)
+    now = plan(config, -(-document.n_requested // config.generator.shard_size), stored)
+    if now.shards or now.candidates or now.phonons or (now.choose and stored.chosen is None):
+        return None
+    again = "; `scdm campaign run FILE --retry-failed` tries what has failed again" if stored.failed else ""
+    return f"nothing is open: campaign {name} was run to its end here{again}"
 
 
 def _row(item: Item) -> list[object]:

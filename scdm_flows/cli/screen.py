@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,13 +52,14 @@ def screen(
 ) -> None:
     """Judge the structures of FILES: distances, one connected layer, duplicates, novelty.
 
-    FILES are CIF, POSCAR, extxyz, JSON, JSON lines (such as `scdm generate` writes) or folders of them. A
-    structure
-    that cannot be read is recorded and skipped; exit code 2 where none can be used.
+    FILES are CIF, POSCAR, extxyz, JSON, JSON lines, or folders and zips of them: what `scdm generate` and `scdm
+    candidates export` write. A structure that cannot be read is recorded and skipped; exit code 2 where none can be
+    used.
     """
     if out is not None:
         check_output(out, force=force)
     from scdm_flows.analysis import screening
+    from scdm_flows.analysis.gate import RELAXED_SYMPREC
     from scdm_flows.config import parse_config
     from scdm_flows.stores.known_sets import known_layers
 
@@ -72,7 +74,8 @@ def screen(
     with progress_bar() as report:
         records = _Reported(_records(files, report), report)
         verdicts = screening.screen(config, records, known_layers())
-    rows = [_row(record, verdict) for record, verdict in zip(list.__iter__(records), verdicts, strict=True)]
+    pairs = zip(list.__iter__(records), verdicts, strict=True)
+    rows = [_row(record, verdict, RELAXED_SYMPREC) for record, verdict in pairs]
     if out is not None:
         with output_file(out, force=force) as handle:
             for row, verdict in zip(rows, verdicts, strict=True):
@@ -100,24 +103,14 @@ class _Reported(list[dict[str, Any]]):
 
 
 def _records(files: tuple[str, ...], report: Report) -> Iterator[dict[str, Any]]:
-    """The entries of all files as the screen takes them; a damaged file among several is one unreadable
-    entry.
-    """
+    """The entries of all files as the screen takes them; a damaged file among several is one unreadable entry."""
     from scdm_flows.errors import DatasetError
-    from scdm_models.datasets.readers import read_any
-    from scdm_models.datasets.records import LayerRecord
 
     index = 0
     for number, file in enumerate(files, 1):
         try:
-            for item in read_any(file):
-                record: dict[str, Any] = {"index": index, "source_id": item.id}
-                if isinstance(item, LayerRecord):
-                    requested = item.properties.get("layer_group_requested")
-                    record |= {"structure": item.structure, "layer_group_requested": requested}
-                else:
-                    record |= {"structure": None, "error": item.reason}
-                yield record
+            for entry in _entries(file):
+                yield {"index": index, **entry}
                 index += 1
         except DatasetError as error:
             if len(files) == 1 or not Path(file).exists():
@@ -127,22 +120,50 @@ def _records(files: tuple[str, ...], report: Report) -> Iterator[dict[str, Any]]
         report("read", number, len(files))
 
 
-def _row(record: dict[str, Any], verdict: ScreenedCandidate) -> dict[str, Any]:
+def _entries(file: str) -> Iterator[dict[str, Any]]:
+    """The entries of a file, a folder or a zip archive of files."""
+    from scdm_flows.evaluation.reading import read_samples
+    from scdm_models.datasets.readers import read_any
+    from scdm_models.datasets.records import LayerRecord
+
+    if Path(file).suffix.lower() == ".zip" and not file.endswith(".json.zip"):
+        for sample in read_samples(Path(file)).samples:
+            entry: dict[str, Any] = {"source_id": sample.id, "structure": sample.structure, "error": sample.reason}
+            yield entry | {"layer_group_requested": sample.record.get("layer_group_requested")}
+        return
+    for item in read_any(file):
+        if isinstance(item, LayerRecord):
+            requested = item.properties.get("layer_group_requested")
+            yield {"source_id": item.id, "structure": item.structure, "layer_group_requested": requested}
+        else:
+            yield {"source_id": item.id, "structure": None, "error": item.reason}
+
+
+def _row(record: dict[str, Any], verdict: ScreenedCandidate, symprec: float) -> dict[str, Any]:
+    """What is said of a structure; ``layer_group`` is the one within ``symprec``, angstrom, as of candidates."""
+    from scdm_flows.errors import ScdmError
+    from scdm_models.symmetry.detect import detect_layer_group
+
     keep = verdict.model_dump(exclude={"structure", "candidate_id", "generator", "duplicate_of", "model_id", "seed"})
-    return {**keep, "source_id": record["source_id"]}
+    group = None
+    if verdict.layer_group_generated is not None and verdict.structure is not None:  # the screen has found it usable
+        with suppress(ScdmError):
+            group = detect_layer_group(verdict.structure, symprec)
+    return {**keep, "layer_group": group, "layer_group_tolerance_angstrom": symprec, "source_id": record["source_id"]}
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
     columns = [
         "source_id",
         "formula",
-        "layer_group_generated",
+        "layer_group",
         "min_distance_angstrom",
         "novel",
         "accepted",
         "reason",
     ]
-    heads = ["structure", "formula", "layer group", "min. distance (Å)", "novel", "accepted", "why not"]
+    within = f"layer group ({rows[0]['layer_group_tolerance_angstrom']:g} Å)"
+    heads = ["structure", "formula", within, "min. distance (Å)", "novel", "accepted", "why not"]
     table("Screen", heads, [[row[c] for c in columns] for row in rows[:SHOWN]])
     if len(rows) > SHOWN:
         click.echo(f"{len(rows) - SHOWN} more; -o FILE or --json has all")

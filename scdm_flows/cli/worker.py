@@ -54,6 +54,7 @@ def _read_configuration_in(folder: Path) -> None:
 @click.option("--wait", is_flag=True, help="Go on when nothing is left to do.")
 @click.option("--sleep", default=10.0, show_default=True, type=click.FloatRange(0.1), help="Seconds between two looks.")
 @click.option("--most", type=click.IntRange(1), help="End after this many jobs.")
+@click.option("--deliver", is_flag=True, help="Only store what workers of this machine could not store, and end.")
 def worker(
     config_dir: Path | None,
     categories: tuple[str, ...],
@@ -61,16 +62,19 @@ def worker(
     wait: bool,
     sleep: float,
     most: int | None,
+    deliver: bool,
 ) -> None:
     """Run jobs of submitted campaigns until none is left.
 
     On SIGTERM, Ctrl-C and at the end of the wall time the running job is given back and the exit code is 0. Stock
-    `rlaunch` and `qlaunch` do the same work.
+    `rlaunch` and `qlaunch` do the same work. A result that the database does not take is kept in the data folder and
+    stored when it does, by the next worker or `scdm campaign resume` on this machine.
     """
     if config_dir is not None:
         _read_configuration_in(config_dir)
-    from scdm_flows.execution.fireworks.worker import launchpad_in, work, worker_of
+    from scdm_flows.execution.fireworks.worker import deliver_here, launchpad_in, work, worker_of
     from scdm_flows.execution.jobs import quiet
+    from scdm_flows.stores.driver_errors import store_errors
 
     quiet()
     mine = worker_of(categories)
@@ -81,6 +85,14 @@ def worker(
             from scdm_flows.execution.fireworks import launchpad_of
 
             launchpad = launchpad_of(stack.enter_context(database(create=False)))
+        if deliver:
+            with store_errors(str(launchpad.host)):
+                found = deliver_here(launchpad)
+            for one in found:
+                click.echo(f"{one.name}: {one.outcome} ({one.detail})")
+            if not found:
+                click.echo("no outputs are kept here")
+            return
         click.echo(f"worker {mine.name}: takes {', '.join(mine.category)}", err=True)
         ending = work(launchpad, mine, folder=Path.cwd(), wait=wait, sleep=sleep, walltime=walltime, most=most)
     why = "nothing is left to do" if ending.stopped is None else f"stopped ({ending.stopped})"

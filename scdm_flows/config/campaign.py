@@ -10,6 +10,8 @@ import difflib
 import hashlib
 import json
 import re
+import reprlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -19,6 +21,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from scdm_flows.config.base import Frozen
 from scdm_flows.config.engines import EngineConfig, ForceFieldEngineConfig
 from scdm_flows.config.generators import GeneratorConfig, ScdmGeneratorConfig
+from scdm_flows.config.yaml_files import YamlRuleError, read_yaml
 from scdm_flows.errors import ConfigError
 
 WINDOW_EV = 0.6  # eV/atom above hull: nothing above is computed further (the paper, doi:10.1021/acs.jpcc.4c08681)
@@ -161,7 +164,13 @@ def _known_keys(model: Any, found: set[str]) -> set[str]:
     return found
 
 
-KINDS = ("scdm", "unscdm", "files", "several", "forcefield", "vasp")  # pydantic names them in the place of a mistake
+GENERATOR_KINDS, ENGINE_KINDS = ("scdm", "unscdm", "files", "several"), ("forcefield", "vasp")
+KINDS = GENERATOR_KINDS + ENGINE_KINDS  # pydantic names them in the place of a mistake
+MOST_MISTAKES = 50  # that a message lists
+_SHORT = reprlib.Repr()  # of what a mistake's value is: a page of it helps nobody
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
+_SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = 20
+_SHORT.maxlevel = 4
 
 
 def parse_config(data: Any, origin: str = "campaign") -> CampaignConfig:
@@ -170,34 +179,64 @@ def parse_config(data: Any, origin: str = "campaign") -> CampaignConfig:
     Raises
     ------
     ConfigError
-        If anything is wrong; all mistakes are listed, and an unknown key gets the nearest known one.
+        If anything is wrong; the first ``MOST_MISTAKES`` are listed, and an unknown key or kind gets the nearest known
+        one.
     """
     if not isinstance(data, dict):
         raise ConfigError(f"{origin}: a campaign is a mapping of keys to values, found {type(data).__name__}")
     try:
         return CampaignConfig.model_validate(data)
     except ValidationError as error:
+        mistakes = error.errors()
         known = _known_keys(CampaignConfig, set())
-        lines = []
-        for item in error.errors():
-            path = ".".join(str(part) for part in item["loc"] if part not in KINDS)
-            if item["type"] == "extra_forbidden":
-                near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
-                lines.append(f"unknown key '{path}'" + (f"; did you mean '{near[0]}'?" if near else "; remove it"))
-            else:
-                lines.append(f"{path or 'campaign'} = {item['input']!r}: {item['msg']}")
+        lines = [_in_words(item, known) for item in mistakes[:MOST_MISTAKES]]
+        if len(mistakes) > MOST_MISTAKES:
+            lines.append(f"and {len(mistakes) - MOST_MISTAKES} more")
         raise ConfigError(f"{origin}: " + "; ".join(lines)) from None
+
+
+def _in_words(mistake: Any, known: Iterable[str]) -> str:
+    """One of pydantic's mistakes: key, value, rule and, where there is one, the nearest known name."""
+    path = _cut(".".join(str(part) for part in mistake["loc"] if part not in KINDS))
+    if mistake["type"] == "extra_forbidden":
+        near = _nearest(str(mistake["loc"][-1]), known)
+        return f"unknown key '{path}'" + (f"; did you mean '{near}'?" if near else "; remove it")
+    if mistake["type"] == "union_tag_invalid":
+        kind, kinds = str(mistake["ctx"]["tag"]), str(mistake["ctx"]["expected_tags"])
+        near = _nearest(kind, re.findall("'([^']+)'", kinds))
+        return f"{path}.kind = {_shown(kind)}: must be one of {kinds}" + (f"; did you mean '{near}'?" if near else "")
+    if mistake["type"] == "union_tag_not_found":
+        known = ENGINE_KINDS if path == "engine" else GENERATOR_KINDS
+        return f"{path} = {_shown(mistake['input'])}: must name its kind, one of {', '.join(known)}"
+    return f"{path or 'campaign'} = {_shown(mistake['input'])}: {_cut(mistake['msg'])}"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(name[:100], known, n=1)), None)
+
+
+def _shown(value: Any) -> str:
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        return f"({type(value).__name__})"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 1000 else f"{text[:1000]}..."
 
 
 def load_config(path: str | Path) -> CampaignConfig:
     """The campaign of a YAML file; ``ConfigError`` when it is missing, not YAML or wrong."""
     path = Path(path)
     try:
-        data = yaml.safe_load(path.read_text())
+        data = read_yaml(path)
     except FileNotFoundError:
         raise ConfigError(f"campaign file {path} does not exist; launchpad/campaigns holds examples") from None
     except OSError as error:
         raise ConfigError(f"campaign file {path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"campaign file {path} is not YAML: {error}") from None
+    except YamlRuleError as error:
+        raise ConfigError(f"campaign file {path}: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"campaign file {path} is not YAML: {_cut(str(error))}") from None
     return parse_config(data, origin=str(path))

@@ -9,12 +9,16 @@ from pydantic import Field, field_validator
 
 from scdm_flows.config.base import Frozen
 
+MOST_SAMPLES = 10_000_000
+LARGEST_SHARD = 100_000  # a job holds its samples in memory
+LONGEST_REQUEST = 1000  # characters; the symbols of all elements take 350
+
 
 class ScdmGeneratorConfig(Frozen):
     """Candidates from the symmetry-constrained diffusion model."""
 
     kind: Literal["scdm"] = "scdm"
-    n: int = Field(100, ge=1, description="number of samples")
+    n: int = Field(100, ge=1, le=MOST_SAMPLES, description="number of samples")
     seed: int = Field(
         0,
         ge=0,
@@ -24,24 +28,31 @@ class ScdmGeneratorConfig(Frozen):
     layer_group: int | None = Field(
         None, ge=1, le=80, description="layer group of every sample; drawn from the data when absent"
     )
-    elements: str | None = Field(None, description="only these elements may occur, such as Mo,W,S,Se; any when absent")
-    formula: str | None = Field(None, description="reduced formula of every sample, such as MoS2; any when absent")
+    elements: str | None = Field(
+        None,
+        max_length=LONGEST_REQUEST,
+        description="only these elements may occur, such as Mo,W,S,Se; any when absent",
+    )
+    formula: str | None = Field(
+        None, max_length=LONGEST_REQUEST, description="reduced formula of every sample, such as MoS2; any when absent"
+    )
     n_atoms: int | None = Field(None, ge=1, description="atoms in the primitive cell; any number when absent")
     stability: float | None = Field(
         0.2,
         description="largest energy above hull that the model is asked for, eV/atom; null asks for none. A condition "
         "of the model, not a filter",
     )
-    weight: float = Field(0.5, ge=0, description="weight of classifier-free guidance towards what is asked for")
+    weight: float = Field(0.5, ge=0, le=100, description="weight of classifier-free guidance towards what is asked for")
     letter_temperature: float = Field(
         2.3,
-        gt=0,
+        ge=0.01,
+        le=1000,
         description="temperature of the choice of Wyckoff positions: 1 keeps to known templates, whose samples are "
         "more often stable; warmer ones are newer",
     )
     guidance: bool = Field(True, description="pass over draws that are no bonded layer or repeat a sample's skeleton")
-    steps: int | None = Field(None, ge=1, description="denoising steps; the model's default when absent")
-    shard_size: int = Field(100, ge=1, description="samples a generation job makes")
+    steps: int | None = Field(None, ge=1, le=10_000, description="denoising steps; the model's default when absent")
+    shard_size: int = Field(100, ge=1, le=LARGEST_SHARD, description="samples a generation job makes")
 
     @field_validator("elements", mode="before")
     @classmethod
@@ -67,7 +78,7 @@ class FilesGeneratorConfig(Frozen):
 
     kind: Literal["files"] = "files"
     paths: tuple[str, ...] = Field(min_length=1, description="files or folders")
-    shard_size: int = Field(100, ge=1, description="structures a generation job reads")
+    shard_size: int = Field(100, ge=1, le=LARGEST_SHARD, description="structures a generation job reads")
 
     @field_validator("paths")
     @classmethod
@@ -86,7 +97,12 @@ class SeveralGeneratorConfig(Frozen):
 
     kind: Literal["several"] = "several"
     generators: tuple[OneGeneratorConfig, ...] = Field(description="the generators, in their order")
-    shard_size: int = Field(100, ge=1, description="structures that a generation job makes, of one generator or of two")
+    shard_size: int = Field(
+        100,
+        ge=1,
+        le=LARGEST_SHARD,
+        description="structures that a generation job makes, of one generator or of two",
+    )
 
     @field_validator("generators")
     @classmethod

@@ -23,6 +23,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from scdm_flows.config.yaml_files import YamlRuleError, read_yaml
 from scdm_flows.errors import ConfigError
 
 PREFIX = "SCDM_"
@@ -34,7 +35,9 @@ _FORBIDDEN_IN_DATABASE_NAMES = re.compile(r'[/\\. "$*<>:|?\x00]')
 class ScdmSettings(BaseSettings):
     """Settings of this installation. A password in ``mongo_uri`` does not show in ``repr``."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True, allow_inf_nan=False
+    )
 
     mongo_uri: str | None = Field(None, description="MongoDB URI; the embedded server when absent")
     database: str = Field("scdm", min_length=1, max_length=63, description="database name")
@@ -133,17 +136,16 @@ def _file_values() -> dict[str, Any]:
         return {}
     where = f"settings file {name} ({CONFIG_FILE_VARIABLE})"
     try:
-        data = yaml.safe_load(Path(name).expanduser().read_text())
+        data = read_yaml(Path(name).expanduser())
     except FileNotFoundError:
         raise ConfigError(f"{where} does not exist; create it or unset {CONFIG_FILE_VARIABLE}") from None
     except OSError as error:
         raise ConfigError(
             f"{where} cannot be read: {error.strerror}; mend that or unset {CONFIG_FILE_VARIABLE}"
         ) from None
-    except (
-        yaml.YAMLError,
-        UnicodeDecodeError,
-    ):  # their text would show the file's content, passwords included
+    except YamlRuleError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    except yaml.YAMLError:  # its text would show the file's content, passwords included
         raise ConfigError(f"{where} is not YAML; write one 'key: value' a line") from None
     if data is None:
         return {}

@@ -12,12 +12,13 @@ import logging
 import tempfile
 import time
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import chdir, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
+from jobflow.core.store import JobStore
 from pymongo.errors import PyMongoError
 
 from scdm_flows.documents import DYNAMIC_STAGES, SHARD_STAGES, utc_now
@@ -27,7 +28,6 @@ from scdm_flows.stores.driver_errors import explain
 if TYPE_CHECKING:
     from jobflow.core.flow import Flow
     from jobflow.core.job import Job, Response
-    from jobflow.core.store import JobStore
     from maggma.core import Store
 
 logger = logging.getLogger(__name__)
@@ -51,12 +51,57 @@ def stage_of(job: Job) -> str:
     return str(job.metadata.get("stage") or job.metadata.get("part_of") or job.name)
 
 
-def _large_objects(store: JobStore, job: Job) -> dict[str, set[str]] | None:
-    """Store name -> ids of the large objects that the job's document points to; None without a document."""
+@dataclass(frozen=True)
+class Output:
+    """What a job leaves, as the job store keeps it: its document, and large objects by the name of their store."""
+
+    document: dict[str, Any]
+    large: dict[str, list[dict[str, Any]]]
+
+    def write(self, store: JobStore) -> None:
+        """Put it into the store, in place of an earlier output of the job; a second time changes nothing."""
+        uuid, index = self.document["uuid"], self.document["index"]
+        mine = {blob["blob_uuid"] for blobs in self.large.values() for blob in blobs}
+        for name, ids in (_large_objects(store, uuid, index) or {}).items():
+            if ids - mine:
+                _large_store(store, name).remove_docs({"blob_uuid": {"$in": sorted(ids - mine)}})
+        store.docs_store.update([self.document], key=["uuid", "index"])
+        for name, blobs in self.large.items():
+            _large_store(store, name).update(blobs, key="blob_uuid")
+
+
+class _Taken:
+    """Takes what a job store gives to one of its stores."""
+
+    def __init__(self) -> None:
+        self.documents: list[dict[str, Any]] = []
+
+    def update(self, documents: list[dict[str, Any]], key: object = None) -> None:
+        self.documents += documents
+
+
+class _ComputingStore(JobStore):
+    """A job store that a job reads its inputs from; what the job would store is kept in ``output``."""
+
+    def __init__(self, store: JobStore) -> None:
+        vars(self).update(vars(store))  # the same connected stores: jobflow's own __init__ changes them
+        self.output: Output | None = None
+
+    def update(self, docs: Any, key: Any = None, save: Any = None) -> None:
+        taking, documents = _ComputingStore(self), _Taken()
+        large = {name: _Taken() for name in self.additional_stores}  # type: ignore[has-type]
+        vars(taking).update(docs_store=documents, additional_stores=large)
+        JobStore.update(taking, docs, key, save)
+        (document,) = documents.documents
+        self.output = Output(document, {name: taken.documents for name, taken in large.items() if taken.documents})
+
+
+def _large_objects(store: JobStore, uuid: str, index: int) -> dict[str, set[str]] | None:
+    """Store name -> ids of the large objects that a job's document points to; None without a document."""
     from jobflow.utils.find import find_key
     from pydash import get
 
-    found = store.docs_store.query_one({"uuid": job.uuid, "index": job.index}, properties=["output"])
+    found = store.docs_store.query_one({"uuid": uuid, "index": index}, properties=["output"])
     if found is None:
         return None
     wanted: dict[str, set[str]] = {}
@@ -100,29 +145,47 @@ def is_complete(store: JobStore, job: Job) -> bool:
     A job store writes the document before the large objects it points to: a kill in between leaves a document
     that cannot be loaded, which must count as absent.
     """
-    wanted = _large_objects(store, job)
+    wanted = _large_objects(store, job.uuid, job.index)
     return wanted is not None and all(
         _large_store(store, name).count({"blob_uuid": {"$in": sorted(ids)}}) >= len(ids) for name, ids in wanted.items()
     )
 
 
-def run_job(job: Job, store: JobStore, *, spent: float = 0.0) -> Response[Any]:
-    """Run the job and store its output; large objects of an earlier run of it are removed first.
+def run_job(
+    job: Job,
+    store: JobStore,
+    *,
+    spent: float = 0.0,
+    write: Callable[[Output, Response[Any], float], None] | None = None,
+) -> Response[Any]:
+    """Run the job and store its output, which takes the place of an earlier one.
 
-    spent: wall time that went into its result before, s. The document gets ``metadata.seconds`` (wall time) and
-    ``metadata.completed_at`` (UTC): jobflow's own
+    The document gets ``metadata.seconds`` (wall time, s) and ``metadata.completed_at`` (UTC): jobflow's own
     ``completed_at`` is naive local time.
+
+    Parameters
+    ----------
+    job, store
+        The job, and the connected store that has its inputs.
+    spent
+        Wall time that went into its result before, s.
+    write
+        Stores the output instead of ``Output.write``; it is given the output, the job's response and the wall time
+        of this run, s.
     """
-    for name, ids in (_large_objects(store, job) or {}).items():
-        _large_store(store, name).remove_docs({"blob_uuid": {"$in": sorted(ids)}})
     started = time.monotonic()
-    response = job.run(store=store)
-    seconds = round(time.monotonic() - started + spent, 3)
-    store.docs_store._collection.update_one(
-        {"uuid": job.uuid, "index": job.index},
-        {"$set": {"metadata.seconds": seconds, "metadata.completed_at": utc_now()}},
-    )
-    logger.info("%s took %.1f s", job.name, seconds)
+    computing = _ComputingStore(store)
+    response = job.run(store=computing)
+    taken = time.monotonic() - started
+    output = computing.output
+    if output is None:
+        raise RuntimeError(f"jobflow ran {job.name} without storing an output")
+    output.document["metadata"] |= {"seconds": round(taken + spent, 3), "completed_at": utc_now()}
+    if write is None:
+        output.write(store)
+    else:
+        write(output, response, taken)
+    logger.info("%s took %.1f s", job.name, taken + spent)
     return response
 
 

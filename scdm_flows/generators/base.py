@@ -15,6 +15,9 @@ class Generator(Protocol):
     def count(self, config: Any) -> int:
         """How many records there will be."""
 
+    def check(self, config: Any) -> list[str]:
+        """What keeps it from making its records, each in words with the remedy; empty when nothing does."""
+
     def given(self, config: Any) -> Iterator[tuple[str, Structure]]:
         """(name, structure) of what is known before anything runs; nothing where structures are made later."""
 

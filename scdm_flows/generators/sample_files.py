@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scdm_flows.errors import OutputError
 
@@ -73,6 +73,17 @@ def sample_writer(path: Path) -> Iterator[Callable[[GeneratedRecord], None]]:
             write_extxyz(handle, [atoms])
 
         yield write_xyz
+
+
+def record_of(data: dict[str, Any]) -> GeneratedRecord:
+    """The sample whose ``to_dict`` gave ``data``."""
+    from pymatgen.core import Structure
+
+    from scdm_models.sampling.sampler import GeneratedRecord
+    from scdm_models.symmetry.encoding import LayerCrystal
+
+    made = {"structure": Structure.from_dict(data["structure"]), "crystal": LayerCrystal.from_dict(data["crystal"])}
+    return GeneratedRecord(**{**data, **made})
 
 
 def _values(sample: GeneratedRecord) -> dict[str, int | str | None]:

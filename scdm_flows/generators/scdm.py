@@ -6,16 +6,25 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from scdm_flows.config import ScdmGeneratorConfig
+from scdm_flows.errors import GenerationError
+from scdm_models.errors import reason_of
 
 if TYPE_CHECKING:
     from pymatgen.core.structure import Structure
 
+    from scdm_models.sampling.composition import CompositionRequest
     from scdm_models.sampling.sampler import SamplerOptions
+
+
+def composition_request(config: ScdmGeneratorConfig) -> CompositionRequest | None:
+    """What is asked of the composition, None where nothing is; ``GenerationError`` where it contradicts itself."""
+    from scdm_models.sampling.composition import CompositionRequest
+
+    return CompositionRequest.parse(config.elements, config.formula, config.n_atoms)
 
 
 def sampler_options(config: ScdmGeneratorConfig) -> SamplerOptions:
     """How the sampler is run for a configuration; ``GenerationError`` where what it asks for contradicts itself."""
-    from scdm_models.sampling.composition import CompositionRequest
     from scdm_models.sampling.sampler import DEFAULT_STEPS, SamplerOptions
     from scdm_models.sampling.skeletons import SkeletonRules
 
@@ -26,7 +35,7 @@ def sampler_options(config: ScdmGeneratorConfig) -> SamplerOptions:
             e_above_hull=config.stability,
             weight=config.weight,
             letter_temperature=config.letter_temperature,
-            composition=CompositionRequest.parse(config.elements, config.formula, config.n_atoms),
+            composition=composition_request(config),
         ),
     )
 
@@ -47,17 +56,43 @@ class ScdmGenerator:
         """``config.n``."""
         return config.n
 
+    def check(self, config: ScdmGeneratorConfig) -> list[str]:
+        """A checkpoint that cannot be used, and a composition or layer group that no sample of it can have."""
+        from scdm_models.model.checkpoint import load_checkpoint
+        from scdm_models.sampling.skeletons import skeleton_prior
+
+        found, checkpoint, request = [], None, None
+        try:
+            request = composition_request(config)
+        except GenerationError as error:
+            found.append(str(error))
+        try:
+            checkpoint = load_checkpoint(config.checkpoint, packaged=self.packaged)
+        except Exception as error:  # a foreign file fails in many ways
+            found.append(reason_of(error))
+        if checkpoint is not None and not found:
+            try:
+                skeleton_prior(checkpoint, config.layer_group, request)
+            except GenerationError as error:
+                found.append(str(error))
+        return found
+
     def given(self, config: ScdmGeneratorConfig) -> Iterator[tuple[str, Structure]]:
         """Nothing: samples are made later."""
         return iter(())
 
     def elements(self, config: ScdmGeneratorConfig) -> list[str]:
-        """What the configuration allows, where it says so."""
-        from pymatgen.core import Composition
+        """What the configuration allows, where it says so; nothing where what it says is refused by ``check``."""
+        from pymatgen.core import Element
 
-        if config.formula is not None:
-            return sorted(str(e) for e in Composition(config.formula))
-        return sorted({e.strip() for e in (config.elements or "").split(",")} - {""})
+        try:
+            request = composition_request(config)
+        except GenerationError:
+            return []
+        if request is None:
+            return []
+        allowed = request.elements or () if request.formula is None else [z for z, _ in request.formula]
+        return sorted(Element.from_Z(z).symbol for z in allowed)
 
     def generate(
         self,

@@ -29,6 +29,14 @@ class SeveralGenerator:
         """Records of all generators."""
         return sum(self.known[part.kind].count(part) for part in config.generators)
 
+    def check(self, config: SeveralGeneratorConfig) -> list[str]:
+        """What keeps any of them from it."""
+        return [
+            f"generators.{number}: {problem}"
+            for number, part in enumerate(config.generators)
+            for problem in self.known[part.kind].check(part)
+        ]
+
     def given(self, config: SeveralGeneratorConfig) -> Iterator[tuple[str, Structure]]:
         """What each of them knows before anything runs."""
         return chain.from_iterable(self.known[part.kind].given(part) for part in config.generators)

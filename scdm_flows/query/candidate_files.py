@@ -1,4 +1,8 @@
-"""Candidates as files that other programs read, and as tables. Owns formats; knows no database."""
+"""Candidates as files that other programs read, and as tables. Owns formats; knows no database.
+
+Coordinates have ``DECIMALS`` decimals, so the symmetry of a structure is the same after it has been read back, and the
+sites of an element follow each other, as programs that read POSCAR files want them.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
 
 from scdm_flows.errors import OutputError
 
@@ -43,6 +49,7 @@ VALUES = (
     "duplicate_of",
     "bulk_compound",
 )
+DECIMALS = 12  # of coordinates, in angstrom or fractions of the cell
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for a formula, at the beginning of a text
 
 
@@ -66,7 +73,7 @@ def as_text(document: CandidateDoc, fmt: str) -> str:
     """The candidate's structure as ``cif`` or ``poscar``, or its whole document as ``json``."""
     if fmt == "json":
         return document.model_dump_json(indent=1) + "\n"
-    structure = structure_of(document)
+    structure = _by_element(structure_of(document))
     if fmt == "poscar":
         from pymatgen.io.vasp import Poscar
 
@@ -74,14 +81,20 @@ def as_text(document: CandidateDoc, fmt: str) -> str:
         return str(Poscar(structure, comment=f"{document.formula} {document.candidate_id}{e_hull}"))
     from pymatgen.io.cif import CifWriter
 
-    return str(CifWriter(structure))
+    return str(CifWriter(structure, significant_figures=DECIMALS))
+
+
+def _by_element(structure: Structure) -> Structure:
+    """The structure with the sites of each element together, elements and their sites in the order they had."""
+    symbols = list(dict.fromkeys(site.specie.symbol for site in structure))
+    return structure.get_sorted_structure(key=lambda site: symbols.index(site.specie.symbol))
 
 
 def as_atoms(document: CandidateDoc) -> Atoms:
     """The structure for ASE, periodic in the plane only; ``info`` holds what is known of ``VALUES``."""
     from pymatgen.io.ase import AseAtomsAdaptor
 
-    atoms = AseAtomsAdaptor.get_atoms(structure_of(document), msonable=False)
+    atoms = AseAtomsAdaptor.get_atoms(_by_element(structure_of(document)), msonable=False)
     atoms.pbc = (True, True, False)
     atoms.info = {name: value for name, value in _values(document).items() if value is not None}
     return atoms
@@ -123,11 +136,9 @@ def write_collection(path: Path, documents: Iterable[CandidateDoc], fmt: str = "
     if suffix == ".zip":
         _zip(path, documents, fmt)
     elif suffix == ".extxyz":
-        from ase.io.extxyz import write_extxyz
-
         with path.open("x", encoding="utf-8") as handle:
             for document in documents:
-                write_extxyz(handle, [as_atoms(document)])
+                handle.write(_extxyz(as_atoms(document)))
     elif suffix == ".db":
         import ase.db
 
@@ -137,6 +148,19 @@ def write_collection(path: Path, documents: Iterable[CandidateDoc], fmt: str = "
                 rows.write(atoms, key_value_pairs=atoms.info)
     else:
         raise OutputError(f"{path} has no known format; its name must end in {', '.join(COLLECTIONS)}")
+
+
+def _extxyz(atoms: Atoms) -> str:
+    """The frame of extended XYZ; ASE's own writer gives coordinates 8 decimals and no more."""
+    from ase.io.extxyz import output_column_format
+
+    columns: dict[str, Any] = {"symbols": np.array(atoms.get_chemical_symbols()), "positions": atoms.positions}
+    comment, *_ = output_column_format(atoms, list(columns), columns)
+    sites = [
+        f"{symbol:<2} " + " ".join(f"{x:{DECIMALS + 8}.{DECIMALS}f}" for x in place)
+        for symbol, place in zip(*columns.values(), strict=True)
+    ]
+    return "\n".join([str(len(atoms)), comment, *sites]) + "\n"
 
 
 def _zip(path: Path, documents: Iterable[CandidateDoc], fmt: str) -> None:

@@ -58,6 +58,7 @@ def test_submit_status_cancel_and_back(place: Path, capsys: pytest.CaptureFixtur
     assert not (place / "data").exists()  # nothing was written, no server started
     assert scdm("campaign", "submit", str(file), "--json")["workflows_added"] == 2
     assert scdm("campaign", "submit", str(file), "--json")["workflows_added"] == 0
+    assert scdm("campaign", "resume", "c") == "nothing is open: everything is in order, nothing to do\n"
 
     status = scdm("campaign", "status", "c", "--json")
     assert status["state"] == "submitted"
@@ -83,6 +84,29 @@ def test_submit_status_cancel_and_back(place: Path, capsys: pytest.CaptureFixtur
     assert "is not cancelled" in scdm("campaign", "cancel", "c", "--undo", code=2)
     assert scdm("campaign", "status", "c", "--json")["state"] == "submitted"
     assert "no campaign" in scdm("campaign", "cancel", "x", code=2)
+
+
+def test_a_campaign_that_was_run_here_leaves_nothing_to_resume(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def scdm(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as stop:
+            run(cli, list(arguments))
+        captured = capsys.readouterr()
+        assert not stop.value.code, captured.err
+        return captured.out
+
+    file = campaign_file(
+        place,
+        generator={"kind": "files", "paths": [str(place / "in")], "shard_size": 2},
+        screen={"require_novel": False},
+        gate={"phonon_max_e_above_hull": 0},
+    )
+    for name in ("Nb", "W"):  # the layer of the first shard once more in the second, where a worker could not know it
+        (place / "in" / f"{name}.cif").write_text((place / "in" / "Mo.cif").read_text())
+    scdm("campaign", "run", str(file), "--processes", "1")
+    for more in ([], ["--dry-run"], ["--retry-failed"]):
+        assert scdm("campaign", "resume", "c", *more) == "nothing is open: campaign c was run to its end here\n"
+    assert json.loads(scdm("campaign", "resume", "c", "--json"))["items"] == []
+    assert json.loads(scdm("campaign", "status", "c", "--json"))["fireworks"] == {}  # nothing was put in the queue
 
 
 def test_a_dry_run_tells_the_cost_of_either_engine(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
+from scdm_models.datasets import readers, structure_files
 from scdm_models.datasets.readers import read_any, read_jarvis
 from scdm_models.datasets.records import Dropped, LayerRecord
 from scdm_models.errors import DatasetError
@@ -410,3 +411,49 @@ def test_the_real_sets_read_completely(shared_data: Path) -> None:
         assert all(isinstance(item, LayerRecord) for item in items)
         assert {item.source for item in items} == {source}
         assert len({item.id for item in items}) == expected
+
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (DEEP, "nested too deeply"),
+        (DEEP + "]" * 100_000, "nested too deeply"),
+        ("1" * 5000, "an integer of thousands of digits"),  # Python reads at most 4300
+    ],
+)
+def test_a_file_that_python_cannot_read_is_named(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "odd.json").write_text(text)
+    with pytest.raises(DatasetError, match=rf"odd\.json.*{said}"):
+        list(read_any(tmp_path / "odd.json"))
+
+
+def test_a_deep_line_or_property_is_one_item_among_the_others(tmp_path: Path, mos2: Structure) -> None:
+    good = json.dumps({"id": "good", "structure": mos2.as_dict()})
+    nested = '{"x": ' * 600 + "1" + "}" * 600  # json takes it, what walks through it may not
+    lines = [good, DEEP, good[:-1] + f', "p": {nested}}}', f'{{"id": {nested}}}', "1" * 5000, good]
+    (tmp_path / "many.jsonl").write_text("\n".join(lines))
+    found = list(read_any(tmp_path / "many.jsonl"))
+    assert [isinstance(item, Dropped) for item in found] == [False, True, True, True, True, False]
+    assert all(len(item.id) < 100 for item in found)
+
+
+def test_files_above_the_limits_are_refused_by_name(
+    tmp_path: Path, mos2: Structure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "LONGEST_TEXT", 100)
+    monkeypatch.setattr(structure_files, "LARGEST_FILE", 100)
+    for name in ("long.json", "long.cif"):
+        (tmp_path / name).write_text("[" + " " * 200 + "]")
+    with zipfile.ZipFile(tmp_path / "long.json.zip", "w") as archive:
+        archive.writestr("a", " " * 200)
+    for path in tmp_path.iterdir():
+        with pytest.raises(DatasetError, match=path.name):
+            list(read_any(path))
+    assert [item.id for item in read_any(tmp_path)] == [
+        "long.cif",
+        "long.json",
+        "long.json.zip",
+    ]  # nor does a folder end

@@ -98,7 +98,7 @@ def test_a_lost_worker_is_due_by_its_last_sign_and_can_be_forgiven() -> None:
     seen = NOW + timedelta(hours=1)  # when somebody looked
     launch = {
         "launch_id": 7,
-        "action": lost_action(NOW),
+        "action": lost_action("lost: no heartbeat since 03:04"),
         "state_history": [
             {"state": "RUNNING", "created_on": NOW.isoformat(), "updated_on": NOW.isoformat()},
             {"state": "FIZZLED", "created_on": seen.isoformat()},

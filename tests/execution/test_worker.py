@@ -24,7 +24,7 @@ from scdm_flows.cli.launchpad import initialise
 from scdm_flows.config.settings import ScdmSettings
 from scdm_flows.errors import EngineError, StoreError
 from scdm_flows.execution import fireworks as launch
-from scdm_flows.execution.fireworks import worker
+from scdm_flows.execution.fireworks import liveness, worker
 from scdm_flows.execution.fireworks import worker_guard as duty
 from scdm_flows.execution.fireworks.firetask import workflow_of
 from scdm_flows.execution.fireworks.workflows import insert
@@ -159,7 +159,7 @@ def test_a_heartbeat_goes_out_whatever_fireworks_is_told(
 
     monkeypatch.chdir(tmp_path)
     assert rocket.PING_TIME_SECS >= 3600  # no configuration is found: FireWorks alone would ping once an hour
-    monkeypatch.setattr(duty, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(liveness, "HEARTBEAT_SECONDS", 0.1)
     launchpad = launch.launchpad_of(database)
     put(launchpad, "h", time.sleep, 1.5)
     with hushed():
@@ -171,7 +171,7 @@ def test_a_heartbeat_goes_out_whatever_fireworks_is_told(
         thread.join()
     first, last = (d["state_history"][-1].get("updated_on") for d in (running, pinged))
     assert last > first
-    assert duty.LOST_AFTER_SECONDS <= 600  # a lost job is found within minutes
+    assert liveness.LOST_AFTER_SECONDS <= 600  # a lost job is found within minutes
 
 
 def test_without_vasp_no_job_of_vasp_is_consumed(

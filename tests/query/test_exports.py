@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import zipfile
 from collections.abc import Iterator
@@ -16,14 +17,19 @@ import ase.io
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from pymatgen.core import Lattice, Structure
 from pymatgen.io.vasp import Poscar
 from support.documents import CampaignDocuments
 from support.layers import mx2
 from support.memory import memory_database
 
+from scdm_flows.analysis.gate import RELAXED_SYMPREC
+from scdm_flows.builders import build_all
 from scdm_flows.cli import candidates as commands
-from scdm_flows.documents import KnownAs, utc_now
+from scdm_flows.config import parse_config
+from scdm_flows.documents import CandidateDoc, KnownAs, utc_now
 from scdm_flows.errors import OutputError
+from scdm_flows.execution.local.runner import run_campaign
 from scdm_flows.query import CandidateDB
 from scdm_flows.query.candidate_db import FLAT
 from scdm_flows.query.candidate_files import (
@@ -37,6 +43,9 @@ from scdm_flows.query.candidate_files import (
 )
 from scdm_flows.query.search import known_as, nearest
 from scdm_flows.stores import Database
+from scdm_models.datasets.readers import read_any
+from scdm_models.datasets.records import LayerRecord
+from scdm_models.symmetry.detect import detect_layer_group
 
 
 @pytest.fixture
@@ -68,6 +77,70 @@ def test_ase_reads_what_is_written(db: CandidateDB, tmp_path: Path) -> None:
         assert frame.info["candidate_id"] == row.candidate_id == document.candidate_id
         assert frame.info["e_above_hull"] == row.e_above_hull == document.e_above_hull
     assert set(as_atoms(documents[0]).info) <= set(VALUES)
+
+
+def read_back(document: CandidateDoc, folder: Path) -> dict[str, Structure]:
+    """The candidate's structure from a file of each format, by the readers that other commands use."""
+    for name, fmt in (("x.cif", "cif"), ("x.vasp", "poscar")):
+        (folder / name).write_text(as_text(document, fmt))
+    (folder / "x.extxyz").unlink(missing_ok=True)
+    write_collection(folder / "x.extxyz", [document])
+    found = {}
+    for name in ("x.cif", "x.vasp", "x.extxyz"):
+        (item,) = read_any(folder / name)
+        assert isinstance(item, LayerRecord)
+        found[name] = item.structure
+    return found
+
+
+def test_every_format_has_each_element_once_and_all_digits(db: CandidateDB, tmp_path: Path) -> None:
+    # sites in the order of orbits, as samples come, on coordinates that no rounding of a reader touches
+    places = [[0.1234567890123, 0.21, 0.42], [0.61, 0.71, 0.5], [0.31, 0.9876543210987, 0.58], [0.83, 0.17, 0.55]]
+    layer = Structure(Lattice.from_parameters(4.1234567890123, 5.2, 20, 90, 90, 97), ["Se", "Au", "Se", "Au"], places)
+    document = db.find(limit=1)[0].model_copy(update={"relaxed_structure": layer.as_dict()})
+    for name, found in read_back(document, tmp_path).items():
+        assert np.allclose(found.lattice.parameters, layer.lattice.parameters, rtol=0, atol=1e-9), name
+        by_element = sorted(found, key=lambda site: site.specie.symbol, reverse=True)  # pymatgen sorts what is in a CIF
+        for site, was in zip(by_element, [layer[k] for k in (0, 2, 1, 3)], strict=True):
+            assert site.specie == was.specie, name
+            assert np.allclose(site.frac_coords, was.frac_coords, rtol=0, atol=1e-10), name
+        lines = [line.split() for line in (tmp_path / name).read_text().splitlines()]
+        # a site's line begins with its element, in a POSCAR it ends with it
+        written = [
+            w[0] if w[0] in ("Se", "Au") else w[-1] for w in lines if len(w) > 3 and {w[0], w[-1]} & {"Se", "Au"}
+        ]
+        assert [e for e, _ in itertools.groupby(written)] == ["Se", "Au"], name
+
+
+def test_the_layer_group_of_a_relaxed_candidate_survives_every_format(quiet_place: None, tmp_path: Path) -> None:
+    """A small campaign of samples that are symmetric only roughly, as a relaxation leaves layers."""
+    rng = np.random.default_rng(0)
+    for polytype, metal in itertools.product(("1H", "1T"), ("Mo", "W")):
+        layer = mx2(polytype, a=3.2).replace_species({"Mo": metal})
+        for k in range(len(layer)):
+            layer.translate_sites([k], rng.normal(scale=0.03, size=3), frac_coords=False)  # angstrom
+        layer.to(str(tmp_path / f"{polytype}-{metal}.cif"))
+    config = parse_config(
+        {
+            "name": "rough",
+            "generator": {"kind": "files", "paths": [str(tmp_path)]},
+            "screen": {"require_novel": False},
+            "gate": {"phonon_max_e_above_hull": 0},
+            "engine": {"kind": "forcefield", "fmax_ev_per_angstrom": 0.3},
+        }
+    )
+    database = memory_database()
+    run_campaign(config, database, processes=1)
+    build_all(database)
+    relaxed = [d for d in CandidateDB(database).find() if d.relaxed_structure]
+    assert len(relaxed) == 4
+    # they are rough indeed: a smaller tolerance finds other groups
+    assert any(detect_layer_group(structure_of(d), 1e-3) != d.layer_group for d in relaxed)
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for document in relaxed:
+        for name, found in read_back(document, folder).items():
+            assert detect_layer_group(found, RELAXED_SYMPREC) == document.layer_group, (document.candidate_id, name)
 
 
 def test_what_a_layer_is_known_as_is_exported_in_words(db: CandidateDB, tmp_path: Path) -> None:
@@ -136,7 +209,8 @@ def test_commands(database: Database, db: CandidateDB, tmp_path: Path, monkeypat
     def here(**_: Any) -> Iterator[Database]:
         yield database
 
-    monkeypatch.setattr(commands, "database", here)
+    for module in ("candidates", "show"):
+        monkeypatch.setattr(f"scdm_flows.cli.{module}.database", here)
 
     def run(*arguments: str) -> Any:
         return CliRunner().invoke(commands.candidates, arguments)

@@ -23,7 +23,7 @@ from support.pages_demo import store_demo
 
 from scdm_flows.config.settings import ScdmSettings
 from scdm_flows.documents import KnownAs, Novelty
-from scdm_flows.documents.candidate import queryable_fields
+from scdm_flows.documents.candidate import StageRecord, queryable_fields
 from scdm_flows.errors import ConfigError, ScdmError
 from scdm_flows.query import CandidateDB
 from scdm_flows.stores import Database, EmbeddedServer, connect
@@ -240,6 +240,44 @@ def test_candidate_page_says_what_is_missing_and_why(browser: Browser) -> None:
     page = browser.page("/candidates/demo-000000000004")
     assert "No phonons: atoms too close: 0.312 angstrom" in page
     assert "not ranked" in page
+
+
+def without_electrons(documents: CampaignDocuments, **of_first: Any) -> Browser:
+    """Pages of a campaign whose engine has no electrons, and of which no job broke off; of_first: its fields."""
+    skipped = {"bands": StageRecord(status="skipped", reason="no bands: a force field has no electrons")}
+    candidates = [c.model_copy(update={"stages": skipped}) for c in documents.candidates]
+    candidates[0] = candidates[0].model_copy(update=of_first)
+    database = memory_database()
+    dataclasses.replace(documents, candidates=candidates, failures=[]).store(database)
+    return Browser(database)
+
+
+def test_what_no_candidate_can_have_is_said(campaign_documents: CampaignDocuments) -> None:
+    pages = without_electrons(campaign_documents)
+    for search in ("?min_band_gap=1", "?gap_kind=direct&campaign=demo"):
+        rows, total, notice = pages.rows(search)
+        assert (rows, total) == ([], 0)
+        assert "has a band gap: a force field has no electrons." in notice
+    assert pages.rows("?max_e_above_hull=-9")[2] == '""'  # nothing matches, yet some could
+    assert without_electrons(campaign_documents, band_gap=1.6).rows("?min_band_gap=9")[2] == '""'  # one has a gap
+    page = pages.page("/candidates/demo-000000000000")
+    assert '"No electronic bands: a force field has no electrons."' in page  # once
+    page = pages.campaign("demo")
+    assert "No job has broken off. One candidate counts as failed" in page
+    assert "No stage has failed" not in page
+
+
+def test_groups_are_shown_with_the_tolerance_they_were_found_within(campaign_documents: CampaignDocuments) -> None:
+    first, second, *others = campaign_documents.candidates
+    relaxed = first.model_copy(update={"relaxed_structure": first.structure})
+    database = memory_database()
+    dataclasses.replace(campaign_documents, candidates=[relaxed, second, *others]).store(database)
+    pages = Browser(database)
+    page = pages.page("/candidates/demo-000000000000")
+    assert "layer group 78 (0.05 \\u00c5)" in page
+    assert "layer group of the sample (0.001 \\u00c5)" in page
+    assert "layer group 78 (0.001 \\u00c5)" in pages.page("/candidates/demo-000000000001")  # was not relaxed
+    assert "Layer groups are those within 0.05 \\u00c5" in pages.page("/")
 
 
 def test_unknown_addresses_are_told(browser: Browser) -> None:

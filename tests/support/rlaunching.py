@@ -23,7 +23,7 @@ from pymongo.errors import AutoReconnect
 
 from scdm_flows.execution import fireworks as launch
 from scdm_flows.execution import jobs as execution
-from scdm_flows.execution.fireworks import firetask
+from scdm_flows.execution.fireworks import firetask, worker_guard
 from scdm_flows.stores import Database
 
 LOG = "TRIVIAL_LOG"
@@ -221,8 +221,8 @@ def _arm(point: str, name: str, here: Path) -> None:
         before(GridFSStore, "update", act=_refuse)
     elif point == "output stored":
 
-        def run_job(*args: Any) -> Any:
-            response = execution.run_job(*args)
+        def run_job(*args: Any, **more: Any) -> Any:
+            response = execution.run_job(*args, **more)
             if mine():
                 reach()
             return response
@@ -257,16 +257,19 @@ def _arm(point: str, name: str, here: Path) -> None:
         raise AssertionError(point)
 
 
-def _rlaunch(folder: str, log: str, point: str | None, name: str, arguments: list[str], outage: str | None) -> None:
+def _rlaunch(
+    folder: str, log: str, point: str | None, name: str, arguments: list[str], outage: str | None, patience: float
+) -> None:
     from fireworks.core import rocket
     from fireworks.scripts.rlaunch_run import rlaunch
 
-    os.environ[LOG] = log
+    os.environ |= {LOG: log, "SCDM_DATA_DIR": folder}
     os.chdir(folder)
     quiet = os.open("rlaunch.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
     rocket.PING_TIME_SECS = 1
+    worker_guard.OUTAGE_SECONDS = patience
     if outage is not None:
         _outage.append(Path(outage))
     if point is not None:
@@ -380,10 +383,15 @@ class Workers:
                 process.kill()
             process.join()
 
-    def start(self, point: str | None = None, name: str = "", outage: Path | None = None) -> Any:
-        """Start one that ends when nothing is left to do, or dies at a point; outage: or waits there for this file."""
+    def start(
+        self, point: str | None = None, name: str = "", outage: Path | None = None, patience: float = 900.0
+    ) -> Any:
+        """Start one that ends when nothing is left to do, or dies at a point.
+
+        outage: or waits at the point for this file; patience: how long it waits for a database that is away, s.
+        """
         arguments = (str(self.folder), str(self.log), point, name, ["rapidfire", "--sleep", "1"])
-        process = CONTEXT.Process(target=_rlaunch, args=(*arguments, None if outage is None else str(outage)))
+        process = CONTEXT.Process(target=_rlaunch, args=(*arguments, None if outage is None else str(outage), patience))
         process.start()
         self.processes.append(process)
         return process
@@ -395,9 +403,9 @@ class Workers:
             assert time.monotonic() < deadline, (self.folder / "rlaunch.log").read_text()[-3000:]
             time.sleep(0.02)
 
-    def run(self, point: str | None = None, name: str = "", seconds: float = 60) -> int | None:
+    def run(self, point: str | None = None, name: str = "", seconds: float = 180, patience: float = 900.0) -> int | None:
         """Start one and wait for its end; returns its exit code."""
-        process = self.start(point, name)
+        process = self.start(point, name, patience=patience)
         process.join(seconds)
         assert not process.is_alive(), (self.folder / "rlaunch.log").read_text()[-3000:]
         code: int | None = process.exitcode

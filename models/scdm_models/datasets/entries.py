@@ -59,6 +59,13 @@ def read_entry(entry: Any, fallback: str, source: str) -> Item:
     fallback, source
         Id and source of an entry that names none of its own.
     """
+    try:
+        return _read(entry, fallback, source)
+    except Exception as error:  # of ids that are no texts, of deep nesting
+        return Dropped(fallback, source, UNREADABLE, f"it cannot be read ({error}); correct or remove it")
+
+
+def _read(entry: Any, fallback: str, source: str) -> Item:
     if not isinstance(entry, dict):
         reason = f"an entry must be a JSON object, found {type(entry).__name__}; correct or remove it"
         return Dropped(fallback, source, UNREADABLE, reason)
@@ -67,7 +74,7 @@ def read_entry(entry: Any, fallback: str, source: str) -> Item:
     columns = entry[aside] if isinstance(entry.get(aside), dict) else entry
     entry = {**columns, **entry}
     names = (entry.get(key) for key in ("id", "candidate_id", "material_id", "mat_id", "jid", "uid", "entry_id"))
-    identifier = next((str(name) for name in names if name not in (None, "")), fallback)
+    identifier = next((str(name) for name in names if isinstance(name, str | int | float) and name != ""), fallback)
     source = _source(entry, source)
     properties = {_PREFIX.sub("", key): value for key, value in columns.items() if key not in _NOT_PROPERTIES}
     if isinstance(entry.get("structure"), dict):

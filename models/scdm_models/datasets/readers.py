@@ -29,6 +29,7 @@ from scdm_models.datasets.structure_files import (
     checked,
     is_structure_file,
     open_error,
+    parse_json,
     read_structure_file,
     structure_kind,
     structure_of_atoms,
@@ -36,6 +37,7 @@ from scdm_models.datasets.structure_files import (
 from scdm_models.errors import DatasetError
 
 JSON_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".json.bz2", ".json.zip")
+LONGEST_TEXT = 4 << 30  # characters of a JSON document or line, unpacked
 _SQLITE = b"SQLite format 3\x00"
 _READ_ERRORS = (OSError, EOFError, UnicodeDecodeError, zlib.error, zipfile.BadZipFile)
 
@@ -51,7 +53,10 @@ def _open(path: Path) -> TextIO:
             return bz2.open(path, "rt", encoding="utf-8")
         if magic == b"PK\x03\x04":
             with zipfile.ZipFile(path) as archive:
-                return io.StringIO("".join(archive.read(name).decode("utf-8") for name in archive.namelist()[:1]))
+                first = archive.infolist()[:1]
+                if first and first[0].file_size > LONGEST_TEXT:
+                    raise _too_long(path)
+                return io.StringIO("".join(archive.read(member).decode("utf-8") for member in first))
         return path.open(encoding="utf-8")
     except _READ_ERRORS as error:
         raise open_error(path, error) from None
@@ -71,40 +76,59 @@ def read_json(path: str | Path) -> Iterator[Item]:
     path = Path(path)
     try:
         with _open(path) as handle:
-            first = ""
-            for first in handle:
-                if first.strip():
-                    break
-            if not first.strip():
+            lines = _lines(path, handle)
+            first = next((line for line in lines if line.strip()), "")
+            if not first:
                 raise DatasetError(f"{path} is empty; fetch it again")
             try:
-                entry = json.loads(first)
-            except json.JSONDecodeError:
-                yield from _whole(path, first + handle.read())
+                entry = parse_json(first)
+            except ValueError:
+                yield from _whole(path, first + _rest(path, handle))
                 return
-            second = handle.readline()
-            while second and not second.strip():
-                second = handle.readline()
+            second = next((line for line in lines if line.strip()), "")
             if not second:
                 yield from _entries(path, entry)
                 return
             yield read_entry(entry, f"{path.name}:1", path.name)
             yield _line(path, second, 2)
-            for number, line in enumerate((line for line in handle if line.strip()), 3):
+            for number, line in enumerate((line for line in lines if line.strip()), 3):
                 yield _line(path, line, number)
     except _READ_ERRORS as error:
         raise open_error(path, error) from None
 
 
+def _lines(path: Path, handle: TextIO) -> Iterator[str]:
+    """The lines of a text; ``DatasetError`` at one that is longer than ``LONGEST_TEXT``."""
+    while line := handle.readline(LONGEST_TEXT + 1):
+        yield _limited(path, line)
+
+
+def _rest(path: Path, handle: TextIO) -> str:
+    return _limited(path, handle.read(LONGEST_TEXT + 1))
+
+
+def _limited(path: Path, text: str) -> str:
+    if len(text) > LONGEST_TEXT:
+        raise _too_long(path)
+    return text
+
+
+def _too_long(path: Path) -> DatasetError:
+    return DatasetError(
+        f"{path} has a document of more than {LONGEST_TEXT >> 30} GiB, unpacked; give JSON lines, one entry each"
+    )
+
+
 def _whole(path: Path, text: str) -> Iterator[Item]:
     """Entries of a text whose first line is no JSON: one document, or lines of which some are damaged."""
     try:
-        document = json.loads(text)
-    except json.JSONDecodeError:
+        document = parse_json(text)
+    except ValueError as error:
         items = [_line(path, line, n) for n, line in enumerate((x for x in text.splitlines() if x.strip()), 1)]
         if all(isinstance(item, Dropped) for item in items):
+            why = "" if isinstance(error, json.JSONDecodeError) else f" ({error})"
             raise DatasetError(
-                f"{path} is neither JSON nor JSON lines, or damaged; give a file of structures"
+                f"{path} is neither JSON nor JSON lines, or damaged{why}; give a file of structures"
             ) from None
         yield from items
     else:
@@ -124,9 +148,10 @@ def _entries(path: Path, document: Any) -> Iterator[Item]:
 def _line(path: Path, line: str, number: int) -> Item:
     name = f"{path.name}:{number}"
     try:
-        return read_entry(json.loads(line), name, path.name)
-    except json.JSONDecodeError as error:
-        return Dropped(name, path.name, UNREADABLE, f"line {number} is not JSON ({error.msg}); correct or remove it")
+        return read_entry(parse_json(line), name, path.name)
+    except ValueError as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        return Dropped(name, path.name, UNREADABLE, f"line {number} is not JSON ({reason}); correct or remove it")
 
 
 def read_ase_db(path: str | Path) -> Iterator[Item]:

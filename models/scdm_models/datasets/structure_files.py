@@ -6,6 +6,7 @@ These are the formats of single structures; ``readers`` reads data sets.
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ from scdm_models.errors import DatasetError
 Item = LayerRecord | Dropped
 STRUCTURE_SUFFIXES = {".cif", ".vasp", ".poscar", ".extxyz", ".xyz"}
 UNREADABLE = "unreadable"
+LARGEST_FILE = 1 << 30  # characters of a file of structures, which is read as a whole
+DEEPEST = 100  # levels of lists and objects in each other
 
 
 def is_structure_file(path: Path) -> bool:
@@ -37,8 +40,31 @@ def open_error(path: Path, error: Exception) -> DatasetError:
     return DatasetError(f"{path} cannot be read ({error}): it is damaged or of another kind; fetch it again")
 
 
-def _plain(value: Any) -> Any:
-    """The value as JSON can hold it: numpy scalars as numbers, NaN as None, what is unknown as text."""
+def parse_json(text: str) -> Any:
+    """What a JSON text holds.
+
+    Raises
+    ------
+    ValueError
+        If it is no JSON (``JSONDecodeError``), or nested deeper or with longer integers than Python reads.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except RecursionError:
+        raise ValueError("its lists or objects are nested too deeply") from None
+    except ValueError:
+        raise ValueError("it has an integer of thousands of digits") from None
+
+
+def _plain(value: Any, levels: int = DEEPEST) -> Any:
+    """The value as JSON can hold it: numpy scalars as numbers, NaN as None, what is unknown as text.
+
+    ``ValueError`` where it is nested deeper than so many levels.
+    """
+    if not levels:
+        raise ValueError(f"a property is nested deeper than {DEEPEST} levels")
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, bool | int | str):
@@ -46,9 +72,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): _plain(v, levels - 1) for k, v in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(v) for v in value]
+        return [_plain(v, levels - 1) for v in value]
     return str(value)
 
 
@@ -60,11 +86,12 @@ def checked(identifier: str, source: str, make: Callable[[], Structure], propert
             structure = make()
         _refuse(structure)
         structure.remove_oxidation_states()
+        plain = {key: _plain(value) for key, value in properties.items()}
     except Exception as error:
         text = str(error).strip().splitlines()
         reason = text[0][:200] if text else type(error).__name__
         return Dropped(identifier, source, UNREADABLE, f"{reason}; correct the entry or leave it out")
-    return LayerRecord(identifier, source, structure, {key: _plain(value) for key, value in properties.items()})
+    return LayerRecord(identifier, source, structure, plain)
 
 
 def _refuse(structure: Structure) -> None:
@@ -115,12 +142,16 @@ def read_structure_file(path: str | Path, name: str | None = None) -> Iterator[I
     Raises
     ------
     DatasetError
-        If the file is missing, empty or cannot be opened. A structure that cannot be read is a ``Dropped``.
+        If the file is missing, empty, larger than ``LARGEST_FILE`` or cannot be opened. A structure that cannot be read
+        is a ``Dropped``.
     """
     path = Path(path)
     name = name or path.name
     try:
-        text = path.read_text()
+        with path.open() as handle:
+            text = handle.read(LARGEST_FILE + 1)
+        if len(text) > LARGEST_FILE:
+            raise DatasetError(f"{path} is larger than {LARGEST_FILE >> 20} MiB; divide it into several files")
     except (OSError, UnicodeDecodeError) as error:
         raise open_error(path, error) from None
     if not text.strip():

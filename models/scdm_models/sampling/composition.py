@@ -50,26 +50,35 @@ class CompositionRequest:
         Raises
         ------
         GenerationError
-            If a symbol is unknown, the formula is empty or not of whole numbers, or the three contradict each other.
+            If a symbol is unknown, the formula is empty or not of whole numbers, or the three contradict each other; it
+            names all that is wrong.
         """
         if elements is None and formula is None and n_atoms is None:
             return None
-        allowed = None if elements is None else frozenset(_number(s) for s in elements.replace(",", " ").split())
-        if allowed is not None and not allowed:
-            raise GenerationError(f"elements={elements!r} names none; give symbols such as Mo,S,Se")
-        parts = None if formula is None else _formula(formula)
+        wrong: list[str] = []
+        allowed = parts = None
+        try:
+            allowed = None if elements is None else _elements(elements)
+        except GenerationError as error:
+            wrong.append(str(error))
+        try:
+            parts = None if formula is None else _formula(formula)
+        except GenerationError as error:
+            wrong.append(str(error))
         if n_atoms is not None and not 1 <= n_atoms <= MAX_ATOMS:
-            raise GenerationError(f"n_atoms={n_atoms} must be 1 to {MAX_ATOMS}, the sizes of the training data")
+            wrong.append(
+                f"n_atoms={n_atoms} must be 1 to {MAX_ATOMS}, the sizes of the training data; ask for one of these"
+            )
         if parts is not None:
             unit = sum(count for _, count in parts)
             if allowed is not None and not {z for z, _ in parts} <= allowed:
-                raise GenerationError(
-                    f"formula {formula} has elements outside elements={elements}; give one of the two"
-                )
-            if n_atoms is not None and n_atoms % unit:
-                raise GenerationError(f"n_atoms={n_atoms} must be a multiple of the {unit} atoms of {formula}")
+                wrong.append(f"formula {formula} has elements outside elements={elements}; give one of the two")
             if unit > MAX_ATOMS:
-                raise GenerationError(f"formula {formula} has {unit} atoms, at most {MAX_ATOMS} fit a primitive cell")
+                wrong.append(f"formula {formula} has {unit} atoms, at most {MAX_ATOMS} fit a primitive cell")
+            elif n_atoms is not None and n_atoms % unit:
+                wrong.append(f"n_atoms={n_atoms} must be a multiple of the {unit} atoms of {formula}")
+        if wrong:
+            raise GenerationError("; ".join(wrong))
         return cls(allowed, parts, n_atoms)
 
     def check_elements(self, known: Collection[int]) -> None:
@@ -101,20 +110,28 @@ class CompositionRequest:
         return ", ".join(parts)
 
 
-def _number(symbol: str) -> int:
-    if not Element.is_valid_symbol(symbol):
-        raise GenerationError(f"{symbol!r} is no element; give symbols such as Mo,S,Se")
-    return int(Element(symbol).Z)
+def _elements(text: str) -> frozenset[int]:
+    symbols = text.replace(",", " ").split()
+    if not symbols:
+        raise GenerationError(f"elements={text!r} names none; give symbols such as Mo,S,Se")
+    return frozenset(_numbers(symbols))
+
+
+def _numbers(symbols: Collection[str]) -> list[int]:
+    unknown = ", ".join(repr(symbol) for symbol in symbols if not Element.is_valid_symbol(symbol))
+    if unknown:
+        raise GenerationError(f"{unknown} is no element; give symbols such as Mo,S,Se")
+    return [int(Element(symbol).Z) for symbol in symbols]
 
 
 def _formula(text: str) -> tuple[tuple[int, int], ...]:
     try:
         amounts = Composition(text).get_el_amt_dict()
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, RecursionError) as error:
         raise GenerationError(f"formula {text!r} cannot be read ({error}); write it as MoS2 or Al2Cl6O") from None
-    if not amounts or any(amount <= 0 or amount != int(amount) for amount in amounts.values()):
+    if not amounts or not all(amount > 0 and float(amount).is_integer() for amount in amounts.values()):
         raise GenerationError(f"formula {text!r} needs whole numbers above 0; write it as MoS2 or Al2Cl6O")
-    counts = {_number(symbol): int(amount) for symbol, amount in amounts.items()}
+    counts = dict(zip(_numbers(amounts), map(int, amounts.values()), strict=True))
     divisor = reduce(gcd, counts.values())
     return tuple((z, count // divisor) for z, count in sorted(counts.items()))
 

@@ -5,13 +5,14 @@ the name it has here.
 """
 
 from scdm_flows.execution.fireworks.cancel import cancel, undo, would_cancel
+from scdm_flows.execution.fireworks.findings import DONE, Item, Kind
 from scdm_flows.execution.fireworks.firetask import ScdmJobFiretask, job_store_on
 from scdm_flows.execution.fireworks.launchpad import launchpad_of, write_worker_config
+from scdm_flows.execution.fireworks.liveness import LOST_AFTER_SECONDS
 from scdm_flows.execution.fireworks.progress import collect_failures, status
-from scdm_flows.execution.fireworks.reconcile import DONE, Item, Kind, resume
+from scdm_flows.execution.fireworks.reconcile import resume
 from scdm_flows.execution.fireworks.slots import jobs_in_words, release
 from scdm_flows.execution.fireworks.submission import submit
-from scdm_flows.execution.fireworks.worker_guard import LOST_AFTER_SECONDS
 
 __all__ = [
     "DONE",

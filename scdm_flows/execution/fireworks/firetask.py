@@ -9,7 +9,9 @@ is not computed again.
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fireworks import Firework, FWAction, LaunchPad, Workflow
@@ -19,19 +21,24 @@ from jobflow.managers.fireworks import JobFiretask
 from scdm_flows.campaigns.budget import take_candidates
 from scdm_flows.documents import DYNAMIC_STAGES, StageName
 from scdm_flows.errors import StoreError
+from scdm_flows.execution.fireworks import worker_guard
+from scdm_flows.execution.fireworks.delivery import deliver
+from scdm_flows.execution.fireworks.keeping import Kept, store_or_keep
+from scdm_flows.execution.fireworks.liveness import Process
 from scdm_flows.execution.fireworks.retries import StageError
-from scdm_flows.execution.fireworks.worker_guard import guarded
-from scdm_flows.execution.fireworks.workflows import insert
+from scdm_flows.execution.fireworks.worker_guard import SHIFT, guarded
+from scdm_flows.execution.fireworks.workflows import ADDED_BY, insert
 from scdm_flows.execution.jobs import is_complete, run_job, stage_of
 from scdm_flows.stores.database import job_store_of
 from scdm_flows.stores.uri import with_database
 
 if TYPE_CHECKING:
-    from jobflow.core.job import Job
+    from jobflow.core.job import Job, Response
     from jobflow.core.store import JobStore
 
+    from scdm_flows.execution.jobs import Output
+
 logger = logging.getLogger(__name__)
-ADDED_BY = "added_by"  # spec key of children: uuid and index of the job that added them
 
 
 # Later stages first: candidates are finished before new shards are begun, so results come early and a stop is
@@ -54,13 +61,14 @@ class ScdmJobFiretask(JobFiretask):
         try:
             store = job_store_on(launchpad)
             try:
+                deliver(launchpad, store, [SHIFT.keeps])  # what workers before this one have left here
                 dynamic = job.metadata.get("stage") in DYNAMIC_STAGES
                 there = _workflow_has(launchpad, {f"spec.{ADDED_BY}": origin})
                 if not dynamic and is_complete(store, job) and (there or not _is_replaced(store, job)):
                     logger.info("%s is stored already", job.name)
                     return FWAction(stored_data={"stored_already": True})
                 job.metadata["fw_id"] = self.fw_id
-                response = run_job(job, store)
+                response = run_job(job, store, write=partial(self._store, launchpad, store))
             finally:
                 store.close()
             replacing = [] if there else [f for f in (response.replace, response.detour) if f is not None]
@@ -85,6 +93,32 @@ class ScdmJobFiretask(JobFiretask):
             detours=detours,
             defuse_workflow=response.stop_jobflow,
             defuse_children=response.stop_children,
+        )
+
+    def _store(
+        self, launchpad: LaunchPad, store: JobStore, output: Output, response: Response[Any], taken: float
+    ) -> None:
+        """Store what the job has computed, or keep it; taken: the job's wall time, s."""
+        job: Job = self["job"]
+        more = (response.replace, response.addition, response.detour)
+        kept = Kept(
+            database=(SHIFT.database, launchpad.name),
+            launch_id=SHIFT.launch_id,
+            fw_id=int(self.fw_id),
+            name=job.name,
+            again=any(flow is not None for flow in more) or response.stop_children or response.stop_jobflow,
+            process=Process.this(),
+            host=socket.gethostname(),
+            output=output,
+        )
+        store_or_keep(
+            kept,
+            store,
+            SHIFT.keeps,
+            taken,
+            patience=worker_guard.OUTAGE_SECONDS,
+            answers=partial(worker_guard.wait_for, launchpad),
+            undisturbed=worker_guard.undisturbed,
         )
 
 

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from enum import StrEnum
 from typing import Any
 
 from fireworks import LaunchPad
@@ -23,50 +22,22 @@ from scdm_flows.config.settings import get_settings
 from scdm_flows.documents import DYNAMIC_STAGES, utc_now
 from scdm_flows.errors import CampaignError, ScdmError
 from scdm_flows.execution.fireworks import repair
+from scdm_flows.execution.fireworks.delivery import Outcome, deliver
+from scdm_flows.execution.fireworks.findings import Item, Kind
+from scdm_flows.execution.fireworks.keeping import keeps
 from scdm_flows.execution.fireworks.launchpad import launchpad_of
+from scdm_flows.execution.fireworks.liveness import LOST_AFTER_SECONDS, Watch, clock, two_heartbeats
 from scdm_flows.execution.fireworks.progress import SPEC, failures_by_firework, span, stage_in
 from scdm_flows.execution.fireworks.retries import FIELDS, PARDON, QUARANTINED, judge, last_sign, lost_action, utc
 from scdm_flows.execution.fireworks.submission import begin_phonons, missing_work, submit
-from scdm_flows.execution.fireworks.worker_guard import LOST_AFTER_SECONDS
 from scdm_flows.execution.jobs import complete_among
 from scdm_flows.stores.database import Database
 from scdm_flows.stores.driver_errors import store_errors
 
 logger = logging.getLogger(__name__)
 _ACTIVE = ("RUNNING", "RESERVED")
-
-
-class Kind(StrEnum):
-    """What was found, in words for people; the names are the keys of the JSON output."""
-
-    SUBMITTED = "workflows that a cut submission lacked"
-    CLAIM = "claims by a worker that never started"
-    LOST = "runs whose worker was lost"
-    LOCK = "locks of workflows that nobody held"
-    STATE = "jobs whose end or start the workflow did not show"
-    CHILD = "children whose insertion was cut short"
-    STORED = "jobs called failed whose output is stored: finished without computing"
-    RETRIED = "failed jobs tried again"
-    CHOSEN = "best candidates, chosen for phonons: put in the queue"
-    OUTPUT = "finished jobs whose output is missing or has parts missing: tried again"
-    WAITING = "failed jobs that wait for their next try"
-    FAILED = "failed jobs that are not tried again"
-    QUARANTINED = "jobs in quarantine, for the workers that were lost in them"
-    BUSY = "workflows that another process is changing: left to the next resume"
-    TROUBLE = "campaigns whose submission cannot be completed here"
-
-
-DONE = frozenset(Kind) - {Kind.WAITING, Kind.FAILED, Kind.QUARANTINED, Kind.BUSY, Kind.TROUBLE}  # something changed
-
-
-@dataclass(frozen=True)
-class Item:
-    """One finding: its kind, the firework (None for a whole workflow or campaign), its name, more in words."""
-
-    kind: Kind
-    fw_id: int | None
-    name: str
-    detail: str = ""
+STARTS_IN = timedelta(seconds=10)  # a claim is seldom older when its job starts
+_DELIVERED = {Outcome.STORED: Kind.DELIVERED, Outcome.WAITS: Kind.KEPT, Outcome.ASIDE: Kind.ASIDE}
 
 
 @dataclass
@@ -106,7 +77,8 @@ def resume(
     campaign
         Only this one; all when None. A submission that was cut before its first workflow is completed only by name.
     lost_after
-        Seconds without a sign of life after which a worker counts as lost; well above the workers' heartbeat.
+        Seconds without a sign of life after which a worker counts as lost, at least two heartbeats; a worker of this
+        machine is asked instead, and none is lost for the time in which the database was away.
     retry_failed
         Also try what has failed for good again, and forget earlier failures.
     dry_run
@@ -137,8 +109,10 @@ class _Reconciliation:
         self.lost_after, self.cutoff = lost_after, utc_now() - lost_after
         self.cancelled = cancelled_campaigns(database)  # nothing is submitted or tried again there
         self.items: list[Item] = []
+        self.watch = Watch(launchpad, reached=not dry_run)
 
     def run(self, *, retry_failed: bool) -> list[Item]:
+        self._deliver()
         self._complete_submissions()
         board = self._read()
         self._mark_lost(board)
@@ -153,6 +127,13 @@ class _Reconciliation:
     def _add(self, kind: Kind, fw_id: int | None, name: str, detail: str = "") -> None:
         self.items.append(Item(kind, fw_id, name, detail))
         logger.info("%s: %s %s %s", kind, fw_id or "", name, detail)
+
+    # outputs that workers could not store
+
+    def _deliver(self) -> None:
+        folders = {keeps(), *self.watch.folders}
+        for one in deliver(self.launchpad, self.database.job_store, folders, dry_run=self.dry_run):
+            self._add(_DELIVERED[one.outcome], one.fw_id, one.name, one.detail)
 
     # submissions
 
@@ -211,7 +192,13 @@ class _Reconciliation:
                 alive.add(node)
         for node in reserved:
             firework = board.fireworks[node]
-            if node in alive or utc(firework["updated_on"]) > self.cutoff:
+            if node in alive:
+                continue
+            claimed = utc(firework["updated_on"])
+            if claimed > self.cutoff:
+                if claimed < utc_now() - STARTS_IN:
+                    when = f"counts as left behind from {clock(claimed + self.lost_after)} on"
+                    self._add(Kind.CLAIMED, node, board.name(node), when)
                 continue
             if not self.dry_run:
                 query = {"fw_id": node, "state": "RESERVED", "updated_on": firework["updated_on"]}
@@ -222,43 +209,53 @@ class _Reconciliation:
             self._add(Kind.CLAIM, node, board.name(node))
 
     def _mark_lost(self, board: _Board) -> None:
-        """End launches that have given no sign of life; whoever does it first has done it."""
-        for launch in list(self._launches(board.home, state="RUNNING")):
-            last = last_sign(launch)
-            if last > self.cutoff:
+        """End launches whose worker is lost; whoever does it first has done it."""
+        running = list(self._launches(board.home, state="RUNNING"))
+        for launch in running:
+            node, standing = launch["fw_id"], self.watch.standing(launch, self.lost_after)
+            if not standing.lost:
+                missed = self.watch.now - standing.sign > two_heartbeats()
+                if standing.due is not None and missed:
+                    words = standing.reason.removeprefix("lost: ")
+                    self._add(
+                        Kind.SILENT, node, board.name(node), f"counts as lost from {clock(standing.due)} on; {words}"
+                    )
                 continue
-            node = launch["fw_id"]
             if not self.dry_run:
                 now = utc_now()
+                lost = {"state": "FIZZLED", "created_on": now.isoformat(), repair.FOUND_BY: "resume"}
                 query = {
                     "launch_id": launch["launch_id"],
                     "state": "RUNNING",
                     "state_history.updated_on": launch["state_history"][-1]["updated_on"],  # no ping since we looked
                 }
                 change = {
-                    "$set": {"state": "FIZZLED", "time_end": now.isoformat(), "action": lost_action(last)},
-                    "$push": {"state_history": {"state": "FIZZLED", "created_on": now.isoformat()}},
+                    "$set": {"state": "FIZZLED", "time_end": now.isoformat(), "action": lost_action(standing.reason)},
+                    "$push": {"state_history": lost},
                 }
                 if not self.launchpad.launches.update_one(query, change).modified_count:
                     continue
-            self._add(
-                Kind.LOST, node, board.name(node), f"last sign from {launch['host']} at {last:%Y-%m-%d %H:%M:%S} UTC"
-            )
+            self._add(Kind.LOST, node, board.name(node), standing.reason)
+        if not self.dry_run and self.campaign is None:
+            self.watch.forget(self.launchpad, {launch["launch_id"] for launch in running})
 
     def _free_locks(self, board: _Board) -> set[Any]:
         """Free locks that were left behind; returns the workflows that others are changing."""
         held = [d for d in board.workflows.values() if d.get("locked")]
         if not held:
             return set()
-        left = repair.held_by_nobody(self.launchpad, held, self.cutoff)
-        freed = [d["_id"] for d in left]
-        if left and not self.dry_run:
-            freed = repair.free(self.launchpad, left, min(repair.WATCH_SECONDS, self.lost_after.total_seconds()))
+        moves = repair.last_moves(self.launchpad, held, self.watch.gone())
+        nobody = [d for d in held if (move := moves[d["_id"]]) is None or move <= self.cutoff]
+        freed = [d["_id"] for d in nobody]
+        if nobody and not self.dry_run:
+            freed = repair.free(self.launchpad, nobody, min(repair.WATCH_SECONDS, self.lost_after.total_seconds()))
         for key in freed:
             self._add(Kind.LOCK, None, board.workflows[key]["name"])
         busy = {d["_id"] for d in held} - set(freed)
         for key in busy:
-            self._add(Kind.BUSY, None, board.workflows[key]["name"])
+            move = moves[key]
+            left = "" if move is None else f"the lock counts as left behind from {clock(move + self.lost_after)} on"
+            self._add(Kind.BUSY, None, board.workflows[key]["name"], left)
         return busy
 
     # workflows

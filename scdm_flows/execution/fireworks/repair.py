@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,11 +20,12 @@ from fireworks import LaunchPad, Workflow
 from fireworks.core.launchpad import LazyFirework, LockedWorkflowError, WFLock
 from pymongo import UpdateOne
 
-from scdm_flows.execution.fireworks.firetask import ADDED_BY
 from scdm_flows.execution.fireworks.progress import span
 from scdm_flows.execution.fireworks.retries import utc
+from scdm_flows.execution.fireworks.workflows import ADDED_BY
 
 LOCK_WAIT_SECONDS = 3.0  # for a lock that another process holds; then the workflow is left to the next pass
+FOUND_BY = "found_by"  # key of an entry in the history of a launch that its worker did not write
 WATCH_SECONDS = 5.0  # a lock that nobody seems to hold is freed if the workflow does not change meanwhile
 
 
@@ -153,16 +154,23 @@ def settle(launchpad: LaunchPad, nodes: Mapping[int, tuple[Any, Sequence[int]]],
     return done
 
 
-def held_by_nobody(launchpad: LaunchPad, workflows: Sequence[dict[str, Any]], since: datetime) -> list[dict[str, Any]]:
-    """Those of the locked workflows in which no launch began or ended since then: a lock has no owner and no time."""
+def last_moves(
+    launchpad: LaunchPad, workflows: Sequence[dict[str, Any]], gone: Collection[int]
+) -> dict[Any, datetime | None]:
+    """When somebody last began or ended a launch of a workflow, who may hold its lock; by the workflow's ``_id``.
+
+    A lock has no owner and no time. None where nobody is left: gone are launches whose worker is known to run no more,
+    and what a resume wrote into the others (``FOUND_BY``) is no sign of their workers.
+    """
     of_node = {node: w["_id"] for w in workflows for node in w["nodes"]}
-    fields = {"fw_id": 1, "state_history.created_on": 1}
-    held = {
-        of_node[launch["fw_id"]]
-        for launch in launchpad.launches.find(span(of_node), fields)
-        if launch["fw_id"] in of_node and any(utc(entry["created_on"]) > since for entry in launch["state_history"])
-    }
-    return [w for w in workflows if w["_id"] not in held]
+    found: dict[Any, datetime | None] = {w["_id"]: None for w in workflows}
+    fields = {"launch_id": 1, "fw_id": 1, "state_history.created_on": 1, f"state_history.{FOUND_BY}": 1}
+    for launch in launchpad.launches.find(span(of_node), fields):
+        if launch["fw_id"] in of_node and launch["launch_id"] not in gone:
+            key = of_node[launch["fw_id"]]
+            times = [utc(entry["created_on"]) for entry in launch["state_history"] if FOUND_BY not in entry]
+            found[key] = max([*times, *([before] if (before := found[key]) is not None else [])], default=None)
+    return found
 
 
 def free(launchpad: LaunchPad, workflows: Sequence[dict[str, Any]], seconds: float = WATCH_SECONDS) -> list[Any]:

@@ -118,10 +118,9 @@ def failure_of(launch: dict[str, Any]) -> Failure:
     )
 
 
-def lost_action(last: datetime) -> dict[str, Any]:
-    """The action of a launch whose worker is found to be lost, as FireWorks stores it; last: its last sign of life."""
-    message = f"no sign of life since {last:%Y-%m-%d %H:%M:%S} UTC (killed, out of memory, or its machine went away)"
-    details = {"error_type": LOST, "message": message, "trouble": Trouble.LOST.value}
+def lost_action(reason: str) -> dict[str, Any]:
+    """The action of a launch whose worker is found to be lost, as FireWorks stores it; reason: how that is known."""
+    details = {"error_type": LOST, "message": reason, "trouble": Trouble.LOST.value}
     exception = {"_stacktrace": "", "_details": details}
     action: dict[str, Any] = FWAction(stored_data={"_message": LOST, "_exception": exception}, exit=True).to_dict()
     return action

@@ -1,7 +1,8 @@
 """A worker that runs jobs until there are none, its time is over or it is told to stop: ``scdm worker``.
 
 What ``rlaunch rapidfire`` does, and besides: SIGTERM, SIGINT and the end of its time give the running job back and end
-the loop; a database that goes away is waited for; what a budget held is let go when it may run.
+the loop; a database that goes away is waited for, and what could not be stored is stored when it is back; what a budget
+held is let go when it may run.
 """
 
 from __future__ import annotations
@@ -17,20 +18,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 
-from fireworks import FWorker, LaunchPad
+from fireworks import FWAction, FWorker, LaunchPad
 from fireworks.core.rocket_launcher import launch_rocket
 from fireworks.utilities.fw_utilities import get_my_host
 from pymongo.errors import PyMongoError
 
 from scdm_flows.config import CATEGORIES
 from scdm_flows.errors import EngineError, StoreError
-from scdm_flows.execution.fireworks import slots
+from scdm_flows.execution.fireworks import liveness, repair, slots
+from scdm_flows.execution.fireworks.delivery import Delivery, deliver, folders_of
+from scdm_flows.execution.fireworks.firetask import job_store_on
+from scdm_flows.execution.fireworks.keeping import keeps
 from scdm_flows.execution.fireworks.launchpad import check_ours
-from scdm_flows.execution.fireworks.worker_guard import SHIFT, signals_to_shift, worker_problem
+from scdm_flows.execution.fireworks.worker_guard import OUTAGE_SECONDS, SHIFT, signals_to_shift, worker_problem
 from scdm_flows.stores.driver_errors import explain, store_errors
 
 logger = logging.getLogger(__name__)
-OUTAGE_SECONDS = 900.0  # how long a worker waits for a database that has gone away
 RELEASE_SECONDS = 60.0  # between two looks at what is held
 WALLTIME = "walltime"
 
@@ -114,30 +117,72 @@ def work(
         If the database stays away for ``OUTAGE_SECONDS``.
     """
     jobs = 0
-    away = released = None
+    released: float | None = None
+    dropped = False  # whether a job's end was lost on the way to the database
     folder = folder.absolute()
     with _signals(), _alarm(walltime):
+        SHIFT.keeps = keeps()
         while SHIFT.leaving is None and jobs != most:
             try:
-                if released is None or time.monotonic() - released > RELEASE_SECONDS:
+                if dropped or released is None or time.monotonic() - released > RELEASE_SECONDS:
+                    deliver_here(launchpad)
+                    if dropped:
+                        _give_back_dropped(launchpad)
                     slots.release(launchpad)
-                    released = time.monotonic()
-                if launchpad.run_exists(worker):
+                    released, dropped = time.monotonic(), False
+                exists = launchpad.run_exists(worker)
+                SHIFT.away_since = None
+                if exists:
+                    dropped = True
                     jobs += _run_one(launchpad, worker, folder)
-                    away = None
+                    dropped = False
                     continue
                 if slots.release(launchpad):
                     continue
                 if not wait and not launchpad.future_run_exists(worker):
                     break
-                away = None
             except PyMongoError as error:
-                away = away or time.monotonic()
-                if time.monotonic() - away > OUTAGE_SECONDS:
-                    raise StoreError(f"database {explain(error)}; the worker waited {OUTAGE_SECONDS:g} s") from None
+                SHIFT.away_since = SHIFT.away_since or time.monotonic()
+                if time.monotonic() - SHIFT.away_since > OUTAGE_SECONDS:
+                    raise StoreError(
+                        f"database {explain(error)}; the worker waited {OUTAGE_SECONDS:g} s{_left_in(SHIFT.keeps)}"
+                    ) from None
                 logger.warning("database %s; the worker waits for it", explain(error))
             _pause(sleep)
         return Ending(jobs, SHIFT.leaving, SHIFT.exit_code)
+
+
+def deliver_here(launchpad: LaunchPad) -> list[Delivery]:
+    """Store what workers of this machine could not store; ``PyMongoError`` if the database goes away meanwhile."""
+    folders = folders_of(launchpad)
+    if not any(folder.is_dir() for folder in folders):
+        return []
+    store = job_store_on(launchpad)
+    try:
+        return deliver(launchpad, store, folders)
+    finally:
+        store.close()
+
+
+def _give_back_dropped(launchpad: LaunchPad) -> None:
+    """Give back the job whose end this process could not tell the database: what it has stored is not lost."""
+    launch = launchpad.launches.find_one({"launch_id": SHIFT.launch_id, "state": "RUNNING"}, {"fw_id": 1})
+    worker = launchpad.db[liveness.WORKERS].find_one({"_id": liveness.Process.this().key}, {"launch": 1})
+    if launch is None or worker is None or worker["launch"] != SHIFT.launch_id:
+        return
+    query = {"fw_id": launch["fw_id"], "state": "RUNNING", "launches": SHIFT.launch_id}
+    firework = launchpad.fireworks.find_one(query, {"launches": 1})
+    workflow = launchpad.workflows.find_one({"nodes": launch["fw_id"]}, {"_id": 1})
+    if firework is not None and workflow is not None:
+        repair.settle(launchpad, {launch["fw_id"]: (workflow["_id"], firework["launches"])}, "READY")
+    ended = {"state": "COMPLETED", "action": FWAction(stored_data={"given_back": "the database went away"}).to_dict()}
+    launchpad.launches.update_one({"launch_id": SHIFT.launch_id, "state": "RUNNING"}, {"$set": ended})
+
+
+def _left_in(folder: Path) -> str:
+    """What to say of outputs that are still kept."""
+    kept = len(list(folder.glob("*.json.gz")))
+    return f"; {kept} output{'s' * (kept != 1)} kept in {folder} wait to be delivered" if kept else ""
 
 
 def _run_one(launchpad: LaunchPad, worker: FWorker, folder: Path) -> int:

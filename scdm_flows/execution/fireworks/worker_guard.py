@@ -5,6 +5,9 @@ configuration is not found; ``rlaunch multi`` never looks at a job's modules).
 
 On SIGTERM the job is given back as if it had not been claimed: the programs that it started are ended, the firework is
 READY again, and the process exits with 0. Under ``scdm worker`` the loop ends instead. What the job has stored stays.
+
+A job whose end the database cannot take waits for it: what it has computed is kept on disk meanwhile, and its heartbeat
+goes on as soon as there is an answer.
 """
 
 from __future__ import annotations
@@ -14,24 +17,28 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import psutil
 from fireworks import FWAction, LaunchPad
 from fireworks.fw_config import FWData
-from pymongo.errors import PyMongoError
+from pymongo.errors import ConnectionFailure, PyMongoError
 
 from scdm_flows.campaigns.controls import Control, control_of
-from scdm_flows.execution.fireworks import slots
+from scdm_flows.execution.fireworks import liveness, slots
+from scdm_flows.execution.fireworks.keeping import keeps
 from scdm_flows.execution.fireworks.retries import StageError
+from scdm_flows.stores.driver_errors import explain
 
 logger = logging.getLogger(__name__)
-HEARTBEAT_SECONDS = 60.0
-LOST_AFTER_SECONDS = 300.0  # a job without a heartbeat for so long has lost its worker
+OUTAGE_SECONDS = 900.0  # how long a worker waits for a database that has gone away
+RETRY_SECONDS = 2.0  # between two looks whether it is back
 CHILDREN_END_SECONDS = 5.0  # for the programs of a job to end by themselves
 UNFIT = 2  # exit code of a worker that cannot run what it claims
 RunTask = Callable[[Any, dict[str, Any]], FWAction]
@@ -42,10 +49,19 @@ class Stopped(BaseException):
 
 
 class Shift:
-    """What this process knows of its stop. loop: whether ``scdm worker`` runs the jobs and ends by itself."""
+    """What this process knows of its work and its stop.
+
+    loop: whether ``scdm worker`` runs the jobs and ends by itself; keeps: folder of outputs that could not be stored;
+    launch_id: of the job that runs, 0 without one; database: id of the LaunchPad's database; away_since: since when
+    this process finds no database (``time.monotonic``).
+    """
 
     def __init__(self) -> None:
         self.loop = False
+        self.keeps = Path()
+        self.launch_id = 0
+        self.database = ""
+        self.away_since: float | None = None
         self.job_runs = False
         self.leaving: str | None = None  # why
         self.exit_code = 0
@@ -73,10 +89,14 @@ def guarded(run_task: RunTask) -> RunTask:
         # other (torch looks when the first job imports it)
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         fw_id = int(task.fw_id)
+        if not SHIFT.loop:
+            SHIFT.keeps = keeps()
         try:
             launch_id = _launch_of(launchpad, fw_id)
+            SHIFT.launch_id, SHIFT.database = launch_id or 0, liveness.note(launchpad)
             if launch_id is None:
                 return run_task(task, fw_spec)
+            liveness.announce(launchpad, launch_id, fw_id, SHIFT.keeps)
             unfit = worker_problem(fw_spec)
             if unfit is not None:
                 return _leave(launchpad, fw_id, launch_id, unfit, code=UNFIT)
@@ -89,7 +109,13 @@ def guarded(run_task: RunTask) -> RunTask:
         before = {child.pid for child in psutil.Process().children(recursive=True)}
         try:
             with _heartbeat(launchpad, launch_id), _stops_on_signals():
-                return run_task(task, fw_spec)
+                try:
+                    action = run_task(task, fw_spec)
+                except Exception:
+                    wait_for(launchpad)
+                    raise
+                wait_for(launchpad)  # FireWorks drops the end of a job when the database is away
+                return action
         except Stopped as stop:
             _end_children(before)
             return _leave(launchpad, fw_id, launch_id, str(stop))
@@ -164,14 +190,22 @@ def give_back(
 
 def _leave(launchpad: LaunchPad, fw_id: int, launch_id: int, why: str, code: int = 0) -> FWAction:
     """Give the job back and end the worker."""
-    give_back(launchpad, fw_id, launch_id)
     action = FWAction(stored_data={"given_back": why})
     SHIFT.leaving, SHIFT.exit_code = why, code
-    sys.stderr.write(f"firework {fw_id} is given back: {why}\n")
-    if SHIFT.loop:
-        return action
-    slots.free_slot(launchpad, fw_id, launch_id)
-    launchpad.complete_launch(launch_id, action, "COMPLETED")  # of the launch alone, as the firework has it no more
+    try:
+        give_back(launchpad, fw_id, launch_id)
+        sys.stderr.write(f"firework {fw_id} is given back: {why}\n")
+        if SHIFT.loop:
+            return action
+        slots.free_slot(launchpad, fw_id, launch_id)
+        launchpad.complete_launch(launch_id, action, "COMPLETED")  # of the launch alone: the firework has it no more
+    except PyMongoError as error:
+        sys.stderr.write(
+            f"firework {fw_id} is stopped ({why}) but not given back, the database {explain(error)}; "
+            "`scdm campaign resume` does that\n"
+        )
+        if SHIFT.loop:
+            return action
     if FWData().MULTIPROCESSING:
         FWData().Running_IDs[os.getpid()] = None
     sys.stderr.flush()
@@ -184,11 +218,17 @@ def _heartbeat(launchpad: LaunchPad, launch_id: int) -> Iterator[None]:
     stop = threading.Event()
 
     def beat() -> None:
-        while not stop.wait(HEARTBEAT_SECONDS):
+        through, missed = time.monotonic(), False
+        while not stop.wait(RETRY_SECONDS if missed else liveness.HEARTBEAT_SECONDS):
             try:
                 launchpad.ping_launch(launch_id)
-            except Exception as error:  # the database may be back at the next one
-                logger.warning("no heartbeat of launch %d: %s", launch_id, error)
+                liveness.beat(launchpad, launch_id, time.monotonic() - through if missed else 0.0)
+            except Exception as error:
+                if not missed:
+                    logger.warning("no heartbeat of launch %d: %s; it is tried until it goes out", launch_id, error)
+                missed = True
+            else:
+                through, missed = time.monotonic(), False
 
     thread = threading.Thread(target=beat, name=f"heartbeat of launch {launch_id}", daemon=True)
     thread.start()
@@ -196,6 +236,40 @@ def _heartbeat(launchpad: LaunchPad, launch_id: int) -> Iterator[None]:
         yield
     finally:
         stop.set()
+
+
+def wait_for(launchpad: LaunchPad) -> bool:
+    """Wait until the database answers, at most ``OUTAGE_SECONDS`` in all; returns whether it does."""
+    while True:
+        asked = time.monotonic()
+        try:
+            launchpad.connection.admin.command("ping")
+        except ConnectionFailure as error:
+            if SHIFT.away_since is None:
+                SHIFT.away_since = asked  # the driver waits for an answer, too
+                logger.warning("database %s; the worker waits for it", explain(error))
+            if time.monotonic() - SHIFT.away_since > OUTAGE_SECONDS:
+                return False
+            time.sleep(RETRY_SECONDS)
+        except PyMongoError:  # it answers, and whoever asks it for more is told the same
+            break
+        else:
+            break
+    SHIFT.away_since = None
+    return True
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """A signal that asks to stop is heeded at the end of this, not in it."""
+    job_runs, SHIFT.job_runs = SHIFT.job_runs, False
+    try:
+        yield
+    finally:
+        SHIFT.job_runs = job_runs
+    if job_runs and SHIFT.leaving is not None:
+        SHIFT.job_runs = False
+        raise Stopped(SHIFT.leaving)
 
 
 @contextmanager

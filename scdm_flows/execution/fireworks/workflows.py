@@ -16,6 +16,7 @@ from pymongo.errors import BulkWriteError
 
 DUPLICATE_KEY = 11000
 AT_ONCE = 200  # workflows inserted together
+ADDED_BY = "added_by"  # spec key of children: uuid and index of the job that added them
 
 
 def key_of(metadata: dict[str, Any]) -> str:

@@ -13,9 +13,11 @@ from typing import Any
 from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
 from dash_ag_grid import AgGrid
 
+from scdm_flows.analysis import tolerances
 from scdm_flows.documents import CandidateState
 from scdm_flows.errors import ScdmError
 from scdm_flows.query import CandidateDB
+from scdm_flows.query.absent import nobody_has
 from scdm_flows.query.candidate_db import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS
 from scdm_flows.query.conditions import element_symbols
 from scdm_flows.server.pages import elements, parts
@@ -23,22 +25,23 @@ from scdm_flows.server.pages.address import Question
 
 BLOCK = 50  # rows that the grid asks for at a time; reading their documents is most of the work
 MOST_ROWS = 500  # rows of one answer, whatever is asked
-COLUMNS: dict[str, tuple[str, int]] = {  # field -> heading, width in pixels
-    "formula": ("formula", 120),
-    "rank": ("rank", 90),
-    "e_above_hull": ("E_hull (eV/atom)", 165),
-    "surrogate": ("energies", 110),
-    "layer_group": ("layer group", 120),
-    "nsites": ("atoms", 90),
-    "dynamically_stable": ("phonon-stable", 135),
-    "band_gap": ("gap (eV)", 110),
-    "novel": ("new", 90),
-    "known_as": ("known as", 230),
-    "score": ("score", 90),
-    "state": ("state", 115),
-    "campaign": ("campaign", 150),
-    "candidate_id": ("id", 200),
+COLUMNS: dict[str, tuple[str, int]] = {  # field -> heading, width in pixels; together the width of a desk's page
+    "formula": ("formula", 112),
+    "rank": ("rank", 72),
+    "e_above_hull": ("E_hull (eV/atom)", 122),
+    "surrogate": ("energies", 98),
+    "layer_group": ("layer group", 66),
+    "nsites": ("atoms", 76),
+    "dynamically_stable": ("phonon-stable", 82),
+    "band_gap": ("gap (eV)", 58),
+    "novel": ("new", 64),
+    "known_as": ("known as", 100),
+    "score": ("score", 76),
+    "state": ("state", 92),
+    "campaign": ("campaign", 96),
+    "candidate_id": ("id", 186),
 }
+GROWING = {"known_as": 3, "campaign": 1, "candidate_id": 1}  # shares of the width that the screen has left
 TEXTS = {"formula": ("Formula", "MoS2"), "chemsys": ("Chemical system", "Mo-S"), "elements": ("Holds", "Mo,S")}
 RANGES = {
     "e_above_hull": ("E_hull, eV/atom", 0.01),
@@ -84,7 +87,7 @@ def page(query: CandidateDB, search: str | None) -> list[Any]:
         _grid(sort),
         html.P(
             "A heading sorts, Enter on a row opens the candidate. Energies marked surrogate are not DFT's; ± holds "
-            f"nine in ten. {EXTRAPOLATED_MARK} marks energies {EXTRAPOLATED_WORDS}.",
+            f"nine in ten. {EXTRAPOLATED_MARK} marks energies {EXTRAPOLATED_WORDS}. {tolerances.WORDS}",
             className="soft small",
         ),
         dcc.Store(id="browse-asked"),
@@ -155,13 +158,22 @@ def _grid(sort: str) -> AgGrid:
             column["sort"] = "desc" if sort.startswith("-") else "asc"
         if field == "formula":
             column |= {"cellRenderer": "CandidateLink", "pinned": "left"}
+        if field in GROWING:  # what does not fit is told where a pointer rests
+            column |= {"minWidth": width, "flex": GROWING[field], "tooltipField": field}
         if field == "e_above_hull":
             column["tooltipField"] = "doubt"
         columns.append(column)
     return AgGrid(
         id="browse-grid",
         columnDefs=columns,
-        defaultColDef={"sortable": True, "resizable": True, "suppressMovable": True, "sortingOrder": ["asc", "desc"]},
+        defaultColDef={
+            "sortable": True,
+            "resizable": True,
+            "suppressMovable": True,
+            "sortingOrder": ["asc", "desc"],
+            "wrapHeaderText": True,
+            "autoHeaderHeight": True,
+        },
         rowModelType="infinite",
         dashGridOptions={
             "cacheBlockSize": BLOCK,
@@ -240,7 +252,13 @@ def register(app: Dash, query: CandidateDB) -> None:
             records, total = query.window(start, stop, sort=question.sort, **question.filters)
         except ScdmError as error:
             return {"rowData": [], "rowCount": 0}, "no answer", parts.error_notice(error)
-        note = "" if total or question.filters else parts.notice("No candidate is stored yet.", _first_steps(), kind="")
+        note: Any = ""
+        if not total:
+            why = nobody_has(query, question.filters)
+            if not question.filters:
+                note = parts.notice("No candidate is stored yet.", _first_steps(), kind="")
+            elif why is not None:
+                note = parts.notice("Nothing can match.", f"{why[0].upper()}{why[1:]}.", kind="")
         words = f"{total:,} candidate{'' if total == 1 else 's'}"
         return {"rowData": [shown(r) for r in records], "rowCount": total}, words, note
 

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from dash import Dash, Input, Output, State, dcc, html, no_update
 
+from scdm_flows.documents import StageFailure
 from scdm_flows.documents.states import StageName
 from scdm_flows.errors import ScdmError
 from scdm_flows.query import CandidateDB
@@ -178,6 +179,8 @@ def contents(query: CandidateDB, cache: ProgressCache, name: str) -> list[Any]:
         ("engine", (campaign.config.get("engine") or {}).get("kind")),
         ("commit", campaign.provenance.git_commit),
     ]
+    failures = query.failures(name)
+    broken = _failures(failures, counts.failed)
     rows = funnel_rows(campaign)
     numbers = table(
         ["step", "this campaign", "", "paper"],
@@ -210,10 +213,8 @@ def contents(query: CandidateDB, cache: ProgressCache, name: str) -> list[Any]:
                     wide=True,
                 ),
                 _rediscovered(query, name),
-                _stages(found),
-                _throughput(found),
-                _reasons(found),
-                _failures(query, name),
+                parts.columns(_stages(found), _reasons(found), _throughput(found), None if failures else broken),
+                broken if failures else None,
             ],
             className="cards",
         ),
@@ -276,10 +277,15 @@ def _reasons(found: Progress) -> html.Section:
     return section("Why candidates stopped", table(["reason", "candidates"], found.reasons.most_common(REASONS)))
 
 
-def _failures(query: CandidateDB, name: str) -> html.Section:
-    failures = query.failures(name)
+def _failures(failures: list[StageFailure], failed: int) -> html.Section:
+    """failed: candidates that count as failed, whether their jobs broke off or ended without a usable result."""
     if not failures:
-        return section("Failures", html.P("No stage has failed.", className="soft"))
+        text = "No job has broken off."
+        if failed:
+            many = f"{failed:,} candidates count" if failed > 1 else "One candidate counts"
+            text += f" {many} as failed for what a job found, such as a relaxation that did not converge: see “Why "
+            text += "candidates stopped”."
+        return section("Failures", html.P(text, className="soft"))
     kinds = Counter((f.stage, f.error_type) for f in failures).most_common()
     rows = [
         (dcc.Link(f.candidate_id, href=parts.candidate_path(f.candidate_id)), f.stage, f.error_type, f.message[:300])

@@ -10,6 +10,7 @@ from dash import dcc, html
 
 from scdm_flows.documents import CandidateDoc, PhononDoc
 from scdm_flows.query import CandidateDB
+from scdm_flows.query.absent import why_not
 from scdm_flows.server.pages import figures, parts
 from scdm_flows.server.pages.parts import facts, number, section, table, tag, yes_no
 
@@ -27,7 +28,7 @@ def page(query: CandidateDB, candidate_id: str) -> list[Any]:
     """The page; ``CampaignError`` with the nearest id where there is no such candidate."""
     from pymatgen.core import Structure
 
-    from scdm_flows.report.content import candidate_warnings
+    from scdm_flows.report.content import beside_known, candidate_warnings
 
     document = query.get(candidate_id)
     phonon, bands = query.phonon(candidate_id), query.bands(candidate_id)
@@ -35,6 +36,8 @@ def page(query: CandidateDB, candidate_id: str) -> list[Any]:
     stored = document.relaxed_structure or document.structure
     layer = Structure.from_dict(stored) if stored else None
     warnings = candidate_warnings(document, phonon)
+    beside = beside_known(document)
+    novelty = _novelty(document, beside)
     return [
         html.P(dcc.Link("← all candidates", href="/"), className="small"),
         html.H1(parts.formula(document.formula)),
@@ -45,12 +48,15 @@ def page(query: CandidateDB, candidate_id: str) -> list[Any]:
         html.Div(
             [
                 _structure(document, layer),
-                _novelty(document),
-                _energies(document),
-                _hull(document, hull),
-                _phonons(document, phonon),
-                _bands(document, bands),
-                _ranking(query, document),
+                novelty if beside else None,
+                parts.columns(
+                    None if beside else novelty,
+                    _energies(document),
+                    _hull(document, hull),
+                    _phonons(document, phonon),
+                    _bands(document, bands),
+                    _ranking(query, document),
+                ),
                 _provenance(document),
             ],
             className="cards",
@@ -59,6 +65,8 @@ def page(query: CandidateDB, candidate_id: str) -> list[Any]:
 
 
 def _tags(document: CandidateDoc) -> list[Any]:
+    from scdm_flows.analysis.tolerances import group_tolerance
+
     found: list[Any] = [tag(document.state.value, STATES.get(document.state.value, ""))]
     if document.rank is not None:
         found.append(tag(f"rank {document.rank}"))
@@ -73,7 +81,7 @@ def _tags(document: CandidateDoc) -> list[Any]:
     if document.duplicate_of is not None:
         found.append(tag("duplicate", "bad"))
     if document.layer_group is not None:
-        found.append(tag(f"layer group {document.layer_group}"))
+        found.append(tag(f"layer group {document.layer_group} ({group_tolerance(document):g} Å)"))
     found.append(dcc.Link(document.campaign, href=parts.campaign_path(document.campaign), className="tag"))
     return found
 
@@ -90,12 +98,12 @@ def _downloads(document: CandidateDoc) -> html.Div:
 
 def _missing(document: CandidateDoc, stage: str, what: str) -> html.P:
     """Why something is not there."""
-    record = document.stages.get(stage)
-    reason = record.reason if record is not None and record.reason else document.reason
+    reason = why_not(document, stage)
     return html.P(f"No {what}{f': {reason}' if reason else ' yet'}.", className="soft")
 
 
 def _structure(document: CandidateDoc, layer: Structure | None) -> html.Section:
+    from scdm_flows.analysis.tolerances import group_tolerance
     from scdm_flows.report.campaign import image
     from scdm_flows.report.crystals import layer_picture
     from scdm_flows.report.figures import svg
@@ -103,12 +111,13 @@ def _structure(document: CandidateDoc, layer: Structure | None) -> html.Section:
     if layer is None:
         return section("Structure", html.P("No structure is stored.", className="soft"))
     what = "after relaxation" if document.relaxed_structure else "as generated; not relaxed"
+    within = f"({group_tolerance(document):g} Å)"
     a, b, _ = layer.lattice.abc
     rows = [
         ("structure", what),
         ("cell", f"a = {a:.3f} Å, b = {b:.3f} Å, γ = {layer.lattice.gamma:.1f}°, {len(layer)} atoms"),
-        ("layer group", document.layer_group),
-        ("space group", document.space_group),
+        (f"layer group {within}", document.layer_group),
+        (f"space group {within}", document.space_group),
         ("thickness", number(document.thickness_angstrom, 2, "Å")),
         ("area per atom", number(document.area_per_atom_angstrom2, 2, "Å²")),
         ("moved by relaxing", number(document.rmsd_to_relaxed_angstrom, 3, "Å")),
@@ -125,11 +134,12 @@ def _structure(document: CandidateDoc, layer: Structure | None) -> html.Section:
     except (ValueError, ArithmeticError, LookupError) as error:  # a sample may be no crystal at all
         logger.warning("%s cannot be drawn: %s", document.candidate_id, error)
         drawn = [html.P("This structure cannot be drawn; its files can be downloaded.", className="soft")]
-    return section("Structure", html.Div(drawn, className="views"), facts(rows), wide=True)
+    return section("Structure", html.Div([*drawn, facts(rows)], className="views"), wide=True)
 
 
-def _novelty(document: CandidateDoc) -> html.Section:
-    from scdm_flows.report.content import beside_known, novelty_words
+def _novelty(document: CandidateDoc, beside: tuple[list[str], list[list[str]]] | None) -> html.Section:
+    """beside: columns and rows of the table that sets known layers beside this one."""
+    from scdm_flows.report.content import novelty_words
 
     against = {} if document.novelty is None else document.novelty.against
     known = [str(k) for k in document.known_as if k.of_campaign is None]
@@ -152,12 +162,11 @@ def _novelty(document: CandidateDoc) -> html.Section:
     shown: list[Any] = [html.P(f"{words[0].upper()}{words[1:]}.")]
     if first is not None:
         shown.append(html.P("A duplicate, so it is not ranked; its results are its own."))
-    beside = beside_known(document)
     if beside is not None:
         columns, values = beside
         shown.append(table(columns, values))
         shown.append(html.P("Each energy above hull is of its source's own hull.", className="soft small"))
-    return section("Known layers", *shown, facts(rows), wide=True)
+    return section("Known layers", *shown, facts(rows), wide=beside is not None)
 
 
 def _energies(document: CandidateDoc) -> html.Section:
@@ -273,6 +282,8 @@ def _standing(document: CandidateDoc) -> Any:
 
 
 def _provenance(document: CandidateDoc) -> html.Section:
+    from scdm_flows.analysis.screening import SYMPREC
+
     source = document.provenance
     rows = [
         ("generator", document.generator),
@@ -280,7 +291,7 @@ def _provenance(document: CandidateDoc) -> html.Section:
         ("seed and index", None if document.seed is None else f"{document.seed}, {document.index}"),
         ("source", document.source_id),
         ("layer group asked", document.layer_group_requested),
-        ("layer group of the sample", document.layer_group_generated),
+        (f"layer group of the sample ({SYMPREC:g} Å)", document.layer_group_generated),
         ("engine", source.engine),
         ("engine version", document.engine_version),
         ("configuration", html.Code(source.config_hash) if source.config_hash else None),

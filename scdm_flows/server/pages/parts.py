@@ -82,6 +82,11 @@ def section(title: str, *children: Any, wide: bool = False) -> html.Section:
     return html.Section([html.H2(title), *children], className="card wide" if wide else "card")
 
 
+def columns(*sections: html.Section | None) -> html.Div:
+    """Sections in two columns of about the same height, one column where the screen is narrow."""
+    return html.Div([one for one in sections if one is not None], className="columns wide")
+
+
 def facts(rows: Iterable[tuple[str, Any]]) -> html.Dl:
     """Names and values; those without a value left out."""
     found = []
@@ -108,7 +113,8 @@ def _cell(value: Any) -> Any:
 
 def graph(figure: Any, label: str, height: int = 380) -> html.Div:
     """A figure with a name for screen readers; height in pixels."""
-    figure.update_layout(height=height, autosize=True, paper_bgcolor="rgba(0,0,0,0)")
+    clear = "rgba(0,0,0,0)"
+    figure.update_layout(height=height, autosize=True, paper_bgcolor=clear, modebar={"bgcolor": clear})
     drawn = dcc.Graph(figure=figure, config=GRAPH, style={"height": f"{height}px"})
     return html.Div(drawn, role="img", className="graph", **aria(label=label))
 

@@ -16,7 +16,7 @@ from dash_ag_grid import AgGrid
 from scdm_flows.documents import CandidateState
 from scdm_flows.errors import ScdmError
 from scdm_flows.query import CandidateDB
-from scdm_flows.query.candidate_db import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS
+from scdm_flows.query.candidate_db import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS, MOST_COUNTED, count_words
 from scdm_flows.query.conditions import element_symbols
 from scdm_flows.server.pages import elements, parts
 from scdm_flows.server.pages.address import Question
@@ -241,8 +241,11 @@ def register(app: Dash, query: CandidateDB) -> None:
         except ScdmError as error:
             return {"rowData": [], "rowCount": 0}, "no answer", parts.error_notice(error)
         note = "" if total or question.filters else parts.notice("No candidate is stored yet.", _first_steps(), kind="")
-        words = f"{total:,} candidate{'' if total == 1 else 's'}"
-        return {"rowData": [shown(r) for r in records], "rowCount": total}, words, note
+        words = f"{count_words(total)} candidate{'' if total == 1 else 's'}"
+        rows: int | None = total
+        if total > MOST_COUNTED:  # without a number of rows the grid asks on as it is scrolled
+            rows = None if len(records) == stop - start else start + len(records)
+        return {"rowData": [shown(r) for r in records], "rowCount": rows}, words, note
 
 
 def _first_steps() -> str:

@@ -39,15 +39,20 @@ class Plan:
 
 def plans(database: Database) -> Iterator[Plan]:
     """The plan of each filter alone, then of each sort of all candidates, for a page of ``PAGE``."""
+    declared: dict[str, str] = {}  # first field -> all fields of an index
+    for index in wanted(database):
+        first, *rest = index.fields
+        if index.collection == "candidates" and (rest == ["candidate_id"] or first not in declared):
+            declared[first] = ", ".join(index.fields)
     with store_errors(database.uri):
         samples = list(islice(database.mongo["candidates"].find({}, limit=_SAMPLES), _SAMPLES))
     for name, value in _filters(samples):
         criteria = criteria_of({name: value})
-        yield _plan(database, f"{name}={value}", next(iter(criteria)), criteria, [])
+        yield _plan(database, f"{name}={value}", declared.get(next(iter(criteria))), criteria, [])
     for field in sort_fields():
         for sort in (field, f"-{field}"):
             order = Order(field, sort.startswith("-"))
-            yield _plan(database, f"sort={sort}", field, {}, order.sort)
+            yield _plan(database, f"sort={sort}", declared.get(field), {}, order.sort)
 
 
 def _filters(samples: list[dict[str, Any]]) -> Iterator[tuple[str, Any]]:
@@ -69,9 +74,9 @@ def _filters(samples: list[dict[str, Any]]) -> Iterator[tuple[str, Any]]:
     yield from (("chemsys", "Mo-*"), ("crystal_system", "hexagonal"), ("text", "4f2a"))
 
 
-def _plan(database: Database, asked: str, field: str, criteria: Criteria, sort: list[tuple[str, int]]) -> Plan:
-    candidates = [index for index in wanted(database) if index.collection == "candidates"]
-    declared = next((", ".join(index.fields) for index in candidates if index.fields[0] == field), None)
+def _plan(
+    database: Database, asked: str, declared: str | None, criteria: Criteria, sort: list[tuple[str, int]]
+) -> Plan:
     with store_errors(database.uri):
         said = database.mongo["candidates"].find(criteria, sort=sort or None, limit=PAGE).explain()
     stats = said.get("executionStats") or {}

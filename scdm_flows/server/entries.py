@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 DATABASE_SECONDS = 10.0  # that one request may wait for the database
 _AGAIN = 1.0  # s; until then requests after a failure do not wait for the database again
-_NO_QUERY = {2, 9, 17, 51091, 51108}  # codes of what MongoDB does not take for a query, such as a number too large
+_NO_QUERY = {2, 9}  # codes of what MongoDB does not take for a query: BadValue, FailedToParse
 Query = dict[str, Any]
 Answer = tuple[list[dict[str, Any]], int | None, bool]
 
@@ -76,10 +76,10 @@ class Entries(MongoCollection):  # type: ignore[misc] # optimade has no type inf
             name, params.filter = params.filter.removeprefix('id="').removesuffix('"'), ""
         criteria: Query = EntryCollection.handle_query_params(self, params)
         criteria["projection"]["_id"] = False
-        criteria["filter"] = _both({self._type: self.resource_mapper.ENDPOINT}, criteria["filter"])
         if name is not None:
-            criteria["filter"][self._id] = name
-        elif criteria.get("sort") and "page_above" in criteria:
+            return criteria | {"filter": {self._id: name}}
+        criteria["filter"] = _both({self._type: self.resource_mapper.ENDPOINT}, criteria["filter"])
+        if criteria.get("sort") and "page_above" in criteria:
             raise BadRequest("page_above counts by id and does not go with sort; use page_offset")
         return criteria
 
@@ -130,7 +130,8 @@ class Entries(MongoCollection):  # type: ignore[misc] # optimade has no type inf
         sort = criteria.get("sort", [])
         try:
             found = self._sorted(_both(above, where), criteria["projection"], sort, skip, limit + 1)
-            total = self.count(filter=where)
+            whole = not skip and not above and len(found) <= limit
+            total = len(found) if whole else self.count(filter=where)
         except OverflowError:
             raise BadRequest(f"a page that begins at {skip:.3g} does not exist; ask for one that does") from None
         except OperationFailure as error:

@@ -96,14 +96,21 @@ class Filters(MongoTransformer):  # type: ignore[misc] # optimade has no type in
         return query
 
     def postprocess(self, query: dict[str, Any]) -> dict[str, Any]:
-        """optimade's, with relationships where they are stored."""
+        """optimade's, for what is in lists of documents: stored where it is, and not known where the list is empty."""
         found: dict[str, Any] = recursive_postprocessing(
-            super().postprocess(query), lambda name, _: str(name).startswith("relationships."), self._move
+            super().postprocess(query), lambda name, _: self._in_documents(str(name)), self._stored
         )
         return found
 
-    def _move(self, query: dict[str, Any], name: str, _: Any) -> dict[str, Any]:
-        query[self._inside + name] = query.pop(name)
+    def _in_documents(self, name: str) -> bool:
+        return "." in name.removeprefix(self._inside)
+
+    def _stored(self, query: dict[str, Any], name: str, _: Any) -> dict[str, Any]:
+        condition = query.pop(name)
+        place = self._inside + name if name.startswith("relationships.") else name
+        if condition == {"$ne": None}:  # how optimade says that it is known
+            place, condition = f"{place.rpartition('.')[0]}.0", {"$exists": True}
+        query[place] = condition
         return query
 
     @v_args(meta=True)
@@ -156,7 +163,7 @@ class Filters(MongoTransformer):  # type: ignore[misc] # optimade has no type in
         if not isinstance(name, Name):
             raise BadRequest("a comparison needs a property on one side; write it like nsites=3")
         items = query.get("$all")
-        if items and "." in name.removeprefix(self._inside):  # in a list of documents the embedded server finds none
+        if items and self._in_documents(name):  # in a list of documents the embedded server finds none
             each = [{str(name): {"$in": [item]}} for item in items]
             return {"$and": each} if len(each) > 1 else each[0]
         size = query.get("$size")
@@ -164,7 +171,7 @@ class Filters(MongoTransformer):  # type: ignore[misc] # optimade has no type in
         if size is None:
             return found
         ((field, asked),) = found.items()
-        if field == name and (isinstance(size, dict) or "." in name.removeprefix(self._inside)):
+        if field == name and (isinstance(size, dict) or self._in_documents(name)):
             raise NotImplementedError(f"this LENGTH of {self.mapper.get_optimade_field(name)} cannot be asked for here")
         return {field: asked if isinstance(asked, dict) else {"$eq": asked}}
 

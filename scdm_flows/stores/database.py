@@ -181,7 +181,8 @@ def database_uri(settings: ScdmSettings) -> str:
 
 
 def _client_options() -> dict[str, Any]:
-    return {"serverSelectionTimeoutMS": TIMEOUT_MS, "connectTimeoutMS": TIMEOUT_MS, "tz_aware": True}
+    # not connectTimeoutMS too: who does not answer a heartbeat that soon, being busy, would lose its connections
+    return {"serverSelectionTimeoutMS": TIMEOUT_MS, "tz_aware": True}
 
 
 def job_store_of(uri: str) -> JobStore:

@@ -15,6 +15,8 @@ list        ``$in`` finds documents by an index, then compares each with every v
 index       Making an index writes each entry to the disk by itself, some milliseconds each; a server that is killed
             meanwhile keeps the index without the others, and does not find their documents.
             ``stores/embedded_faults.py``
+garbage     Python's collector goes through all documents of an answer again and again while they are read, which takes
+            more than half of the time. ``stores/embedded.py``
 kill        Without ``--sync-on-commit`` acknowledged writes are lost when it is killed. ``stores/embedded.py``
 settings    It takes settings from a file ``secantusd.toml`` that lies in its working folder. ``stores/embedded.py``
 full disk   Its answer is an internal error without a word about the disk. ``stores/driver_errors.py``
@@ -26,6 +28,8 @@ from typing import Any
 
 VERSION = "0.7.0b3"  # of secantusdb, in which they were seen
 CODES_OF_A_FULL_DISK = frozenset({1, 8})  # InternalError, UnknownError; seen by filling a disk, which no test does
+# runs it as ``python -m secantus`` does, but collects garbage far more seldom
+START = "import gc, runpy; gc.set_threshold(500_000, 20, 100); runpy.run_module('secantus', None, '__main__', True)"
 LARGEST_TO_INDEX = 2000  # documents; a missing index of a larger collection is not made in passing
 
 

@@ -167,6 +167,8 @@ def _chosen(entries: Entries, text: str) -> set[int]:
         ('_scdm_known_as HAS "MoS2-1"', {1}),
         ('_scdm_known_as HAS ALL "MoS2-1","MoS2-12"', {1}),
         ('NOT _scdm_known_as HAS ALL "MoS2-1","WS2-1"', {1}),
+        ('NOT _scdm_known_as HAS "WS2-1"', {1}),
+        ('NOT references.id HAS "chgnet"', ALL - {0, 2}),
         ('_scdm_known_as HAS "MoS2-"', set()),
         ("_scdm_known_as IS KNOWN", {1}),
         ("_scdm_known_as IS UNKNOWN", ALL - {1}),

@@ -29,7 +29,7 @@ from scdm_flows.stores.archive import Archive
 from scdm_flows.stores.backup import RESTORES, backup, restore
 from scdm_flows.stores.check import RULES, Finding, check
 from scdm_flows.stores.database import database_of
-from scdm_flows.stores.indexes import declared, ensure, ensure_or_raise, index_problems
+from scdm_flows.stores.indexes import ensure, ensure_or_raise, index_problems
 from scdm_flows.stores.names import KEYS
 from scdm_flows.stores.process import free_port
 from scdm_flows.stores.upgrade import MODELS, upgrade
@@ -408,13 +408,6 @@ def test_who_may_only_read_goes_without(monkeypatch: pytest.MonkeyPatch, caplog:
     (left,) = ensure(database)
     assert "this user may only read" in left.detail
     assert "ask a user who may write" in left.remedy
-
-
-def test_every_declared_index_is_named_once() -> None:
-    names = [(i.collection, i.fields) for i in declared(KEYS)]
-    assert len(names) == len(set(names))
-    # 64 is MongoDB's limit for a collection
-    assert sum(collection == "candidates" for collection, _ in names) <= 40
 
 
 # --- migrations in bulk ----------------------------------------------------------------------------------------------

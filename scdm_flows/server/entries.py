@@ -19,7 +19,7 @@ from optimade.server.entry_collections.mongo import MongoCollection
 from optimade.server.mappers import BaseResourceMapper
 from optimade.server.query_params import EntryListingQueryParams, SingleEntryQueryParams
 from optimade.warnings import OptimadeWarning
-from pymongo.errors import OperationFailure
+from pymongo.errors import OperationFailure, ServerSelectionTimeoutError
 
 from scdm_flows.errors import StoreError
 from scdm_flows.server.filters import Filters, Parser
@@ -78,7 +78,6 @@ class Entries(MongoCollection):  # type: ignore[misc] # optimade has no type inf
         criteria["projection"]["_id"] = False
         if name is not None:
             return criteria | {"filter": {self._id: name}}
-        criteria["filter"] = _both({self._type: self.resource_mapper.ENDPOINT}, criteria["filter"])
         if criteria.get("sort") and "page_above" in criteria:
             raise BadRequest("page_above counts by id and does not go with sort; use page_offset")
         return criteria
@@ -111,7 +110,8 @@ class Entries(MongoCollection):  # type: ignore[misc] # optimade has no type inf
             with store_errors(self._uri), pymongo.timeout(DATABASE_SECONDS):
                 return self._single(criteria) if single_entry else self._listing(criteria)
         except StoreError as error:
-            self._failure = time.monotonic(), error
+            if isinstance(error.__context__, ServerSelectionTimeoutError):  # gone, not slow
+                self._failure = time.monotonic(), error
             raise
 
     def _single(self, criteria: Query) -> Answer:
@@ -127,11 +127,19 @@ class Entries(MongoCollection):  # type: ignore[misc] # optimade has no type inf
     def _listing(self, criteria: Query) -> Answer:
         where, limit, skip = criteria["filter"], criteria["limit"], criteria.get("skip", 0)
         above = {self._id: {"$gt": criteria["page_above"]}} if "page_above" in criteria else {}
-        sort = criteria.get("sort", [])
+        served, sort = {self._type: self.resource_mapper.ENDPOINT}, criteria.get("sort", [])
         try:
-            found = self._sorted(_both(above, where), criteria["projection"], sort, skip, limit + 1)
-            whole = not skip and not above and len(found) <= limit
-            total = len(found) if whole else self.count(filter=where)
+            if where or sort:
+                page = [{"$match": above}, *_sorted(sort, self._id), {"$skip": skip}, {"$limit": limit + 1}]
+                parts = {"page": [*page, {"$project": criteria["projection"]}], "total": [{"$count": "n"}]}
+                (both,) = self.collection.aggregate([{"$match": _both(served, where)}, {"$facet": parts}])
+                found, total = both["page"], both["total"][0]["n"] if both["total"] else 0
+            else:  # along the index of the ids, however many there are
+                asked, order = _both(served, above), [(self._id, 1)]
+                found = list(
+                    self.collection.find(asked, criteria["projection"], sort=order, skip=skip, limit=limit + 1)
+                )
+                total = len(self)
         except OverflowError:
             raise BadRequest(f"a page that begins at {skip:.3g} does not exist; ask for one that does") from None
         except OperationFailure as error:
@@ -139,21 +147,6 @@ class Entries(MongoCollection):  # type: ignore[misc] # optimade has no type inf
                 raise BadRequest(f"the database cannot answer this filter: {str(error)[:200]}") from None
             raise
         return self._readable(found[:limit]), total, len(found) > limit
-
-    def _sorted(
-        self, where: Query, projection: Query, sort: list[tuple[str, int]], skip: int, limit: int
-    ) -> list[dict[str, Any]]:
-        """A page; what is not known comes last, where MongoDB has it first if it sorts upwards."""
-        order = [*sort, (self._id, 1)]
-        if not sort or sort[0][1] < 0:
-            return list(self.collection.find(where, projection, sort=order, skip=skip, limit=limit))
-        known, unknown = (_both({sort[0][0]: condition}, where) for condition in ({"$ne": None}, None))
-        found = list(self.collection.find(known, projection, sort=order, skip=skip, limit=limit))
-        if len(found) < limit:
-            skip = max(0, skip - self.collection.count_documents(known)) if skip else 0
-            rest = self.collection.find(unknown, projection, sort=order, skip=skip, limit=limit - len(found))
-            found += list(rest)
-        return found
 
     def _readable(self, documents: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         """What can be sent as an entry; the rest is left out with a warning."""
@@ -176,3 +169,10 @@ class Entries(MongoCollection):  # type: ignore[misc] # optimade has no type inf
 def _both(one: Query, other: Query) -> Query:
     """The query for what both ask for."""
     return {"$and": [one, other]} if one and other else {**one, **other}
+
+
+def _sorted(sort: list[tuple[str, int]], tie: str) -> list[Query]:
+    """Stages that sort; what is not known comes last, where MongoDB has it first if it sorts upwards."""
+    unknown = {f"unknown{i}": {"$eq": [{"$ifNull": [f"${name}", None]}, None]} for i, (name, _) in enumerate(sort)}
+    keys = {key: way for i, (name, way) in enumerate(sort) for key, way in ((f"unknown{i}", 1), (name, way))}
+    return [*([{"$addFields": unknown}] if sort else []), {"$sort": {**keys, tie: keys.get(tie, 1)}}]

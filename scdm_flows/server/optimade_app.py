@@ -55,7 +55,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PAGE_LIMIT, PAGE_LIMIT_MAX = 20, 500
-COUNT_SECONDS = 5.0  # that a database may count what a filter finds; then the answer says no number
 _VERSION = re.compile(r"^/(v[0-9]+(\.[0-9]+){0,2})(/|$)")
 
 
@@ -71,7 +70,6 @@ def _config() -> ServerConfig:
         index_base_url=None,
         request_delay=None,
         base_url=None,
-        mongo_count_timeout=COUNT_SECONDS,
         custom_landing_page=None,
         aliases={},
         length_aliases={},

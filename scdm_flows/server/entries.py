@@ -125,21 +125,9 @@ class Entries(MongoCollection):  # type: ignore[misc] # optimade has no type inf
         return found, 1, False
 
     def _listing(self, criteria: Query) -> Answer:
-        where, limit, skip = criteria["filter"], criteria["limit"], criteria.get("skip", 0)
-        above = {self._id: {"$gt": criteria["page_above"]}} if "page_above" in criteria else {}
-        served, sort = {self._type: self.resource_mapper.ENDPOINT}, criteria.get("sort", [])
+        limit, skip = criteria["limit"], criteria.get("skip", 0)
         try:
-            if where or sort:
-                page = [{"$match": above}, *_sorted(sort, self._id), {"$skip": skip}, {"$limit": limit + 1}]
-                parts = {"page": [*page, {"$project": criteria["projection"]}], "total": [{"$count": "n"}]}
-                (both,) = self.collection.aggregate([{"$match": _both(served, where)}, {"$facet": parts}])
-                found, total = both["page"], both["total"][0]["n"] if both["total"] else 0
-            else:  # along the index of the ids, however many there are
-                asked, order = _both(served, above), [(self._id, 1)]
-                found = list(
-                    self.collection.find(asked, criteria["projection"], sort=order, skip=skip, limit=limit + 1)
-                )
-                total = len(self)
+            found, total = self._page(criteria, limit + 1, skip)
         except OverflowError:
             raise BadRequest(f"a page that begins at {skip:.3g} does not exist; ask for one that does") from None
         except OperationFailure as error:
@@ -147,6 +135,31 @@ class Entries(MongoCollection):  # type: ignore[misc] # optimade has no type inf
                 raise BadRequest(f"the database cannot answer this filter: {str(error)[:200]}") from None
             raise
         return self._readable(found[:limit]), total, len(found) > limit
+
+    def _page(self, criteria: Query, limit: int, skip: int) -> tuple[list[dict[str, Any]], int]:
+        """Documents, and how many match in all: without a filter about as many as are stored."""
+        where = _both({self._type: self.resource_mapper.ENDPOINT}, criteria["filter"])
+        above = {self._id: {"$gt": criteria["page_above"]}} if "page_above" in criteria else {}
+        order = [*criteria.get("sort", []), (self._id, 1)]
+        up = order[0][0] if order[0] != (self._id, 1) and order[0][1] > 0 else None
+        # what is not known comes last, where MongoDB has it first if it sorts upwards
+        known, unknown = ({up: {"$ne": None}}, {up: None}) if up else ({}, {})
+        if criteria["filter"]:  # the page and the number of one reading, as the embedded server reads all that match
+            stages = [{"$match": _both(known, above)}, {"$sort": dict(order)}, {"$skip": skip}, {"$limit": limit}]
+            parts = {"page": [*stages, {"$project": criteria["projection"]}], "total": [{"$count": "n"}]}
+            (read,) = self.collection.aggregate([{"$match": where}, {"$facet": parts}])
+            found, total = read["page"], sum(counted["n"] for counted in read["total"])
+        else:
+            found, total = self._find(_both(where, _both(known, above)), criteria, order, limit, skip), len(self)
+        if up and len(found) < limit:
+            left = max(0, skip - self.collection.count_documents(_both(where, known))) if skip else 0
+            found += self._find(_both(where, unknown), criteria, order, limit - len(found), left)
+        return found, total
+
+    def _find(
+        self, where: Query, criteria: Query, order: list[tuple[str, int]], limit: int, skip: int
+    ) -> list[dict[str, Any]]:
+        return list(self.collection.find(where, criteria["projection"], sort=order, limit=limit, skip=skip))
 
     def _readable(self, documents: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         """What can be sent as an entry; the rest is left out with a warning."""
@@ -169,10 +182,3 @@ class Entries(MongoCollection):  # type: ignore[misc] # optimade has no type inf
 def _both(one: Query, other: Query) -> Query:
     """The query for what both ask for."""
     return {"$and": [one, other]} if one and other else {**one, **other}
-
-
-def _sorted(sort: list[tuple[str, int]], tie: str) -> list[Query]:
-    """Stages that sort; what is not known comes last, where MongoDB has it first if it sorts upwards."""
-    unknown = {f"unknown{i}": {"$eq": [{"$ifNull": [f"${name}", None]}, None]} for i, (name, _) in enumerate(sort)}
-    keys = {key: way for i, (name, way) in enumerate(sort) for key, way in ((f"unknown{i}", 1), (name, way))}
-    return [*([{"$addFields": unknown}] if sort else []), {"$sort": {**keys, tie: keys.get(tie, 1)}}]

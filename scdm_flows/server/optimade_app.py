@@ -19,6 +19,7 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse, Response
 from fastapi.routing import APIRoute
+from pydantic import AnyHttpUrl
 from starlette.exceptions import HTTPException
 
 from scdm_flows import __version__
@@ -165,7 +166,7 @@ def _corrected(endpoint: Callable[..., Any]) -> Callable[..., Any]:
             return found
         for version in getattr(getattr(found.data, "attributes", None), "available_api_versions", ()):
             root = f"{request.url.scheme}://{request.url.netloc}{request.scope.get('root_path', '')}"
-            version.url = root + BASE_URL_PREFIXES["major"]  # optimade's does not know where it is mounted
+            version.url = AnyHttpUrl(root + BASE_URL_PREFIXES["major"])  # optimade's does not know where it is mounted
         if found.data.id == "structures":
             for name, entry in found.data.properties.items():
                 entry.sortable = name in sortable()

@@ -256,7 +256,16 @@ def test_sorting_puts_what_is_not_known_last(structures: str) -> None:
         answer = requests.get(structures, params={"sort": f"{sign}_scdm_e_above_hull", **fields})
         assert _ids(answer)[: len(known)] == [d.candidate_id for d in expected]
         assert answer.json()["data"][-1]["attributes"] == {"_scdm_e_above_hull": None, "_scdm_rank": None}
-        assert answer.json()["data"][0]["attributes"]["_scdm_rank"] == expected[0].rank  # ranks are not in documents
+        assert answer.json()["data"][0]["attributes"]["_scdm_rank"] == expected[0].rank
+        for filtered in ({}, {"filter": "nsites>0"}):
+            found: list[str] = []
+            for offset in range(0, N, 13):  # pages that end, and begin, among what is not known
+                page = {"sort": f"{sign}_scdm_e_above_hull", "page_limit": "13", "page_offset": str(offset), **filtered}
+                answer = requests.get(structures, params=page)
+                found += _ids(answer)
+                assert answer.json()["meta"]["data_returned"] == N
+            assert found[: len(known)] == [d.candidate_id for d in expected]
+            assert found[len(known) :] == [d.candidate_id for d in layers() if d.e_above_hull is None]
 
 
 def test_a_candidate_by_its_id(structures: str) -> None:

@@ -130,7 +130,7 @@ def optimade_app(database: Database) -> FastAPI:
 
 def _records(kind: type[EntryResource], mapper: BaseResourceMapper, records: list[dict[str, Any]]) -> Entries:
     """Entries that are part of the program, in a small database of their own in memory."""
-    collection = mongomock.MongoClient(tz_aware=True)["optimade"][mapper.ENDPOINT]
+    collection: Any = mongomock.MongoClient(tz_aware=True)["optimade"][mapper.ENDPOINT]
     collection.insert_many([{"type": mapper.ENDPOINT, **record} for record in records])
     return Entries(collection, kind, mapper, mapper.config)
 

@@ -275,7 +275,7 @@ _LISTS: dict[str, Callable[[list[str], list[str]], bool]] = {
     "ANY": lambda items, asked: bool(set(asked) & set(items)),
 }
 _FORMULAS = ["MoS2", "A2B", "C", "S", "(HO2)2", "H", ""]
-_FIELDS = {
+_FIELDS: dict[str, list[Any]] = {
     "_scdm_e_above_hull": [0.0, 0.1, 0.15],
     "_scdm_min_frequency_thz": [-1.0, 0.0],
     "_scdm_layer_group": [79, 80],

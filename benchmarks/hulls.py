@@ -1,6 +1,6 @@
-"""Convex hulls: ours beside pymatgen's, a published table, and a store of 100,000 candidates (`make bench`).
+"""Convex hulls: ours beside pymatgen's, a published table, and a store of candidates (`make bench`).
 
-    python benchmarks/hulls.py --systems 2000 --table mp_compositions_ef_ed.csv.gz --candidates 100000
+    python benchmarks/hulls.py --systems 2000 --table mp_compositions_ef_ed.csv.gz --candidates 10000
 
 The table is that of Bartel et al. 2020 (columns formula, formation_energy_ev_per_atom,
 decomposition_energy_ev_per_atom); its decomposition energies are worked out again. Candidates are synthetic.

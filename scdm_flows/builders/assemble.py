@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+from scdm_flows.builders.optimade import optimade_of
 from scdm_flows.campaigns.plan import open_stages
 from scdm_flows.documents import (
     OPENED_STAGES,
@@ -108,6 +109,7 @@ def assemble(found: Found, campaign: str) -> CandidateDoc:
         record.completed_at, record.seconds = completed_at(job), (job.get("metadata") or {}).get("seconds")
     document.stages = stages
     document.passed = " ".join(s.value for s in StageName if s.value in stages and stages[s.value].status == "passed")
+    document.optimade = optimade_of(document)
     return document
 
 

@@ -199,7 +199,7 @@ class CandidateBuilder(ScdmBuilder):
         """Write what changed. Fields of later builders stay as they are, also if these write at the same time; where a
         candidate has another relaxed structure or brings another energy to the hull, its novelty or its hull fields
         begin anew and it is marked (no version, pending). The database sets the time, so that one clock says what
-        changed (``stores.catalogue``).
+        changed since a ranking.
         """
         from pymongo import UpdateOne
 
@@ -213,13 +213,13 @@ class CandidateBuilder(ScdmBuilder):
             judged = _begin_novelty(document, before or {})
             token = pending_token(document)
             document["hull_pending"] = token
-            values = {k: v for k, v in plain_values(document).items() if k not in {*RANK_FIELDS, "last_updated"}}
+            values = {k: v for k, v in plain_values(document).items() if k != "last_updated"}
             if before is None:
-                rest = {k: values.pop(k) for k in (*NOVELTY_FIELDS, *HULL_FIELDS, "hull_pending")}
+                rest = {k: values.pop(k) for k in (*NOVELTY_FIELDS, *HULL_FIELDS, *RANK_FIELDS, "hull_pending")}
                 change = {"$set": values, "$setOnInsert": rest}
                 updates.append(UpdateOne(key, self.database.stamped(change), upsert=True))
                 continue
-            left = {"last_updated", *judged}
+            left = {"last_updated", *RANK_FIELDS, *judged}
             if pending_token(before) == token and "hull_revision" in before:
                 left |= {*HULL_FIELDS, "hull_pending"}
             own = {k: v for k, v in values.items() if k not in left}

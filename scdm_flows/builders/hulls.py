@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-import numpy as np
 from pymongo import UpdateOne
 from pymongo.errors import DuplicateKeyError
 
@@ -34,9 +33,7 @@ from scdm_flows.documents.migrations import check_version
 from scdm_flows.documents.provenance import made_here
 from scdm_flows.engines.forcefield.potentials import scheme_of
 from scdm_flows.errors import ReferenceDataError, ScdmError, StoreError
-from scdm_flows.stores.catalogue import candidates_in, read_all
 from scdm_flows.stores.database import Database, strip
-from scdm_flows.stores.table import Table, joined
 from scdm_flows.thermo.competing_phases import Place, Placed, compete, place, points
 from scdm_flows.thermo.entries import load_references
 from scdm_flows.thermo.hull import Phase, PhaseSystem
@@ -86,8 +83,8 @@ class Basis:
 
     @property
     def criteria(self) -> dict[str, Any]:
-        """Of its candidates that have an energy, for ``stores.table``."""
-        return {**self.scope, "energy_scheme": {"$eq": self.table.scheme}}
+        """Of its candidates that have an energy."""
+        return {**self.scope, "energy_scheme": self.table.scheme}
 
     def hull_id(self, chemsys: str) -> str:
         """Key of a hull document."""
@@ -271,45 +268,22 @@ class HullBuilder(ScdmBuilder):
             self.written += int(self._candidates.bulk_write(updates, ordered=False).modified_count)
 
     def _dirty(self, basis: Basis) -> set[str]:
-        """Chemical systems of a basis that have to be computed.
-
-        Asked for in ranges of one index each: for other questions the embedded server reads whole collections.
-        """
+        """Chemical systems of a basis that have to be computed."""
         if self.everything:
             hulls = [{"references": basis.key}]
-            found = {name.decode() for name in np.unique(self._members(basis).columns["chemsys"]).tolist()}
+            found = set(self._candidates.distinct("chemsys", basis.criteria))
         else:
+            # in ranges of one index each
             unlike: list[dict[str, Any]] = [{"basis_sha256": {o: basis.sha256}} for o in ("$lt", "$gt")]
             hulls = [{"references": basis.key, **other} for other in (*unlike, {"spread": False})]
-            found = {d["chemsys"] for d in self._pending(basis)}
+            pending = self._candidates.find({**basis.criteria, "hull_pending": {"$gt": ""}}, {"chemsys": 1})
+            found = {d["chemsys"] for d in pending}
         return found | {d["chemsys"] for criteria in hulls for d in self._hulls.find(criteria, {"chemsys": 1})}
-
-    def _pending(self, basis: Basis) -> list[dict[str, Any]]:
-        fields = dict.fromkeys(("candidate_id", "campaign", "chemsys", "energy_scheme"), 1)
-        found = self._candidates.find({"hull_pending": {"$gt": ""}}, fields)
-        pending = sorted(found, key=lambda d: str(d["candidate_id"]))  # as a table sorts them
-        mine = Table.of(pending).mask(basis.criteria)
-        return [d for d, is_mine in zip(pending, mine, strict=True) if is_mine]
-
-    def _members(self, basis: Basis) -> Table:
-        """The candidates of a basis that have an energy; those that were removed since the last ranking are in it."""
-        table = self.database.catalogue.table()
-        return table.rows(table.mask(basis.criteria))
 
     def _shrunk(self, basis: Basis) -> set[str]:
         """Systems with a hull that names candidates which are no longer there."""
-        catalogue = self.database.catalogue
-        if len(catalogue.table()) == candidates_in(self.database):
-            members = self._members(basis)
-        else:  # some were removed, which the table does not know yet
-            everything = joined([read_all(self.database, name) for name in catalogue.campaigns()])
-            members = everything.rows(everything.mask(basis.criteria))
-        total = [{"$match": {"references": basis.key}}, {"$group": {"_id": None, "n": {"$sum": "$n_candidates"}}}]
-        named = next(iter(self._hulls.aggregate(total)), {"n": 0})["n"]
-        if named <= len(members) - len(self._pending(basis)):
-            return set()
-        systems, counts = np.unique(members.columns["chemsys"], return_counts=True)
-        counted = {name.decode(): n for name, n in zip(systems.tolist(), counts.tolist(), strict=True)}
+        by_system = [{"$match": basis.criteria}, {"$group": {"_id": "$chemsys", "n": {"$sum": 1}}}]
+        counted = {d["_id"]: d["n"] for d in self._candidates.aggregate(by_system)}
         stored = self._hulls.find({"references": basis.key}, {"chemsys": 1, "n_candidates": 1})
         return {d["chemsys"] for d in stored if counted.get(d["chemsys"], 0) < d["n_candidates"]}
 
@@ -319,7 +293,7 @@ class HullBuilder(ScdmBuilder):
         before = self._hulls.find_one({"hull_id": basis.hull_id(chemsys)})
         if before is not None:
             check_version(HullDoc, before, f"hull {chemsys}")
-        criteria = {"chemsys": chemsys, **basis.scope, "energy_scheme": basis.table.scheme}
+        criteria = {"chemsys": chemsys, **basis.criteria}
         members = [
             strip(d)
             for d in self._candidates.find(criteria, dict.fromkeys(_NEEDED, 1)).sort("candidate_id", 1)

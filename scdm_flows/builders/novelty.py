@@ -28,7 +28,6 @@ from scdm_flows.documents.candidate import NOVELTY_FIELDS, CandidateDoc
 from scdm_flows.documents.migrations import stored_version, version_of
 from scdm_flows.documents.novelty import CAMPAIGN, KnownAs, Novelty
 from scdm_flows.errors import StoreError
-from scdm_flows.stores.catalogue import candidates_in
 from scdm_flows.stores.database import Database, strip
 from scdm_flows.stores.known_sets import known_layers
 from scdm_models.datasets.known import KnownLayers, KnownMatch, look_up_all
@@ -36,6 +35,7 @@ from scdm_models.datasets.matching import LayerMatcher
 
 BATCH = 5000  # candidates compared together: worker processes pay only for many
 FORMULAS = 50  # in a request: the embedded server compares each with all of them
+LOOKED_UP = 50  # candidates whose names are looked up in a request, for the same reason
 ATTEMPTS = 20
 MOST_KNOWN = 10  # entries of data sets that are kept of a candidate, the nearest
 _NEEDED = [
@@ -167,15 +167,35 @@ class NoveltyBuilder(ScdmBuilder):
                 raise StoreError(f"candidates changed {ATTEMPTS} times while they were compared; build again")
 
     def _dirty(self) -> Counter[str]:
-        """Formula -> candidates to compare. Asked for in ranges of an index: for other questions the embedded server
-        reads the whole collection. A candidate that was removed is in no change, so then all are compared again.
+        """Formula -> candidates to compare: those that were not, or with other known layers, and those that name a
+        candidate which was removed since.
         """
         version = self.known.version
-        everything = self.everything or len(self.database.catalogue.table()) > candidates_in(self.database)
-        ranges = [{"$gte": ""}] if everything else [{"$lt": version}, {"$gt": version}]
-        return Counter(
+        # in ranges of an index
+        ranges = [{"$gte": ""}] if self.everything else [{"$lt": version}, {"$gt": version}]
+        found = Counter(
             d["formula"] for r in ranges for d in self._candidates.find({"novelty.version": r}, {"formula": 1})
         )
+        return found if self.everything else found + self._orphaned()
+
+    def _orphaned(self) -> Counter[str]:
+        """Formula -> candidates whose verdict names a candidate that is no longer there."""
+        fields = [
+            "formula",
+            "duplicate_of",
+            "known_as.id",
+            "known_as.source",
+            "novelty.version",
+            "stages.screen.status",
+        ]
+        naming = [{"duplicate_of": {"$gt": ""}}, {"known_as.source": {"$gte": CAMPAIGN, "$lt": f"{CAMPAIGN}~"}}]
+        found: Counter[str] = Counter()
+        for some in batches((d for q in naming for d in self._candidates.find(q, dict.fromkeys(fields, 1))), LOOKED_UP):
+            named = {name for d in some for name in _names(d)}
+            there = self._candidates.find({"candidate_id": {"$in": sorted(named)}}, {"candidate_id": 1})
+            gone = named - {d["candidate_id"] for d in there}
+            found.update(d["formula"] for d in some if not gone.isdisjoint(_names(d)))
+        return found
 
     def _read(self, formulas: Sequence[str]) -> dict[str, Any]:
         candidates = [strip(d) for d in self._of(formulas, _NEEDED)]
@@ -237,6 +257,15 @@ class NoveltyBuilder(ScdmBuilder):
     @property
     def _candidates(self) -> Any:
         return self.database.candidates._collection
+
+
+def _names(candidate: Mapping[str, Any]) -> set[str]:
+    """The candidates that the verdict on one names."""
+    if not candidate.get("novelty"):
+        return set()
+    named = {k["id"] for k in candidate.get("known_as") or () if k["source"].startswith(CAMPAIGN)}
+    first = candidate.get("duplicate_of")
+    return named if first is None or is_sample_duplicate(candidate) else named | {first}
 
 
 def _is_ours(document: Mapping[str, Any]) -> bool:

@@ -6,7 +6,7 @@ cuts its end.
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
 from scdm_flows.campaigns.controls import control_of, keep_choice
 from scdm_flows.campaigns.stored import outputs
@@ -42,16 +42,21 @@ def choose(database: Database, config: CampaignConfig) -> list[str]:
 def _ranked(database: Database, config: CampaignConfig) -> list[str]:
     """Candidates whose gate is open to phonons, the best first; only new layers where the budget says so: after
     relaxation, or as sampled where that could not be judged."""
-    table = database.catalogue.table(config.name)
-    fits = np.isfinite(table.columns["rank"])
-    if config.budget.phonons is not None and config.budget.phonons.novel_only:
-        novel, of_sample = table.columns["novel"], table.columns["sample_novel"]
-        fits &= np.where(np.isnan(novel), of_sample, novel) == 1
-    rows = np.flatnonzero(fits)
-    rows = rows[np.argsort(table.columns["rank"][rows])]
+    novel_only = config.budget.phonons is not None and config.budget.phonons.novel_only
     gates = outputs(database, config.name, StageName.GATE, ["output.phonon"])
     may = {d["metadata"]["candidate_id"] for d in gates if (d.get("output") or {}).get("phonon")}
-    return [name for name in (raw.decode() for raw in table.ids[rows].tolist()) if name in may]
+    ranked = database.candidates.query(
+        {"campaign": config.name, "rank": {"$gte": 1}},
+        properties=["candidate_id", "novel", "sample_novel"],
+        sort={"rank": 1},
+    )
+    with store_errors(database.uri):
+        return [d["candidate_id"] for d in ranked if d["candidate_id"] in may and (_is_novel(d) or not novel_only)]
+
+
+def _is_novel(candidate: dict[str, Any]) -> bool:
+    novel = candidate.get("novel")
+    return bool(candidate.get("sample_novel") if novel is None else novel)
 
 
 def why_not(budget: PhononBudgetConfig) -> str:

@@ -98,6 +98,25 @@ def index(dry_run: bool, as_json: bool) -> None:
 
 
 @db.command()
+@JSON
+def explain(as_json: bool) -> None:
+    """Which index serves each filter and each sort of candidates, and what a first page reads.
+
+    Each filter is asked for alone, with a value that occurs; each sort with all candidates. The embedded server reads
+    all that matches before it cuts a page.
+    """
+    from scdm_flows.query.explain import plans
+
+    with database(create=False) as connected:
+        found = list(plans(connected))
+    if as_json:
+        echo_json([asdict(plan) for plan in found])
+        return
+    rows = [[p.asked, p.declared or "none", p.used or "none", p.examined, p.returned] for p in found]
+    table("scdm db explain", ["question", "index made for it", "index used", "documents read", "answered"], rows)
+
+
+@db.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @JSON
 def backup(path: Path, as_json: bool) -> None:

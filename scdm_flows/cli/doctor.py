@@ -154,19 +154,19 @@ def _indexes() -> str:
     from scdm_flows.config.settings import get_settings
     from scdm_flows.stores.database import connect
     from scdm_flows.stores.embedded import EmbeddedServer
-    from scdm_flows.stores.indexes import declared, index_problems
-    from scdm_flows.stores.names import KEYS
+    from scdm_flows.stores.indexes import index_problems, wanted
 
     settings = get_settings()
     if settings.mongo_uri is None and not EmbeddedServer(settings.data_dir, settings.explicit_port).status().running:
-        return f"{len(declared(KEYS))}, made when the database is used"
+        return "made when the database is used"
     with connect(settings, indexes=False) as database:
         problems = index_problems(database)
+        n = len(wanted(database))
         new = database.mongo["campaigns"].find_one({}) is None
     if problems and not new:
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise Missing("; ".join(t.detail for t in problems[:3]) + more, problems[0].remedy)
-    return f"{len(declared(KEYS))}" + (", made when the database is used" if problems else "")
+    return f"{n}" + (", made when the database is used" if problems else "")
 
 
 def _launchpad() -> str:

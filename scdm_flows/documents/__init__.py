@@ -8,7 +8,7 @@ from scdm_flows.documents.campaign import CampaignDoc, Funnel
 from scdm_flows.documents.candidate import CandidateDoc, StageRecord
 from scdm_flows.documents.novelty import KnownAs, Novelty
 from scdm_flows.documents.phonon import PhononDoc, PhononDos, SoftMode, ThermalQuantities
-from scdm_flows.documents.ranking import Column, RankingBlock, RankingDoc
+from scdm_flows.documents.ranking import RankingDoc
 from scdm_flows.documents.stages import GateDoc, ScreenedCandidate, ScreenOutput, StageFailure
 from scdm_flows.documents.states import (
     CORE_STAGES,
@@ -35,7 +35,6 @@ __all__ = [
     "CampaignState",
     "CandidateDoc",
     "CandidateState",
-    "Column",
     "DosData",
     "Funnel",
     "GapKind",
@@ -45,7 +44,6 @@ __all__ = [
     "PhononDoc",
     "PhononDos",
     "Provenance",
-    "RankingBlock",
     "RankingDoc",
     "ScdmDocument",
     "ScreenOutput",

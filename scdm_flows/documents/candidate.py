@@ -1,8 +1,7 @@
 """A candidate: one generated crystal and all that became of it. Collection ``candidates``, key ``candidate_id``.
 
-Written by the candidate builder; the novelty builder refreshes ``NOVELTY_FIELDS``, the hull builder ``HULL_FIELDS``.
-``RANK_FIELDS`` are not stored here: one new candidate moves thousands of ranks, so the ranking builder keeps them
-together (``documents.ranking``) and ``CandidateDB`` fills them in.
+Written by the candidate builder; the novelty builder refreshes ``NOVELTY_FIELDS``, the hull builder ``HULL_FIELDS``,
+the ranking builder ``RANK_FIELDS``.
 """
 
 from __future__ import annotations
@@ -97,6 +96,9 @@ class CandidateDoc(ScdmDocument):
 
     structure: dict[str, Any] = Field(description="the sample, pymatgen's dict")
     relaxed_structure: dict[str, Any] | None = Field(None, description="after relaxation, pymatgen's dict")
+    optimade: dict[str, Any] | None = Field(
+        None, description="what OPTIMADE says of the relaxed structure, else of the sample; null where it cannot"
+    )
     rmsd_to_relaxed_angstrom: float | None = queryable(
         None, "root mean square atom displacement by the relaxation, angstrom"
     )
@@ -166,6 +168,7 @@ HULL_FIELDS = (
     "decomposition",
     "hull_revision",
 )
+# A change of these leaves last_updated as it is: they follow from other candidates, too.
 RANK_FIELDS = ("score", "score_terms", "score_unknown", "rank", "pareto_front")
 
 

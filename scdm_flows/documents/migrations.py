@@ -59,6 +59,12 @@ def _funnel_of_samples(campaign: Document) -> Document:
     return campaign | {"funnel": {**funnel, "sample_novel": sample_novel}}
 
 
+def _ranks_in_candidates(ranking: Document) -> Document:
+    """Version 1 named blocks that held the ranks; nothing is ranked until the next build."""
+    kept = {k: v for k, v in ranking.items() if k != "n_blocks"}
+    return kept | {"revision": 0, "complete": False}
+
+
 # (name of the document's class, version before) -> the document one version later, without its schema_version
 MIGRATIONS: dict[tuple[str, int], Step] = {
     ("HullDoc", 1): _hull_2,
@@ -66,6 +72,7 @@ MIGRATIONS: dict[tuple[str, int], Step] = {
     ("CandidateDoc", 1): _one_energy_above_hull,
     ("CandidateDoc", 2): _novelty_of_the_sample,
     ("CampaignDoc", 1): _funnel_of_samples,
+    ("RankingDoc", 1): _ranks_in_candidates,
     ("GateDoc", 1): _one_energy_above_hull,
 }
 

@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import difflib
 import logging
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from scdm_flows.documents import BandsDoc, CampaignDoc, CandidateDoc, PhononDoc, StageFailure
+from scdm_flows.documents.candidate import queryable_fields
 from scdm_flows.documents.hull import HullDoc
 from scdm_flows.documents.migrations import NewerDocumentError, migrate
 from scdm_flows.documents.novelty import KnownAs
 from scdm_flows.errors import CampaignError, ConfigError
-from scdm_flows.query.conditions import chemical_system, criteria_of, known_field, order_of
+from scdm_flows.query.conditions import KNOWN_AS, chemical_system, criteria_of, one_value, sort_field
+from scdm_flows.query.listing import KEY, Listing, Order, read_cursor, write_cursor
 from scdm_flows.stores.database import Database, strip
 from scdm_flows.stores.driver_errors import store_errors
-from scdm_flows.stores.listing import Listing, read_cursor, write_cursor
-from scdm_flows.stores.table import KNOWN_AS, After
 
 logger = logging.getLogger(__name__)
 
@@ -55,10 +55,11 @@ FLAT = (
     "reason",
     "score",
 )
+_FLAT_FIELDS = [*FLAT, "schema_version", "provenance.versions"]
 # how a candidate's energy is marked wherever candidates are listed, and what that means
 EXTRAPOLATED_MARK = "?"
 EXTRAPOLATED_WORDS = "outside what the energy model has learned from: its error may be larger than said"
-BATCH = 500  # documents in memory at a time, however many are asked for
+MOST_COUNTED = 10_000  # candidates that are counted; beyond that there are "more than" these
 _NEAR = 50  # ids that are compared with one that does not exist
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -81,7 +82,6 @@ class CandidateDB:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._listing = Listing(database)
 
     def find(
         self, *, sort: str = "rank", limit: int | None = None, after: str | None = None, **filters: Any
@@ -149,8 +149,11 @@ class CandidateDB:
         return Page(documents, following, skipped)
 
     def count(self, **filters: Any) -> int:
-        """How many candidates match; filters as for ``find``."""
-        return self._listing.count(criteria_of(filters))
+        """How many candidates match, ``MOST_COUNTED + 1`` where there are more; filters as for ``find``.
+
+        ``count_words`` says it in words.
+        """
+        return Listing(self._database, criteria_of(filters), Order(KEY)).count(MOST_COUNTED + 1)
 
     def get(self, candidate_id: str) -> CandidateDoc:
         """The candidate with this id.
@@ -167,7 +170,7 @@ class CandidateDB:
             near = difflib.get_close_matches(str(candidate_id), self._ids_like(str(candidate_id)), n=1)
             hint = f"did you mean {near[0]}?" if near else "`scdm candidates list` shows what there is"
             raise CampaignError(f"no candidate has the id {candidate_id!r}; {hint}")
-        return found.model_copy(update=self._listing.rank_fields(found.campaign, found.candidate_id))
+        return found
 
     def _ids_like(self, candidate_id: str) -> list[str]:
         """Ids that begin alike; of the last six characters as few as need be may differ."""
@@ -191,34 +194,48 @@ class CandidateDB:
         self, *, sort: str = "rank", limit: int | None = None, after: str | None = None, **filters: Any
     ) -> tuple[list[dict[str, Any]], str | None]:
         """``flat_records``, and the cursor of what comes after them; None where nothing does."""
-        rows, following = self._page(sort, limit, after, filters, [*FLAT, "schema_version", "provenance"])
+        rows, following = self._page(sort, limit, after, filters, _FLAT_FIELDS)
         return _flat(rows), following
 
     def window(self, start: int, stop: int, *, sort: str = "rank", **filters: Any) -> tuple[list[dict[str, Any]], int]:
-        """``flat_records`` at places ``start`` to ``stop`` (not included) of a listing, and how many match in all.
+        """``flat_records`` at places ``start`` to ``stop`` (not included) of a listing, and how many match in all, as
+        ``count`` says.
 
         For tables that are scrolled. Places move when candidates are added meanwhile; ``page`` goes by key.
         """
         if not 0 <= start < stop:
             raise ConfigError(f"rows {start} to {stop} are no part of a listing; it begins with row 0")
-        fields = [*FLAT, "schema_version", "provenance"]
-        rows, total = self._listing.window(criteria_of(filters), order_of(sort), start, stop, fields)
-        return _flat(rows), total
+        listing = Listing(self._database, criteria_of(filters), Order(*sort_field(sort)), _FLAT_FIELDS)
+        rows = listing.window(start, stop)
+        return _flat(rows), listing.count(MOST_COUNTED + 1)
 
     def columns(self, fields: Iterable[str], **filters: Any) -> dict[str, NDArray[Any]]:
         """Queryable field -> its values in every candidate that matches, in the order of their ids.
 
         Numbers are float64 (nan: not known; booleans are 0 and 1), texts str (empty: not known).
         """
-        names = list(fields)
-        for name in names:
-            known_field(name)
-        return self._listing.columns(criteria_of(filters), names)
+        kinds = queryable_fields()
+        values: dict[str, list[Any]] = {}
+        for name in fields:
+            one_value(name, "columns")
+            values[name] = []
+        listing = Listing(self._database, criteria_of(filters), Order(KEY), list(values))
+        for document in listing.read():
+            for name, column in values.items():
+                value = document.get(name)
+                if issubclass(kinds[name], str):
+                    column.append("" if value is None else str(value))
+                else:
+                    column.append(float(value) if isinstance(value, int | float) else np.nan)
+        return {
+            name: np.array(column, dtype=str if issubclass(kinds[name], str) else float)
+            for name, column in values.items()
+        }
 
     def check(self, *, sort: str = "rank", **filters: Any) -> None:
         """Nothing, or what ``find`` raises for these filters; asks no database."""
         criteria_of(filters)
-        order_of(sort)
+        sort_field(sort)
 
     def stages(self, campaign: str) -> Iterator[dict[str, Any]]:
         """State, reason and stages (name -> record, as stored) of each candidate of a campaign, one by one."""
@@ -288,32 +305,25 @@ class CandidateDB:
         rows = list(self._rows(sort, limit and limit + 1, after, filters, fields))
         if limit is None or len(rows) <= limit:
             return rows, None
-        return rows[:limit], write_cursor(order_of(sort), criteria_of(filters), rows[limit - 1])
+        return rows[:limit], write_cursor(Order(*sort_field(sort)), criteria_of(filters), rows[limit - 1])
 
     def _rows(
         self, sort: str, limit: int | None, after: str | None, filters: dict[str, Any], fields: list[str] | None = None
     ) -> Iterator[dict[str, Any]]:
-        """Stored documents in order, read in batches. Arguments are checked before the first is asked for."""
-        criteria, order = criteria_of(filters), order_of(sort)
+        """Stored documents in order, one by one. Arguments are checked before the first is asked for."""
+        criteria, order = criteria_of(filters), Order(*sort_field(sort))
         _check_limit(limit)
         start = None if after is None else read_cursor(after, order, criteria)
-
-        def batches(last: After | None) -> Iterator[dict[str, Any]]:
-            left = math.inf if limit is None else limit
-            while left > 0:
-                size = int(min(BATCH, left))
-                found = self._listing.read(criteria, order, size, last, fields)
-                yield from found
-                if len(found) < size:
-                    return
-                last = After(found[-1].get(order.field), found[-1]["candidate_id"])
-                left -= size
-
-        return batches(start)
+        return Listing(self._database, criteria, order, fields).read(limit, start)
 
 
 def _candidate(row: dict[str, Any]) -> CandidateDoc:
     return CandidateDoc.model_validate(migrate(CandidateDoc, row, f"candidate {row.get('candidate_id')!r}"))
+
+
+def count_words(n: int) -> str:
+    """What ``CandidateDB.count`` says, in words."""
+    return f"more than {MOST_COUNTED:,}" if n > MOST_COUNTED else f"{n:,}"
 
 
 def known_words(known: Iterable[KnownAs | dict[str, Any]] | None) -> str | None:

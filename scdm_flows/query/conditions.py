@@ -1,4 +1,5 @@
-"""What may be asked of candidates: filters, checked against the fields that ``CandidateDoc`` declares queryable.
+"""What may be asked of candidates: filters, checked against the fields that ``CandidateDoc`` declares queryable, as
+queries of MongoDB's.
 
 A condition that cannot be met as written is refused with the nearest that can: value, rule and remedy.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
@@ -16,9 +18,10 @@ from pydantic import TypeAdapter, ValidationError
 from scdm_flows.documents import StageName
 from scdm_flows.documents.candidate import queryable_fields
 from scdm_flows.errors import ConfigError
-from scdm_flows.stores.listing import Order
-from scdm_flows.stores.table import KNOWN_AS
+from scdm_flows.stores.indexes import passed_field
 
+Criteria = dict[str, Any]  # a query: field -> operator -> value, and $and where a field has two of one operator
+KNOWN_AS = "known_as"
 RANGES = {"max": "$lte", "min": "$gte"}
 GROUPS = {"layer_group": 80, "space_group": 230}
 # first and last layer group of each
@@ -33,51 +36,66 @@ CRYSTAL_SYSTEMS = {
 SPECIAL = ("crystal_system", "text")  # filters that are no fields
 
 
-def criteria_of(filters: Mapping[str, Any]) -> dict[str, Any]:
+def criteria_of(filters: Mapping[str, Any]) -> Criteria:
     """The filters as a query of stored candidates; ConfigError for what cannot be asked."""
-    criteria: dict[str, Any] = {}
+    criteria: Criteria = {}
     for key, value in filters.items():
-        if value is None:
-            continue
-        prefix, _, rest = key.partition("_")
-        if prefix in RANGES and key not in queryable_fields() and rest in queryable_fields():
-            criteria.setdefault(rest, {})[RANGES[prefix]] = _number(key, rest, value)
-        elif key == "elements":
-            criteria.setdefault(key, {})["$all"] = element_symbols(value)
-        elif key == "crystal_system":
-            criteria.setdefault("layer_group", {}).update(crystal_system(value))
-        elif key == "passed":
-            criteria.setdefault(key, {})["$has"] = _stage(value)
-        elif key == KNOWN_AS:
-            if not isinstance(value, str):
-                raise ConfigError(f"{key}={value!r} must be the id of a known layer, such as MoS2-165798ab5e33")
-            criteria.setdefault(key, {})["$has"] = f"\n{value}\n"
-        elif key == "text":
-            criteria.setdefault("candidate_id", {})["$has"] = str(value)
-        elif key == "chemsys" and isinstance(value, str) and "*" in value:
-            known, n = _wild_chemsys(value)
-            criteria.setdefault("nelements", {})["$eq"] = n
-            if known:
-                criteria.setdefault("elements", {})["$all"] = known
-        else:
-            known_field(key)
-            several = isinstance(value, list | tuple | set | frozenset)
-            values = [_checked(key, v) for v in value] if several else [_checked(key, value)]
-            criteria.setdefault(key, {}).update({"$in": values} if several else {"$eq": values[0]})
+        if value is not None:
+            for field, condition in _conditions(key, value):
+                criteria = both(criteria, field, condition)
     for field, condition in criteria.items():
-        low, high = condition.get("$gte"), condition.get("$lte")
-        if low is not None and high is not None and low > high:
+        if field != "$and" and condition.get("$gte", -math.inf) > condition.get("$lte", math.inf):
+            low, high = condition["$gte"], condition["$lte"]
             raise ConfigError(f"min_{field}={low:g} is above max_{field}={high:g}, so nothing can match; exchange them")
     return criteria
 
 
-def order_of(sort: str) -> Order:
-    """The order that ``field`` or ``-field`` asks for."""
+def both(criteria: Criteria, field: str, condition: Mapping[str, Any]) -> Criteria:
+    """The query with one condition more."""
+    before = criteria.get(field, {})
+    if before.keys() & condition.keys():
+        return {**criteria, "$and": [*criteria.get("$and", []), {field: dict(condition)}]}
+    return {**criteria, field: {**before, **condition}}
+
+
+def _conditions(key: str, value: Any) -> list[tuple[str, dict[str, Any]]]:
+    """The field and condition of a filter; of one that speaks of two fields both."""
+    prefix, _, rest = key.partition("_")
+    if prefix in RANGES and key not in queryable_fields() and rest in queryable_fields():
+        return [(rest, {RANGES[prefix]: _number(key, rest, value)})]
+    if key == "elements":
+        return [(key, {"$all": element_symbols(value)})]
+    if key == "crystal_system":
+        return [("layer_group", crystal_system(value))]
+    if key == "passed":
+        return [(passed_field(_stage(value)), {"$eq": "passed"})]
+    if key == KNOWN_AS:
+        if not isinstance(value, str):
+            raise ConfigError(f"{key}={value!r} must be the id of a known layer, such as MoS2-165798ab5e33")
+        return [(f"{key}.id", {"$eq": value})]
+    if key == "text":
+        return [("candidate_id", {"$regex": re.escape(str(value))})]
+    if key == "chemsys" and isinstance(value, str) and "*" in value:
+        known, n = _wild_chemsys(value)
+        return [("nelements", {"$eq": n})] + ([("elements", {"$all": known})] if known else [])
+    known_field(key)
+    if isinstance(value, list | tuple | set | frozenset):
+        return [(key, {"$in": [_checked(key, v) for v in value]})]
+    return [(key, {"$eq": _checked(key, value)})]
+
+
+def sort_field(sort: str) -> tuple[str, bool]:
+    """The field that ``field`` or ``-field`` sorts by, and whether descending."""
     name = sort.removeprefix("-")
-    known_field(name)
-    if queryable_fields()[name] is list:
-        raise ConfigError(f"sort={sort!r}: {name} holds several values; sort by chemsys or formula instead")
-    return Order(name, sort.startswith("-"))
+    one_value(name, f"sort={sort!r}", "sort by")
+    return name, sort.startswith("-")
+
+
+def one_value(field: str, asked: str, use: str = "take") -> None:
+    """Nothing, or ``ConfigError`` if the field is none or holds several values. asked, use: what for, in words."""
+    known_field(field)
+    if queryable_fields()[field] is list:
+        raise ConfigError(f"{asked}: {field} holds several values; {use} chemsys or formula instead")
 
 
 def known_field(field: str) -> None:

@@ -1,7 +1,7 @@
 """The OPTIMADE application: optimade-python-tools' routes over our collections, without anything that writes.
 
 optimade's own ``create_app`` opens a database of its own, writes log files and serves pages that load scripts from the
-network; so its routers and models are put together here instead.
+network; so its routers, collections and models are put together here instead.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import functools
 import json
 import logging
 import re
-import warnings
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import mongomock
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse, Response
 from fastapi.routing import APIRoute
+from pydantic import AnyHttpUrl
 from starlette.exceptions import HTTPException
 
 from scdm_flows import __version__
@@ -30,44 +30,37 @@ from scdm_flows.server.security import UNAVAILABLE
 logging.getLogger("optimade").addHandler(logging.NullHandler())
 
 from optimade import __api_version__  # noqa: E402
-from optimade.exceptions import NotFound, OptimadeHTTPException, VersionNotSupported  # noqa: E402
-from optimade.models import LinksResource, OptimadeError, ReferenceResource, ResponseMeta  # noqa: E402
-from optimade.models.optimade_json import Warnings  # noqa: E402
+from optimade.exceptions import BadRequest, NotFound, OptimadeHTTPException, VersionNotSupported  # noqa: E402
+from optimade.models import (  # noqa: E402
+    EntryResource,
+    LinksResource,
+    OptimadeError,
+    ReferenceResource,
+    ResponseMeta,
+    StructureResource,
+)
 from optimade.server.config import ServerConfig  # noqa: E402
 from optimade.server.exception_handlers import general_exception, http_exception_handler  # noqa: E402
 from optimade.server.mappers import BaseResourceMapper, LinksMapper, ReferenceMapper  # noqa: E402
-from optimade.server.middleware import EnsureQueryParamIntegrity, HandleApiHint  # noqa: E402
+from optimade.server.middleware import AddWarnings, EnsureQueryParamIntegrity, HandleApiHint  # noqa: E402
 from optimade.server.routers import info, links, references, structures, versions  # noqa: E402
 from optimade.server.routers.utils import BASE_URL_PREFIXES, JSONAPIResponse  # noqa: E402
-from optimade.warnings import OptimadeWarning  # noqa: E402
 
-from scdm_flows.server.collections import CandidateCollection, RecordCollection  # noqa: E402
-from scdm_flows.server.modified import BusyError  # noqa: E402
+from scdm_flows.server.entries import Entries  # noqa: E402
+from scdm_flows.server.properties import INSIDE, PREFIX, CandidateMapper, provider_fields, sortable  # noqa: E402
 from scdm_flows.server.records import LINKS, REFERENCES  # noqa: E402
-from scdm_flows.server.structures import PREFIX, SORTABLE, provider_fields  # noqa: E402
 
 if TYPE_CHECKING:
     from scdm_flows.stores.database import Database
 
+logger = logging.getLogger(__name__)
+
 PAGE_LIMIT, PAGE_LIMIT_MAX = 20, 500
 _VERSION = re.compile(r"^/(v[0-9]+(\.[0-9]+){0,2})(/|$)")
-_base_url: ContextVar[str | None] = ContextVar("base_url", default=None)  # of the request that is answered
-_warned: ContextVar[list[Warnings] | None] = ContextVar("warned", default=None)  # what its answer will warn of
-
-
-class _Config(ServerConfig):  # type: ignore[misc] # optimade has no type information
-    """optimade's settings; the base URL is that of each request, so that links work behind any name and port."""
-
-    def __getattribute__(self, name: str) -> Any:
-        return _base_url.get() if name == "base_url" else super().__getattribute__(name)
 
 
 def _config() -> ServerConfig:
-    fields = [
-        {"name": name, **{key: value for key, value in entry.items() if key != "field"}}
-        for name, entry in provider_fields().items()
-    ]
-    return _Config(
+    return ServerConfig(
         debug=False,
         insert_test_data=False,
         insert_from_jsonl=None,
@@ -77,6 +70,7 @@ def _config() -> ServerConfig:
         license=None,
         index_base_url=None,
         request_delay=None,
+        base_url=None,
         custom_landing_page=None,
         aliases={},
         length_aliases={},
@@ -88,7 +82,7 @@ def _config() -> ServerConfig:
             "description": "Generated two-dimensional crystals: relaxed, screened and ranked candidates",
             "homepage": None,
         },
-        provider_fields={"structures": fields},
+        provider_fields={"structures": [{"name": name, **entry} for name, entry in provider_fields().items()]},
     )
 
 
@@ -109,11 +103,19 @@ def optimade_app(database: Database) -> FastAPI:
     app.state.config = config
     app.state.base_resource_mapper = BaseResourceMapper(config)
     app.state.entry_collections = {
-        "links": RecordCollection(LinksResource, LinksMapper(config), config, LINKS),
-        "references": RecordCollection(ReferenceResource, ReferenceMapper(config), config, REFERENCES),
-        "structures": CandidateCollection(database, config),
+        "links": _records(LinksResource, LinksMapper(config), LINKS),
+        "references": _records(ReferenceResource, ReferenceMapper(config), REFERENCES),
+        "structures": Entries(
+            database.mongo["candidates"],
+            StructureResource,
+            CandidateMapper(config),
+            config,
+            inside=INSIDE,
+            sortable=sortable(),
+            uri=database.uri,
+        ),
     }
-    _collect_warnings()
+    app.add_middleware(AddWarnings, config=config)
     for prefix in ("", *BASE_URL_PREFIXES.values()):
         for module in (info, links, references, structures):
             for route in module.router.routes:
@@ -124,6 +126,13 @@ def optimade_app(database: Database) -> FastAPI:
     for kind, handler in _HANDLERS.items():
         app.add_exception_handler(kind, handler)
     return app
+
+
+def _records(kind: type[EntryResource], mapper: BaseResourceMapper, records: list[dict[str, Any]]) -> Entries:
+    """Entries that are part of the program, in a small database of their own in memory."""
+    collection: Any = mongomock.MongoClient(tz_aware=True)["optimade"][mapper.ENDPOINT]
+    collection.insert_many([{"type": mapper.ENDPOINT, **record} for record in records])
+    return Entries(collection, kind, mapper, mapper.config)
 
 
 def _add(app: FastAPI, prefix: str, route: APIRoute) -> None:
@@ -145,21 +154,22 @@ def _corrected(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(endpoint)
     def answer(*arguments: Any, **named: Any) -> Any:
         request: Request = named["request"]
-        _base_url.set(f"{request.url.scheme}://{request.url.netloc}{request.scope.get('root_path', '')}")
-        collected: list[Warnings] = []
-        _warned.set(collected)
+        if getattr(named.get("params"), "page_limit", None) == 0:
+            raise BadRequest(f"page_limit=0 asks for no entries; ask for 1 to {PAGE_LIMIT_MAX}")
         found = endpoint(*arguments, **named)
         whole = isinstance(found, Mapping)
         meta: ResponseMeta = found["meta"] if whole else found.meta
         if meta.query is not None:
             meta.query.representation = _below(request, meta.query.representation)
         meta.time_stamp = datetime.now(UTC)  # optimade's is local, without saying so
-        if collected:
-            meta.warnings = collected
-        properties = None if whole else getattr(found.data, "properties", None)
-        if properties and found.data.id == "structures":
-            for name, entry in properties.items():
-                entry.sortable = name in SORTABLE or bool(provider_fields().get(name, {}).get("sortable"))
+        if whole:
+            return found
+        for version in getattr(getattr(found.data, "attributes", None), "available_api_versions", ()):
+            root = f"{request.url.scheme}://{request.url.netloc}{request.scope.get('root_path', '')}"
+            version.url = AnyHttpUrl(root + BASE_URL_PREFIXES["major"])  # optimade's does not know where it is mounted
+        if found.data.id == "structures":
+            for name, entry in found.data.properties.items():
+                entry.sortable = name in sortable()
         return found
 
     return answer
@@ -189,25 +199,6 @@ def _no_such_path(request: Request, rest: str) -> Response:
     raise NotFound(f"there is nothing at /{rest[:100]}; begin at /info")
 
 
-def _collect_warnings() -> None:
-    """Let optimade's warnings reach the answer of the request they belong to."""
-    warnings.simplefilter("always", OptimadeWarning)
-    before = warnings.showwarning
-    if getattr(before, "collects", False):
-        return
-
-    def show(message: Warning | str, category: type[Warning], *place: Any, **named: Any) -> None:
-        collected = _warned.get()
-        if collected is None or not isinstance(message, OptimadeWarning):
-            before(message, category, *place, **named)
-            return
-        detail = str(message.detail if message.detail is not None else message)
-        collected.append(Warnings(type="warning", title=str(message.title or category.__name__), detail=detail))
-
-    show.collects = True  # type: ignore[attr-defined]
-    warnings.showwarning = show
-
-
 def _error(request: Request, error: Exception, status: int, title: str, detail: str) -> Response:
     errors = [OptimadeError(detail=detail, status=str(status), title=title)]
     return _stamped(general_exception(_at_the_root(request), error, status_code=status, errors=errors))
@@ -234,8 +225,8 @@ def _refused(request: Request, error: Exception) -> Response:
 
 
 def _unavailable(request: Request, error: Exception) -> Response:
-    words = str(error) if isinstance(error, BusyError) else UNAVAILABLE
-    answer = _error(request, error, 503, "Service Unavailable", words)
+    logger.warning("%s", error)
+    answer = _error(request, error, 503, "Service Unavailable", UNAVAILABLE)
     answer.headers["Retry-After"] = "5"
     return answer
 

@@ -11,8 +11,7 @@ from scdm_flows.documents.provenance import versions
 from scdm_flows.errors import StoreError
 from scdm_flows.stores.archive import Archive, Manifest, Writer, new_archive
 from scdm_flows.stores.driver_errors import store_errors
-from scdm_flows.stores.names import CHUNKS
-from scdm_flows.stores.scan import scan
+from scdm_flows.stores.names import BATCH, CHUNKS, FILES
 
 if TYPE_CHECKING:
     from scdm_flows.stores.database import Database
@@ -76,16 +75,24 @@ def _indexes(collection: Any) -> Iterator[dict[str, Any]]:
 
 def _saved(database: Database, name: str, report: Report) -> Iterator[bytes]:
     import bson
-    from bson.raw_bson import RawBSONDocument
 
     total = database.mongo[name].estimated_document_count()
     done = 0
-    for document in scan(database, name, raw=True):
-        yield bytes(document.raw) if isinstance(document, RawBSONDocument) else bson.encode(document)
+    for document in _documents(database, name):
+        yield bson.encode(document)
         done += 1
         if done % _STEP == 0:
             report(name, min(done, total), total)
     report(name, done, done)
+
+
+def _documents(database: Database, name: str) -> Iterator[dict[str, Any]]:
+    """Every document of a collection; of large objects those of one file at a time, as each may have many megabytes."""
+    if name != CHUNKS:
+        yield from database.mongo[name].find({}, batch_size=BATCH)
+        return
+    for file in database.mongo[FILES].find({}, ["_id"]):
+        yield from database.mongo[CHUNKS].find({"files_id": file["_id"]})
 
 
 def restore(database: Database, path: Path, *, force: bool = False, report: Report = _quiet) -> Manifest:

@@ -21,8 +21,7 @@ from scdm_flows.stores.backup import RESTORES
 from scdm_flows.stores.database import strip
 from scdm_flows.stores.driver_errors import store_errors
 from scdm_flows.stores.indexes import duplicates, index_problems
-from scdm_flows.stores.names import CHUNKS, FILES, KEYS, OUTPUTS
-from scdm_flows.stores.scan import scan
+from scdm_flows.stores.names import BATCH, CHUNKS, FILES, KEYS, OUTPUTS
 from scdm_flows.stores.upgrade import MODELS, why_invalid
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ def check(database: Database, *, repair: bool = False) -> Iterator[Finding]:
         campaigns = {d["name"] for d in mongo["campaigns"].find({}, ["name"])}
         for name in KEYS:
             silent: Counter[str] = Counter()
-            for document in scan(database, name):
+            for document in mongo[name].find({}, batch_size=BATCH):
                 yield from _document(database, name, document, campaigns, repair=repair)
                 said = document.get("provenance") or {}
                 silent.update(field for field in PROVENANCE.get(name, ()) if not said.get(field))
@@ -163,7 +162,7 @@ def _document(
         yield Finding("newer", name, key, detail, remedy)
         return
     except (ValidationError, StoreError, KeyError, TypeError, ValueError) as error:
-        built = name in ("candidates", "phonons", "bands", "hulls", "rankings", "ranking_blocks")
+        built = name in ("candidates", "phonons", "bands", "hulls", "rankings")
         remedy = _BUILD if built else "mend or remove it in the MongoDB shell"
         yield Finding("schema", name, key, why_invalid(error), remedy)
         return
@@ -195,7 +194,7 @@ def _utc(time: datetime) -> datetime:
 def _blobs(database: Database) -> Iterator[Finding]:
     """Large objects without a job output, and the other way round."""
     named: dict[str, str] = {}
-    for output in scan(database, OUTPUTS):
+    for output in database.mongo[OUTPUTS].find({}, batch_size=BATCH):
         for blob in _blobs_in(output.get("output")):
             named[blob] = f"{output.get('uuid')} index {output.get('index')}"
     whole = set()

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from scdm_flows.config.settings import ScdmSettings, get_settings, masked
 from scdm_flows.documents import CampaignDoc
 from scdm_flows.documents.migrations import migrate
 from scdm_flows.errors import StoreError
-from scdm_flows.stores.catalogue import Catalogue
 from scdm_flows.stores.driver_errors import store_errors
 from scdm_flows.stores.indexes import ensure_or_warn
 from scdm_flows.stores.names import BLOBS, KEYS, OUTPUTS, TIMEOUT_MS
@@ -39,7 +38,6 @@ class Database:
     hulls: Store
     failures: Store
     rankings: Store
-    ranking_blocks: Store
     uri: str | None = None
 
     def __repr__(self) -> str:
@@ -89,12 +87,6 @@ class Database:
         """Create missing indexes; duplicates that prevent one are a warning, who may only read goes without."""
         ensure_or_warn(self)
 
-    @cached_property
-    def sorts_before_it_limits(self) -> bool:
-        """Whether the server reads all that matches before it cuts a page, as the embedded one does."""
-        with store_errors(self.uri):
-            return "secantusVersion" in self.mongo.client.admin.command("buildInfo")
-
     def now(self) -> datetime:
         """The time of the server's clock, UTC: that of ``$currentDate``."""
         with store_errors(self.uri):
@@ -104,11 +96,6 @@ class Database:
     def stamped(self, change: dict[str, Any]) -> dict[str, Any]:
         """An update (with ``$set``) that also sets ``last_updated``, by the server's clock."""
         return {**change, "$currentDate": {"last_updated": True}}
-
-    @cached_property
-    def catalogue(self) -> Catalogue:
-        """The table of all candidates, shared by all that list them."""
-        return Catalogue(self)
 
     def _share_client(self) -> None:
         """Give all collections one client: maggma makes one each, and each waits for its own timeout."""
@@ -194,7 +181,8 @@ def database_uri(settings: ScdmSettings) -> str:
 
 
 def _client_options() -> dict[str, Any]:
-    return {"serverSelectionTimeoutMS": TIMEOUT_MS, "connectTimeoutMS": TIMEOUT_MS, "tz_aware": True}
+    # not connectTimeoutMS too: who does not answer a heartbeat that soon, being busy, would lose its connections
+    return {"serverSelectionTimeoutMS": TIMEOUT_MS, "tz_aware": True}
 
 
 def job_store_of(uri: str) -> JobStore:

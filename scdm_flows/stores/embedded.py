@@ -25,6 +25,7 @@ from pathlib import Path
 
 from scdm_flows.config.settings import DEFAULT_PORT
 from scdm_flows.errors import StoreError
+from scdm_flows.stores.embedded_faults import START
 from scdm_flows.stores.process import HOST, answering_pid, free_port, is_server_of, port_problem
 from scdm_flows.stores.uri import with_database
 
@@ -203,7 +204,7 @@ class EmbeddedServer:
             )
         # -P and an own, empty configuration: nothing that lies about in a folder changes the server
         settings = self.data_dir / "db.toml"
-        command = [sys.executable, "-P", "-m", "secantus", "--config", str(settings), "--host", HOST]
+        command = [sys.executable, "-P", "-c", START, "--config", str(settings), "--host", HOST]
         command += ["--port", str(port), "--storage-path", str(self.storage), "--sync-on-commit"]
         command += ["--log-level", "WARNING"]
         with self._writing():

@@ -1,7 +1,8 @@
 """Every index of the database, declared once: created at connect, looked at by ``scdm doctor``.
 
-The candidates' indexes follow from ``indexed=True`` of their fields. There are few, as each makes every write slower:
-pages of candidates are answered from a table (``stores.catalogue``), these serve builders and other programs.
+The candidates' indexes follow from what their fields declare. Each field that listings may be sorted by has one with
+``candidate_id`` behind it, which goes through a listing from any place on, and finds values and ranges of that field.
+An embedded server, which cannot sort by an index, only has those of fields with ``indexed=True`` and the fixed ones.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from scdm_flows.documents import CandidateDoc
+from scdm_flows.documents import CandidateDoc, StageName
+from scdm_flows.documents.candidate import queryable_fields
 from scdm_flows.errors import StoreError
 from scdm_flows.stores.driver_errors import READ_ONLY, store_errors
-from scdm_flows.stores.embedded_faults import LARGEST_TO_INDEX
+from scdm_flows.stores.embedded_faults import slow_to_index, sorts_by_index
 from scdm_flows.stores.names import BLOBS, KEYS, OUTPUTS
 
 if TYPE_CHECKING:
@@ -26,17 +28,21 @@ _BY_ITSELF = (
     "run `scdm db index` (the embedded server takes about 4 ms a document for each, and must not be stopped), "
     "or `scdm db backup FILE.tar` and restore it in a new SCDM_DATA_DIR, which is quicker"
 )
+BUDGET = 63  # indexes of a collection, _id's included: MongoDB allows 64, and each makes every write slower
 _SHOWN = 3  # duplicates that a message names
 _INDEX_CONFLICTS = (85, 86)  # the same fields or the same name with other options
 
 
 @dataclass(frozen=True)
 class Index:
-    """An ascending index; unique: no two documents may have equal values of all fields."""
+    """An ascending index; unique: no two documents may have equal values of all fields; for_listings: it serves only
+    listings, and them only where the server also sorts by it.
+    """
 
     collection: str
     fields: tuple[str, ...]
     unique: bool = False
+    for_listings: bool = False
 
     def __str__(self) -> str:
         return f"{self.collection} ({', '.join(self.fields)}){' unique' if self.unique else ''}"
@@ -55,28 +61,67 @@ _FIXED = (
     Index("failures", ("candidate_id",)),
     Index("candidates", ("campaign", "last_updated")),  # what changed since a ranking was taken
     Index("candidates", ("novelty.version",)),
+    Index("candidates", ("known_as.id",)),
+    Index("candidates", ("known_as.source",)),
+    Index("candidates", ("campaign", "rank", "candidate_id")),  # what is asked for most: the best of a campaign
+    Index("candidates", ("campaign", "e_above_hull", "candidate_id"), for_listings=True),
     Index("hulls", ("elements",)),
     Index("hulls", ("references", "basis_sha256")),
     Index("hulls", ("references", "spread")),
-    Index("ranking_blocks", ("campaign", "revision")),
+)
+# stages that select: nearly all candidates passed the others, or one of these too
+_SELECTIVE = (StageName.PHONON, StageName.BANDS)
+# what OPTIMADE filters and sorts by besides the queryable fields
+_OPTIMADE = ("last_updated",) + tuple(
+    f"optimade.{name}"
+    for name in (
+        "elements",
+        "nelements",
+        "nsites",
+        "chemical_formula_reduced",
+        "chemical_formula_anonymous",
+        "chemical_formula_descriptive",
+    )
 )
 
 
-def fields_that_are(what: str) -> list[str]:
-    """Fields of ``CandidateDoc`` that declare themselves ``queryable`` or ``indexed``."""
+def _indexed() -> list[str]:
+    """Fields of ``CandidateDoc`` that declare themselves ``indexed``."""
     return [
         name
         for name, field in CandidateDoc.model_fields.items()
-        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get(what)
+        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("indexed")
     ]
+
+
+def passed_field(stage: str) -> str:
+    """The field of a candidate that is "passed" where it passed the stage."""
+    return f"stages.{stage}.status"
+
+
+def sort_fields() -> list[str]:
+    """Fields of a candidate that listings may be sorted by."""
+    return [name for name, kind in queryable_fields().items() if kind is not list]
 
 
 def declared(keys: dict[str, str]) -> list[Index]:
     """All indexes. keys: collection -> its key, which is unique."""
     unique = [Index(collection, (key,), unique=True) for collection, key in keys.items()]
-    fields = [name for name in fields_that_are("indexed") if name != "candidate_id"]
-    alone = [Index("candidates", (name, "candidate_id")) for name in fields]
+    always = _indexed()
+    fields = dict.fromkeys([*always, *map(passed_field, _SELECTIVE), *_OPTIMADE, *sort_fields()])
+    alone = [
+        Index("candidates", (name, "candidate_id"), for_listings=name not in always)
+        for name in fields
+        if name != "candidate_id"
+    ]
     return [*unique, *_FIXED, *alone]
+
+
+def wanted(database: Database) -> list[Index]:
+    """The declared indexes that are of use on the database's server."""
+    with store_errors(database.uri):
+        sorting = sorts_by_index(database.mongo)
+    return [index for index in declared(KEYS) if sorting or not index.for_listings]
 
 
 @dataclass(frozen=True)
@@ -94,7 +139,7 @@ def index_problems(database: Database) -> list[IndexProblem]:
     found: dict[str, list[tuple[tuple[str, ...], bool]]] = {}
     problems = []
     with store_errors(database.uri):
-        for index in declared(KEYS):
+        for index in wanted(database):
             if index.collection not in found:
                 found[index.collection] = plain_indexes(database.mongo[index.collection])
             same = [unique for fields, unique in found[index.collection] if fields == index.fields]
@@ -121,7 +166,7 @@ def plain_indexes(collection: Any) -> list[tuple[tuple[str, ...], bool]]:
 def ensure(database: Database, *, in_passing: bool = False) -> list[IndexProblem]:
     """Create what is missing; returns what was not made: for lack of rights, because of duplicates, or for its size.
 
-    in_passing: leave out what would take the embedded server long (``LARGEST_TO_INDEX``).
+    in_passing: leave out what would take the server long (``slow_to_index``).
 
     Raises
     ------
@@ -129,16 +174,13 @@ def ensure(database: Database, *, in_passing: bool = False) -> list[IndexProblem
         If the database fails in any other way.
     """
     left = []
-    sizes: dict[str, int] = {}
+    slow: dict[str, bool] = {}
     for problem in index_problems(database):
         name = problem.index.collection
-        if in_passing and database.sorts_before_it_limits:
-            if name not in sizes:
-                sizes[name] = database.mongo[name].estimated_document_count()
-            if sizes[name] > LARGEST_TO_INDEX:
-                left.append(replace(problem, remedy=_BY_ITSELF))
-                continue
-        unmade = _create(database, problem)
+        if in_passing and name not in slow:
+            with store_errors(database.uri):
+                slow[name] = slow_to_index(database.mongo, name)
+        unmade = replace(problem, remedy=_BY_ITSELF) if slow.get(name) else _create(database, problem)
         if unmade is not None:
             left.append(unmade)
     return left

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 TIMEOUT_MS = 5000
+BATCH = 200  # documents in memory at a time where all of a collection are read
 OUTPUTS, BLOBS = "outputs", "outputs_blobs"  # of jobflow's job store
 FILES, CHUNKS = f"{BLOBS}.files", f"{BLOBS}.chunks"
 CONTROLS = "scdm_controls"  # what was decided for a campaign besides its configuration, a document each
@@ -14,5 +15,5 @@ KEYS = {
     "hulls": "hull_id",
     "failures": "failure_id",
     "rankings": "campaign",
-    "ranking_blocks": "block_id",
 }
+GONE = ("ranking_blocks",)  # collections of earlier versions, which ``scdm db migrate`` drops

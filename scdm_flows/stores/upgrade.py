@@ -6,19 +6,19 @@ what is done is not touched twice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from scdm_flows.documents import BandsDoc, CampaignDoc, CandidateDoc, PhononDoc, RankingBlock, RankingDoc, StageFailure
+from scdm_flows.documents import BandsDoc, CampaignDoc, CandidateDoc, PhononDoc, RankingDoc, StageFailure
 from scdm_flows.documents.hull import HullDoc
 from scdm_flows.documents.migrations import MIGRATIONS, NewerDocumentError, Step, migrate, stored_version, version_of
 from scdm_flows.errors import StoreError
 from scdm_flows.stores.database import strip
 from scdm_flows.stores.driver_errors import store_errors
-from scdm_flows.stores.scan import scan
+from scdm_flows.stores.names import BATCH, GONE
 
 if TYPE_CHECKING:
     from scdm_flows.stores.database import Database
@@ -32,9 +32,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "hulls": HullDoc,
     "failures": StageFailure,
     "rankings": RankingDoc,
-    "ranking_blocks": RankingBlock,
 }
-_BATCH = 200
 
 
 @dataclass
@@ -57,7 +55,8 @@ def upgrade(
     models: Mapping[str, type[BaseModel]] = MODELS,
     migrations: Mapping[tuple[str, int], Step] = MIGRATIONS,
 ) -> dict[str, Upgrade]:
-    """Collection -> what was done. A document that does not fit its schema afterwards is left as it is.
+    """Collection -> what was done. A document that does not fit its schema afterwards is left as it is; collections
+    that this version has no use for (``GONE``) are dropped.
 
     dry_run: change nothing, and say what would be.
     """
@@ -69,7 +68,7 @@ def upgrade(
         with store_errors(database.uri):
             collection = database.mongo[name]
             batch: list[ReplaceOne[dict[str, Any]]] = []
-            for document in _not_current(database, name, version_of(model)):
+            for document in _not_current(collection, version_of(model)):
                 new = _upgraded(document, model, migrations, result)
                 if new is None:
                     continue
@@ -77,22 +76,25 @@ def upgrade(
                 # only if nobody has changed it meanwhile
                 before = {"_id": document["_id"], "schema_version": document.get("schema_version")}
                 batch.append(ReplaceOne(before, {"_id": document["_id"], **new}))
-                if len(batch) == _BATCH and not dry_run:
+                if len(batch) == BATCH and not dry_run:
                     collection.bulk_write(batch, ordered=False)
                     batch = []
             if batch and not dry_run:
                 collection.bulk_write(batch, ordered=False)
+    with store_errors(database.uri):
+        for name in set(GONE) & set(database.mongo.list_collection_names()):
+            done[name] = Upgrade(changed=database.mongo[name].estimated_document_count())
+            if not dry_run:
+                database.mongo.drop_collection(name)
     return done
 
 
-def _not_current(database: Database, name: str, current: int) -> Any:
-    """Whole documents of other versions: found by version alone, then read one by one."""
-    collection = database.mongo[name]
-    for head in scan(database, name, fields=["schema_version"]):
-        if stored_version(head) != current:
-            document = collection.find_one({"_id": head["_id"]})
-            if document is not None:
-                yield document
+def _not_current(collection: Any, current: int) -> Iterator[dict[str, Any]]:
+    """Whole documents of other versions, one by one; one without a version is of the first."""
+    this = [1, None] if current == 1 else [current]
+    for document in collection.find({"schema_version": {"$nin": this}}, batch_size=BATCH):
+        if stored_version(document) != current:
+            yield document
 
 
 def _upgraded(

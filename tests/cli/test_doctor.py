@@ -146,6 +146,7 @@ def test_an_unreachable_mongodb_is_found(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_missing_index_is_found_and_nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor._indexes().endswith("made when the database is used")  # no server runs, and none is started
     database = memory_database()
+    monkeypatch.setattr(database, "close", lambda: None)  # it is looked at more than once
     monkeypatch.setenv("SCDM_MONGO_URI", "mongodb://127.0.0.1/scdm")
     monkeypatch.setattr("scdm_flows.stores.database.connect", lambda settings, indexes: database)
     database.upsert(database.campaigns, [CampaignDoc(name="c", config={}, config_hash="0").model_dump()])

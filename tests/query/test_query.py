@@ -7,10 +7,9 @@ from typing import Any
 
 import mongomock_ng
 import pytest
-from support.documents import store_ranking
 from support.memory import memory_database
 
-from scdm_flows.documents import CampaignDoc, CandidateDoc, StageFailure
+from scdm_flows.documents import CampaignDoc, CandidateDoc, StageFailure, StageRecord
 from scdm_flows.documents.candidate import queryable_fields
 from scdm_flows.errors import CampaignError, ConfigError
 from scdm_flows.query import CandidateDB
@@ -41,7 +40,7 @@ CANDIDATES = [
         dynamically_stable=True,
         layer_group=78,
         state="completed",
-        passed="generate screen relax static gate phonon",
+        stages={name: StageRecord(status="passed") for name in ("screen", "gate", "phonon")},
     ),
     _candidate("c-3", "Mo2SSe", ["Mo", "S", "Se"], rank=3, e_above_hull=0.3, dynamically_stable=False, layer_group=1),
     _candidate("c-4", "S", ["S"], state="rejected", reason="atoms too close"),
@@ -56,7 +55,6 @@ def database() -> Database:
     for name in ("c", "d"):
         document = CampaignDoc(name=name, config={}, config_hash="0")
         database.upsert(database.campaigns, [document.model_dump()])
-    store_ranking(database, CANDIDATES)
     failure = StageFailure(
         failure_id="c-9:relax", candidate_id="c-9", campaign="c", stage="relax", error_type="E", message="m"
     )

@@ -152,11 +152,12 @@ def test_index_whose_making_was_killed_lacks_documents(server: EmbeddedServer) -
 
 
 @contextmanager
-def bare_server(storage: Path) -> Iterator[Any]:
-    """A server without the options of ours, killed at the end; its collection."""
+def bare_server(storage: Path, *program: str) -> Iterator[Any]:
+    """A server without the options of ours, killed at the end; its collection. program: what python runs."""
     port = free_port()
-    command = [sys.executable, "-P", "-m", "secantus", "--host", HOST, "--port", str(port), "--log-level", "WARNING"]
-    process = subprocess.Popen([*command, "--storage-path", str(storage)], cwd=storage.parent)
+    command = [sys.executable, "-P", *(program or ("-m", "secantus")), "--host", HOST, "--port", str(port)]
+    command += ["--log-level", "WARNING", "--storage-path", str(storage)]
+    process = subprocess.Popen(command, cwd=storage.parent)
     try:
         with MongoClient[dict[str, Any]](HOST, port, directConnection=True) as client:
             client.admin.command("ping")
@@ -179,6 +180,25 @@ def test_kill_loses_acknowledged_writes(tmp_path: Path) -> None:
         if lost:
             break
     assert lost > 0  # which --sync-on-commit prevents: the embedded server is started with it
+
+
+def test_garbage_is_collected_again_and_again_while_documents_are_read(tmp_path: Path) -> None:
+    used = {}
+    document = {f"field {k}": [{"value": k}, {"value": -k}] for k in range(50)}
+    for name, program in {"bare": (), "ours": ("-c", embedded_faults.START)}.items():
+        with bare_server(tmp_path / name, *program) as documents:
+            documents.insert_many([dict(document) for _ in range(4000)])
+            pid = documents.database.client.admin.command("serverStatus")["pid"]
+            before = processor_ticks(pid)
+            assert documents.count_documents({"nobody": {"$exists": False}}) == 4000
+            used[name] = processor_ticks(pid) - before
+    assert used["ours"] < 0.75 * used["bare"]  # measured: 0.4 to 0.5
+
+
+def processor_ticks(pid: int) -> int:
+    """What a process has used of the processor."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
 
 
 def test_settings_are_taken_from_a_file_that_lies_about(tmp_path: Path) -> None:

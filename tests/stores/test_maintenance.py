@@ -29,10 +29,9 @@ from scdm_flows.stores.archive import Archive
 from scdm_flows.stores.backup import RESTORES, backup, restore
 from scdm_flows.stores.check import RULES, Finding, check
 from scdm_flows.stores.database import database_of
-from scdm_flows.stores.indexes import declared, ensure, ensure_or_raise, index_problems
+from scdm_flows.stores.indexes import ensure, ensure_or_raise, index_problems
 from scdm_flows.stores.names import KEYS
 from scdm_flows.stores.process import free_port
-from scdm_flows.stores.scan import scan
 from scdm_flows.stores.upgrade import MODELS, upgrade
 
 
@@ -258,18 +257,6 @@ def test_a_backup_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_scan_finds_every_document_once(served: Callable[..., Database]) -> None:
-    database = served("scan")
-    _fill(database)
-    others = ["", "a", "c", "c-", "c-zz", "d-000000000000", "ü"]  # before, between and after the ranges of campaign c
-    database.mongo["candidates"].insert_many([{"candidate_id": name} for name in others])
-    database.mongo["candidates"].drop_index("candidate_id_1")
-    database.mongo["candidates"].insert_many([{}, {"candidate_id": None}, {"candidate_id": 5}])
-    assert database.sorts_before_it_limits
-    found = [d["_id"] for d in scan(database, "candidates")]
-    assert len(found) == len(set(found)) == 3 + len(others) + 3
-
-
 # --- check -----------------------------------------------------------------------------------------------------------
 
 
@@ -397,7 +384,7 @@ def test_a_large_embedded_database_is_not_indexed_in_passing(
 ) -> None:
     database = served("large")
     _fill(database)
-    monkeypatch.setattr("scdm_flows.stores.indexes.LARGEST_TO_INDEX", 2)
+    monkeypatch.setattr("scdm_flows.stores.embedded_faults.LARGEST_TO_INDEX", 2)
     database.mongo["candidates"].drop_index("formula_1_candidate_id_1")
     database.mongo["campaigns"].drop_index("name_1")
     database.connect()
@@ -421,13 +408,6 @@ def test_who_may_only_read_goes_without(monkeypatch: pytest.MonkeyPatch, caplog:
     (left,) = ensure(database)
     assert "this user may only read" in left.detail
     assert "ask a user who may write" in left.remedy
-
-
-def test_every_declared_index_is_named_once() -> None:
-    names = [(i.collection, i.fields) for i in declared(KEYS)]
-    assert len(names) == len(set(names))
-    # 64 is MongoDB's limit for a collection
-    assert sum(collection == "candidates" for collection, _ in names) <= 40
 
 
 # --- migrations in bulk ----------------------------------------------------------------------------------------------
@@ -510,6 +490,9 @@ def test_commands(shell: Callable[..., Any], tmp_path: Path) -> None:
     assert [f["rule"] for f in json.loads(done.stdout)["findings"]] == ["index"]
     assert shell("check", "--repair").exit_code == 0
     assert shell("index").stdout == "every index is there\n"
+    plans = {plan["asked"]: plan for plan in json.loads(shell("explain", "--json").stdout)}
+    assert (plans["formula=MoS2"]["used"], plans["formula=MoS2"]["examined"]) == ("formula_1_candidate_id_1", 3)
+    assert "sort=rank" in shell("explain").stdout
     path = str(tmp_path / "b.tar")
     done = shell("backup", path, "--json")
     assert json.loads(done.stdout)["collections"]["candidates"] == 3

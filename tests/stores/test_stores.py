@@ -15,10 +15,11 @@ from support.memory import memory_database
 
 from scdm_flows.config.settings import ScdmSettings
 from scdm_flows.documents import CampaignDoc, CampaignState, CandidateDoc, utc_now
+from scdm_flows.documents.candidate import queryable_fields
 from scdm_flows.errors import StoreError
 from scdm_flows.stores import Database, EmbeddedServer, connect, store_errors
 from scdm_flows.stores.database import database_of, strip
-from scdm_flows.stores.indexes import declared
+from scdm_flows.stores.indexes import BUDGET, declared, wanted
 from scdm_flows.stores.names import KEYS
 from scdm_flows.stores.process import free_port
 
@@ -69,16 +70,37 @@ def test_upsert_replaces(database: Database) -> None:
 
 
 def test_index_of_every_key_and_of_every_declared_field(database: Database) -> None:
-    for index in declared(KEYS):
+    for index in wanted(database):
         information = database.mongo[index.collection].index_information().values()
         found = [i for i in information if tuple(name for name, _ in i["key"]) == index.fields]
         assert found, f"{index} is missing"
         assert bool(found[0].get("unique")) == index.unique
-    leading = {index.fields[0] for index in declared(KEYS) if index.collection == "candidates"}
+    leading = {index.fields[0] for index in wanted(database) if index.collection == "candidates"}
     for name, field in CandidateDoc.model_fields.items():
         if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("indexed"):
             assert name in leading
     database.ensure_indexes()  # again: nothing to do, nothing to break
+
+
+def test_every_sort_has_an_index_and_they_are_not_too_many() -> None:
+    by_collection: dict[str, list[tuple[str, ...]]] = {}
+    for index in declared(KEYS):
+        by_collection.setdefault(index.collection, []).append(index.fields)
+    for fields in by_collection.values():
+        assert len(set(fields)) == len(fields)
+        assert len(fields) + 1 <= BUDGET < 64  # and _id; MongoDB makes no more than 64
+    sorted_by = {fields[0] for fields in by_collection["candidates"] if fields[1:] in ((), ("candidate_id",))}
+    offered = {name for name, kind in queryable_fields().items() if kind is not list}
+    assert offered <= sorted_by
+
+
+def test_the_embedded_server_has_no_index_that_it_could_only_sort_by(served: Database) -> None:
+    there = [d["key"] for d in served.mongo["candidates"].index_information().values()]
+    assert [("rank", 1), ("candidate_id", 1)] not in there
+    assert [("formula", 1), ("candidate_id", 1)] in there
+    assert [("rank", 1), ("candidate_id", 1)] in [
+        d["key"] for d in memory_database().mongo["candidates"].index_information().values()
+    ]
 
 
 def test_the_same_output_cannot_be_stored_twice(database: Database) -> None:
@@ -172,8 +194,7 @@ def test_reading_makes_no_database(tmp_path: Path) -> None:
 
 def test_strip() -> None:
     assert strip({"_id": 1, "name": "c"}) == {"name": "c"}
-    ranked = {"rankings", "ranking_blocks"}
-    assert set(KEYS) == {"candidates", "campaigns", "phonons", "bands", "hulls", "failures"} | ranked
+    assert set(KEYS) == {"candidates", "campaigns", "phonons", "bands", "hulls", "failures", "rankings"}
 
 
 def test_what_reading_loads() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +39,6 @@ class CampaignDocuments:
         database.upsert(database.candidates, [c.model_dump() for c in self.candidates])
         database.upsert(database.phonons, [p.model_dump() for p in self.phonons.values()])
         database.upsert(database.failures, [f.model_dump() for f in self.failures])
-        store_ranking(database, self.candidates)
 
 
 # what is told of an energy model (``load_energy_model_card``); values are made up
@@ -208,23 +206,6 @@ def six_candidates() -> CampaignDocuments:
             )
         ],
     )
-
-
-def store_ranking(database: Any, documents: Iterable[Any]) -> None:
-    """Store candidates' rank fields as the ranking builder does; the candidates are stored already."""
-    from scdm_flows.analysis.ranking import RankResult
-    from scdm_flows.builders.ranking import with_ranks
-    from scdm_flows.documents import RankingDoc
-    from scdm_flows.stores.catalogue import read_all, store
-
-    by_campaign: dict[str, list[RankResult]] = {}
-    for d in documents:
-        result = RankResult(d.candidate_id, d.rank, d.score, d.score_terms, tuple(d.score_unknown), d.pareto_front)
-        by_campaign.setdefault(d.campaign, []).append(result)
-    for name, results in by_campaign.items():
-        table = with_ranks(read_all(database, name), results)
-        head = {"revision": "", "taken_at": database.now(), "n_blocks": 0, "n_ranked": 0, "n_candidates": len(table)}
-        assert store(database, RankingDoc(campaign=name, **head), table, None)
 
 
 # Elements at -10 and -4 eV/atom: MoS2 of the elements lies at (-10 - 2 * 4) / 3 = -6 eV/atom. The bulk phase is

@@ -17,8 +17,6 @@ from scdm_flows.stores.names import BLOBS, KEYS, OUTPUTS
 class _MemoryDatabase(Database):
     """What a server answers that mongomock-ng 7 does not know."""
 
-    sorts_before_it_limits = False
-
     def now(self) -> datetime:
         return utc_now()
 

@@ -18,7 +18,7 @@ from scdm_flows.documents import CandidateState
 from scdm_flows.errors import ScdmError
 from scdm_flows.query import CandidateDB
 from scdm_flows.query.absent import nobody_has
-from scdm_flows.query.candidate_db import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS
+from scdm_flows.query.candidate_db import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS, MOST_COUNTED, count_words
 from scdm_flows.query.conditions import element_symbols
 from scdm_flows.server.pages import elements, parts
 from scdm_flows.server.pages.address import Question
@@ -259,8 +259,11 @@ def register(app: Dash, query: CandidateDB) -> None:
                 note = parts.notice("No candidate is stored yet.", _first_steps(), kind="")
             elif why is not None:
                 note = parts.notice("Nothing can match.", f"{why[0].upper()}{why[1:]}.", kind="")
-        words = f"{total:,} candidate{'' if total == 1 else 's'}"
-        return {"rowData": [shown(r) for r in records], "rowCount": total}, words, note
+        words = f"{count_words(total)} candidate{'' if total == 1 else 's'}"
+        rows: int | None = total
+        if total > MOST_COUNTED:  # without a number of rows the grid asks on as it is scrolled
+            rows = None if len(records) == stop - start else start + len(records)
+        return {"rowData": [shown(r) for r in records], "rowCount": rows}, words, note
 
 
 def _first_steps() -> str:

@@ -403,7 +403,9 @@ class Workers:
             assert time.monotonic() < deadline, (self.folder / "rlaunch.log").read_text()[-3000:]
             time.sleep(0.02)
 
-    def run(self, point: str | None = None, name: str = "", seconds: float = 180, patience: float = 900.0) -> int | None:
+    def run(
+        self, point: str | None = None, name: str = "", seconds: float = 180, patience: float = 900.0
+    ) -> int | None:
         """Start one and wait for its end; returns its exit code."""
         process = self.start(point, name, patience=patience)
         process.join(seconds)

@@ -75,7 +75,28 @@ def test_an_exception_ends_busy_workers_at_once(tmp_path: Path) -> None:
     assert not multiprocessing.active_children()
 
 
-def test_an_interrupted_generation_ends_leaves_no_worker_and_no_file(tmp_path: Path) -> None:
+def killed_while_a_worker_is_busy(path: str) -> None:
+    with pool(1) as workers:
+        workers.submit(mark, path)
+        wait_for(Path(path))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(
+        target=killed_while_a_worker_is_busy, args=(str(tmp_path / "busy"),)
+    )
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    worker = wait_for(tmp_path / "busy")
+    deadline = time.monotonic() + 30  # it would have slept for ten minutes
+    while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{worker}").exists()
+
+
+def test_an_interrupted_generation_ends_and_leaves_no_worker(tmp_path: Path) -> None:
     # the terminal sends its interrupt to every process of the group, the workers too
     out = tmp_path / "many.jsonl"
     command = [
@@ -105,4 +126,4 @@ def test_an_interrupted_generation_ends_leaves_no_worker_and_no_file(tmp_path: P
     assert process.returncode not in (0, None)
     with pytest.raises(ProcessLookupError):
         watch_group(process.pid)
-    assert not list(tmp_path.iterdir())
+    assert not out.exists()  # what is finished is in the part

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ def pool(processes: int, begin: Callable[..., None] | None = None, *arguments: o
     """An executor of ``processes`` spawned workers with one thread, each of which first calls ``begin(*arguments)``.
 
     A block that is left by an exception, or a generator closed in it, ends the workers at once, whatever they compute.
+    Workers end with this process too, however that ends.
     The terminal's interrupt is the parent's alone: a worker interrupted while it holds the lock of a queue would leave
     all others, and the parent, waiting for ever.
     """
@@ -57,5 +59,13 @@ def pool(processes: int, begin: Callable[..., None] | None = None, *arguments: o
 
 def _begin(begin: Callable[..., None] | None, arguments: tuple[object, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if begin is not None:
         begin(*arguments)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

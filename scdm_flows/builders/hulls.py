@@ -41,7 +41,7 @@ from scdm_flows.thermo.table import ReferenceTable
 
 logger = logging.getLogger(__name__)
 
-ALGORITHM = 4  # part of the basis: raise it when the computation changes
+ALGORITHM = 5  # part of the basis: raise it when the computation changes (5: formulas with brackets are read right)
 ATTEMPTS = 20
 _NEEDED = [
     "candidate_id",

@@ -62,12 +62,16 @@ def stop() -> None:
 @JSON
 def status(as_json: bool) -> None:
     """Whether the server runs, where, and on which port."""
+    from scdm_flows.stores.embedded import PANICKED
+
     state = _server().status()
     if as_json:
         echo_json(asdict(state))
         return
     where = f"running on port {state.port} (process {state.pid})" if state.running else "not running"
     click.echo(f"{where}, storage {state.storage}")
+    if state.panicked:
+        click.echo(f"it neither reads nor writes: {PANICKED}")
 
 
 @contextmanager

@@ -184,10 +184,10 @@ def generate(
         formats = "; ".join(f"{suffix}: {text}" for suffix, text in FORMATS.items())
         raise click.UsageError(f"the format of {out} is not known; end its name in one of {formats}")
     from scdm_flows.config import parse_config
-    from scdm_flows.generators.continued import go_on
     from scdm_flows.generators.part_file import part_file
     from scdm_flows.generators.scdm import sampler_options
     from scdm_models.model.checkpoint import load_checkpoint
+    from scdm_models.sampling.sampler import generate as draw
 
     try:
         wanted = None if stability == "any" else float(stability)
@@ -209,10 +209,10 @@ def generate(
     asked |= {"n": count, "seed": seed, "layer_group": layer_group, "model": loaded.model_id, "paper": options.paper}
     try:
         with progress_bar() as report, _stopped_by_sigterm(), part_file(out, asked, force=force) as part:
-            samples = go_on(
+            samples = draw(
                 count,
                 seed,
-                part.position,
+                position=part.position,
                 checkpoint=loaded,
                 layer_group=layer_group,
                 options=options,
@@ -221,8 +221,8 @@ def generate(
             )
             report("samples", part.position.done, count)
             try:
-                for sample, repeated, skeleton in samples:
-                    part.add(sample, repeated, skeleton)
+                for sample in samples:
+                    part.add(sample)
             except KeyboardInterrupt:
                 done = part.position.done
                 raise KeyboardInterrupt(

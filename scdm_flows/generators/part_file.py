@@ -18,8 +18,7 @@ from scdm_flows.errors import OutputError
 from scdm_flows.generators.sample_files import record_of, sample_writer
 
 if TYPE_CHECKING:
-    from scdm_flows.generators.continued import Position
-    from scdm_models.sampling.sampler import GeneratedRecord
+    from scdm_models.sampling.sampler import GeneratedRecord, Position
 
 
 class PartFile:
@@ -34,11 +33,10 @@ class PartFile:
     def __init__(self, out: Path, handle: Any, path: Path, position: Position) -> None:
         self.out, self.path, self.position, self._handle = out, path, position, handle
 
-    def add(self, sample: GeneratedRecord, repeated: int, skeleton: int) -> None:
-        """Keep a sample; a process that is killed after this has lost nothing."""
-        self._handle.write(json.dumps([repeated, skeleton, sample.to_dict()]) + "\n")
+    def add(self, sample: GeneratedRecord) -> None:
+        """Keep the sample that ``position`` is behind; a process that is killed after this has lost nothing."""
+        self._handle.write(json.dumps([self.position.repeated, self.position.skeletons[-1], sample.to_dict()]) + "\n")
         self._handle.flush()
-        self.position.done += 1
 
     def records(self) -> Iterator[GeneratedRecord]:
         """The samples, one after the other."""
@@ -95,7 +93,9 @@ def part_file(out: Path, asked: dict[str, Any], *, force: bool) -> Iterator[Part
         if there == first:
             position = _read(handle)
         else:
-            position = _nothing()
+            from scdm_models.sampling.sampler import Position
+
+            position = Position()
             handle.truncate(0)
             handle.write(first)
         part = PartFile(out, handle, path, position)
@@ -113,15 +113,11 @@ def _refused(text: str) -> OutputError:
     return error
 
 
-def _nothing() -> Position:
-    from scdm_flows.generators.continued import Position
-
-    return Position()
-
-
 def _read(handle: Any) -> Position:
     """Where the samples in a part end; a line that was cut off, and what follows it, is removed."""
-    position, end = _nothing(), handle.tell()
+    from scdm_models.sampling.sampler import Position
+
+    position, end = Position(), handle.tell()
     while line := handle.readline():
         try:
             repeated, skeleton, record = json.loads(line)
@@ -129,8 +125,8 @@ def _read(handle: Any) -> Position:
                 break
         except (ValueError, KeyError, TypeError):
             break
-        position.done, position.draws, position.repeated = position.done + 1, record["draw"] + 1, repeated
-        position.skeletons.add(skeleton)
+        position.draws, position.repeated = record["draw"] + 1, repeated
+        position.skeletons.append(skeleton)
         end = handle.tell()
     os.truncate(handle.fileno(), end)
     handle.seek(end)

@@ -47,5 +47,5 @@ def explain(error: Exception) -> str:
             "and that SCDM_MONGO_URI is right"
         )
     if code in CODES_OF_A_FULL_DISK:
-        return f"failed: {text}; the usual cause is a full disk (free some space, what is stored is kept)"
+        return f"failed: {text}; the usual cause is a full disk: free some space, what is stored is kept"
     return f"cannot be used: {text}; see the server's log"

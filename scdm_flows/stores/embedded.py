@@ -26,7 +26,7 @@ from pathlib import Path
 from scdm_flows.config.settings import DEFAULT_PORT
 from scdm_flows.errors import StoreError
 from scdm_flows.stores.embedded_faults import START
-from scdm_flows.stores.process import HOST, answering_pid, free_port, is_server_of, port_problem
+from scdm_flows.stores.process import HOST, answering_pid, free_port, has_panicked, is_server_of, port_problem
 from scdm_flows.stores.uri import with_database
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0  # then it is killed, which loses nothing: every acknowledged write is on disk
 MIN_FREE_BYTES = 64 * 2**20  # a new storage takes 11 MB, and its journal grows by 10 MB at a time
+PANICKED = "the disk was full; free some space, then `scdm db start` starts it anew, and nothing stored is lost"
 _PORT_TAKEN = "Address already in use"
 _CAUSES = {  # what the server's log says -> (reason, remedy)
     _PORT_TAKEN: ("the port was taken while it started", "start it again, or set SCDM_PORT to a free port"),
@@ -55,7 +56,7 @@ class ServerStatus:
     """State of the embedded server.
 
     running: it answers; port, pid: of the process, also while it lives without answering; storage, log: its
-    files.
+    files; panicked: it answers, but reads and writes nothing any more, as after a full disk.
     """
 
     running: bool
@@ -63,6 +64,7 @@ class ServerStatus:
     pid: int | None
     storage: str
     log: str = ""
+    panicked: bool = False
 
 
 class EmbeddedServer:
@@ -86,7 +88,9 @@ class EmbeddedServer:
         pid, port = self._recorded()
         if pid is None or port is None or not is_server_of(pid, self.storage):
             return ServerStatus(False, None, None, str(self.storage), str(self.log))
-        return ServerStatus(answering_pid(port) == pid, port, pid, str(self.storage), str(self.log))
+        running = answering_pid(port) == pid
+        panicked = running and has_panicked(port)
+        return ServerStatus(running, port, pid, str(self.storage), str(self.log), panicked)
 
     def uri(self, database: str = "scdm") -> str:
         """The URI to connect with; starts the server if it is not running."""
@@ -96,6 +100,8 @@ class EmbeddedServer:
     def start(self) -> ServerStatus:
         """Start the server unless it runs; returns when it answers. Two starts at once give one server.
 
+        One that has panicked is ended and started anew: nothing that it acknowledged is lost.
+
         Raises
         ------
         StoreError
@@ -103,7 +109,10 @@ class EmbeddedServer:
             or the server does not answer.
         """
         status = self.status()
-        if status.running:
+        if status.panicked:
+            logger.warning("the embedded database neither read nor wrote, as after a full disk; it is started anew")
+            self.stop()
+        elif status.running:
             return status
         if importlib.util.find_spec("secantus") is None:
             raise StoreError(

@@ -19,7 +19,8 @@ garbage     Python's collector goes through all documents of an answer again and
             more than half of the time. ``stores/embedded.py``
 kill        Without ``--sync-on-commit`` acknowledged writes are lost when it is killed. ``stores/embedded.py``
 settings    It takes settings from a file ``secantusd.toml`` that lies in its working folder. ``stores/embedded.py``
-full disk   Its answer is an internal error without a word about the disk. ``stores/driver_errors.py``
+full disk   Its answer is an internal error without a word about the disk. From then on it reads and writes nothing,
+            with space again too, until it is started anew. ``stores/driver_errors.py``, ``stores/embedded.py``
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from __future__ import annotations
 from typing import Any
 
 VERSION = "0.7.0b3"  # of secantusdb, in which they were seen
-CODES_OF_A_FULL_DISK = frozenset({1, 8})  # InternalError, UnknownError; seen by filling a disk, which no test does
+CODES_OF_A_FULL_DISK = frozenset({1, 8})  # InternalError, UnknownError
 # runs it as ``python -m secantus`` does, but collects garbage far more seldom
 START = "import gc, runpy; gc.set_threshold(500_000, 20, 100); runpy.run_module('secantus', None, '__main__', True)"
 LARGEST_TO_INDEX = 2000  # documents; a missing index of a larger collection is not made in passing

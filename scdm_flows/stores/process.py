@@ -9,6 +9,8 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 
+from scdm_flows.stores.embedded_faults import CODES_OF_A_FULL_DISK
+
 HOST = "127.0.0.1"
 ANSWER_SECONDS = 2.0
 
@@ -55,6 +57,24 @@ def answering_pid(port: int) -> int | None:
         return None
     finally:
         server.close()
+
+
+def has_panicked(port: int) -> bool:
+    """Whether the SecantusDB server on the port answers, but can no longer read what it stores."""
+    from pymongo import MongoClient
+    from pymongo.errors import OperationFailure, PyMongoError
+
+    milliseconds = int(ANSWER_SECONDS * 1000)
+    with MongoClient[dict[str, object]](
+        HOST, port, directConnection=True, serverSelectionTimeoutMS=milliseconds, socketTimeoutMS=milliseconds
+    ) as server:
+        try:
+            server["scdm"]["nothing"].find_one()
+        except OperationFailure as error:
+            return error.code in CODES_OF_A_FULL_DISK
+        except PyMongoError:
+            return False
+    return False
 
 
 def port_problem(port: int) -> str | None:

@@ -17,12 +17,10 @@ from click.testing import CliRunner
 
 from scdm_flows.cli.model import generate as command
 from scdm_flows.errors import OutputError
-from scdm_flows.generators.continued import Position, go_on
 from scdm_flows.generators.part_file import part_file
 from scdm_flows.generators.sample_files import record_of
-from scdm_models.model.checkpoint import load_checkpoint
 from scdm_models.sampling.composition import CompositionRequest
-from scdm_models.sampling.sampler import GeneratedRecord, SamplerOptions, generate
+from scdm_models.sampling.sampler import GeneratedRecord, Position, SamplerOptions, generate
 from scdm_models.sampling.skeletons import SkeletonRules
 
 # a narrow request, whose draws repeat skeletons: what was passed over before must be known to go on
@@ -40,16 +38,7 @@ def whole() -> list[GeneratedRecord]:
 
 
 def draw(part: Any, n: int = N) -> Any:
-    return go_on(
-        n,
-        3,
-        part.position,
-        checkpoint=load_checkpoint(),
-        layer_group=None,
-        options=OPTIONS,
-        processes=1,
-        progress=lambda done: None,
-    )
+    return generate(n, 3, options=OPTIONS, position=part.position)
 
 
 def same(made: GeneratedRecord, wanted: GeneratedRecord) -> bool:
@@ -70,7 +59,7 @@ def test_a_stream_that_begins_where_another_stopped_gives_the_rest(
     for stop in (5, 6, 17, N):
         with part_file(out, asked, force=False) as part:
             for made in draw(part):
-                part.add(*made)
+                part.add(made)
                 if part.position.done == stop:
                     break
     with part_file(out, asked, force=False) as part:
@@ -90,11 +79,13 @@ def test_a_line_that_was_cut_off_is_made_again(tmp_path: Path, whole: list[Gener
     path = tmp_path / "s.zip.part"
     with part_file(tmp_path / "s.zip", {}, force=False) as part:
         for record in whole[:3]:
-            part.add(record, 0, record.index)
+            part.position.skeletons.append(record.index)
+            part.add(record)
     path.write_bytes(path.read_bytes()[:-20])
     with part_file(tmp_path / "s.zip", {}, force=False) as part:
-        assert part.position == Position(2, whole[1].draw + 1, 0, {0, 1})
-        part.add(whole[2], 0, 2)
+        assert part.position == Position(whole[1].draw + 1, 0, [0, 1])
+        part.position.skeletons.append(2)
+        part.add(whole[2])
         assert [r.draw for r in part.records()] == [r.draw for r in whole[:3]]
 
 
@@ -106,7 +97,8 @@ def test_a_part_of_another_command_is_not_lost_and_of_none_is_not_left(
         pass
     assert not list(tmp_path.iterdir())
     with part_file(out, {"seed": 1}, force=False) as part:
-        part.add(whole[0], 0, 0)
+        part.position.skeletons.append(0)
+        part.add(whole[0])
         with pytest.raises(OutputError, match="another process writes"), part_file(out, {"seed": 1}, force=False):
             pass
     kept = (tmp_path / "s.jsonl.part").read_text()

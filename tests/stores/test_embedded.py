@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import secrets
 import signal
 import socket
 import subprocess
@@ -13,10 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from scdm_flows.cli import cli
 from scdm_flows.config.settings import ScdmSettings
 from scdm_flows.errors import StoreError
-from scdm_flows.stores import EmbeddedServer, connect, embedded
+from scdm_flows.stores import Database, EmbeddedServer, connect, embedded
 from scdm_flows.stores.process import free_port, is_server_of
 
 pytest.importorskip("secantus", reason="the embedded database is an optional extra")
@@ -51,6 +55,37 @@ def test_start_status_stop(server: EmbeddedServer) -> None:
     assert not server.status().running
     assert started.pid is not None
     assert not is_server_of(started.pid, server.storage)
+
+
+def test_server_that_met_a_full_disk_is_recognised_and_started_anew(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(database: Database, name: str, n: int = 40) -> None:
+        for k in range(n):
+            database.upsert(database.failures, [{**_failure(f"{name}{k}"), "reason": secrets.token_hex(100_000)}])
+
+    monkeypatch.setenv("SCDM_DATA_DIR", str(server.data_dir))
+    monkeypatch.setenv("SCDM_PORT", str(server.port))
+    with connect(_settings(server)) as database:
+        fill(database, "a", 3)
+        pid = server.status().pid
+        assert pid is not None
+        # no file may grow: to the server that is a disk without space, which nobody but root could make
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+        with pytest.raises(StoreError, match="full disk: free some space"):
+            fill(database, "b")
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    state = server.status()
+    assert (state.running, state.panicked) == (True, True)
+    told = CliRunner().invoke(cli, ["db", "status"]).output
+    assert "it neither reads nor writes: the disk was full; free some space, then `scdm db start`" in told
+    mended = CliRunner().invoke(cli, ["campaign", "list"])  # any command that needs it
+    assert mended.exit_code == 0
+    assert "neither read nor wrote, as after a full disk; it is started anew" in mended.stderr
+    with connect(_settings(server)) as database:
+        assert {d["failure_id"] for d in database.failures.query()} >= {"a0", "a1", "a2"}
+        fill(database, "c", 1)
+    assert not server.status().panicked
 
 
 def test_killed_server_keeps_what_it_acknowledged(server: EmbeddedServer) -> None:

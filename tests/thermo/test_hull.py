@@ -52,6 +52,20 @@ def test_equals_pymatgen(seed: int) -> None:
         assert ours == pytest.approx(diagram.get_e_above_hull(entry), abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("formula", "atoms"),
+    [
+        ("TiGa2(SeBr2)2", {"Ti": 1, "Ga": 2, "Se": 2, "Br": 4}),  # reduced formulas have brackets
+        ("KP3(C2N3)2", {"K": 1, "P": 3, "C": 4, "N": 6}),
+        ("Mo1S2", {"Mo": 1, "S": 2}),
+    ],
+)
+def test_a_phase_has_the_atoms_of_its_formula(formula: str, atoms: dict[str, int]) -> None:
+    total = sum(atoms.values())
+    wanted = {element: n / total for element, n in atoms.items()}
+    assert Phase.from_formula("p", formula, 0.0).fractions == pytest.approx(wanted)
+
+
 def test_new_stable_phase_is_negative_and_decomposes_to_its_rivals() -> None:
     # LiO at -2 between Li (0) and O (0): 2 eV/atom below the tie line
     rivals = [Phase("Li", {"Li": 1.0}, 0.0, "Li"), Phase("O", {"O": 1.0}, 0.0, "O")]

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from itertools import count
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -119,6 +119,24 @@ class GeneratedRecord:
         }
 
 
+@dataclass
+class Position:
+    """Where a call's stream of samples is; from there a later call goes on.
+
+    draws: that were looked at; repeated: of these passed over as repetitions; skeletons: the name of each sample's
+    skeleton.
+    """
+
+    draws: int = 0
+    repeated: int = 0
+    skeletons: list[int] = field(default_factory=list)
+
+    @property
+    def done(self) -> int:
+        """Finished samples."""
+        return len(self.skeletons)
+
+
 def _detected(structure: Structure, find: Callable[[Structure, float], int]) -> int | None:
     try:
         return find(structure, DETECTION_SYMPREC)
@@ -209,6 +227,7 @@ def generate(
     batch_size: int = 256,
     processes: int = 1,
     progress: Callable[[int], None] | None = None,
+    position: Position | None = None,
 ) -> Iterator[GeneratedRecord]:
     """``n`` samples of a seed, one after the other, in bounded memory.
 
@@ -232,6 +251,9 @@ def generate(
         Processes that draw batches side by side, started by ``spawn``; what is drawn does not depend on it.
     progress
         Called with the number of finished samples.
+    position
+        What an earlier call with the same arguments reached: its samples are left out, the others are those it would
+        have given, up to rounding. It is kept up to date: when a sample comes, the position is behind it.
 
     Raises
     ------
@@ -259,9 +281,13 @@ def generate(
         )
     prior = skeleton_prior(checkpoint, layer_group, options.skeletons.composition)
     job = _Job(checkpoint, seed, start, prior, options)
+    position = position or Position()
+    if position.done >= n:
+        return iter(())
     size = min(batch_size, max(16, n))
-    batches = (range(first, first + size) for first in count(0, size))
-    return _Stream(job, n).run(batches, processes, progress)
+    following = (position.draws // size + 1) * size
+    rest = (range(first, first + size) for first in count(following, size))
+    return _Stream(job, n, position).run(chain([range(position.draws, following)], rest), processes, progress)
 
 
 @dataclass(frozen=True)
@@ -328,10 +354,9 @@ def _work(numbers: range) -> list[_Draw]:
 class _Stream:
     """The samples of a call, from its draws in their order."""
 
-    def __init__(self, job: _Job, n: int) -> None:
-        self.job, self.n = job, n
-        self.known: set[int] = set()  # skeletons of the samples so far
-        self.number = self.done = self.repeated = 0
+    def __init__(self, job: _Job, n: int, position: Position) -> None:
+        self.job, self.n, self.at = job, n, position
+        self.known = set(position.skeletons)
 
     def run(
         self, batches: Iterator[range], processes: int, progress: Callable[[int], None] | None
@@ -344,37 +369,36 @@ class _Stream:
             for drawn in finished:
                 for one in drawn:
                     record = self._sample(one)
-                    self.number += 1
+                    self.at.draws += 1
                     if record is None:
                         continue
-                    yield replace(record, index=self.job.start + self.done)
-                    self.done += 1
-                    if self.done == self.n:
+                    self.known.add(one.name)
+                    self.at.skeletons.append(one.name)
+                    yield replace(record, index=self.job.start + self.at.done - 1)
+                    if self.at.done == self.n:
                         break
                 if progress is not None:
-                    progress(self.done)
-                if self.done == self.n:
+                    progress(self.at.done)
+                if self.at.done == self.n:
                     return
 
     def left_out(self) -> frozenset[int]:
         """Skeletons that get no geometry: those of the samples, while ``ROOM`` more repetitions may be passed over."""
-        room = REPETITIONS * self.done - self.repeated
+        room = REPETITIONS * self.at.done - self.at.repeated
         return frozenset(self.known) if self.job.options.guidance and room > ROOM else frozenset()
 
     def _sample(self, one: _Draw) -> GeneratedRecord | None:
         """The record of a draw; None where it is passed over."""
         if not self.job.options.guidance:
             return one.record
-        if one.name in self.known and self.repeated <= REPETITIONS * self.done:
-            self.repeated += 1
+        if one.name in self.known and self.at.repeated <= REPETITIONS * self.at.done:
+            self.at.repeated += 1
             return None
         if one.bonded is None:  # left out too early
-            (one,) = self.job.drawn(range(self.number, self.number + 1))
+            (one,) = self.job.drawn(range(self.at.draws, self.at.draws + 1))
         record = one.record
-        if record is None and self.number + 1 >= PATIENCE * (self.done + 8):
-            record = self.job.mended(one.crystal, self.number)
-        if record is not None:
-            self.known.add(one.name)
+        if record is None and self.at.draws + 1 >= PATIENCE * (self.at.done + 8):
+            record = self.job.mended(one.crystal, self.at.draws)
         return record
 
     def _side_by_side(self, batches: Iterator[range], processes: int) -> Generator[list[_Draw], None, None]:

@@ -91,7 +91,7 @@ bench: dev
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/launchpad.py
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/resume.py
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/kills.py
-	@folder=$$(mktemp -d) && OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/database.py -n 20000 --keep $$folder \
+	@folder=$$(mktemp -d) && OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/database.py --keep $$folder \
 	  && OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/pages.py $$folder; rm -rf $$folder
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/fuzz_server.py
 

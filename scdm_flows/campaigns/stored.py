@@ -32,8 +32,7 @@ def stored_of(
     name = config.name
     with store_errors(database.uri):
         if repeated is None:
-            marked = {"campaign": name, "stages.screen.status": "rejected", "duplicate_of": {"$ne": None}}
-            repeated = {d["candidate_id"] for d in database.candidates.query(marked, properties=["candidate_id"])}
+            repeated = repeats(database, name)
         fields = ["output.candidates.candidate_id", "output.candidates.accepted"]
         screens = outputs(database, name, StageName.SCREEN, fields)
         accepted = {
@@ -62,6 +61,12 @@ def stored_of(
             set_aside=set_aside,
             chosen=control.chosen,
         )
+
+
+def repeats(database: Database, campaign: str) -> set[str]:
+    """Samples that the candidate builder has marked as repeating one of another shard."""
+    marked = {"campaign": campaign, "stages.screen.status": "rejected", "duplicate_of": {"$ne": None}}
+    return {d["candidate_id"] for d in database.candidates.query(marked, properties=["candidate_id"])}
 
 
 def outputs(database: Database, campaign: str, stage: StageName, fields: Sequence[str]) -> list[dict[str, Any]]:

@@ -11,7 +11,6 @@ from scdm_flows.cli.common import JSON, database, echo_json, table
 
 if TYPE_CHECKING:
     from scdm_flows.execution.fireworks import Item
-    from scdm_flows.stores.database import Database
 
 SHOWN = 20  # jobs named one by one
 
@@ -39,18 +38,15 @@ def resume(name: str | None, lost_after: float | None, retry_failed: bool, dry_r
     from scdm_flows.execution.fireworks import resume as reconcile
 
     with database(create=False) as connected:
-        finished = None if name is None else _finished_here(connected, name)
-        items = []
-        if finished is None:
-            items = reconcile(
-                connected,
-                name,
-                lost_after=LOST_AFTER_SECONDS if lost_after is None else lost_after,
-                retry_failed=retry_failed,
-                dry_run=dry_run,
-            )
-            if not dry_run:
-                collect_failures(connected, name)
+        items = reconcile(
+            connected,
+            name,
+            lost_after=LOST_AFTER_SECONDS if lost_after is None else lost_after,
+            retry_failed=retry_failed,
+            dry_run=dry_run,
+        )
+        if not dry_run:
+            collect_failures(connected, name)
     counts = Counter(item.kind for item in items)
     if as_json:
         echo_json(
@@ -63,7 +59,7 @@ def resume(name: str | None, lost_after: float | None, retry_failed: bool, dry_r
         )
         return
     if not items:
-        click.echo(finished or "nothing is open: everything is in order, nothing to do")
+        click.echo("nothing is open: everything is in order, nothing to do")
         return
     title = "Would be done (dry run, nothing was written)" if dry_run else "Done"
     for heading, chosen in (title, DONE), ("Left as it is", counts.keys() - DONE):
@@ -75,31 +71,6 @@ def resume(name: str | None, lost_after: float | None, retry_failed: bool, dry_r
         table("Jobs", ["firework", "name", "what", "why"], [_row(item) for item in named[:SHOWN]])
     if len(named) > SHOWN:
         click.echo(f"and {len(named) - SHOWN} more; --json shows all")
-
-
-def _finished_here(connected: Database, name: str) -> str | None:
-    """What to say of a campaign that `scdm campaign run` has worked off and no worker knows; None of any other.
-
-    A sample that repeats one of another shard is no open work there: the run has seen all shards.
-    """
-    from scdm_flows.campaigns.plan import plan
-    from scdm_flows.campaigns.stored import stored_of
-    from scdm_flows.config import CampaignConfig
-    from scdm_flows.execution.fireworks import status
-
-    document = connected.campaign(name)
-    if document is None or document.n_requested is None or status(connected, name):
-        return None
-    try:
-        config = CampaignConfig.model_validate(document.config)
-    except ValueError:  # of another version: whoever goes on with it says so
-        return None
-    stored = stored_of(config, connected)
-    now = plan(config, -(-document.n_requested // config.generator.shard_size), stored)
-    if now.shards or now.candidates or now.phonons or (now.choose and stored.chosen is None):
-        return None
-    again = "; `scdm campaign run FILE --retry-failed` tries what has failed again" if stored.failed else ""
-    return f"nothing is open: campaign {name} was run to its end here{again}"
 
 
 def _row(item: Item) -> list[object]:

@@ -104,7 +104,7 @@ def test_a_campaign_that_was_run_here_leaves_nothing_to_resume(place: Path, caps
         (place / "in" / f"{name}.cif").write_text((place / "in" / "Mo.cif").read_text())
     scdm("campaign", "run", str(file), "--processes", "1")
     for more in ([], ["--dry-run"], ["--retry-failed"]):
-        assert scdm("campaign", "resume", "c", *more) == "nothing is open: campaign c was run to its end here\n"
+        assert scdm("campaign", "resume", "c", *more) == "nothing is open: everything is in order, nothing to do\n"
     assert json.loads(scdm("campaign", "resume", "c", "--json"))["items"] == []
     assert json.loads(scdm("campaign", "status", "c", "--json"))["fireworks"] == {}  # nothing was put in the queue
 

@@ -12,7 +12,7 @@ from scdm_flows.campaigns.choice import choose, needs_ranking
 from scdm_flows.campaigns.controls import control_of, refuse_cancelled
 from scdm_flows.campaigns.plan import Plan, Stored, plan
 from scdm_flows.campaigns.registration import register
-from scdm_flows.campaigns.stored import relaxed_structure, screened, stored_of
+from scdm_flows.campaigns.stored import relaxed_structure, repeats, screened, stored_of
 from scdm_flows.config import CampaignConfig
 from scdm_flows.documents import StageName
 from scdm_flows.execution.fireworks.firetask import insert_candidates, workflow_of
@@ -76,6 +76,7 @@ def missing_work(config: CampaignConfig, database: Database, launchpad: LaunchPa
     now, stored = _plan(config, database, launchpad)
     whole, queued = _held(launchpad, config.name)
     lacking = {c for c in now.candidates if f"{config.name}:{c}" not in whole and c not in queued}
+    lacking -= repeats(database, config.name)  # who has seen all shards has left them out
     return Missing(
         [k for k in now.shards if f"{config.name}:shard{k}" not in whole],
         {k: found for k, ids in stored.accepted.items() if (found := [c for c in ids if c in lacking])},

@@ -93,7 +93,7 @@ ROOMS: dict[str, set[str]] = {
     "campaigns": {"flows", "generators", "engines", "stores"},
     "query": {"stores", "scdm_models.datasets", "scdm_models.symmetry"},
     "flows": {"generators", "engines", "analysis", "thermo", "stores"},
-    "generators": {"scdm_models.sampling", "scdm_models.model", "scdm_models.datasets"},
+    "generators": {"scdm_models.sampling", "scdm_models.model", "scdm_models.datasets", "scdm_models.symmetry"},
     "engines": {"analysis", "thermo", "scdm_models.training", "scdm_models.symmetry", "scdm_models.processes"},
     "analysis": {"thermo", "scdm_models.metrics", "scdm_models.datasets", "scdm_models.symmetry"},
     "thermo": {"scdm_models.datasets", "scdm_models.symmetry"},

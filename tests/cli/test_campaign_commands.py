@@ -70,8 +70,9 @@ def test_submit_status_cancel_and_back(place: Path, capsys: pytest.CaptureFixtur
     assert scdm("campaign", "submit", str(file), "--json")["workflows_added"] == 0
     assert "candidates: 0 of at most 1 put in the queue" in scdm("campaign", "status", "c")
     campaign_file(place, screen={"max_atoms": 3})
-    assert "screen.max_atoms: 40 there, 3 here" in scdm("campaign", "submit", str(file), code=2)
-    campaign_file(place)
+    for _ in range(2):  # nothing has been computed, so it is corrected, and put in the queue anew; then set back
+        assert scdm("campaign", "submit", str(file), "--json")["workflows_added"] == 2
+        campaign_file(place)
 
     assert scdm("campaign", "cancel", "c", "--dry-run") == "4 jobs of campaign c have not begun; nothing was changed\n"
     assert scdm("campaign", "cancel", "c", "--json")["jobs"] == 4

@@ -321,7 +321,7 @@ def test_a_dry_run_tells_what_each_stage_costs(ready: Path, capsys: pytest.Captu
 def test_a_dry_run_of_structures_to_come_shows_typical_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "c.yaml").write_text('{"name": "s", "generator": {"kind": "scdm"}, "engine": {"kind": "vasp"}}')
     code, out, err = scdm(capsys, "campaign", "run", "c.yaml", "--dry-run")
-    assert code == 0
+    assert code == 2  # it would be refused
     assert "a layer of 12 atoms" in out
     assert "SCDM_VASP_CMD is not set" in err
 

@@ -6,9 +6,9 @@ Two workers at a time are killed with SIGKILL, then `resume` runs once; in the e
 jobs cost nothing (see tests/support/rlaunching.py, which also checks the results); database and workers are real.
 
 In an outage the server is killed while two workers compute, and started again: one waits for it, the other gives up
-after 30 s and leaves its result on disk. `resume --lost-after 90` runs as soon as the server answers. The table says
-what two passes of it did (a worker may have delivered its result before), and how often a job ran twice. `--long` adds
-an outage of 400 s, more than the time after which a worker without a heartbeat counts as lost.
+after 30 s and leaves its result on disk. `resume` runs every minute meanwhile, as cron does, and once more as soon as
+the server answers. The table says what that one did, and how often a job ran twice. `--long` adds an outage of 400 s,
+more than the time after which a worker without a heartbeat counts as lost.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
+
+from pymongo.errors import PyMongoError
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 
 WORKERS = 4
 PATIENCE_SECONDS = 30.0
-LOST_AFTER_SECONDS = 90.0
+CRON_SECONDS = 60.0
 
 
 def outage(folder: Path, seconds: float) -> str:
@@ -34,6 +37,7 @@ def outage(folder: Path, seconds: float) -> str:
     from support.rlaunching import Workers, check_all_done, put, runs
 
     from scdm_flows.config.settings import ScdmSettings
+    from scdm_flows.errors import ScdmError
     from scdm_flows.execution.fireworks import Kind, resume
     from scdm_flows.stores import EmbeddedServer, connect
     from scdm_flows.stores.process import free_port
@@ -54,12 +58,16 @@ def outage(folder: Path, seconds: float) -> str:
             workers.wait_at("running")
             os.kill(server.status().pid or 0, signal.SIGKILL)
             gone.touch()
-            time.sleep(seconds)
+            end = time.monotonic() + seconds
+            while (left := end - time.monotonic()) > 0:
+                time.sleep(min(CRON_SECONDS, left))
+                if left > CRON_SECONDS:
+                    with suppress(PyMongoError, ScdmError):
+                        resume(database)
             server.start()
             start = time.perf_counter()
-            found = Counter(item.kind for item in resume(database, lost_after=LOST_AFTER_SECONDS))
+            found = Counter(item.kind for item in resume(database))
             patient.join(120)
-            found += Counter(item.kind for item in resume(database, lost_after=LOST_AFTER_SECONDS))
             workers.run(seconds=120)
             check_all_done(database, launchpad)
             twice = sum(times > 1 for times in runs(workers.log).values())

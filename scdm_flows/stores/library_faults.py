@@ -1,7 +1,8 @@
 """Functions of libraries that are replaced while the program runs: which, in which version, why, and until when.
 
-No other module replaces a part of a library. Two more rely on what libraries do not promise, and replace nothing: ``Database`` gives the stores of maggma 0.77 one connection
-instead of one each (``_coll``), and ``scdm_flows.engines.forcefield.bfgs`` extends a class of ASE 3.29.
+No other module replaces a part of a library. Two more rely on what libraries do not promise, and replace nothing:
+``Database`` gives the stores of maggma 0.77 one connection instead of one each (``_coll``), and
+``scdm_flows.engines.forcefield.bfgs`` extends a class of ASE 3.29.
 """
 
 from __future__ import annotations

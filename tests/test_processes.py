@@ -5,8 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -30,13 +28,6 @@ def wait_for(path: Path) -> int:
             return int(path.read_text())
         time.sleep(0.1)
     raise AssertionError(f"{path} was not written in a minute")
-
-
-def watch_group(leader: int) -> None:
-    """Raises ``ProcessLookupError`` as soon as nobody of the process group is left; waits half a minute."""
-    for _ in range(300):
-        os.killpg(leader, 0)
-        time.sleep(0.1)
 
 
 def interrupted(path: Path) -> None:
@@ -94,36 +85,3 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not Path(f"/proc/{worker}").exists()
-
-
-def test_an_interrupted_generation_ends_and_leaves_no_worker(tmp_path: Path) -> None:
-    # the terminal sends its interrupt to every process of the group, the workers too
-    out = tmp_path / "many.jsonl"
-    command = [
-        str(Path(sys.executable).with_name("scdm")),
-        "generate",
-        "-n",
-        "100000",
-        "--processes",
-        "2",
-        "-o",
-        str(out),
-    ]
-    process = subprocess.Popen(
-        command,
-        start_new_session=True,
-        stderr=subprocess.PIPE,
-        cwd=tmp_path,
-        # a shell starts what it puts in the background with interrupts ignored, and children inherit that
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    assert process.stderr is not None
-    seen = b""
-    while b"samples: " not in seen or seen.rstrip().endswith(b"0/100000"):  # some are there, so workers are at it
-        seen += process.stderr.read1(4096)
-    os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode not in (0, None)
-    with pytest.raises(ProcessLookupError):
-        watch_group(process.pid)
-    assert not out.exists()  # what is finished is in the part

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import random
 from collections.abc import Iterator
 from functools import lru_cache
@@ -19,7 +20,7 @@ from scdm_flows.config import CampaignConfig, load_config, parse_config
 from scdm_flows.errors import ConfigError
 from scdm_models.model import checkpoint
 
-FILES = 300
+FILES = int(os.environ.get("SCDM_TEST_MUTATIONS", "120"))
 ODD: tuple[Any, ...] = (
     None, True, -1, 0, 1, 3, 1000, 2**31, 2**63 - 1, 2**63, 10**30, -0.0, 1e-300, 0.5, 1e300, float("inf"),
     float("nan"), "", " ", "0", "1e999", "scdm", "vasp", "forcefield", "files", "several", "MoS2", "Xx2Qq", "Mo,Zz",
@@ -32,7 +33,9 @@ ODD: tuple[Any, ...] = (
 def originals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Campaigns of every kind; relative paths are taken from the folder with the structures."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(checkpoint, "load_checkpoint", lru_cache(checkpoint.load_checkpoint))  # it is read 300 times
+    monkeypatch.setattr(
+        checkpoint, "load_checkpoint", lru_cache(checkpoint.load_checkpoint)
+    )  # it is read again and again
     mx2("1H").to(filename=str(tmp_path / "a.cif"))
     sampled = {"kind": "scdm", "n": 20, "seed": 1, "elements": "Mo,S", "formula": "MoS2", "n_atoms": 3, "weight": 0.5}
     files = {"kind": "files", "paths": ["a.cif"], "shard_size": 10}

@@ -23,7 +23,7 @@ from scdm_flows.config.settings import ScdmSettings
 from scdm_flows.errors import CampaignError, ConfigError, StoreError
 from scdm_flows.execution.local.runner import run_campaign
 from scdm_flows.query import CandidateDB
-from scdm_flows.stores import EmbeddedServer, connect
+from scdm_flows.stores import Database, EmbeddedServer, connect
 
 pytest.importorskip("secantus", reason="the embedded server is an optional extra")
 
@@ -43,11 +43,10 @@ def settings(tmp_path: Path):
     EmbeddedServer(made.data_dir, made.port).stop()
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> CampaignConfig:
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> CampaignConfig:
     """Three layers and one broken file; phonons of the two-atom layer only."""
-    folder = tmp_path / "structures"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("structures")
     mx2("1H").to(filename=str(folder / "a.cif"))
     mx2("1T", a=3.2).to(filename=str(folder / "b.cif"))
     Structure(Lattice.hexagonal(2.51, 20), ["B", "N"], [[1 / 3, 2 / 3, 0.5], [2 / 3, 1 / 3, 0.5]]).to(
@@ -63,6 +62,15 @@ def config(tmp_path: Path) -> CampaignConfig:
             "gate": {"phonon_max_atoms": 2, "phonon_max_e_above_hull": 2, "max_e_above_hull": 2},
         }
     )
+
+
+@pytest.fixture(scope="module")
+def reference(config: CampaignConfig) -> Database:
+    """The campaign as nothing disturbed it."""
+    database = memory_database()
+    run_campaign(config, database, processes=1)
+    build_all(database)
+    return database
 
 
 def end_state(database) -> dict[str, tuple]:
@@ -107,10 +115,9 @@ def test_run_twice_adds_nothing(config: CampaignConfig) -> None:
         run_campaign(changed, database, processes=1)
 
 
-def test_sigkill_and_resume_reach_the_same_end(config: CampaignConfig, settings: ScdmSettings, tmp_path: Path) -> None:
-    reference = memory_database()
-    run_campaign(config, reference, processes=1)
-    build_all(reference)
+def test_sigkill_and_resume_reach_the_same_end(
+    config: CampaignConfig, reference: Database, settings: ScdmSettings, tmp_path: Path
+) -> None:
     file = tmp_path / "small.yaml"
     file.write_text(config.model_dump_json())  # JSON is YAML
     environment = {
@@ -143,12 +150,11 @@ def test_sigkill_and_resume_reach_the_same_end(config: CampaignConfig, settings:
     database.close()
 
 
-def test_fireworks_workers_reach_the_same_end(config: CampaignConfig, settings: ScdmSettings, tmp_path: Path) -> None:
+def test_fireworks_workers_reach_the_same_end(
+    config: CampaignConfig, reference: Database, settings: ScdmSettings, tmp_path: Path
+) -> None:
     from scdm_flows.execution.fireworks import submit
 
-    reference = memory_database()
-    run_campaign(config, reference, processes=1)
-    build_all(reference)
     database = connect(settings)
     assert submit(config, database) == 2  # four entries in shards of three
     assert submit(config, database) == 0

@@ -167,10 +167,11 @@ def test_an_output_whose_large_objects_were_lost_is_computed_again(
     assert database.job_store.docs_store.count({"uuid": relax["uuid"]}) == 1
 
 
-def test_another_configuration_of_the_same_name_is_refused(config: CampaignConfig) -> None:
+def test_another_configuration_of_the_same_name_is_refused_once_something_is_computed(config: CampaignConfig) -> None:
     database = memory_database()
     assert register(config, database)
     assert not register(config, database)
+    run_campaign(config, database, processes=1)
     changed = config.model_copy(update={"gate": config.gate.model_copy(update={"phonon_max_atoms": 5})})
     with pytest.raises(CampaignError, match="gate.phonon_max_atoms: 1 there, 5 here"):
         register(changed, database)

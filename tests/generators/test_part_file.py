@@ -142,7 +142,10 @@ def test_no_process_is_left_and_what_is_finished_is_where_it_is_said(tmp_path: P
         if part.exists() and part.read_text().count("\n") > 1:
             break
         time.sleep(0.1)
-    os.kill(process.pid, how)  # to the parent alone, as `kill` does
+    if how is signal.SIGINT:  # the terminal sends it to every process of the group, the workers too
+        os.killpg(process.pid, how)
+    else:
+        os.kill(process.pid, how)
     _, told = process.communicate(timeout=60)
     if how is not signal.SIGKILL:
         assert process.returncode == 130

@@ -506,7 +506,11 @@ def test_our_own_server_is_a_provider(campaign_documents: CampaignDocuments) -> 
     pytest.importorskip("optimade.server", reason="the server is an optional extra")
     from support.pages_server import serving
 
+    from scdm_flows.builders.optimade import optimade_of
+
     database = memory_database()
+    for document in campaign_documents.candidates:
+        document.optimade = optimade_of(document)  # as the candidate builder does
     campaign_documents.store(database)
     expected = {d.candidate_id: Structure.from_dict(d.structure) for d in campaign_documents.candidates}
     with serving(database) as address:

@@ -314,3 +314,35 @@ def test_elements_may_be_a_list() -> None:
         for e in ("Mo,S", ["Mo", "S"])
     )
     assert listed.config_hash == text.config_hash
+
+
+LOCKS = """
+import multiprocessing
+from scdm_flows.execution.local.processes import one_by_one, work_off
+
+held = []
+
+def negative(number):
+    return -number
+
+def start():
+    held.append(multiprocessing.get_context("spawn").RLock())  # as tqdm does
+    return one_by_one(negative)
+
+if __name__ == "__main__":
+    print(sorted(result for _, result in work_off(range(4), start, 2)))
+"""
+
+
+def test_workers_give_back_what_they_hold_of_the_system(tmp_path: Path) -> None:
+    script = tmp_path / "locks.py"
+    script.write_text(LOCKS)
+    path = os.pathsep.join([str(ROOT), str(ROOT / "models")])
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.stdout, done.stderr) == ("[-3, -2, -1, 0]\n", "")  # Python warns of semaphores that are left

@@ -27,6 +27,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Work = Callable[[Sequence[Item]], Iterable[tuple[int, Result]]]
 Start = Callable[[], Work[Item, Result]]
+LEAVE_SECONDS = 10.0  # for a worker that is out of work
 ATTEMPTS = 2  # a worker can die for reasons that are not its item's
 _PR_SET_PDEATHSIG = 1
 
@@ -62,7 +63,13 @@ class _Worker(Generic[Item]):
         with contextlib.suppress(OSError):  # it is dead, which the next read will tell
             self.connection.send(list(items))
 
+    def dismiss(self) -> None:
+        """Nothing is left for it: it ends by itself, so that what its libraries hold of the system is given back."""
+        self.connection.close()
+
     def end(self) -> None:
+        if self.connection.closed:
+            self.process.join(LEAVE_SECONDS)
         self.process.kill()
         self.process.join()
         self.connection.close()
@@ -140,6 +147,7 @@ def work_off(
     """
     waiting = deque((item, 1) for item in items)
     workers: dict[Connection, _Worker[Item]] = {}
+    leaving: list[_Worker[Item]] = []
 
     def share() -> tuple[list[Item], int]:
         item, attempt = waiting.popleft()
@@ -183,7 +191,8 @@ def work_off(
                 elif waiting:
                     worker.give(*share())
                 else:
-                    workers.pop(worker.connection).end()
+                    leaving.append(workers.pop(worker.connection))
+                    worker.dismiss()
     finally:
-        for worker in workers.values():
+        for worker in [*workers.values(), *leaving]:
             worker.end()

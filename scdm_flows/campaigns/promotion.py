@@ -17,6 +17,8 @@ from typing import Any
 from pymatgen.core.structure import Structure
 
 from scdm_flows.campaigns.registration import register
+from scdm_flows.campaigns.removal import clear, who_computes
+from scdm_flows.campaigns.stored import outputs
 from scdm_flows.config import CampaignConfig, PromotedGeneratorConfig, parse_config
 from scdm_flows.documents import CampaignDoc, CandidateDoc, ParentRecord, StageName
 from scdm_flows.engines import engine_of
@@ -125,8 +127,8 @@ def promote(database: Database, asked: Asked, *, dry_run: bool = False) -> Promo
         records = [_stored(database, stored, shard) for shard in range(shard_count(stored)[0])]
         if all(one is not None for one in records):
             ids = tuple(str(record["promoted_from"]) for one in records for record in one or ())
-            config = stored.model_copy(update={"budget": draft.budget})
-            changed = config.budget != stored.budget
+            config = _with_hours(stored, asked.node_hours)
+            changed = config != stored
             if changed and not dry_run:
                 register(config, database)
             return Promotion(config, changed, ids)
@@ -139,6 +141,8 @@ def promote(database: Database, asked: Asked, *, dry_run: bool = False) -> Promo
     layers = sum(document.novel is False for document in chosen)
     if dry_run:
         return Promotion(config, True, ids, layers, left_out, hours, tuple(engine.check()))
+    if known is not None and known.config_hash != config.config_hash:
+        _forget_beginnings(database, config.name)
     register(config, database)
     with store_errors(database.uri):
         for shard, records_of_shard in enumerate(_shards(made, config.generator.shard_size)):
@@ -193,6 +197,19 @@ def _refuse_another(known: CampaignDoc, draft: CampaignConfig) -> None:
     ]
     if differing:
         raise CampaignError(f"campaign {known.name!r} was promoted otherwise ({'; '.join(differing)}); {remedy}")
+
+
+def _with_hours(stored: CampaignConfig, node_hours: float | None) -> CampaignConfig:
+    """The campaign with other node hours, where some are given; the rest of its budget stays."""
+    if node_hours is None:
+        return stored
+    return stored.model_copy(update={"budget": stored.budget.model_copy(update={"node_hours": node_hours})})
+
+
+def _forget_beginnings(database: Database, name: str) -> None:
+    """Clear a promotion that was cut short, if the ranking has changed since, so that it begins anew."""
+    if not outputs(database, name, StageName.SCREEN, []) and who_computes(database.mongo, name) is None:
+        clear(database, name)
 
 
 def _choose(
@@ -281,6 +298,9 @@ def _stored(database: Database, config: CampaignConfig, shard: int) -> list[Reco
     """The stored records of a shard; None where they are not all there: a kill can leave a document without them."""
     uuid = job_uuid(config, f"shard{shard}", StageName.GENERATE.value)
     with store_errors(database.uri):
-        found = database.job_store.query_one({"uuid": uuid}, properties=["output"], load=True)
+        try:
+            found = database.job_store.query_one({"uuid": uuid}, properties=["output"], load=True)
+        except KeyError:  # which is how jobflow says that a large object is missing
+            return None
     records = ((found or {}).get("output") or {}).get("records")
     return records if isinstance(records, list) else None

@@ -22,7 +22,11 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
 @filters_within
 @click.option("--engine", "kind", required=True, metavar="KIND", help="Engine that computes them: vasp, ...")
 @click.option(
-    "--engine-option", "options", multiple=True, metavar="KEY=VALUE", help="Setting of the engine, as in campaign files."
+    "--engine-option",
+    "options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Setting of the engine, as in campaign files.",
 )
 @click.option("--as", "new", metavar="NEW", help="Name of the new campaign; NAME-KIND when absent.")
 @click.option(

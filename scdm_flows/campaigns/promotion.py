@@ -19,7 +19,7 @@ from pymatgen.core.structure import Structure
 from scdm_flows.campaigns.registration import register
 from scdm_flows.campaigns.removal import clear, who_computes
 from scdm_flows.campaigns.stored import outputs
-from scdm_flows.config import CampaignConfig, PromotedGeneratorConfig, parse_config
+from scdm_flows.config import CampaignConfig, parse_config
 from scdm_flows.documents import CampaignDoc, CandidateDoc, ParentRecord, StageName
 from scdm_flows.engines import engine_of
 from scdm_flows.engines.base import Engine
@@ -122,8 +122,8 @@ def promote(database: Database, asked: Asked, *, dry_run: bool = False) -> Promo
     draft = _draft(asked, parent)
     known = database.campaign(draft.name)
     if known is not None:
-        _refuse_another(known, draft)
         stored = parse_config(known.config, origin=f"campaign {known.name}")
+        _refuse_another(stored, draft)
         records = [_stored(database, stored, shard) for shard in range(shard_count(stored)[0])]
         if all(one is not None for one in records):
             ids = tuple(str(record["promoted_from"]) for one in records for record in one or ())
@@ -133,14 +133,15 @@ def promote(database: Database, asked: Asked, *, dry_run: bool = False) -> Promo
                 register(config, database)
             return Promotion(config, changed, ids)
     engine = engine_of(draft.engine)
-    chosen, left_out, hours = _choose(query, asked, engine)
+    missing = tuple(engine.check())
+    chosen, left_out, hours = _choose(query, asked, engine, ready=not missing)
     made = [_record(document) for document in chosen]
     generator = draft.generator.model_copy(update={"n": len(made), "sha256": _digest(made)})
     config = draft.model_copy(update={"generator": generator})
     ids = tuple(document.candidate_id for document in chosen)
     layers = sum(document.novel is False for document in chosen)
     if dry_run:
-        return Promotion(config, True, ids, layers, left_out, hours, tuple(engine.check()))
+        return Promotion(config, True, ids, layers, left_out, hours, missing)
     if known is not None and known.config_hash != config.config_hash:
         _forget_beginnings(database, config.name)
     register(config, database)
@@ -177,26 +178,23 @@ def _draft(asked: Asked, parent: CampaignDoc) -> CampaignConfig:
     return parse_config(data, origin="promotion")
 
 
-def _refuse_another(known: CampaignDoc, draft: CampaignConfig) -> None:
+def _refuse_another(known: CampaignConfig, draft: CampaignConfig) -> None:
     """``CampaignError`` where a campaign of this name is not what is asked for."""
-    remedy = f"give the new one another name with --as, or take this one away with `scdm campaign remove {known.name}`"
-    generator = known.config.get("generator") or {}
-    if generator.get("kind") != "promoted":
-        raise CampaignError(f"campaign {known.name!r} exists and is no promoted one; {remedy}")
-    wanted = draft.model_dump(mode="json")
+    remedy = f"give the new one another name with --as, or take this one away with `scdm campaign remove {draft.name}`"
+    if known.generator.kind != draft.generator.kind:
+        raise CampaignError(f"campaign {draft.name!r} exists and is no promoted one; {remedy}")
+    there, here = (
+        {key: config.generator.model_dump()[key] for key in ("parent", "top", "where", "core_hours")}
+        | {f"engine.{key}": value for key, value in config.engine.model_dump(mode="json").items()}
+        for config in (known, draft)
+    )
     differing = [
-        f"{key}: {generator.get(key)!r} there, {wanted['generator'][key]!r} here"
-        for key in ("parent", "top", "where", "core_hours")
-        if generator.get(key) != wanted["generator"][key]
-    ]
-    engine = known.config.get("engine") or {}
-    differing += [
-        f"engine.{key}: {engine.get(key)!r} there, {wanted['engine'].get(key)!r} here"
-        for key in sorted(engine.keys() | wanted["engine"].keys())
-        if engine.get(key) != wanted["engine"].get(key)
+        f"{key}: {there.get(key)!r} there, {here.get(key)!r} here"
+        for key in sorted(there.keys() | here.keys())
+        if there.get(key) != here.get(key)
     ]
     if differing:
-        raise CampaignError(f"campaign {known.name!r} was promoted otherwise ({'; '.join(differing)}); {remedy}")
+        raise CampaignError(f"campaign {draft.name!r} was promoted otherwise ({'; '.join(differing)}); {remedy}")
 
 
 def _with_hours(stored: CampaignConfig, node_hours: float | None) -> CampaignConfig:
@@ -213,9 +211,12 @@ def _forget_beginnings(database: Database, name: str) -> None:
 
 
 def _choose(
-    query: CandidateDB, asked: Asked, engine: Engine
+    query: CandidateDB, asked: Asked, engine: Engine, *, ready: bool
 ) -> tuple[list[CandidateDoc], dict[str, int], float | None]:
-    """The best that can be promoted, why others are not -> how many, and the estimated core hours of the former."""
+    """The best that can be promoted, why others are not -> how many, and the estimated core hours of the former.
+
+    ready: whether the engine has what it needs; one that has not cannot say for which elements it has.
+    """
     if "campaign" in asked.where:
         raise ConfigError(f"where campaign={asked.where['campaign']!r}: candidates are those of {asked.parent!r}")
     chosen: list[CandidateDoc] = []
@@ -224,7 +225,7 @@ def _choose(
     for document in query.stream(sort="rank", campaign=asked.parent, **asked.where):
         if len(chosen) == asked.top:
             break
-        why, cost = _why_not(document, engine)
+        why, cost = _why_not(document, engine, ready=ready)
         if why is None and asked.core_hours is not None:
             if cost is None:
                 raise ConfigError(
@@ -252,7 +253,9 @@ def _choose(
     return chosen, dict(left_out), hours or None
 
 
-def _why_not(document: CandidateDoc, engine: Engine) -> tuple[tuple[str, str] | None, float | None]:
+def _why_not(
+    document: CandidateDoc, engine: Engine, *, ready: bool
+) -> tuple[tuple[str, str] | None, float | None]:
     """Why a candidate is not promoted (reason, in words of its own), and what it costs, core hours."""
     name = document.candidate_id
     if document.duplicate_of is not None:
@@ -263,7 +266,8 @@ def _why_not(document: CandidateDoc, engine: Engine) -> tuple[tuple[str, str] | 
         return (UNRANKED, f"{name}: {document.reason or 'not ranked yet, run `scdm build`'}"), None
     try:
         structure = Structure.from_dict(document.relaxed_structure)
-        problems = engine.check_elements(document.elements) + engine.layer_problems(structure)
+        problems = engine.check_elements(document.elements) if ready else []
+        problems += engine.layer_problems(structure)
         if problems:
             return (NOT_COMPUTABLE, f"{name}: {'; '.join(problems)}"), None
         stages = engine.cost(structure, len(structure))

@@ -80,7 +80,7 @@ def shard_flow(config: CampaignConfig, shard: int, progress: Callable[[int], Non
 
 
 def stored_shard(config: CampaignConfig, shard: int, records: list[dict[str, Any]]) -> Job:
-    """The generate job of a shard whose records are there already: it stores them, and whoever runs it finds it done."""
+    """The generate job of a shard whose records are there already: it stores them, and then counts as done."""
     made = identified(generate(config.model_dump(mode="json"), shard), config, StageName.GENERATE, shard=shard)
     made.function = lambda *_: {"shard": shard, "records": records}
     return made

@@ -218,7 +218,10 @@ def _choose(
     ready: whether the engine has what it needs; one that has not cannot say for which elements it has.
     """
     if "campaign" in asked.where:
-        raise ConfigError(f"where campaign={asked.where['campaign']!r}: candidates are those of {asked.parent!r}")
+        said = asked.where["campaign"]
+        raise ConfigError(
+            f"the filter campaign = {said!r} has no place in a promotion of {asked.parent!r}; leave it out"
+        )
     chosen: list[CandidateDoc] = []
     left_out: Counter[str] = Counter()
     hours, first = 0.0, None
@@ -253,9 +256,7 @@ def _choose(
     return chosen, dict(left_out), hours or None
 
 
-def _why_not(
-    document: CandidateDoc, engine: Engine, *, ready: bool
-) -> tuple[tuple[str, str] | None, float | None]:
+def _why_not(document: CandidateDoc, engine: Engine, *, ready: bool) -> tuple[tuple[str, str] | None, float | None]:
     """Why a candidate is not promoted (reason, in words of its own), and what it costs, core hours."""
     name = document.candidate_id
     if document.duplicate_of is not None:

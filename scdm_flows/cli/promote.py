@@ -60,9 +60,7 @@ def promote(
 
     engine = {"kind": kind, **dict(_option(text) for text in options)}
     with database(create=False) as connected:
-        where = conditions(CandidateDB(connected), {**asked, "campaign": name})
-        if where.pop("campaign") != name:
-            raise click.UsageError(f"--where campaign=... and {name} are two campaigns; give one of them")
+        where = conditions(CandidateDB(connected), asked)
         wanted = promotion.Asked(name, top, engine, new, where, core_hours, node_hours)
         found = promotion.promote(connected, wanted, dry_run=dry_run)
     if as_json:

@@ -16,7 +16,7 @@ class ParentRecord(BaseModel):
     candidate_id: str = Field(description="of the parent")
     campaign: str = Field(description="of the parent")
     rank: int | None = Field(None, description="1 is best within the parent's campaign")
-    score: float | None = Field(None, description="ranking score, 0 to 1")
+    score: float | None = Field(None, description="ranking score, 0 to 1, dimensionless")
     energy_scheme: str | None = Field(None, description="what energy_per_atom is")
     surrogate: bool | None = Field(None, description="whether the energies come from a force field")
     energy_model: str | None = Field(None, description="id of the energy model that predicted them")

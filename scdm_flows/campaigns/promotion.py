@@ -90,6 +90,8 @@ class Promotion:
         Estimated cost of all of them, every stage; None where the engine costs next to nothing.
     missing
         What keeps the engine from running, in words; only of a dry run.
+    unfinished
+        Candidates of the parent that were under way at the last build: their ranks are still to come.
     """
 
     config: CampaignConfig
@@ -99,6 +101,7 @@ class Promotion:
     left_out: Mapping[str, int] = field(default_factory=dict)
     core_hours: float | None = None
     missing: tuple[str, ...] = ()
+    unfinished: int = 0
 
 
 def promote(database: Database, asked: Asked, *, dry_run: bool = False) -> Promotion:
@@ -141,7 +144,7 @@ def promote(database: Database, asked: Asked, *, dry_run: bool = False) -> Promo
     ids = tuple(document.candidate_id for document in chosen)
     layers = sum(document.novel is False for document in chosen)
     if dry_run:
-        return Promotion(config, True, ids, layers, left_out, hours, missing)
+        return Promotion(config, True, ids, layers, left_out, hours, missing, parent.funnel.pending)
     if known is not None and known.config_hash != config.config_hash:
         _forget_beginnings(database, config.name)
     register(config, database)
@@ -149,7 +152,7 @@ def promote(database: Database, asked: Asked, *, dry_run: bool = False) -> Promo
         for shard, records_of_shard in enumerate(_shards(made, config.generator.shard_size)):
             if _stored(database, config, shard) is None:
                 stored_shard(config, shard, records_of_shard).run(store=database.job_store)
-    return Promotion(config, True, ids, layers, left_out, hours)
+    return Promotion(config, True, ids, layers, left_out, hours, unfinished=parent.funnel.pending)
 
 
 def _draft(asked: Asked, parent: CampaignDoc) -> CampaignConfig:

@@ -93,6 +93,7 @@ def _facts(found: Promotion, *, dry_run: bool) -> dict[str, Any]:
         "promoted": list(found.chosen),
         "known_layers": found.known_layers,
         "left_out": dict(found.left_out),
+        "unfinished": found.unfinished,
         "core_hours": found.core_hours,
         "budget": found.config.budget.model_dump(mode="json", exclude_defaults=True),
         "missing": list(found.missing),
@@ -114,6 +115,8 @@ def _tell(found: Promotion, *, dry_run: bool) -> None:
         click.echo(f"known layers among them: {found.known_layers} (--where novel=true leaves them out)")
     for reason, count in found.left_out.items():
         click.echo(f"left out: {count} {reason}")
+    if found.unfinished:
+        click.echo(f"campaign {parent} is not finished: {found.unfinished} candidates under way may be better")
     if found.core_hours is not None:
         click.echo(f"estimated cost: {found.core_hours:.2g} core hours, good to a factor of three, every gate open")
     if found.config.budget.node_hours is not None:

@@ -92,6 +92,8 @@ class Promotion:
         What keeps the engine from running, in words; only of a dry run.
     unfinished
         Candidates of the parent that were under way at the last build: their ranks are still to come.
+    existed
+        Whether it was complete before this call, which then can have changed its node hours only.
     """
 
     config: CampaignConfig
@@ -102,6 +104,7 @@ class Promotion:
     core_hours: float | None = None
     missing: tuple[str, ...] = ()
     unfinished: int = 0
+    existed: bool = False
 
 
 def promote(database: Database, asked: Asked, *, dry_run: bool = False) -> Promotion:
@@ -134,7 +137,7 @@ def promote(database: Database, asked: Asked, *, dry_run: bool = False) -> Promo
             changed = config != stored
             if changed and not dry_run:
                 register(config, database)
-            return Promotion(config, changed, ids)
+            return Promotion(config, changed, ids, existed=True)
     engine = engine_of(draft.engine)
     missing = tuple(engine.check())
     chosen, left_out, hours = _choose(query, asked, engine, ready=not missing)

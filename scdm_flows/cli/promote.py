@@ -83,9 +83,10 @@ def _option(text: str) -> tuple[str, Any]:
 
 
 def _facts(found: Promotion, *, dry_run: bool) -> dict[str, Any]:
+    generator: Any = found.config.generator  # a promoted one
     return {
         "campaign": found.config.name,
-        "parent": getattr(found.config.generator, "parent", None),
+        "parent": generator.parent,
         "engine": found.config.engine.kind,
         "config_hash": found.config.config_hash,
         "changed": found.changed and not dry_run,
@@ -103,9 +104,12 @@ def _facts(found: Promotion, *, dry_run: bool) -> dict[str, Any]:
 def _tell(found: Promotion, *, dry_run: bool) -> None:
     name, n = found.config.name, len(found.chosen)
     many = f"{n} candidate{'s' * (n != 1)}"
-    parent, top = found.config.generator.parent, found.config.generator.top  # type: ignore[union-attr]
-    if not found.changed:
-        click.echo(f"campaign {name} holds these {many} of {parent} already; nothing was changed")
+    generator: Any = found.config.generator  # a promoted one
+    parent, top = generator.parent, generator.top
+    if found.existed:
+        hours = "its node hours would change" if dry_run else "its node hours changed"
+        change = hours if found.changed else "nothing was changed"
+        click.echo(f"campaign {name} holds these {many} of {parent} already; {change}")
     else:
         done = "would be promoted" if dry_run else "promoted"
         click.echo(f"campaign {name}: {many} of {parent} {done} to the {found.config.engine.kind} engine")

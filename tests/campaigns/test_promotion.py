@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
@@ -304,8 +305,6 @@ def test_show_sets_surrogate_and_dft_side_by_side(
         text = CliRunner().invoke(show_command.show, [name], catch_exceptions=False).output
         (row,) = [line for line in text.splitlines() if line.strip().startswith("E_hull, eV/atom")]
         assert row.index("0.010 ± 0.100 (surrogate)") < row.index("0.031 (DFT)")
-    import json
-
     shown = json.loads(CliRunner().invoke(show_command.show, [ids(0)[0], "--json"], catch_exceptions=False).output)
     assert shown["promoted_to"] == ["dft-0"]
 

@@ -63,6 +63,7 @@ def test_promote_says_what_it_does_and_its_campaign_runs_by_name(scdm: Scdm) -> 
     again = scdm(*promote, *options, "--json")
     assert (again["changed"], again["config_hash"]) == (False, first["config_hash"])
     assert "holds these 3 candidates of demo already; nothing was changed" in scdm(*promote, *options)
+    assert "already; its node hours changed" in scdm(*promote, *options[:-1], "3")
     assert "--as" in scdm(*promote, "--as", "next", code=2)  # without the engine's option
 
     planned = scdm("campaign", "run", "next", "--dry-run", "--json")

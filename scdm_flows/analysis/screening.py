@@ -79,6 +79,8 @@ def _examine(config: CampaignConfig, record: dict[str, Any], known: KnownLayers)
         model_id=record.get("model_id"),
         seed=record.get("seed"),
         source_id=record.get("source_id"),
+        promoted_from=record.get("promoted_from"),
+        parent=record.get("parent"),
         structure=record.get("structure"),
         layer_group_requested=record.get("layer_group_requested"),
         accepted=False,

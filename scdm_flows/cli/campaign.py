@@ -12,6 +12,7 @@ from scdm_flows.cli.common import DRY, JSON, USAGE, as_text, database, echo_json
 from scdm_flows.cli.inputs import costs, inputs, show_costs
 from scdm_flows.cli.launchpad import initialise, launchpad_dir
 from scdm_flows.cli.progress import progress_bar
+from scdm_flows.cli.promote import promote
 from scdm_flows.cli.remove import remove
 from scdm_flows.cli.report import report, write_report
 from scdm_flows.cli.resume import resume
@@ -42,6 +43,21 @@ STEPS = {
 }
 
 
+def _config(file: Path) -> CampaignConfig:
+    """The campaign of a file; where there is no such file, the stored campaign of that name."""
+    from scdm_flows.config import load_config, parse_config
+    from scdm_flows.config.settings import get_settings
+
+    if not file.exists() and not file.suffix and len(file.parts) == 1:
+        settings = get_settings()
+        if settings.mongo_uri is not None or (settings.data_dir / "db").is_dir():
+            with database(create=False) as connected:
+                stored = connected.campaign(str(file))
+            if stored is not None:
+                return parse_config(stored.config, origin=f"campaign {stored.name}")
+    return load_config(file)
+
+
 @click.group()
 def campaign() -> None:
     """Run, submit and report discovery campaigns."""
@@ -49,6 +65,7 @@ def campaign() -> None:
 
 campaign.add_command(inputs)
 campaign.add_command(cancel)
+campaign.add_command(promote)
 campaign.add_command(remove)
 campaign.add_command(resume)
 campaign.add_command(report)
@@ -61,13 +78,11 @@ campaign.add_command(report)
 @DRY
 @JSON
 def run(file: Path, processes: int | None, retry_failed: bool, dry_run: bool, as_json: bool) -> None:
-    """Run the campaign of FILE on this machine, or go on with it.
+    """Run the campaign of FILE, or the stored one of that name, on this machine, or go on with it.
 
     What is stored is not computed again: the same command after an interruption goes on from there.
     """
-    from scdm_flows.config import load_config
-
-    config = load_config(file)
+    config = _config(file)
     if dry_run:
         plan(config, as_json=as_json)
         return
@@ -171,14 +186,12 @@ def _refuse(missing: list[str]) -> None:
 @DRY
 @JSON
 def submit(file: Path, dry_run: bool, as_json: bool) -> None:
-    """Put the campaign of FILE on the FireWorks LaunchPad; submitting it again adds nothing.
+    """Put the campaign of FILE, or the stored one of that name, on the FireWorks LaunchPad; again adds nothing.
 
     Another budget or objective in the file is applied. Workers do the work: scdm worker or rlaunch (here), qlaunch
     (through a queue).
     """
-    from scdm_flows.config import load_config
-
-    config = load_config(file)
+    config = _config(file)
     if dry_run:
         plan(config, as_json=as_json)
         return

@@ -37,7 +37,16 @@ _MOST_NAMED = 3  # ids that a message lists
 
 def filters(command: Command) -> Command:
     """Give a command the options that choose candidates; it takes them as keywords for ``conditions``."""
-    for option in reversed(_OPTIONS):
+    return _with(command, _OPTIONS)
+
+
+def filters_within(command: Command) -> Command:
+    """The same for a command that is about one campaign."""
+    return _with(command, _OPTIONS[1:])
+
+
+def _with(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:
+    for option in reversed(options):
         command = option(command)
     return command
 

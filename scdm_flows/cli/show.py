@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,10 +12,19 @@ from scdm_flows.cli.common import JSON, database, echo_json, table
 
 if TYPE_CHECKING:
     from scdm_flows.analysis.ranking import RankResult
-    from scdm_flows.documents import BandsDoc, CandidateDoc, PhononDoc
+    from scdm_flows.documents import BandsDoc, CandidateDoc, ParentRecord, PhononDoc
     from scdm_flows.query import CandidateDB
 
-HIDDEN = {"structure", "relaxed_structure", "provenance", "stages", "score_terms", "schema_version", "novelty"}
+HIDDEN = {
+    "structure",
+    "relaxed_structure",
+    "provenance",
+    "stages",
+    "score_terms",
+    "schema_version",
+    "novelty",
+    "parent",
+}
 
 
 @click.command()
@@ -33,14 +43,15 @@ def show(names: tuple[str, ...], as_json: bool, **asked: Any) -> None:
     with database(create=False) as connected:
         query = CandidateDB(connected)
         found = [
-            (d, query.phonon(d.candidate_id), query.bands(d.candidate_id), _why(query, d))
+            (d, query.phonon(d.candidate_id), query.bands(d.candidate_id), _why(query, d), query.family(d))
             for d in chosen(query, names, asked)
         ]
     if as_json:
         parts = [
             document.model_dump(mode="json")
             | {k: None if d is None else d.model_dump(mode="json") for k, d in (("phonon", phonon), ("bands", bands))}
-            for document, phonon, bands, _ in found
+            | {"promoted_to": [one.candidate_id for one in family if _parent_of(one) == document.candidate_id]}
+            for document, phonon, bands, _, family in found
         ]
         echo_json(parts if len(parts) > 1 else parts[0])
         return
@@ -65,9 +76,21 @@ def _standing(document: CandidateDoc) -> RankResult:
     return Result(document.candidate_id, document.rank, document.score, terms, unknown, document.pareto_front)
 
 
-def _tell(document: CandidateDoc, phonon: PhononDoc | None, bands: BandsDoc | None, reasons: list[str]) -> None:
+def _parent_of(one: CandidateDoc | ParentRecord) -> str | None:
+    """What it was promoted from; a parent that is only remembered says nothing."""
+    return getattr(one, "promoted_from", None)
+
+
+def _tell(
+    document: CandidateDoc,
+    phonon: PhononDoc | None,
+    bands: BandsDoc | None,
+    reasons: list[str],
+    family: Sequence[CandidateDoc | ParentRecord],
+) -> None:
     from scdm_flows.query.candidate_db import known_words
     from scdm_flows.report.content import beside_known, novelty_words
+    from scdm_flows.report.fidelities import by_fidelity
 
     data: dict[str, Any] = document.model_dump(mode="json")
     data["known_as"] = known_words(document.known_as)
@@ -92,6 +115,9 @@ def _tell(document: CandidateDoc, phonon: PhononDoc | None, bands: BandsDoc | No
     beside = beside_known(document)
     if beside is not None:
         table("Beside the known layer (energies above each source's own hull)", *beside)
+    fidelities = by_fidelity(family)
+    if fidelities is not None:
+        table("This material by fidelity (energies above each one's own hull)", *fidelities)
     table("Stages", ["stage", "status", "why"], [[k, v.status, v.reason] for k, v in document.stages.items()])
     for line in reasons:
         click.echo(line)

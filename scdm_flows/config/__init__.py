@@ -15,6 +15,7 @@ from scdm_flows.config.campaign import (
 from scdm_flows.config.engines import DEFAULT_FORCE_FIELD, ForceFieldEngineConfig, VaspEngineConfig
 from scdm_flows.config.generators import (
     FilesGeneratorConfig,
+    PromotedGeneratorConfig,
     ScdmGeneratorConfig,
     SeveralGeneratorConfig,
     UnscdmGeneratorConfig,
@@ -31,6 +32,7 @@ __all__ = [
     "GateConfig",
     "ObjectiveConfig",
     "PhononBudgetConfig",
+    "PromotedGeneratorConfig",
     "ScdmGeneratorConfig",
     "ScreenConfig",
     "SeveralGeneratorConfig",

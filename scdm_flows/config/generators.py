@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -11,6 +11,7 @@ from scdm_flows.config.base import Frozen
 
 MOST_SAMPLES = 10_000_000
 LARGEST_SHARD = 100_000  # a job holds its samples in memory
+MOST_PROMOTED = 10_000
 LONGEST_REQUEST = 1000  # characters; the symbols of all elements take 350
 
 
@@ -113,7 +114,30 @@ class SeveralGeneratorConfig(Frozen):
         return generators
 
 
+class PromotedGeneratorConfig(Frozen):
+    """The best candidates of another campaign, from their relaxed structures; written by ``scdm campaign promote``.
+
+    What was asked for is in ``parent``, ``top``, ``where`` and ``core_hours``; what came of it is stored with the
+    campaign, ``n`` records whose digest is ``sha256``.
+    """
+
+    kind: Literal["promoted"] = "promoted"
+    parent: str = Field(description="name of the campaign that they come from")
+    top: int = Field(ge=1, le=MOST_PROMOTED, description="how many of the best were asked for")
+    where: dict[str, Any] = Field(default_factory=dict, description="filter -> value, as of `scdm candidates list`")
+    core_hours: float | None = Field(
+        None, gt=0, description="estimated core hours of all of them together that are not exceeded; any when absent"
+    )
+    n: int = Field(ge=1, description="how many there are")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="of the stored records, 64 hex digits")
+    shard_size: int = Field(100, ge=1, le=LARGEST_SHARD, description="records of a generation job")
+
+
 GeneratorConfig = Annotated[
-    ScdmGeneratorConfig | UnscdmGeneratorConfig | FilesGeneratorConfig | SeveralGeneratorConfig,
+    ScdmGeneratorConfig
+    | UnscdmGeneratorConfig
+    | FilesGeneratorConfig
+    | SeveralGeneratorConfig
+    | PromotedGeneratorConfig,
     Field(discriminator="kind"),
 ]

@@ -8,6 +8,7 @@ from scdm_flows.documents.campaign import CampaignDoc, Funnel
 from scdm_flows.documents.candidate import CandidateDoc, StageRecord
 from scdm_flows.documents.novelty import KnownAs, Novelty
 from scdm_flows.documents.phonon import PhononDoc, PhononDos, SoftMode, ThermalQuantities
+from scdm_flows.documents.promotion import ParentRecord
 from scdm_flows.documents.ranking import RankingDoc
 from scdm_flows.documents.stages import GateDoc, ScreenedCandidate, ScreenOutput, StageFailure
 from scdm_flows.documents.states import (
@@ -41,6 +42,7 @@ __all__ = [
     "GateDoc",
     "KnownAs",
     "Novelty",
+    "ParentRecord",
     "PhononDoc",
     "PhononDos",
     "Provenance",

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from scdm_flows.documents.bands import GapKind
 from scdm_flows.documents.base import ScdmDocument, queryable, versioned
 from scdm_flows.documents.novelty import KnownAs, Novelty
+from scdm_flows.documents.promotion import ParentRecord
 from scdm_flows.documents.states import CandidateState
 
 INDEXED: dict[str, Any] = {"indexed": True}
@@ -42,8 +43,12 @@ class CandidateDoc(ScdmDocument):
     generator: str = queryable(..., "kind of the generator: scdm, files, ...")
     model_id: str | None = Field(None, description="checkpoint that made it")
     seed: int | None = Field(None, description="seed of the generation")
-    index: int = Field(0, description="position within the campaign's samples")
+    index: int = Field(0, description="position within the campaign's samples; of a promoted one within its parent's")
     source_id: str | None = Field(None, description="id in the source file, for structures brought by the user")
+    promoted_from: str | None = queryable(
+        None, "candidate_id of the one whose relaxed structure is the sample of this one", indexed=True
+    )
+    parent: ParentRecord | None = Field(None, description="what that one was when it was promoted")
 
     state: CandidateState = queryable(CandidateState.PENDING, "pending, rejected, failed or completed")
     reason: str | None = Field(None, description="why it was rejected or failed")

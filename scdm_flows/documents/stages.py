@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from scdm_flows.documents.base import Provenance, utc_now, versioned
 from scdm_flows.documents.phonon import PhononDoc  # its dotted path in stored documents
+from scdm_flows.documents.promotion import ParentRecord
 from scdm_flows.documents.static import StaticSummary
 from scdm_flows.documents.structure import ReadableStructure, StructureField
 
@@ -41,6 +42,8 @@ class ScreenedCandidate(_Output):
     model_id: str | None = None
     seed: int | None = None
     source_id: str | None = None
+    promoted_from: str | None = None
+    parent: ParentRecord | None = None
     structure: ReadableStructure | None = Field(description="pymatgen's dict; null where the item could not be read")
     formula: str | None = None
     layer_group_requested: int | None = None

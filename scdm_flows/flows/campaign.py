@@ -9,6 +9,7 @@ from typing import Any
 
 from jobflow import Response, job
 from jobflow.core.flow import Flow
+from jobflow.core.job import Job
 from jobflow.core.maker import Maker
 
 from scdm_flows.analysis import screening
@@ -76,6 +77,13 @@ def shard_flow(config: CampaignConfig, shard: int, progress: Callable[[int], Non
     return Flow(
         [made, identified(screened, config, StageName.SCREEN, shard=shard)], name=f"{config.name} shard {shard}"
     )
+
+
+def stored_shard(config: CampaignConfig, shard: int, records: list[dict[str, Any]]) -> Job:
+    """The generate job of a shard whose records are there already: it stores them, and then counts as done."""
+    made = identified(generate(config.model_dump(mode="json"), shard), config, StageName.GENERATE, shard=shard)
+    made.function = lambda *_: {"shard": shard, "records": records}
+    return made
 
 
 @dataclass

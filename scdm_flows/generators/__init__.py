@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from scdm_flows.generators.base import Generator
 from scdm_flows.generators.files import FilesGenerator
+from scdm_flows.generators.promoted import PromotedGenerator
 from scdm_flows.generators.scdm import ScdmGenerator
 from scdm_flows.generators.several import SeveralGenerator
 
@@ -18,3 +19,4 @@ GENERATORS: dict[str, Generator] = {
     "files": FilesGenerator(),
 }
 GENERATORS["several"] = SeveralGenerator(dict(GENERATORS))
+GENERATORS["promoted"] = PromotedGenerator()

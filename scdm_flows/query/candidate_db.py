@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from scdm_flows.documents import BandsDoc, CampaignDoc, CandidateDoc, PhononDoc, StageFailure
+from scdm_flows.documents import BandsDoc, CampaignDoc, CandidateDoc, ParentRecord, PhononDoc, StageFailure
 from scdm_flows.documents.candidate import queryable_fields
 from scdm_flows.documents.hull import HullDoc
 from scdm_flows.documents.migrations import NewerDocumentError, migrate
@@ -60,6 +60,7 @@ _FLAT_FIELDS = [*FLAT, "schema_version", "provenance.versions"]
 EXTRAPOLATED_MARK = "?"
 EXTRAPOLATED_WORDS = "outside what the energy model has learned from: its error may be larger than said"
 MOST_COUNTED = 10_000  # candidates that are counted; beyond that there are "more than" these
+_MOST_RELATIVES = 20  # of a candidate that are shown beside it
 _NEAR = 50  # ids that are compared with one that does not exist
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -171,6 +172,25 @@ class CandidateDB:
             hint = f"did you mean {near[0]}?" if near else "`scdm candidates list` shows what there is"
             raise CampaignError(f"no candidate has the id {candidate_id!r}; {hint}")
         return found
+
+    def family(self, document: CandidateDoc) -> list[CandidateDoc | ParentRecord]:
+        """The candidate, those that it was promoted from, and what was promoted from any of them; parents first.
+
+        A parent that is gone is there as its child remembers it. The candidate alone where nothing was promoted.
+        """
+        members: list[CandidateDoc | ParentRecord] = [document]
+        while isinstance(first := members[0], CandidateDoc) and first.promoted_from is not None:
+            stored = self._all(CandidateDoc, self._database.candidates, {"candidate_id": first.promoted_from})
+            parent = stored[0] if stored else first.parent
+            if parent is None or parent.candidate_id in {one.candidate_id for one in members}:
+                break
+            members.insert(0, parent)
+        for one in members:  # which grows meanwhile
+            children = self._all(CandidateDoc, self._database.candidates, {"promoted_from": one.candidate_id})
+            known = {member.candidate_id for member in members}
+            new = [child for child in children if child.candidate_id not in known]
+            members += new[: _MOST_RELATIVES - len(members)] if len(members) < _MOST_RELATIVES else []
+        return members
 
     def _ids_like(self, candidate_id: str) -> list[str]:
         """Ids that begin alike; of the last six characters as few as need be may differ."""

@@ -19,6 +19,7 @@ from scdm_flows.query.candidate_db import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS,
 from scdm_flows.query.candidate_files import structure_of
 from scdm_flows.report import bands, content, crystals, figures, markdown
 from scdm_flows.report.cards import energy_model_card, energy_models
+from scdm_flows.report.fidelities import promoted_section
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -144,6 +145,7 @@ def render_documents(
         rediscovered=[(c, content.check_of(c)) for c in known[:REDISCOVERED]],
         n_rediscovered=len(known),
         novelty_words=content.novelty_words,
+        promoted=promoted_section(candidates),
         reasons=content.reason_counts(candidates, max(0, campaign.funnel.generated - len(candidates))),
         failures=[*failures][:FAILURES],
         n_failures=len(failures),

@@ -41,7 +41,7 @@ def refused(folder: Path, text: str) -> str:
         ('description: "a\\0b"', "holds a NUL"),
         (
             "generator: {kind: scmd}",
-            "generator.kind = 'scmd': must be one of 'scdm', 'unscdm', 'files', 'several'; did",
+            "generator.kind = 'scmd': must be one of 'scdm', 'unscdm', 'files', 'several', 'promoted'; did",
         ),
         ("generator: {kind: scmd}", "did you mean 'scdm'?"),
         ("engine: {kind: vsap}", "did you mean 'vasp'?"),

@@ -23,6 +23,7 @@ from scdm_flows.errors import CampaignError
 from scdm_flows.execution import fireworks as launch
 from scdm_flows.execution.fireworks import firetask, slots
 from scdm_flows.execution.jobs import hushed
+from scdm_flows.execution.local import runner
 from scdm_flows.execution.local.runner import run_campaign
 from scdm_flows.stores import Database
 
@@ -256,3 +257,20 @@ def test_budgets_hold_without_fireworks_too(tmp_path: Path, monkeypatch: pytest.
         assert (result.accepted, result.computed, result.left_out) == (3, 1, 2)
     documents = database.job_store.docs_store.query({"metadata.stage": "relax"})
     assert len(list(documents)) == 1
+
+
+def test_within_node_hours_no_process_is_given_candidates_ahead(
+    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[int, int]] = []
+
+    def work_off(items: Any, start: Any, processes: int, together: int = 1) -> Any:
+        given.append((len(items), together))
+        return ((item, None) for item in items)
+
+    monkeypatch.setattr(runner, "work_off", work_off)
+    with chdir(tmp_path):
+        run_campaign(campaign(tmp_path, n=3, node_hours=5), database, processes=2)
+        run_campaign(campaign(tmp_path, n=3), database, processes=2)
+    # one by one they begin in their order, however many processes there are; else in batches
+    assert given == [(3, 1), (3, runner.TOGETHER)]

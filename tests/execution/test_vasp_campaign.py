@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,11 +24,13 @@ from support.standin.electrons import band_gap
 
 from scdm_flows.analysis.bands import HBAR2_OVER_ME
 from scdm_flows.builders import build_all
+from scdm_flows.campaigns.promotion import Asked, promote
 from scdm_flows.config import CampaignConfig, parse_config
 from scdm_flows.config.settings import ScdmSettings
 from scdm_flows.documents import CandidateDoc, CandidateState, GapKind
 from scdm_flows.execution.local.runner import run_campaign
 from scdm_flows.query import CandidateDB
+from scdm_flows.report import render
 from scdm_flows.stores import Database, EmbeddedServer, connect
 from scdm_flows.thermo.table import ReferenceTable
 
@@ -174,6 +177,41 @@ def test_layers_through_all_stages(tmp_path: Path) -> None:
     before = database.job_store.docs_store.count()
     assert run_campaign(config, database, processes=1).computed == 0
     assert database.job_store.docs_store.count() == before
+
+
+def test_the_best_of_a_surrogate_campaign_go_on_to_dft(tmp_path: Path) -> None:
+    database = memory_database()
+    config = campaign(tmp_path, {"bn": boron_nitride(), "graphene": graphene()})
+    engine = {k: v for k, v in config.engine.model_dump(mode="json").items() if k in {*ENGINE, "references"}}
+    gate = {"phonon_max_atoms": 1, "bands_max_atoms": 1}  # these stages are tested above
+    surrogate = parse_config(
+        {**config.model_dump(mode="json"), "name": "s", "engine": {"kind": "forcefield"}, "gate": gate}
+    )
+    run_campaign(surrogate, database, processes=1)
+    build_all(database)
+    asked = Asked("s", 2, engine, "dft")
+    config = promote(database, asked).config
+    result = run_campaign(config, database, processes=1)
+    assert (result.accepted, result.computed, result.failed) == (2, 2, 0)
+    build_all(database)
+    assert not promote(database, asked).changed
+    query = CandidateDB(database)
+    for candidate in query.find(campaign="dft"):
+        assert candidate.state is CandidateState.COMPLETED, candidate.reason
+        parent = query.get(candidate.promoted_from or "")
+        assert (parent.campaign, parent.surrogate, candidate.surrogate) == ("s", True, False)
+        assert candidate.energy_scheme == "vasp-pbe"
+        assert (candidate.generator, candidate.index) == (parent.generator, parent.index)
+        assert candidate.parent is not None
+        assert (candidate.parent.rank, candidate.parent.e_above_hull) == (parent.rank, parent.e_above_hull)
+        # the stand-in's forces are those of the surrogate, which has its minimum in the same place
+        assert candidate.rmsd_to_relaxed_angstrom == pytest.approx(0, abs=0.02)
+        assert [one.candidate_id for one in query.family(parent)] == [parent.candidate_id, candidate.candidate_id]
+    page = render(database, "dft", top=0)
+    assert re.search(r"How surrogate \(\S+\) did against DFT \(vasp-pbe\)", page)
+    assert "2 candidates were promoted from campaign <code>s</code>" in page
+    assert "Nothing here is DFT" not in page
+    assert "did against" not in render(database, "s", top=0)
 
 
 FAILURES = [

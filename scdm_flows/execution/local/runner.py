@@ -153,7 +153,9 @@ class _Run:
             self._set_state(CampaignState.RUNNING)
         before, failed, held = total - len(todo), 0, 0
         self.report(step, before, total)
-        for candidate, outcome in self._spread(todo, run_candidates, TOGETHER):
+        # within node hours the best go first, so nobody is given candidates ahead
+        together = 1 if config.budget.node_hours is not None else TOGETHER
+        for candidate, outcome in self._spread(todo, run_candidates, together):
             self.done += 1
             ok = self._judged(candidate.candidate_id, outcome)
             failed += ok is False

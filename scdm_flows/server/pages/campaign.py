@@ -167,6 +167,7 @@ def contents(query: CandidateDB, cache: ProgressCache, name: str) -> list[Any]:
     found = cache.of(name, campaign.last_updated)
     schemes = query.columns(["surrogate"], campaign=name)["surrogate"]
     surrogate = bool((schemes == 1).any())
+    parent = (campaign.config.get("generator") or {}).get("parent")
     head = [
         ("state", campaign.state.value),
         ("about", campaign.description),
@@ -176,6 +177,7 @@ def contents(query: CandidateDB, cache: ProgressCache, name: str) -> list[Any]:
         ("energies", parts.SURROGATE if surrogate else "DFT" if len(schemes[schemes == 0]) else "none yet"),
         ("counted", f"{campaign.last_updated:%Y-%m-%d %H:%M} UTC, at the last build"),
         ("generator", _generators(campaign.config.get("generator") or {})),
+        ("promoted from", None if parent is None else dcc.Link(parent, href=parts.campaign_path(parent))),
         ("engine", (campaign.config.get("engine") or {}).get("kind")),
         ("commit", campaign.provenance.git_commit),
     ]

@@ -49,6 +49,7 @@ def page(query: CandidateDB, candidate_id: str) -> list[Any]:
             [
                 _structure(document, layer),
                 novelty if beside else None,
+                _fidelities(query, document),
                 parts.columns(
                     None if beside else novelty,
                     _energies(document),
@@ -169,6 +170,33 @@ def _novelty(document: CandidateDoc, beside: tuple[list[str], list[list[str]]] |
     return section("Known layers", *shown, facts(rows), wide=beside is not None)
 
 
+def _fidelities(query: CandidateDB, document: CandidateDoc) -> html.Section | None:
+    """The material as surrogate and DFT know it; None where it was neither promoted nor is."""
+    from scdm_flows.report.fidelities import by_fidelity
+
+    family = query.family(document)
+    found = by_fidelity(family)
+    if found is None:
+        return None
+    (_, *names), (*rows, (last, *ids)) = found
+    stored = [isinstance(one, CandidateDoc) for one in family]
+    links = [
+        "this one"
+        if i == document.candidate_id
+        else dcc.Link(i, href=parts.candidate_path(i))
+        if there
+        else f"{i} (removed)"
+        for i, there in zip(ids, stored, strict=True)
+    ]
+    note = "Each energy above hull is of its own hull; energies are comparable within a scheme only."
+    return section(
+        "This material by fidelity",
+        table(["", *names], [*rows, [last, *links]]),
+        html.P(note, className="soft small"),
+        wide=True,
+    )
+
+
 def _energies(document: CandidateDoc) -> html.Section:
     if document.energy_per_atom is None and document.e_above_hull is None:
         return section("Energy", _missing(document, "static", "energy"))
@@ -281,6 +309,10 @@ def _standing(document: CandidateDoc) -> Any:
     return RankResult(document.candidate_id, document.rank, document.score, terms, unknown, document.pareto_front)
 
 
+def _link(candidate_id: str | None) -> Any:
+    return None if candidate_id is None else dcc.Link(candidate_id, href=parts.candidate_path(candidate_id))
+
+
 def _provenance(document: CandidateDoc) -> html.Section:
     from scdm_flows.analysis.screening import SYMPREC
 
@@ -290,6 +322,7 @@ def _provenance(document: CandidateDoc) -> html.Section:
         ("model", document.model_id),
         ("seed and index", None if document.seed is None else f"{document.seed}, {document.index}"),
         ("source", document.source_id),
+        ("promoted from", _link(document.promoted_from)),
         ("layer group asked", document.layer_group_requested),
         (f"layer group of the sample ({SYMPREC:g} Å)", document.layer_group_generated),
         ("engine", source.engine),

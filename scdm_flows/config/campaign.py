@@ -164,7 +164,7 @@ def _known_keys(model: Any, found: set[str]) -> set[str]:
     return found
 
 
-GENERATOR_KINDS, ENGINE_KINDS = ("scdm", "unscdm", "files", "several"), ("forcefield", "vasp")
+GENERATOR_KINDS, ENGINE_KINDS = ("scdm", "unscdm", "files", "several"), ("forcefield", "gpaw", "vasp")
 KINDS = GENERATOR_KINDS + ENGINE_KINDS  # pydantic names them in the place of a mistake
 MOST_MISTAKES = 50  # that a message lists
 _SHORT = reprlib.Repr()  # of what a mistake's value is: a page of it helps nobody

@@ -185,7 +185,7 @@ def of_path(
 ) -> Bands:
     """From plain arrays: k-points (n, 3) and energies (n, n_bands) of each spin; a mesh where no distances are given.
 
-    distances (n,) in 1/angstrom without 2 pi and labels as ``phonons.in_plane_path`` gives them. A labelled point
+    distances (n,) in 1/angstrom with 2 pi and labels as ``phonons.in_plane_path`` gives them. A labelled point
     inside the path comes twice, as the end of one straight piece and the beginning of the next.
     """
     if distances is None:
@@ -210,7 +210,7 @@ def of_path(
     return Bands(
         k_points[rows],
         {spin: values[rows] for spin, values in energies.items()},
-        2 * np.pi * distances[rows],
+        distances[rows],
         np.array(branch, dtype=np.int64),
         tuple(names.get(index, "") for index in rows),
     )

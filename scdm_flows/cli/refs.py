@@ -261,6 +261,31 @@ def fetch(elements: str, out: Path, force: bool, as_json: bool) -> None:
 
 
 @refs.command()
+@click.argument("elements")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="JSON file; what it has is kept.")
+@JSON
+def offsets(elements: str, out: Path, as_json: bool) -> None:
+    """Measure with GPAW what a cut-off of 400 instead of 800 eV does to the energies of ELEMENTS, such as Mo,S.
+
+    Half a minute an element; interrupted, it goes on where it was. `scdm_flows/engines/gpaw/offsets.json` is such a
+    file.
+    """
+    from scdm_flows.engines.gpaw.offsets import measure
+    from scdm_flows.query.conditions import element_symbols
+
+    with progress_bar() as report:
+        failed = measure(element_symbols(elements), out, progress=lambda done, total: report("offsets", done, total))
+    if as_json:
+        echo_json({"file": str(out), "failed": failed})
+    else:
+        click.echo(f"wrote {out}")
+        for element, reason in failed.items():
+            click.echo(f"no offset of {element}: {reason}")
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+@refs.command()
 @JSON
 def show(as_json: bool) -> None:
     """What the packaged table and energy model are, and how good."""

@@ -245,7 +245,7 @@ class GpawEngineConfig(Frozen):
     dipole_correction: Literal["auto", "on", "off"] = Field(
         "auto", description="dipole correction along c; auto: for layer groups without an operation z -> -z"
     )
-    band_points: int = Field(81, ge=11, description="k-points on the in-plane path of the bands")
+    band_points: int = Field(61, ge=11, description="k-points on the in-plane path of the bands")
     phonon_repeats: int = Field(
         2, ge=1, description="cells along a and b in the supercell of the phonons; 2 is what C2DB's criterion looks at"
     )

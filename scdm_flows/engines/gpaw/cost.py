@@ -13,7 +13,6 @@ import spglib
 
 from scdm_flows.config import GpawEngineConfig
 from scdm_flows.engines.base import StageCost
-from scdm_flows.engines.gpaw.inputs import MESH_DENSITY
 from scdm_flows.engines.gpaw.layers import geometry
 from scdm_flows.engines.gpaw.presets import PRESETS
 from scdm_flows.engines.vasp.cost import WAVE_NUMBER, valence_electrons
@@ -24,7 +23,9 @@ if TYPE_CHECKING:
 
 SECONDS = 1.6e-6  # of one band, plane wave, k-point, spin and electronic step
 SCF_STEPS, FIXED_STEPS, GEOMETRIES = 18, 15, 6
-SEMICORE = frozenset("Sc Ti V Cr Y Zr Nb Mo Tc Ru Hf Ta W Re Os".split())  # whose setups have s and p below the d shell
+SEMICORE = frozenset(
+    ["Sc", "Ti", "V", "Cr", "Y", "Zr", "Nb", "Mo", "Tc", "Ru", "Hf", "Ta", "W", "Re", "Os"]
+)  # whose setups have s and p below the d shell
 STRAINS, GEOMETRIES_OF_A_STRAIN = 6, 3
 
 
@@ -57,7 +58,7 @@ def cost(structure: Structure, config: GpawEngineConfig, displaced: list[Structu
     found = [
         stage("relax", 1, structure, SCF_STEPS * GEOMETRIES),
         stage("static", 1, structure, SCF_STEPS),
-        stage("bands", 1, structure, FIXED_STEPS, MESH_DENSITY),
+        stage("bands", 1, structure, FIXED_STEPS, PRESETS[config.preset].mesh_density),
         stage("stiffness", STRAINS, structure, SCF_STEPS * GEOMETRIES_OF_A_STRAIN),
     ]
     if displaced:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from jobflow import job
 from jobflow.core.flow import Flow
-from jobflow.core.job import Job
 from jobflow.core.maker import Maker
 from pymatgen.core.structure import Structure
 
@@ -23,9 +22,8 @@ from scdm_flows.documents.static import StaticSummary
 from scdm_flows.engines import engine_of
 from scdm_flows.engines.base import phonon_document
 from scdm_flows.engines.gpaw import process
-from scdm_flows.engines.gpaw.inputs import bands_task
+from scdm_flows.engines.gpaw.inputs import DENSITY, bands_task
 from scdm_flows.engines.gpaw.makers import GpawForcesMaker, GpawStiffnessMaker
-from scdm_flows.engines.gpaw.inputs import DENSITY
 from scdm_flows.engines.vasp.inputs import corrects_dipole
 
 
@@ -95,10 +93,10 @@ class GpawBandsMaker(Maker):
     engine: GpawEngineConfig
     name: str = field(default="bands", kw_only=True)
 
-    def make(self, structure: Structure, config: CampaignConfig, candidate_id: str, static: StaticSummary) -> Job:
-        """The job; its output is a ``BandsDoc``."""
-        made: Job = bands(config.model_dump(mode="json"), candidate_id, structure, static.model_dump(mode="json"))
-        return made
+    def make(self, structure: Structure, config: CampaignConfig, candidate_id: str, static: StaticSummary) -> Flow:
+        """A flow of one job; its output is a ``BandsDoc``."""
+        made = bands(config.model_dump(mode="json"), candidate_id, structure, static.model_dump(mode="json"))
+        return Flow([made], name=self.name)
 
 
 @job(output_schema=BandsDoc)

@@ -19,8 +19,7 @@ METAL_MOMENT, OTHER_MOMENT = 3.0, 0.3  # Bohr magnetons, where an element may ca
 DENSITY = "density.gpw"
 # what C2DB's smaller energies are converged to costs 40 % more time and changes 0.01 meV/atom
 CONVERGENCE = {"energy": 1e-4, "density": 1e-3, "eigenstates": 1e-5}
-RELAX_FORCES, PHONON_FORCES = 0.01, 1e-3  # eV/angstrom, of the self-consistent cycles
-MESH_DENSITY = 12.0  # k-points per 1/angstrom of the bands' mesh, C2DB's
+STATIC_FORCES, RELAX_FORCES, PHONON_FORCES = 0.02, 0.01, 1e-3  # eV/angstrom, of the self-consistent cycles
 
 
 def task(config: GpawEngineConfig, name: str, structure: Structure, **more: Any) -> dict[str, Any]:
@@ -62,7 +61,8 @@ def relax_task(config: GpawEngineConfig, structure: Structure) -> dict[str, Any]
 def static_task(config: GpawEngineConfig, structure: Structure) -> dict[str, Any]:
     """A single point that keeps its density for the bands."""
     extra = extra_energies(config.preset, [str(e) for e in structure.composition])
-    return task(config, "static", symmetrised(structure), extra=extra, density_file=DENSITY)
+    close = {**CONVERGENCE, "forces": STATIC_FORCES}
+    return task(config, "static", symmetrised(structure), convergence=close, extra=extra, density_file=DENSITY)
 
 
 def forces_task(config: GpawEngineConfig, supercell: Structure, *, dipole: bool) -> dict[str, Any]:
@@ -94,5 +94,5 @@ def bands_task(config: GpawEngineConfig, structure: Structure, density_file: str
         layer,
         density_file=density_file,
         k_points=np.round(k_points, 8).tolist(),
-        mesh_density=MESH_DENSITY,
+        mesh_density=PRESETS[config.preset].mesh_density,
     )

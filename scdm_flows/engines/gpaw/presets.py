@@ -28,20 +28,21 @@ OFFSETS = "offsets.json"
 class Preset:
     """What a preset stands for.
 
-    cutoff_ev: of the plane waves; kpoint_density: k-points per 1/angstrom of reciprocal lattice, 2 pi included;
-    fmax: largest force at the end of a relaxation, eV/angstrom; offsets: whether energies are brought from its cut-off
+    cutoff_ev: of the plane waves; kpoint_density: k-points per 1/angstrom of reciprocal lattice, 2 pi included, and
+    mesh_density that of the density of states; fmax: largest force at the end of a relaxation, eV/angstrom; offsets: whether energies are brought from its cut-off
     to C2DB's.
     """
 
     cutoff_ev: float
     kpoint_density: float
+    mesh_density: float
     fmax: float
     offsets: bool
 
 
 PRESETS = {
-    "fast": Preset(400.0, 6.0, 0.03, offsets=True),
-    "c2db": Preset(FULL_CUTOFF_EV, 12.0, 0.01, offsets=False),
+    "fast": Preset(400.0, 6.0, 8.0, 0.03, offsets=True),
+    "c2db": Preset(FULL_CUTOFF_EV, 12.0, 12.0, 0.01, offsets=False),
 }
 
 

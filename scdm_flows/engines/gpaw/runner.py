@@ -44,6 +44,7 @@ IN_PLANE = [True, True, False, False, False, True]  # of the cell, in Voigt orde
 SOFT_MIXING = 0.02  # share of the new density in each step of the second try
 NOT_MAGNETIC = 0.1  # Bohr magnetons on an atom: below, the run goes on without spin, as in C2DB (Haastrup et al. 2018)
 PARENT_SECONDS = 5.0  # how often this process looks whether the one that started it still lives
+SPARE_BANDS = 4
 DOS_POINTS, DOS_WIDTH = 801, 0.05  # eV
 DOS_RANGE = (-8.0, 6.0)  # eV around the Fermi level
 LOG = "gpaw.txt"
@@ -173,14 +174,17 @@ def bands(data: dict[str, Any], *, soft: bool) -> dict[str, Any]:
         ground_state(atoms, data, soft=soft)
         ground = atoms.calc
     occupied = ground.get_number_of_electrons() / 2
-    empty = 4 + int(np.ceil(0.3 * occupied))
-    settings = {"nbands": int(np.ceil(occupied)) + 2 * empty, "convergence": {"bands": -empty}, "txt": "bands.txt"}
+    last = int(np.ceil(1.2 * occupied)) + 4  # the bands above only help these to converge
+    settings = {
+        "nbands": last + SPARE_BANDS,
+        "convergence": {"bands": last, "eigenstates": data["convergence"]["eigenstates"]},
+        "txt": "bands.txt",
+    }
     line = ground.fixed_density(kpts=data["k_points"], symmetry="off", **settings)
     # only symmetry operations without a translation: the others are not carried through spin-orbit coupling
     mesh = ground.fixed_density(
         kpts={"density": data["mesh_density"], "gamma": True}, symmetry={"tolerance": 1e-5}, **settings
     )
-    last = settings["nbands"] - empty  # those above are not converged
     on_line, on_mesh = soc_eigenstates(line, n2=last), soc_eigenstates(mesh, n2=last)
     fermi = float(on_mesh.fermi_level)
     energies = np.linspace(*DOS_RANGE, DOS_POINTS)

@@ -6,7 +6,7 @@ presets on one core of a machine of 2024. How many steps runs take is assumed, s
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import spglib
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 
 SECONDS = 1.6e-6  # of one band, plane wave, k-point, spin and electronic step
 SCF_STEPS, FIXED_STEPS, GEOMETRIES = 18, 15, 6
-SEMICORE = frozenset(
-    ["Sc", "Ti", "V", "Cr", "Y", "Zr", "Nb", "Mo", "Tc", "Ru", "Hf", "Ta", "W", "Re", "Os"]
-)  # whose setups have s and p below the d shell
+# whose setups have s and p below the d shell
+SEMICORE = frozenset(("Sc", "Ti", "V", "Cr", "Y", "Zr", "Nb", "Mo", "Tc", "Ru", "Hf", "Ta", "W", "Re", "Os"))
 STRAINS, GEOMETRIES_OF_A_STRAIN = 6, 3
 
 
@@ -36,7 +35,8 @@ def _run(structure: Structure, config: GpawEngineConfig, density: float) -> tupl
     reciprocal = 2 * np.pi * np.linalg.norm(np.linalg.inv(cell).T, axis=1)[:2]
     mesh = [max(1, int(np.ceil(length * density))) for length in reciprocal] + [1]
     frac = np.array(given["positions"]) @ np.linalg.inv(cell)
-    found, _ = spglib.get_ir_reciprocal_mesh(mesh, (cell, frac, given["numbers"]), symprec=1e-3)
+    crystal: Any = (cell, frac, given["numbers"])
+    found, _ = spglib.get_ir_reciprocal_mesh(mesh, crystal, symprec=1e-3)
     k_points = len(set(found.tolist()))
     symbols = [str(site.specie) for site in structure]
     electrons = sum(valence_electrons(s, f"{s}_sv" if s in SEMICORE else "") for s in symbols)

@@ -167,9 +167,10 @@ class GpawEngine:
         phonon.generate_displacements(distance=self.config.phonon_displacement_angstrom)
         supercells = [get_pmg_structure(cell) for cell in phonon.supercells_with_displacements or []]
         moments = structure.site_properties.get("magmom")
-        for supercell in supercells if moments else []:
+        for supercell in supercells:
             copies = len(supercell) // len(structure)  # phonopy keeps all images of an atom together
-            supercell.add_site_property("magmom", [m for m in moments for _ in range(copies)])
+            if moments:
+                supercell.add_site_property("magmom", [m for m in moments for _ in range(copies)])
         return phonon, supercells
 
     def phonon_maker(self) -> Maker:

@@ -28,7 +28,8 @@ def symmetrised(structure: Structure, symprec: float = SYMPREC_ANGSTROM) -> Stru
     """
     frac, lattice = np.array(structure.frac_coords), np.array(structure.lattice.matrix)
     frac[:, 2] += 0.5 - _middle(frac[:, 2])
-    found = spglib.get_symmetry((lattice, frac, [site.specie.Z for site in structure]), symprec=symprec)
+    cell: Any = (lattice, frac, [site.specie.Z for site in structure])
+    found = spglib.get_symmetry(cell, symprec=symprec)
     if found is None:
         return structure.copy()
     kept = [

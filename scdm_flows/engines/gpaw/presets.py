@@ -28,9 +28,9 @@ OFFSETS = "offsets.json"
 class Preset:
     """What a preset stands for.
 
-    cutoff_ev: of the plane waves; kpoint_density: k-points per 1/angstrom of reciprocal lattice, 2 pi included, and
-    mesh_density that of the density of states; fmax: largest force at the end of a relaxation, eV/angstrom; offsets: whether energies are brought from its cut-off
-    to C2DB's.
+    cutoff_ev: of the plane waves; kpoint_density: k-points per 1/angstrom of reciprocal lattice, 2 pi included;
+    mesh_density: the same of the mesh for the density of states; fmax: largest force at the end of a relaxation,
+    eV/angstrom; offsets: whether energies are brought from its cut-off to C2DB's.
     """
 
     cutoff_ev: float

@@ -26,9 +26,7 @@ TESTED_VERSION = "25.7.0"
 STOP_SECONDS = 10.0  # between being asked and being made to stop
 DESCRIBE_SECONDS = 120.0
 INSTALL = f"pip install gpaw=={TESTED_VERSION} here or into another environment, and name that by SCDM_GPAW_PYTHON"
-COMPILER = (
-    "it is compiled while it is installed: apt-get install gcc python3-dev first (on macOS: xcode-select --install)"
-)
+COMPILER = "it is compiled there: apt-get install gcc python3-dev (on macOS: xcode-select --install) first"
 
 
 def interpreter() -> str:

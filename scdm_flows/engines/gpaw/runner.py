@@ -150,7 +150,8 @@ def relax(data: dict[str, Any], *, soft: bool) -> dict[str, Any]:
             with history.open("a") as file:
                 file.write(json.dumps(before[-1]) + "\n")
 
-    optimiser = BFGS(FrechetCellFilter(atoms, mask=IN_PLANE), logfile="relax.log")
+    cell_too: Any = FrechetCellFilter(atoms, mask=IN_PLANE)
+    optimiser = BFGS(cell_too, logfile="relax.log")
     optimiser.attach(keep)
     converged = optimiser.run(fmax=data["fmax"], steps=max(0, data["steps"] - len(before)))
     return {**state_of(atoms), "converged": bool(converged), "steps": len(before), "history": before}

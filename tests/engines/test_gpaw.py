@@ -26,7 +26,7 @@ from scdm_flows.analysis.phonons import in_plane_path
 from scdm_flows.analysis.stability import c2db_criteria
 from scdm_flows.config import GpawEngineConfig
 from scdm_flows.documents import StaticSummary
-from scdm_flows.engines.gpaw import inputs, offsets, presets, process
+from scdm_flows.engines.gpaw import inputs, offsets, presets, process, validate
 from scdm_flows.engines.gpaw.engine import GpawEngine
 from scdm_flows.engines.gpaw.layers import geometry, structure_of, symmetrised
 from scdm_flows.engines.gpaw.makers import GpawMaker, GpawRelaxMaker, history_of, task_document
@@ -173,6 +173,35 @@ def test_a_file_of_offsets_is_not_measured_again(tmp_path: Path, monkeypatch: py
         offsets.measure(["S"], path)
 
 
+def test_layers_are_drawn_by_seed_with_enough_of_the_hard_ones() -> None:
+    plain = [{"id": f"p{k}", "species": ["Mo", "S"], "magstate": "NM"} for k in range(50)]
+    magnetic = [{"id": f"m{k}", "species": ["V", "S"], "magstate": "FM"} for k in range(3)]
+    oxides = [{"id": f"o{k}", "species": ["Ti", "O"], "magstate": "NM"} for k in range(3)]
+    first = validate.drawn([*plain, *magnetic, *oxides], 10, 1)
+    assert first == validate.drawn([*plain, *magnetic, *oxides], 10, 1)
+    assert first != validate.drawn([*plain, *magnetic, *oxides], 10, 2)
+    assert len(first) == len({record["id"] for record in first}) == 10
+    assert min(sum(record["id"].startswith(kind) for record in first) for kind in "mo") >= 2  # a fifth each
+
+
+def test_errors_against_c2db_count_failures() -> None:
+    rows = [
+        {"formation_energy": -0.9, "c2db": -0.915, "gap": 1.6, "gap_c2db": 1.5},
+        {"formation_energy": -0.5, "c2db": -0.47},
+        {"failed": "the electrons did not converge"},
+    ]
+    found = validate.summary(rows)
+    assert (found["n"], found["failed"], found["within_0.02"], found["n_gaps"], found["gaps_within_0.05"]) == (
+        3,
+        1,
+        1,
+        1,
+        0,
+    )
+    assert found["bias"] == pytest.approx(-0.0075)
+    assert found["mae"] == pytest.approx(0.0225)
+
+
 # --- the runner -------------------------------------------------------------------------------------------------------
 
 
@@ -195,7 +224,7 @@ def test_a_killed_relaxation_goes_on_from_its_last_geometry(tmp_path: Path, stan
     cell = np.array(found["cell"])
     assert np.allclose(cell[2], task["cell"][2])  # c is held
     assert np.linalg.norm(cell[0]) > 2.45  # and the compressed cell has grown
-    document = task_document(found, mx2("1H").__class__(cell, ["Cu", "Cu"], [[0, 0, 0.4], [1 / 3, 2 / 3, 0.5]]), 0.03)
+    document = task_document(found, Structure(cell, ["Cu", "Cu"], [[0, 0, 0.4], [1 / 3, 2 / 3, 0.5]]), 0.03)
     assert document.output.n_steps == len(energies)
     assert document.state is not None
     assert document.is_force_converged

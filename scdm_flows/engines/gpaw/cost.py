@@ -29,7 +29,7 @@ STRAINS, GEOMETRIES_OF_A_STRAIN = 6, 3
 
 
 def _run(structure: Structure, config: GpawEngineConfig, density: float) -> tuple[int, int, float]:
-    """Irreducible k-points, bands, and seconds of an electronic step."""
+    """Irreducible k-points, bands, and seconds of an electronic step at one k-point."""
     given, preset = geometry(structure), PRESETS[config.preset]
     cell = np.array(given["cell"])
     reciprocal = 2 * np.pi * np.linalg.norm(np.linalg.inv(cell).T, axis=1)[:2]
@@ -43,22 +43,23 @@ def _run(structure: Structure, config: GpawEngineConfig, density: float) -> tupl
     bands = int(0.6 * electrons) + 4
     waves = abs(np.linalg.det(cell)) * (WAVE_NUMBER * np.sqrt(preset.cutoff_ev)) ** 3 / (6 * np.pi**2)
     spins = 2 if config.spin == "on" or (config.spin == "auto" and may_be_magnetic(structure)) else 1
-    return k_points, bands, SECONDS * k_points * bands * waves * spins
+    return k_points, bands, SECONDS * bands * waves * spins
 
 
 def cost(structure: Structure, config: GpawEngineConfig, displaced: list[Structure]) -> list[StageCost]:
     """Each stage's cost in order; displaced: the displaced supercells of the phonons."""
     density = PRESETS[config.preset].kpoint_density
 
-    def stage(name: str, runs: int, of: Structure, steps: float, dense: float = density) -> StageCost:
+    def stage(name: str, runs: int, of: Structure, steps: float, dense: float = density, on_path: int = 0) -> StageCost:
         k_points, bands, seconds = _run(of, config, dense)
-        hours = float(f"{runs * steps * seconds / 3600:.2g}")
+        k_points += on_path
+        hours = float(f"{runs * steps * seconds * k_points / 3600:.2g}")
         return StageCost(name, runs, len(of), k_points, bands, hours)
 
     found = [
         stage("relax", 1, structure, SCF_STEPS * GEOMETRIES),
         stage("static", 1, structure, SCF_STEPS),
-        stage("bands", 1, structure, FIXED_STEPS, PRESETS[config.preset].mesh_density),
+        stage("bands", 1, structure, FIXED_STEPS, PRESETS[config.preset].mesh_density, config.band_points),
         stage("stiffness", STRAINS, structure, SCF_STEPS * GEOMETRIES_OF_A_STRAIN),
     ]
     if displaced:

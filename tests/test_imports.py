@@ -163,6 +163,16 @@ def test_nobody_imports_the_embedded_server() -> None:
         assert not any(name.split(".")[0] == "secantus" for name in names), f"{module}: GPL-2.0, a process of its own"
 
 
+def test_gpaw_is_executed_and_never_imported() -> None:
+    runner = "scdm_flows.engines.gpaw.runner"
+    assert not list(file_graph().predecessors(runner)), "it is executed by a process of its own"
+    roots = {name.split(".")[0] for name in imported(runner)}
+    assert roots - set(sys.stdlib_module_names) == {"gpaw", "ase", "numpy"}, "what the environment of GPAW has"
+    for module in modules():
+        names = imported(module)
+        assert module == runner or not any(name.split(".")[0] == "gpaw" for name in names), f"{module}: gpaw is GPL"
+
+
 def test_the_model_package_knows_nothing_of_workflows() -> None:
     # in the text, as these would be too much for type checking too
     unwanted = re.compile(r"^\s*(?:from|import) (?:scdm_flows|jobflow|fireworks|maggma|pymongo|atomate2|click)\b", re.M)

@@ -177,6 +177,45 @@ def of_pymatgen(structure_bands: Any) -> Bands:
     return Bands(k_points, energies, np.array(structure_bands.distance, dtype=float), branch, labels)
 
 
+def of_path(
+    k_points: Array,
+    energies: Mapping[str, Array],
+    distances: Array | None = None,
+    labels: Sequence[tuple[float, str]] = (),
+) -> Bands:
+    """From plain arrays: k-points (n, 3) and energies (n, n_bands) of each spin; a mesh where no distances are given.
+
+    distances (n,) in 1/angstrom with 2 pi and labels as ``phonons.in_plane_path`` gives them. A labelled point
+    inside the path comes twice, as the end of one straight piece and the beginning of the next.
+    """
+    if distances is None:
+        return Bands(k_points, energies)
+    names: dict[int, str] = {}
+    for distance, name in labels:
+        index = int(np.argmin(np.abs(distances - distance)))
+        while index in names and index + 1 < len(distances) and np.isclose(distances[index + 1], distance):
+            index += 1  # a jump of the path: two points at one distance
+        names.setdefault(index, name)
+    rows, branch, number, last = [0], [0], 0, len(distances) - 1
+    for index in range(1, last + 1):
+        jumped = np.isclose(distances[index], distances[index - 1]) and {index, index - 1} <= names.keys()
+        number += bool(jumped)
+        rows.append(index)
+        branch.append(number)
+        jumps = index < last and np.isclose(distances[index + 1], distances[index]) and index + 1 in names
+        if index in names and index < last and not jumped and not jumps:
+            number += 1
+            rows.append(index)
+            branch.append(number)
+    return Bands(
+        k_points[rows],
+        {spin: values[rows] for spin, values in energies.items()},
+        distances[rows],
+        np.array(branch, dtype=np.int64),
+        tuple(names.get(index, "") for index in rows),
+    )
+
+
 def _label(name: str | None) -> str:
     return "Γ" if name in ("\\Gamma", "GAMMA", "Γ") else (name or "")
 
@@ -221,7 +260,47 @@ def bands_document(
     """
     path = of_pymatgen(line)
     mesh = None if uniform is None else of_pymatgen(uniform)
-    efermi = float((uniform if uniform is not None else line).efermi)
+    return document_of_path(
+        path,
+        mesh,
+        float((uniform if uniform is not None else line).efermi),
+        None if dos is None else _dos(dos),
+        candidate_id=candidate_id,
+        campaign=campaign,
+        scheme=scheme,
+        static=static,
+    )
+
+
+def document_of_path(
+    path: Bands,
+    mesh: Bands | None,
+    efermi: float,
+    dos: DosData | None,
+    *,
+    candidate_id: str,
+    campaign: str,
+    scheme: str,
+    static: StaticSummary,
+    spin_orbit: bool = False,
+) -> BandsDoc:
+    """The bands document of a candidate from the bands on its path and on a mesh.
+
+    Parameters
+    ----------
+    path, mesh
+        See ``Bands``.
+    efermi
+        Of the mesh where there is one, eV.
+    dos
+        Density of states with energies in the program's own zero, or None.
+    candidate_id, campaign, scheme
+        What the document is of.
+    static
+        The static run, for the moments.
+    spin_orbit
+        Whether the energies have spin-orbit coupling.
+    """
     gap = find_gap(path, mesh, efermi)
     zero = efermi if gap.vbm is None else gap.vbm[4]
     distances = (path.cart_distances if path.cart_distances is not None else np.arange(len(path.k_points))) / (
@@ -249,8 +328,9 @@ def bands_document(
         vbm=_edge(gap.vbm, path, mesh, zero),
         cbm=_edge(gap.cbm, path, mesh, zero),
         masses=found_masses,
-        dos=None if dos is None else _dos(dos, zero),
+        dos=None if dos is None else _shifted(dos, zero),
         spin_polarised=len(path.energies) == 2,
+        spin_orbit=spin_orbit,
         magnetic=bool(static.magnetic),
         total_magnetization=static.total_magnetization,
         atom_magnetizations=static.atom_magnetizations,
@@ -260,11 +340,19 @@ def bands_document(
     )
 
 
-def _dos(dos: Any, zero: float) -> DosData:
+def _dos(dos: Any) -> DosData:
     from pymatgen.electronic_structure.core import Spin
 
     names = {Spin.up: "up", Spin.down: "down"}
     return DosData(
-        energies_ev=(np.array(dos.energies, dtype=float) - zero).round(4).tolist(),
-        densities={names[s]: np.array(d, dtype=float).round(5).tolist() for s, d in dos.densities.items()},
+        energies_ev=np.array(dos.energies, dtype=float).tolist(),
+        densities={names[s]: np.array(d, dtype=float).tolist() for s, d in dos.densities.items()},
+    )
+
+
+def _shifted(dos: DosData, zero: float) -> DosData:
+    """The density of states with its energies relative to ``zero`` (eV), rounded."""
+    return DosData(
+        energies_ev=(np.array(dos.energies_ev) - zero).round(4).tolist(),
+        densities={spin: np.array(d).round(5).tolist() for spin, d in dos.densities.items()},
     )

@@ -8,6 +8,7 @@ smallest error of the forces, also when the sum rules hold (``sum_rules``).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ Array = NDArray[np.float64]
 THRESHOLD_THZ = 0.2
 GAMMA_THRESHOLD_THZ = 0.5
 GAMMA_RADIUS = 0.1
+# eV/angstrom^2: the smallest eigenvalue of a 2 x 2 supercell's Hessian that C2DB calls stable
+C2DB_MIN_HESSIAN = -0.01
 
 
 @dataclass(frozen=True)
@@ -51,3 +54,58 @@ def judge(*samples: PhononBands | PhononMesh) -> DynamicStability:
         where = ", ".join(f"{value:.3f}" for value in q_points[worst])
         reason = f"imaginary mode of {-lowest[worst]:.2f} THz at q = ({where}), allowed {allowed[worst]:g} THz"
     return DynamicStability(stable, float(lowest[k]), (x, y, z), THRESHOLD_THZ, reason)
+
+
+@dataclass(frozen=True)
+class SupercellStability:
+    """The verdict by C2DB's two criteria.
+
+    criterion: what it is, in words; min_hessian: smallest eigenvalue of the supercell's Hessian, eV/angstrom^2;
+    stiffness: (3, 3) N/m; reason: why it is unstable.
+    """
+
+    stable: bool
+    criterion: str
+    min_hessian: float
+    stiffness: list[list[float]]
+    reason: str | None
+
+
+def c2db_criteria(phonon: Any, stiffness: Array) -> SupercellStability:
+    """Whether a layer lies in a minimum of its supercell's energy, and in one of its cell's.
+
+    C2DB's criteria (Gjerding et al., 2D Mater. 8, 044002 (2021), doi:10.1088/2053-1583/ac1059): the Hessian of the
+    2 x 2 supercell has no eigenvalue below -0.01 eV/angstrom^2, and the stiffness tensor is positive definite. Modes
+    that do not fit in the supercell are not looked at.
+
+    Parameters
+    ----------
+    phonon
+        ``phonopy.Phonopy`` with force constants that obey the translational sum rule.
+    stiffness
+        (3, 3) N/m, Voigt order xx, yy, xy.
+    """
+    from phonopy.harmonic.force_constants import compact_fc_to_full_fc
+
+    constants = np.array(phonon.force_constants)
+    if len(constants) != constants.shape[1]:
+        constants = compact_fc_to_full_fc(phonon.primitive, constants)
+    size = 3 * len(constants)
+    hessian = constants.swapaxes(1, 2).reshape(size, size)
+    smallest = float(np.linalg.eigvalsh((hessian + hessian.T) / 2)[0])
+    softest = float(np.linalg.eigvalsh((stiffness + stiffness.T) / 2)[0])
+    reasons = []
+    if smallest < C2DB_MIN_HESSIAN:
+        reasons.append(
+            f"the supercell's Hessian has an eigenvalue of {smallest:.3f} eV/angstrom^2, allowed {C2DB_MIN_HESSIAN:g}"
+        )
+    if softest <= 0:
+        reasons.append(f"the stiffness tensor has an eigenvalue of {softest:.1f} N/m, it must be positive")
+    n, m = (int(x) for x in np.diag(phonon.supercell_matrix)[:2])
+    return SupercellStability(
+        not reasons,
+        f"Hessian of the {n} x {m} supercell and stiffness tensor, as in C2DB",
+        round(smallest, 5),
+        np.round(stiffness, 3).tolist(),
+        "; ".join(reasons) or None,
+    )

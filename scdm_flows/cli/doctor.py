@@ -190,6 +190,14 @@ def _vasp() -> str:
     return str(get_settings().vasp_cmd)
 
 
+def _gpaw() -> str:
+    from scdm_flows.engines.gpaw.process import describe, interpreter, problem
+
+    _missing(problem())
+    found = describe()
+    return f"{found['version']}, setups of {len(found['elements'])} elements, in {interpreter()}"
+
+
 def _vasp_version() -> str:
     from scdm_flows.config.settings import get_settings
     from scdm_flows.engines.vasp.checks import version_problem
@@ -238,6 +246,7 @@ def checks() -> list[tuple[str, bool, Callable[[], str]]]:
         ("database indexes", False, _indexes),
         ("FireWorks", False, _package("fireworks", "fireworks", "pip install 'fireworks>=2.1.3,<3'")),
         ("FireWorks configuration", False, _launchpad),
+        ("GPAW (DFT)", False, _gpaw),
         ("VASP", False, _vasp),
         ("VASP holds c (LATTICE_CONSTRAINTS)", False, _vasp_version),
         ("POTCAR files", False, _potcars),

@@ -261,6 +261,76 @@ def fetch(elements: str, out: Path, force: bool, as_json: bool) -> None:
 
 
 @refs.command()
+@click.argument("elements")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="JSON file; what it has is kept.")
+@JSON
+def offsets(elements: str, out: Path, as_json: bool) -> None:
+    """Measure with GPAW what a cut-off of 400 instead of 800 eV does to the energies of ELEMENTS, such as Mo,S.
+
+    Half a minute an element; interrupted, it goes on where it was. `scdm_flows/engines/gpaw/offsets.json` is such a
+    file.
+    """
+    from scdm_flows.engines.gpaw.offsets import measure
+    from scdm_flows.query.conditions import element_symbols
+
+    with progress_bar() as report:
+        failed = measure(element_symbols(elements), out, progress=lambda done, total: report("offsets", done, total))
+    if as_json:
+        echo_json({"file": str(out), "failed": failed})
+    else:
+        click.echo(f"wrote {out}")
+        for element, reason in failed.items():
+            click.echo(f"no offset of {element}: {reason}")
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+@refs.command()
+@DATA
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="JSON lines; what it has is kept.")
+@click.option("-n", "number", default=20, type=click.IntRange(1), show_default=True, help="Layers to draw.")
+@click.option("--seed", default=0, show_default=True, help="Of the draw.")
+@click.option("--preset", default="fast", type=click.Choice(["fast", "c2db"]), show_default=True, help="Of GPAW.")
+@JSON
+def gpaw(data_dir: Path, out: Path, number: int, seed: int, preset: Any, as_json: bool) -> None:
+    """Measure a preset of GPAW against C2DB, on layers drawn by seed: formation energies and gaps.
+
+    A minute or more a layer; interrupted, it goes on where it was. A fifth of the layers is magnetic, a fifth has N, O
+    or F.
+    """
+    from scdm_flows.config import GpawEngineConfig
+    from scdm_flows.engines.gpaw.validate import summary, validate
+
+    config = GpawEngineConfig(preset=preset)
+    with progress_bar() as report:
+        rows = validate(data_dir, out, config, number, seed, lambda done, total: report("layers", done, total))
+    found = summary(rows)
+    if as_json:
+        echo_json({"rows": rows, **found})
+        return
+    shown = [
+        [row["id"], row.get("magstate"), *_beside(row, "formation_energy", "c2db"), *_beside(row, "gap", "gap_c2db")]
+        for row in rows
+    ]
+    heads = ["layer", "magnetism", "E_form (eV/atom)", "C2DB", "difference", "gap (eV)", "C2DB", "difference"]
+    table(f"GPAW, preset {preset}, beside C2DB", heads, shown)
+    for row in rows:
+        if "failed" in row:
+            click.echo(f"{row['id']}: {row['failed']}")
+    click.echo(
+        f"{found['within_0.02']} of {found['n']} formation energies within 0.02 eV/atom, "
+        f"{found['gaps_within_0.05']} of {found['n_gaps']} gaps within 0.05 eV"
+    )
+
+
+def _beside(row: dict[str, Any], ours: str, theirs: str) -> list[str]:
+    """A number, C2DB's, and the difference; dashes where there is none."""
+    if ours not in row:
+        return ["–"] * 3
+    return [f"{row[ours]:.3f}", f"{row[theirs]:.3f}", f"{row[ours] - row[theirs]:+.3f}"]
+
+
+@refs.command()
 @JSON
 def show(as_json: bool) -> None:
     """What the packaged table and energy model are, and how good."""

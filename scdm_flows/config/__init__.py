@@ -12,7 +12,7 @@ from scdm_flows.config.campaign import (
     load_config,
     parse_config,
 )
-from scdm_flows.config.engines import DEFAULT_FORCE_FIELD, ForceFieldEngineConfig, VaspEngineConfig
+from scdm_flows.config.engines import DEFAULT_FORCE_FIELD, ForceFieldEngineConfig, GpawEngineConfig, VaspEngineConfig
 from scdm_flows.config.generators import (
     FilesGeneratorConfig,
     PromotedGeneratorConfig,
@@ -30,6 +30,7 @@ __all__ = [
     "FilesGeneratorConfig",
     "ForceFieldEngineConfig",
     "GateConfig",
+    "GpawEngineConfig",
     "ObjectiveConfig",
     "PhononBudgetConfig",
     "PromotedGeneratorConfig",

@@ -164,7 +164,8 @@ def _known_keys(model: Any, found: set[str]) -> set[str]:
     return found
 
 
-GENERATOR_KINDS, ENGINE_KINDS = ("scdm", "unscdm", "files", "several", "promoted"), ("forcefield", "vasp")
+GENERATOR_KINDS = ("scdm", "unscdm", "files", "several", "promoted")
+ENGINE_KINDS = ("forcefield", "gpaw", "vasp")
 KINDS = GENERATOR_KINDS + ENGINE_KINDS  # pydantic names them in the place of a mistake
 MOST_MISTAKES = 50  # that a message lists
 _SHORT = reprlib.Repr()  # of what a mistake's value is: a page of it helps nobody

@@ -214,6 +214,48 @@ class VaspEngineConfig(Frozen):
         return version
 
 
+class GpawEngineConfig(Frozen):
+    """GPAW, PBE, in a process of its own: DFT without a licence, on the scale of C2DB."""
+
+    kind: Literal["gpaw"] = "gpaw"
+    preset: Literal["fast", "c2db"] = Field(
+        "fast",
+        description="fast: plane waves to 400 eV, 6 k-points per 1/angstrom, energies brought to C2DB's cut-off; c2db: "
+        "800 eV and 12, as C2DB has them, about ten times as long",
+    )
+    max_atoms: int = Field(8, ge=1, description="layers with more atoms are refused, with the estimated core hours")
+    fmax_ev_per_angstrom: float | None = Field(
+        None, gt=0, description="relaxation ends below this largest force, eV/angstrom; the preset's when absent"
+    )
+    max_relax_steps: int = Field(60, ge=1, description="relaxation steps before it counts as failed")
+    max_scf_steps: int = Field(
+        150, ge=1, description="electronic steps before a run is tried with softer mixing, and twice as many then"
+    )
+    smearing_ev: float = Field(0.05, gt=0, description="width of the Fermi-Dirac occupations, eV")
+    spin: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="spin polarisation; auto: where an element may carry a moment (Ti to Cu, Ru, Rh, Os, Ir, f "
+        "metals), and no longer where no atom keeps one",
+    )
+    initial_moments: dict[str, float] = Field(
+        default_factory=dict,
+        description="element -> initial moment in Bohr magnetons, over the defaults (3 for metals that may carry a "
+        "moment, 0.3 for the rest)",
+    )
+    dipole_correction: Literal["auto", "on", "off"] = Field(
+        "auto", description="dipole correction along c; auto: for layer groups without an operation z -> -z"
+    )
+    band_points: int = Field(61, ge=11, description="k-points on the in-plane path of the bands")
+    phonon_repeats: int = Field(
+        2, ge=1, description="cells along a and b in the supercell of the phonons; 2 is what C2DB's criterion looks at"
+    )
+    phonon_displacement_angstrom: float = Field(0.05, gt=0, description="finite displacement, angstrom")
+    strain: float = Field(0.01, gt=0, lt=0.1, description="strain of the stiffness tensor's cells, dimensionless")
+    walltime_s: int | None = Field(
+        None, gt=0, description="seconds that a run of GPAW may take before it is stopped; no limit when absent"
+    )
+
+
 def check_version(version: str) -> tuple[int, ...]:
     """Numbers of a version such as 6.4.3; ``ValueError`` where it has none."""
     match = re.match(r"\d+(\.\d+)*", version)
@@ -222,4 +264,4 @@ def check_version(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in match[0].split("."))
 
 
-EngineConfig = Annotated[ForceFieldEngineConfig | VaspEngineConfig, Field(discriminator="kind")]
+EngineConfig = Annotated[ForceFieldEngineConfig | GpawEngineConfig | VaspEngineConfig, Field(discriminator="kind")]

@@ -52,6 +52,9 @@ class ScdmSettings(BaseSettings):
     )
     vasp_version: str | None = Field(None, description="version of that VASP, such as 6.4.3")
     vasp_poll_seconds: float = Field(5.0, gt=0, description="how often custodian looks whether VASP has ended, s")
+    gpaw_python: str | None = Field(
+        None, description="Python interpreter of the environment that has GPAW; this one when absent"
+    )
     processes: int = Field(2, ge=1, description="worker processes of `scdm campaign run`")
     retry_limit: int = Field(
         3, ge=0, description="how often a job is tried again after trouble of the database, memory or files"

@@ -79,6 +79,9 @@ class BandsDoc(ScdmDocument):
     masses: list[BandMass] = Field(default_factory=list, description="effective masses at the edges, by direction")
     dos: DosData | None = Field(None, description="of the uniform run")
     spin_polarised: bool = Field(description="the run had two spins")
+    spin_orbit: bool = Field(
+        False, description="with spin-orbit coupling: each band holds one electron, and all of them stand under up"
+    )
     magnetic: bool = Field(description="some atom's moment is above 0.1 Bohr magnetons")
     total_magnetization: float | None = Field(None, description="Bohr magnetons per cell; null without spin")
     atom_magnetizations: list[float] | None = Field(None, description="(n_atoms,) Bohr magnetons, projected")

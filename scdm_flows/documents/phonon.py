@@ -82,6 +82,13 @@ class PhononDoc(ScdmDocument):
     min_frequency_thz: float = Field(description="lowest on path and mesh; imaginary is negative, THz")
     threshold_thz: float = Field(description="a mode below minus this counts as imaginary, THz")
     dynamically_stable: bool
+    criterion: str | None = Field(None, description="what the verdict follows from; null: modes on path and mesh")
+    min_hessian_ev_per_angstrom2: float | None = Field(
+        None, description="smallest eigenvalue of the supercell's Hessian, where the verdict follows from it"
+    )
+    stiffness_n_per_m: list[list[float]] | None = Field(
+        None, description="(3, 3) in-plane stiffness tensor in Voigt order xx, yy, xy with relaxed atoms, N/m"
+    )
     reason: str | None = Field(None, description="why it is unstable")
     soft_mode: SoftMode | None = Field(None, description="where unstable at a q that fits in a supercell")
     flexural_exponent: float | None = Field(

@@ -15,6 +15,7 @@ __all__ = ["ENGINES", "Engine", "engine_of"]
 # kind in the config -> where the class is; imported when it is asked for, as engines load much
 ENGINES = {
     "forcefield": "scdm_flows.engines.forcefield.engine.ForceFieldEngine",
+    "gpaw": "scdm_flows.engines.gpaw.engine.GpawEngine",
     "vasp": "scdm_flows.engines.vasp.engine.VaspEngine",
 }
 

@@ -18,7 +18,7 @@ from scdm_flows.analysis.phonons import (
     thermal_quantities,
 )
 from scdm_flows.analysis.soft_mode import soft_mode
-from scdm_flows.analysis.stability import judge, thresholds
+from scdm_flows.analysis.stability import SupercellStability, judge, thresholds
 from scdm_flows.analysis.sum_rules import enforce, pairs_of
 from scdm_flows.documents.phonon import PhononDoc, PhononDos, ThermalQuantities
 from scdm_flows.documents.provenance import made_here
@@ -137,19 +137,21 @@ def phonon_document(
     displacement: float,
     n_displacements: int,
     virial: NDArray[np.float64] | None = None,
+    criteria: SupercellStability | None = None,
 ) -> PhononDoc:
     """Sum rules, bands, density of states and the verdict of a ``phonopy.Phonopy`` whose force constants are set.
 
     The force constants of ``phonon`` are replaced by those that obey the sum rules. displacement: angstrom;
     n_displacements: supercells whose forces were computed; virial: (3, 3) stress times the volume of the cell, eV, of
-    the layer as it is; None where it is known to be relaxed.
+    the layer as it is; None where it is known to be relaxed; criteria: the verdict, instead of one on path and mesh.
     """
     enforced = enforce(pairs_of(phonon), virial)
     phonon.force_constants = enforced.constants
     bands, mesh = phonon_bands(phonon, structure), phonon_mesh(phonon)
     verdict = judge(bands, mesh)
+    stable = verdict.stable if criteria is None else criteria.stable
     mode = None
-    if not verdict.stable:
+    if not stable:
         q_points = np.concatenate([bands.q_points, mesh.q_points])
         lowest = np.concatenate([bands.frequencies.min(axis=1), mesh.frequencies.min(axis=1)])
         mode = soft_mode(phonon, q_points, lowest, thresholds(q_points))
@@ -170,12 +172,15 @@ def phonon_document(
         mesh=mesh.mesh,
         min_frequency_thz=verdict.min_frequency_thz,
         threshold_thz=verdict.threshold_thz,
-        dynamically_stable=verdict.stable,
-        reason=verdict.reason,
+        dynamically_stable=stable,
+        criterion=None if criteria is None else criteria.criterion,
+        min_hessian_ev_per_angstrom2=None if criteria is None else criteria.min_hessian,
+        stiffness_n_per_m=None if criteria is None else criteria.stiffness,
+        reason=verdict.reason if criteria is None else criteria.reason,
         soft_mode=mode,
         flexural_exponent=flexural_exponent(phonon),
         dos=_dos(mesh),
-        thermal=_thermal(phonon) if verdict.stable else None,
+        thermal=_thermal(phonon) if stable else None,
         provenance=made_here(
             engine=f"{scheme} (surrogate)" if surrogate else scheme,
         ),

@@ -1,0 +1,1 @@
+"""The GPAW engine: DFT for everyone, in a process of its own."""

@@ -1,0 +1,186 @@
+"""The GPAW engine: PBE with plane waves and PAW for layers, without a licence, on C2DB's energy scale.
+
+GPAW is GPL: it runs as a process (``process``, ``runner.py``) that is asked and answers in JSON, and is never imported.
+Relaxation in the plane with c held, a static run, bands and density of states with spin-orbit coupling, forces of
+displaced 2 x 2 supercells and the stiffness tensor, which together are C2DB's criteria of dynamic stability. Presets
+are in ``presets``, what it costs in ``cost``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scdm_flows.analysis.bands import is_magnetic
+from scdm_flows.config import GpawEngineConfig
+from scdm_flows.documents.bands import GapKind
+from scdm_flows.documents.static import StaticSummary
+from scdm_flows.engines.base import PHONON_SYMPREC_ANGSTROM, Ahead, StageCost
+from scdm_flows.engines.gpaw import process
+from scdm_flows.engines.gpaw.presets import SCHEME, lacking, missing_offsets, on_scale
+from scdm_flows.errors import EngineError, ReferenceDataError
+from scdm_flows.thermo.table import ReferenceTable
+
+if TYPE_CHECKING:
+    from jobflow.core.maker import Maker
+    from pymatgen.core.structure import Structure
+
+
+class GpawEngine:
+    """GPAW in a process of its own."""
+
+    scheme = SCHEME
+    static_scheme = SCHEME
+    surrogate = False
+    category = "compute"
+    keeps_runs = True
+    cannot: Mapping[str, str] = {}
+
+    def __init__(self, config: GpawEngineConfig) -> None:
+        self.config = config
+
+    def check(self) -> list[str]:
+        """What is missing to run."""
+        found = process.problem()
+        return [] if found is None else [found]
+
+    def check_elements(self, elements: Sequence[str]) -> list[str]:
+        """Why some elements cannot be computed: no setup, no offset, no reference energy."""
+        problems = []
+        try:
+            without = sorted(set(elements) - set(process.describe()["elements"]))
+            if without:
+                problems.append(
+                    f"GPAW has no PBE setup of {', '.join(without)}; leave the elements out (generator.elements)"
+                )
+        except EngineError:
+            pass  # said by check
+        missing = lacking(self.config.preset, elements)
+        if missing:
+            problems.append(missing_offsets(self.config.preset, missing))
+        try:
+            self.references().entries(list(elements))
+        except ReferenceDataError as error:
+            problems.append(str(error))
+        return problems
+
+    def layer_problems(self, structure: Structure, *, as_given: bool = False) -> list[str]:
+        """Why a layer cannot be computed: too many atoms, or an element."""
+        problems = []
+        if len(structure) > self.config.max_atoms:
+            hours = sum(cost.core_hours for cost in self.cost(structure))
+            problems.append(
+                f"{len(structure)} atoms, at most {self.config.max_atoms} are computed (engine.max_atoms); this layer "
+                f"would take about {hours:.2g} core hours, raise the limit if that is meant"
+            )
+        return problems + self.check_elements([str(e) for e in structure.composition])
+
+    def cost(self, structure: Structure | None, n_atoms: int = 0) -> list[StageCost]:
+        """See ``cost``."""
+        from scdm_flows.engines.gpaw.cost import cost
+        from scdm_flows.engines.vasp.cost import typical_layer
+
+        layer = typical_layer(n_atoms) if structure is None else structure
+        return cost(layer, self.config, self.displaced(layer)[1])
+
+    def input_files(self, structure: Structure) -> dict[str, dict[str, str]]:
+        """The runner's input of every run."""
+        import json
+
+        from scdm_flows.engines.gpaw import inputs
+
+        supercells = self.displaced(structure)[1]
+        tasks = {
+            "relax": inputs.relax_task(self.config, structure),
+            "static": inputs.static_task(self.config, structure),
+            "bands": inputs.bands_task(self.config, structure),
+            "stiffness": inputs.stiffness_task(self.config, structure),
+        }
+        dipole = bool(tasks["static"]["dipole"])
+        width = len(str(len(supercells)))
+        for number, supercell in enumerate(supercells, 1):
+            tasks[f"phonon_{number:0{width}d}"] = inputs.forces_task(self.config, supercell, dipole=dipole)
+        return {run: {process.INPUT: json.dumps(task, indent=1) + "\n"} for run, task in tasks.items()}
+
+    def references(self) -> ReferenceTable:
+        """The packaged phases: they are on C2DB's scale, as this engine's energies are brought to it."""
+        return replace(ReferenceTable.load(), scheme=self.scheme)
+
+    def predicted(self, structure: Structure) -> None:
+        """Nothing: the static energy is on the references' scale."""
+
+    def relax_maker(self) -> Maker:
+        """Atoms and the in-plane cell."""
+        from scdm_flows.engines.gpaw.makers import GpawRelaxMaker
+
+        return GpawRelaxMaker(engine=self.config)
+
+    def relax_ahead(self, structures: Sequence[Structure]) -> Iterator[Ahead]:
+        """Nothing ahead: each run of GPAW is its own."""
+        return (Ahead(index, self.relax_maker()) for index in range(len(structures)))
+
+    def static_maker(self) -> Maker:
+        """A single point that keeps its density for the bands."""
+        from scdm_flows.engines.gpaw.makers import GpawMaker
+
+        return GpawMaker(engine=self.config)
+
+    def static_summary(self, task: Any) -> StaticSummary:
+        """From the document of the static run; its energy is brought to C2DB's scale."""
+        structure = task.structure
+        fractions = {str(e): float(x) for e, x in structure.composition.fractional_composition.items()}
+        preset, moments = self.config.preset, structure.site_properties.get("magmom")
+        kind = None
+        if task.band_gap_ev is not None:
+            kind = GapKind.METAL if task.band_gap_ev <= 0 else GapKind.DIRECT if task.gap_direct else GapKind.INDIRECT
+        return StaticSummary(
+            energy_per_atom=on_scale(preset, fractions, task.output.energy, task.extra_energies, len(structure)),
+            max_force_ev_per_angstrom=float(np.linalg.norm(np.array(task.output.forces), axis=1).max()),
+            band_gap_ev=task.band_gap_ev,
+            gap_kind=kind,
+            spin_polarised=moments is not None,
+            magnetic=is_magnetic(moments),
+            total_magnetization=task.total_magnetization,
+            atom_magnetizations=moments,
+            engine_version=task.engine_version,
+            folder=task.dir_name,
+        )
+
+    def displaced(self, structure: Structure) -> tuple[Any, list[Structure]]:
+        """A ``phonopy.Phonopy`` of the layer and its displaced (n, n, 1) supercells, in phonopy's order."""
+        from phonopy import Phonopy
+        from pymatgen.io.phonopy import get_phonopy_structure, get_pmg_structure
+
+        plain = structure.copy()
+        for name in list(plain.site_properties):
+            plain.remove_site_property(name)
+        n = self.config.phonon_repeats
+        phonon = Phonopy(
+            get_phonopy_structure(plain),
+            [[n, 0, 0], [0, n, 0], [0, 0, 1]],
+            primitive_matrix=np.eye(3),
+            symprec=PHONON_SYMPREC_ANGSTROM,
+        )
+        phonon.generate_displacements(distance=self.config.phonon_displacement_angstrom)
+        supercells = [get_pmg_structure(cell) for cell in phonon.supercells_with_displacements or []]
+        moments = structure.site_properties.get("magmom")
+        for supercell in supercells:
+            copies = len(supercell) // len(structure)  # phonopy keeps all images of an atom together
+            if moments:
+                supercell.add_site_property("magmom", [m for m in moments for _ in range(copies)])
+        return phonon, supercells
+
+    def phonon_maker(self) -> Maker:
+        """A job for each displaced supercell, one for the stiffness, and the summary."""
+        from scdm_flows.engines.gpaw.flows import GpawPhononMaker
+
+        return GpawPhononMaker(self.config)
+
+    def bands_maker(self) -> Maker:
+        """One job."""
+        from scdm_flows.engines.gpaw.flows import GpawBandsMaker
+
+        return GpawBandsMaker(self.config)

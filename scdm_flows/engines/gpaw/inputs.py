@@ -1,0 +1,98 @@
+"""What GPAW is asked for each stage of a layer: the inputs of ``runner.py``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scdm_flows.analysis.phonons import in_plane_path
+from scdm_flows.config import GpawEngineConfig
+from scdm_flows.engines.gpaw.layers import geometry, moments_of, symmetrised
+from scdm_flows.engines.gpaw.presets import PRESETS, extra_energies
+from scdm_flows.engines.vasp.inputs import MOMENTS, corrects_dipole, may_be_magnetic
+
+if TYPE_CHECKING:
+    from pymatgen.core.structure import Structure
+
+METAL_MOMENT, OTHER_MOMENT = 3.0, 0.3  # Bohr magnetons, where an element may carry a moment
+DENSITY = "density.gpw"
+# what C2DB's smaller energies are converged to costs 40 % more time and changes 0.01 meV/atom
+CONVERGENCE = {"energy": 1e-4, "density": 1e-3, "eigenstates": 1e-5}
+STATIC_FORCES, RELAX_FORCES, PHONON_FORCES = 0.02, 0.01, 1e-3  # eV/angstrom, of the self-consistent cycles
+
+
+def task(config: GpawEngineConfig, name: str, structure: Structure, **more: Any) -> dict[str, Any]:
+    """The part of every input that is the same. structure: taken as it is; more: what the task has besides."""
+    preset = PRESETS[config.preset]
+    spin = config.spin == "on" or (config.spin == "auto" and may_be_magnetic(structure))
+    wanted = {**dict.fromkeys(MOMENTS, METAL_MOMENT), **config.initial_moments}
+    return {
+        "task": name,
+        **geometry(structure),
+        "moments": moments_of(structure, wanted, OTHER_MOMENT) if spin else None,
+        "cutoff": preset.cutoff_ev,
+        "kpoint_density": preset.kpoint_density,
+        "smearing": config.smearing_ev,
+        "convergence": CONVERGENCE,
+        "max_scf_steps": config.max_scf_steps,
+        "dipole": corrects_dipole(config.dipole_correction, structure),
+        **more,
+    }
+
+
+def fmax_of(config: GpawEngineConfig) -> float:
+    """Largest force at the end of a relaxation, eV/angstrom."""
+    return config.fmax_ev_per_angstrom or PRESETS[config.preset].fmax
+
+
+def relax_task(config: GpawEngineConfig, structure: Structure) -> dict[str, Any]:
+    """Atoms and the in-plane cell; ``history`` is named by whoever runs it."""
+    return task(
+        config,
+        "relax",
+        symmetrised(structure),
+        convergence={**CONVERGENCE, "forces": RELAX_FORCES},
+        fmax=fmax_of(config),
+        steps=config.max_relax_steps,
+    )
+
+
+def static_task(config: GpawEngineConfig, structure: Structure) -> dict[str, Any]:
+    """A single point that keeps its density for the bands."""
+    extra = extra_energies(config.preset, [str(e) for e in structure.composition])
+    close = {**CONVERGENCE, "forces": STATIC_FORCES}
+    return task(config, "static", symmetrised(structure), convergence=close, extra=extra, density_file=DENSITY)
+
+
+def forces_task(config: GpawEngineConfig, supercell: Structure, *, dipole: bool) -> dict[str, Any]:
+    """Forces of a displaced supercell, converged further. dipole: decided for the layer itself."""
+    close = {"energy": 1e-5, "density": 1e-4, "eigenstates": 1e-6, "forces": PHONON_FORCES}
+    return task(config, "static", supercell, convergence=close, dipole=dipole)
+
+
+def stiffness_task(config: GpawEngineConfig, structure: Structure) -> dict[str, Any]:
+    """The stiffness tensor; ``history`` is named by whoever runs it."""
+    return task(
+        config,
+        "stiffness",
+        symmetrised(structure),
+        convergence={**CONVERGENCE, "forces": RELAX_FORCES},
+        strain=config.strain,
+        fmax=fmax_of(config),
+        steps=config.max_relax_steps,
+    )
+
+
+def bands_task(config: GpawEngineConfig, structure: Structure, density_file: str | None = None) -> dict[str, Any]:
+    """Bands on the path and on a mesh, with spin-orbit coupling. density_file: of the static run, where it is."""
+    layer = symmetrised(structure)
+    k_points = in_plane_path(layer, config.band_points)[0]
+    return task(
+        config,
+        "bands",
+        layer,
+        density_file=density_file,
+        k_points=np.round(k_points, 8).tolist(),
+        mesh_density=PRESETS[config.preset].mesh_density,
+    )

@@ -1,0 +1,158 @@
+"""atomate2's ASE makers whose calculator runs in another process: the same jobs and documents, GPAW never imported."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from atomate2.ase.jobs import AseMaker
+from atomate2.ase.schemas import AseResult, AseStructureTaskDoc, AseTaskDoc, IonicStep
+from jobflow import job
+from pydantic import Field
+from pymatgen.core import Structure
+
+from scdm_flows.config import GpawEngineConfig
+from scdm_flows.engines.gpaw import process
+from scdm_flows.engines.gpaw.inputs import fmax_of, forces_task, relax_task, static_task, stiffness_task
+from scdm_flows.engines.gpaw.layers import structure_of
+
+HISTORY_DIGITS = 16  # of the hash that names a history after its input
+
+
+class GpawTaskDoc(AseStructureTaskDoc):
+    """atomate2's document of an ASE run, with what else GPAW says."""
+
+    engine_version: str = Field(description="version of GPAW")
+    extra_energies: list[float] = Field(
+        default_factory=list, description="energies on fewer k-points that the cut-off is corrected by, eV per cell"
+    )
+    band_gap_ev: float | None = Field(None, description="gap on the k-points of the run, without spin-orbit, eV")
+    gap_direct: bool | None = Field(None, description="whether it is direct; null for a metal")
+    total_magnetization: float | None = Field(None, description="Bohr magnetons per cell; null without spin")
+    k_points: int | None = Field(None, description="irreducible k-points")
+    soft_mixing: bool = Field(False, description="the first try did not converge, the second with softer mixing did")
+    cpu_seconds: float = Field(description="of the process")
+
+
+def history_of(task: Mapping[str, Any], folder: Path) -> str:
+    """The name of the file that keeps a task's progress, in ``folder``, begun by an earlier try if there was one.
+
+    Tries have folders side by side, and the name follows from the input, so a task finds what was killed before.
+    """
+    digest = hashlib.sha256(json.dumps(task, sort_keys=True).encode()).hexdigest()[:HISTORY_DIGITS]
+    name = f"history-{digest}.jsonl"
+    earlier = [path for path in folder.parent.glob(f"*/{name}") if path.parent != folder]
+    if earlier and not (folder / name).exists():
+        longest = max(earlier, key=lambda path: path.stat().st_size)
+        shutil.copyfile(longest, folder / name)
+        lines = (folder / name).read_text().splitlines(keepends=True)
+        if lines and not lines[-1].endswith("\n"):  # killed while it wrote
+            (folder / name).write_text("".join(lines[:-1]))
+    return name
+
+
+@dataclass
+class GpawMaker(AseMaker):
+    """A single point of a layer by GPAW in a process of its own. engine: the campaign's."""
+
+    name: str = "static"
+    engine: GpawEngineConfig = field(default_factory=GpawEngineConfig)
+
+    def _get_calculator(self) -> Any:
+        return SimpleNamespace(name="GPAW")  # what documents call it
+
+    def input_of(self, structure: Structure) -> dict[str, Any]:
+        """What the runner is asked."""
+        return static_task(self.engine, structure)
+
+    @job(data=["trajectory"])
+    def make(self, structure: Structure, prev_dir: str | Path | None = None) -> GpawTaskDoc:
+        """Run GPAW in the working folder. prev_dir: not used."""
+        task, folder = self.input_of(structure), Path.cwd()
+        if task["task"] == "relax":
+            task["history"] = history_of(task, folder)
+        answer = process.run(task, folder, walltime=self.engine.walltime_s)
+        return task_document(answer, structure, fmax_of(self.engine))
+
+
+@dataclass
+class GpawRelaxMaker(GpawMaker):
+    """Relaxation of atoms and the in-plane cell, c held; goes on where an earlier try was killed."""
+
+    name: str = "relax"
+
+    def input_of(self, structure: Structure) -> dict[str, Any]:
+        """What the runner is asked."""
+        return relax_task(self.engine, structure)
+
+
+@dataclass
+class GpawForcesMaker(GpawMaker):
+    """Forces of a displaced supercell. dipole: whether the layer itself has a dipole correction."""
+
+    name: str = "forces"
+    dipole: bool = False
+
+    def input_of(self, structure: Structure) -> dict[str, Any]:
+        """What the runner is asked."""
+        return forces_task(self.engine, structure, dipole=self.dipole)
+
+
+@dataclass
+class GpawStiffnessMaker(AseMaker):
+    """The in-plane stiffness tensor of a relaxed layer; goes on with the strains that an earlier try lacked."""
+
+    name: str = "stiffness"
+    engine: GpawEngineConfig = field(default_factory=GpawEngineConfig)
+
+    @job
+    def make(self, structure: Structure) -> list[list[float]]:
+        """(3, 3) N/m, in Voigt order xx, yy, xy."""
+        task, folder = stiffness_task(self.engine, structure), Path.cwd()
+        task["history"] = history_of(task, folder)
+        answer = process.run(task, folder, walltime=self.engine.walltime_s)
+        tensor: list[list[float]] = (np.array(answer["stiffness"]) * EV_PER_SQUARE_ANGSTROM).round(4).tolist()
+        return tensor
+
+
+EV_PER_SQUARE_ANGSTROM = 16.02176634  # in N/m
+
+
+def task_document(answer: Mapping[str, Any], before: Structure, fmax: float) -> GpawTaskDoc:
+    """atomate2's document of what the runner answered. before: the structure given; fmax: eV/angstrom."""
+    after = structure_of(answer, before)
+    relaxed = "converged" in answer
+    history = answer.get("history") or [answer]
+    result = AseResult(
+        final_mol_or_struct=after,
+        final_energy=answer["energy"],
+        converged=answer.get("converged", True),
+        is_force_converged=bool(np.linalg.norm(answer["forces"], axis=1).max() < fmax) if relaxed else None,
+        energy_downhill=history[-1]["energy"] <= history[0]["energy"] if relaxed else None,
+        dir_name=str(Path.cwd()),
+        elapsed_time=answer["seconds"],
+    )
+    document = AseTaskDoc.to_mol_or_struct_metadata_doc("GPAW", result, relax_cell=relaxed)
+    document.output.forces = answer["forces"]
+    document.output.n_steps = answer.get("steps", 1)
+    document.output.ionic_steps = [
+        IonicStep(energy=step["energy"], forces=step["forces"], magmoms=step["moments"]) for step in history
+    ]
+    return GpawTaskDoc(
+        **{name: getattr(document, name) for name in type(document).model_fields},
+        engine_version=answer["version"],
+        extra_energies=answer.get("extra") or [],
+        band_gap_ev=answer.get("gap"),
+        gap_direct=answer.get("direct"),
+        total_magnetization=answer.get("total_moment"),
+        k_points=answer.get("k_points"),
+        soft_mixing=answer["soft_mixing"],
+        cpu_seconds=answer["cpu_seconds"],
+    )

@@ -1,0 +1,373 @@
+"""GPAW in its own process: layers there and back, energies on C2DB's scale, failures in words, and GPAW itself.
+
+Where GPAW is not installed, a module that calls itself gpaw and computes with ASE's effective medium theory stands in
+for it: what is tested then is the runner, not physics.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import phonopy
+import pytest
+import spglib
+from phonopy.structure.atoms import PhonopyAtoms
+from pymatgen.core import Lattice, Structure
+from support.layers import mx2
+
+from scdm_flows.analysis.bands import document_of_path, of_path
+from scdm_flows.analysis.phonons import in_plane_path
+from scdm_flows.analysis.stability import c2db_criteria
+from scdm_flows.config import GpawEngineConfig
+from scdm_flows.documents import StaticSummary
+from scdm_flows.engines.gpaw import inputs, offsets, presets, process, validate
+from scdm_flows.engines.gpaw.engine import GpawEngine
+from scdm_flows.engines.gpaw.layers import geometry, structure_of, symmetrised
+from scdm_flows.engines.gpaw.makers import GpawMaker, GpawRelaxMaker, history_of, task_document
+from scdm_flows.errors import EngineError, ReferenceDataError
+
+STAND_IN = """
+import os
+from ase.calculators.emt import EMT
+__version__ = "stand-in"
+setup_paths = []
+class KohnShamConvergenceError(Exception): pass
+class PW:
+    def __init__(self, *a, **k): pass
+FermiDirac = Mixer = MixerSum = PW
+class GPAW(EMT):
+    def __init__(self, mixer=None, txt=None, **k):
+        EMT.__init__(self)
+        self.soft, self.calls = mixer is not None, 0
+    def calculate(self, *a, **k):
+        self.calls += 1
+        if os.environ.get("NEVER") or (os.environ.get("ROUGH") and not self.soft):
+            raise KohnShamConvergenceError("Did not converge!")
+        if os.environ.get("KILL") == str(self.calls):
+            os._exit(9)
+        EMT.calculate(self, *a, **k)
+    def get_ibz_k_points(self): return [0]
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path) -> dict[str, str]:
+    """An environment in which ``import gpaw`` finds the stand-in."""
+    (tmp_path / "stand_in").mkdir()
+    (tmp_path / "stand_in" / "gpaw.py").write_text(STAND_IN)
+    return {**os.environ, "PYTHONPATH": str(tmp_path / "stand_in")}
+
+
+def copper(**more: Any) -> dict[str, Any]:
+    """A compressed hexagonal layer of copper to relax."""
+    layer = Structure(Lattice.hexagonal(2.4, 20), ["Cu", "Cu"], [[0, 0, 0.45], [1 / 3, 2 / 3, 0.55]])
+    return {**inputs.relax_task(GpawEngineConfig(spin="off"), layer), "history": "history.jsonl", **more}
+
+
+def answered(task: dict[str, Any], folder: Path, environment: dict[str, str], **more: str) -> dict[str, Any]:
+    """What the runner answers, as ``process.run`` starts it; empty where it leaves no answer."""
+    (folder / "input.json").write_text(json.dumps(task))
+    (folder / "output.json").unlink(missing_ok=True)
+    command = [sys.executable, "-P", str(process.RUNNER), "input.json", "output.json"]
+    subprocess.run(command, cwd=folder, env={**environment, **more}, check=False, timeout=60)
+    output = folder / "output.json"
+    found: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {}
+    return found
+
+
+# --- layers -----------------------------------------------------------------------------------------------------------
+
+
+def operations(structure: Structure) -> int:
+    cell = (structure.lattice.matrix, structure.frac_coords, [site.specie.Z for site in structure])
+    return len(spglib.get_symmetry(cell, symprec=1e-6)["rotations"])
+
+
+@pytest.mark.parametrize("z", [0.5, 0.01])  # in the middle, and across the boundary of the cell
+def test_a_nearly_symmetric_layer_becomes_exactly_so(z: float) -> None:
+    layer = mx2("1H")
+    layer.translate_sites(range(len(layer)), [0, 0, z - 0.5])
+    rough = layer.copy()
+    rough.perturb(0.003)
+    strained = Lattice(rough.lattice.matrix @ np.diag([1.0005, 0.9998, 1.0]))
+    rough = Structure(strained, rough.species, rough.frac_coords)
+    assert operations(rough) == 1
+    exact = symmetrised(rough, 0.02)
+    assert operations(exact) == 12  # p-6m2, International Tables for Crystallography E, layer group 78
+    assert exact.species == rough.species
+    moved = exact.frac_coords - rough.frac_coords
+    assert np.abs((moved - np.rint(moved)) @ rough.lattice.matrix).max() < 0.01
+
+
+def test_a_glide_plane_is_kept() -> None:
+    # p4/nmm, 16 operations; half of them have a translation
+    sites = [[0, 0, 0.5], [0.5, 0.5, 0.5], [0.5, 0, 0.59], [0, 0.5, 0.41]]
+    rough = Structure(Lattice.tetragonal(4.1, 20), ["Ti", "Ti", "Te", "Te"], sites)
+    rough.perturb(0.003)
+    assert operations(symmetrised(rough, 0.02)) == 16
+
+
+def test_a_layer_comes_back_as_it_went() -> None:
+    layer = mx2("1T")
+    layer.translate_sites([0, 1, 2], [0.1, 0.2, 0.47])
+    given = geometry(layer)
+    assert given["periodic"] == [True, True, False]  # with k-points along c it would be a crystal
+    heights = np.array(given["positions"])[:, 2]
+    assert given["cell"][2][2] - np.ptp(heights) == pytest.approx(15.0)  # C2DB's vacuum, doi:10.1088/2053-1583/aacfc1
+    assert heights.min() + heights.max() == pytest.approx(given["cell"][2][2])
+    again = structure_of({**given, "moments": [0.1, 0.2, 0.3]}, layer)
+    moved = again.frac_coords - layer.frac_coords
+    assert np.abs(moved - np.rint(moved)).max() < 1e-9
+    assert np.allclose(again.lattice.matrix, layer.lattice.matrix)
+    assert again.site_properties["magmom"] == [0.1, 0.2, 0.3]
+
+
+# --- energies ---------------------------------------------------------------------------------------------------------
+
+
+def test_energies_are_on_the_scale_of_c2db() -> None:
+    # E of GPAW 25.7.0 at PW(400), k-density 6, at C2DB's scale: entry MoS2-b3b4685fb6e1 has -22.121 eV
+    energy = presets.on_scale("fast", {"Mo": 1 / 3, "S": 2 / 3}, -22.073529, [], 3)
+    assert energy == pytest.approx(-22.121 / 3, abs=0.010)
+    # half of the cut-off gives a higher energy in a variational calculation
+    assert min(presets.offsets("fast").values()) > 0
+    # the preset that computes as C2DB does corrects nothing
+    assert presets.on_scale("c2db", {"Mo": 1 / 3, "S": 2 / 3}, -22.1, [], 3) == pytest.approx(-22.1 / 3)
+
+
+def test_oxygen_is_corrected_in_the_layer_itself() -> None:
+    assert presets.extra_energies("fast", ["Mo", "O"]) == [(800.0, 2.0), (400.0, 2.0)]
+    assert presets.extra_energies("c2db", ["Mo", "O"]) == presets.extra_energies("fast", ["Mo", "S"]) == []
+    # E(400, 6) + E(800, 2) - E(400, 2), no table asked
+    assert presets.on_scale("fast", {"O": 1.0}, -10.0, [-12.5, -9.0], 2) == pytest.approx((-10.0 - 3.5) / 2)
+
+
+def test_an_element_without_an_offset_is_named() -> None:
+    with pytest.raises(EngineError, match=r"no offset .* for Po .*; use preset: c2db"):
+        presets.on_scale("fast", {"Po": 0.5, "S": 0.5}, -10.0, [], 2)
+
+
+def test_a_file_of_offsets_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def run(task: dict[str, Any], folder: Path, **_: Any) -> dict[str, Any]:
+        asked.append(task["numbers"])
+        if task["numbers"] == [43]:
+            raise EngineError("GPAW has no PBE setup of an element; leave it out")
+        return {"version": "0", "energy": -1.0, "extra": [-1.25]}
+
+    monkeypatch.setattr(process, "run", run)
+    path = tmp_path / "offsets.json"
+    assert offsets.measure(["S", "Tc", "O"], path) == {"Tc": "GPAW has no PBE setup of an element; leave it out"}
+    assert json.loads(path.read_text())["offsets"] == {"fast": {"S": 0.25}}
+    offsets.measure(["S", "Mo"], path)
+    assert asked == [[16], [43], [42]]
+    path.write_text("[]")
+    with pytest.raises(ReferenceDataError, match="no file of offsets"):
+        offsets.measure(["S"], path)
+
+
+def test_layers_are_drawn_by_seed_with_enough_of_the_hard_ones() -> None:
+    plain = [{"id": f"p{k}", "species": ["Mo", "S"], "magstate": "NM"} for k in range(50)]
+    magnetic = [{"id": f"m{k}", "species": ["V", "S"], "magstate": "FM"} for k in range(3)]
+    oxides = [{"id": f"o{k}", "species": ["Ti", "O"], "magstate": "NM"} for k in range(3)]
+    first = validate.drawn([*plain, *magnetic, *oxides], 10, 1)
+    assert first == validate.drawn([*plain, *magnetic, *oxides], 10, 1)
+    assert first != validate.drawn([*plain, *magnetic, *oxides], 10, 2)
+    assert len(first) == len({record["id"] for record in first}) == 10
+    assert min(sum(record["id"].startswith(kind) for record in first) for kind in "mo") >= 2  # a fifth each
+
+
+def test_errors_against_c2db_count_failures() -> None:
+    rows = [
+        {"formation_energy": -0.9, "c2db": -0.915, "gap": 1.6, "gap_c2db": 1.5},
+        {"formation_energy": -0.5, "c2db": -0.47},
+        {"failed": "the electrons did not converge"},
+    ]
+    found = validate.summary(rows)
+    assert (found["n"], found["failed"], found["within_0.02"], found["n_gaps"], found["gaps_within_0.05"]) == (
+        3,
+        1,
+        1,
+        1,
+        0,
+    )
+    assert found["bias"] == pytest.approx(-0.0075)
+    assert found["mae"] == pytest.approx(0.0225)
+
+
+# --- the runner -------------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_relaxation_goes_on_from_its_last_geometry(tmp_path: Path, stand_in: dict[str, str]) -> None:
+    task = copper()
+    first, second = tmp_path / "relax", tmp_path / "relax.2"
+    first.mkdir()
+    task["history"] = history_of(task, first)
+    assert answered(task, first, stand_in, KILL="4") == {}
+    kept = [json.loads(line) for line in (first / task["history"]).read_text().splitlines()]
+    assert len(kept) == 3
+    second.mkdir()
+    del task["history"]
+    task["history"] = history_of(task, second)  # found in the folder beside
+    found = answered(task, second, stand_in)
+    assert found["converged"]
+    energies = [step["energy"] for step in found["history"]]
+    assert energies[:3] == [step["energy"] for step in kept]  # nothing is computed twice
+    assert energies[-1] == min(energies)
+    cell = np.array(found["cell"])
+    assert np.allclose(cell[2], task["cell"][2])  # c is held
+    assert np.linalg.norm(cell[0]) > 2.45  # and the compressed cell has grown
+    document = task_document(found, Structure(cell, ["Cu", "Cu"], [[0, 0, 0.4], [1 / 3, 2 / 3, 0.5]]), 0.03)
+    assert document.output.n_steps == len(energies)
+    assert document.state is not None
+    assert document.is_force_converged
+
+
+def test_what_does_not_converge_is_tried_once_more_with_softer_mixing(tmp_path: Path, stand_in: dict[str, str]) -> None:
+    assert answered(copper(), tmp_path, stand_in)["soft_mixing"] is False
+    assert answered(copper(history="other"), tmp_path, stand_in, ROUGH="1")["soft_mixing"] is True
+    found = answered(copper(history="third"), tmp_path, stand_in, NEVER="1")
+    assert found["error"] == "scf"
+    words = process.in_words(found, copper(max_scf_steps=50))
+    assert "did not converge in 50 steps, nor in 100 with softer mixing" in words
+
+
+def test_a_relaxation_that_needs_more_steps_says_so(tmp_path: Path, stand_in: dict[str, str]) -> None:
+    found = answered(copper(steps=2), tmp_path, stand_in)
+    assert found["converged"] is False
+    assert found["steps"] <= 3
+
+
+# --- the process ------------------------------------------------------------------------------------------------------
+
+
+def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Let a shell script be the Python that has GPAW."""
+    path = tmp_path / "python"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("SCDM_GPAW_PYTHON", str(path))
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("kill -9 $$", r"ended in the middle: it was ended by signal 9 .* goes on from its last geometry"),
+        ("echo Killed by cgroup >&2; exit 3", r"exit code 3; its last words: 'Killed by cgroup'"),
+        ("exec sleep 60", r"stopped after 0.3 s \(engine.walltime_s\)"),
+        ('echo \'{"error": "missing", "message": "No module named gpaw"}\' > $4', "has no GPAW .* pip install gpaw=="),
+        (
+            'echo \'{"error": "setup", "message": "no PAW dataset for Tc"}\' > $4',
+            "no PBE setup .* leave the element out",
+        ),
+    ],
+)
+def test_failures_are_said_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, words: str) -> None:
+    pretend(tmp_path, monkeypatch, script)
+    with pytest.raises(EngineError, match=words):
+        process.run({"task": "static"}, tmp_path, walltime=0.3 if "sleep" in script else 30)
+
+
+def test_an_interpreter_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCDM_GPAW_PYTHON", str(tmp_path / "absent"))
+    (problem,) = GpawEngine(GpawEngineConfig()).check()
+    assert "cannot be started" in problem
+    assert "pip install gpaw==" in problem
+    monkeypatch.setenv("PATH", "")
+    assert "apt-get install gcc" in str(process.problem())
+
+
+def test_what_gpaw_cannot_compute_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(tmp_path, monkeypatch, 'echo \'{"version": "0", "elements": ["Mo", "S"]}\' > $4')
+    engine = GpawEngine(GpawEngineConfig(max_atoms=4))
+    assert engine.layer_problems(mx2("1H")) == []
+    (problem,) = engine.layer_problems(mx2("1H") * (2, 2, 1))
+    assert "12 atoms, at most 4" in problem
+    assert "core hours" in problem
+    # C2DB has no technetium either; its energies in the table are the Materials Project's
+    assert any("no PBE setup of Tc" in problem for problem in engine.check_elements(["Mo", "Tc"]))
+
+
+# --- bands and stability ----------------------------------------------------------------------------------------------
+
+
+def test_masses_and_gap_of_bands_with_spin_orbit() -> None:
+    layer = mx2("1H")
+    k_points, distances, labels = in_plane_path(layer, 101)
+    cartesian = k_points @ np.array(layer.lattice.reciprocal_lattice.matrix)
+    squared = (cartesian**2).sum(axis=1)
+    # hbar^2/2m = 3.80998 eV angstrom^2 (CODATA 2018): parabolas of masses 0.5 and 0.25 at Gamma, 1.5 eV apart
+    energies = np.column_stack([-3.80998 / 0.5 * squared, 1.5 + 3.80998 / 0.25 * squared])
+    path = of_path(k_points, {"up": energies}, distances, labels)
+    document = document_of_path(
+        path,
+        None,
+        0.7,
+        None,
+        candidate_id="t-1",
+        campaign="t",
+        scheme="gpaw-pbe-c2db",
+        static=StaticSummary(energy_per_atom=-7.0),
+        spin_orbit=True,
+    )
+    assert document.spin_orbit
+    assert document.band_gap_ev == pytest.approx(1.5, abs=1e-4)
+    assert {mass.direction for mass in document.masses} == {"Γ→M", "Γ→K"}
+    for mass in document.masses:
+        assert mass.mass == pytest.approx(0.5 if mass.carrier == "hole" else 0.25, rel=1e-3)
+
+
+def springs(k: float) -> Any:
+    """A 2 x 2 supercell of one atom whose four atoms are joined by springs of k (eV/angstrom^2), all to all."""
+    atom = PhonopyAtoms(symbols=["C"], cell=np.diag([2.5, 2.5, 20.0]), scaled_positions=[[0, 0, 0.5]])
+    phonon = phonopy.Phonopy(atom, np.diag([2, 2, 1]), primitive_matrix=np.eye(3))
+    constants = -k * np.ones((4, 4)) + 4 * k * np.eye(4)
+    phonon.force_constants = constants[:, :, None, None] * np.eye(3)
+    return phonon
+
+
+@pytest.mark.parametrize(
+    ("k", "shear", "reason"),
+    [(1.0, 50.0, None), (-0.01, 50.0, "eigenvalue of -0.040 eV"), (1.0, -5.0, "eigenvalue of -5.0 N/m")],
+)
+def test_stability_by_the_criteria_of_c2db(k: float, shear: float, reason: str | None) -> None:
+    # four atoms joined all to all: the Hessian's eigenvalues are 0 (three translations) and 4 k
+    found = c2db_criteria(springs(k), np.array([[130.0, 30.0, 0.0], [30.0, 130.0, 0.0], [0.0, 0.0, shear]]))
+    assert found.stable is (reason is None)
+    assert found.min_hessian == pytest.approx(min(0.0, 4 * k), abs=1e-9)
+    assert reason is None or reason in str(found.reason)
+
+
+# --- GPAW itself ------------------------------------------------------------------------------------------------------
+
+
+def test_gpaw_computes_mos2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = process.problem()
+    if problem is not None:
+        pytest.skip(problem)
+    monkeypatch.chdir(tmp_path)
+    layer = mx2("1H", a=3.184)  # C2DB's, entry MoS2-b3b4685fb6e1
+    engine = GpawEngine(GpawEngineConfig())
+    coarse = {
+        **inputs.static_task(engine.config, layer),
+        "cutoff": 300.0,
+        "kpoint_density": 2.0,
+        "convergence": {"energy": 1e-3, "density": 1e-3, "eigenstates": 1e-3},
+    }
+    answer = process.run(coarse, tmp_path)
+    summary = engine.static_summary(task_document(answer, layer, 0.03))
+    # at 300 eV the error of the cut-off is larger than the packaged offset, about 0.1 eV/atom
+    assert summary.energy_per_atom == pytest.approx(-22.121 / 3, abs=0.12)
+    assert summary.gap_kind in ("direct", "indirect")  # C2DB: 1.58 eV with spin-orbit coupling
+    assert summary.band_gap_ev == pytest.approx(1.75, abs=0.35)
+    assert summary.engine_version == answer["version"]
+    assert np.abs(np.array(answer["forces"])[:, :2]).max() < 1e-6  # three-fold axes: no force in the plane
+    assert isinstance(engine.static_maker(), GpawMaker)
+    assert isinstance(engine.relax_maker(), GpawRelaxMaker)

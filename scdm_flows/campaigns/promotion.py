@@ -57,6 +57,8 @@ class Asked:
         Filters as ``CandidateDB.find`` takes them, without ``campaign``.
     core_hours
         The best first until their estimated cost (every stage) is beyond it; no limit when absent.
+    gate
+        What of the parent's gate is changed, such as ``phonon_max_atoms``.
     node_hours
         The new campaign's budget: when its jobs have used it up, no new candidate begins; no limit when absent.
     """
@@ -68,6 +70,7 @@ class Asked:
     where: Mapping[str, Any] = field(default_factory=dict)
     core_hours: float | None = None
     node_hours: float | None = None
+    gate: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,7 @@ def _draft(asked: Asked, parent: CampaignDoc) -> CampaignConfig:
     """
     kind = str(asked.engine.get("kind"))
     data: dict[str, Any] = {part: parent.config[part] for part in ("gate", "objective") if part in parent.config}
+    data["gate"] = {**data.get("gate", {}), **asked.gate}
     data |= {
         "name": asked.name or f"{asked.parent}-{kind}",
         "description": f"the best {asked.top} of campaign {asked.parent} by {kind}",
@@ -192,6 +196,7 @@ def _refuse_another(known: CampaignConfig, draft: CampaignConfig) -> None:
     there, here = (
         {key: config.generator.model_dump()[key] for key in ("parent", "top", "where", "core_hours")}
         | {f"engine.{key}": value for key, value in config.engine.model_dump(mode="json").items()}
+        | {f"gate.{key}": value for key, value in config.gate.model_dump(mode="json").items()}
         for config in (known, draft)
     )
     differing = [

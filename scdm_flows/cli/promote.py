@@ -28,6 +28,13 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
     metavar="KEY=VALUE",
     help="Setting of the engine, as in campaign files.",
 )
+@click.option(
+    "--gate",
+    "gates",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Another gate than the campaign's, such as phonon_max_atoms=4.",
+)
 @click.option("--as", "new", metavar="NEW", help="Name of the new campaign; NAME-KIND when absent.")
 @click.option(
     "--core-hours", type=POSITIVE, help="Best first while their estimated cost, every stage, is within these."
@@ -42,6 +49,7 @@ def promote(
     top: int,
     kind: str,
     options: tuple[str, ...],
+    gates: tuple[str, ...],
     new: str | None,
     core_hours: float | None,
     node_hours: float | None,
@@ -58,10 +66,11 @@ def promote(
     from scdm_flows.campaigns import promotion
     from scdm_flows.query import CandidateDB
 
-    engine = {"kind": kind, **dict(_option(text) for text in options)}
+    engine = {"kind": kind, **dict(_setting("--engine-option encut_ev=600", text) for text in options)}
+    gate = dict(_setting("--gate phonon_max_atoms=4", text) for text in gates)
     with database(create=False) as connected:
         where = conditions(CandidateDB(connected), asked)
-        wanted = promotion.Asked(name, top, engine, new, where, core_hours, node_hours)
+        wanted = promotion.Asked(name, top, engine, new, where, core_hours, node_hours, gate)
         found = promotion.promote(connected, wanted, dry_run=dry_run)
     if as_json:
         echo_json(_facts(found, dry_run=dry_run))
@@ -71,11 +80,11 @@ def promote(
         raise click.exceptions.Exit(USAGE)
 
 
-def _option(text: str) -> tuple[str, Any]:
+def _setting(example: str, text: str) -> tuple[str, Any]:
     """Key and value of ``KEY=VALUE``; the value is JSON where it can be read as that, else text."""
     key, sign, value = text.partition("=")
     if not sign or not key:
-        raise click.UsageError(f"--engine-option {text!r} must be KEY=VALUE, such as --engine-option encut_ev=600")
+        raise click.UsageError(f"{example.split()[0]} {text!r} must be KEY=VALUE, such as {example}")
     try:
         return key.strip(), json.loads(value)
     except ValueError:

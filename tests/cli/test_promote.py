@@ -80,6 +80,18 @@ def test_promote_says_what_it_does_and_its_campaign_runs_by_name(scdm: Scdm) -> 
     assert "campaign file nowhere does not exist" in scdm("campaign", "run", "nowhere", code=2)
 
 
+def test_quickstart_refuses_dft_without_gpaw_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SCDM_GPAW_PYTHON", "/bin/false")
+    monkeypatch.setenv("SCDM_DATA_DIR", str(tmp_path / "data"))
+    with pytest.raises(SystemExit) as stop:
+        run(cli, ["quickstart", "--dft"])
+    assert stop.value.code == 2
+    assert "pip install gpaw==" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
+
+
 def test_promote_refuses_in_words(scdm: Scdm) -> None:
     promote = ("campaign", "promote", "demo", "--top", "3", "--engine")
     assert "did you mean 'vasp'" in scdm(*promote, "vaps", code=2)

@@ -20,20 +20,24 @@ import spglib
 from phonopy.structure.atoms import PhonopyAtoms
 from pymatgen.core import Lattice, Structure
 from support.layers import mx2
+from support.memory import memory_database
 
 from scdm_flows.analysis.bands import document_of_path, of_path
 from scdm_flows.analysis.phonons import in_plane_path
 from scdm_flows.analysis.stability import c2db_criteria
-from scdm_flows.config import GpawEngineConfig
+from scdm_flows.config import GpawEngineConfig, parse_config
 from scdm_flows.documents import StaticSummary
+from scdm_flows.engines import engine_of
 from scdm_flows.engines.gpaw import inputs, offsets, presets, process, validate
 from scdm_flows.engines.gpaw.engine import GpawEngine
 from scdm_flows.engines.gpaw.layers import geometry, structure_of, symmetrised
 from scdm_flows.engines.gpaw.makers import GpawMaker, GpawRelaxMaker, history_of, task_document
 from scdm_flows.errors import EngineError, ReferenceDataError
+from scdm_flows.execution.jobs import hushed
 
 STAND_IN = """
 import os
+import numpy as np
 from ase.calculators.emt import EMT
 __version__ = "stand-in"
 setup_paths = []
@@ -52,7 +56,10 @@ class GPAW(EMT):
         if os.environ.get("KILL") == str(self.calls):
             os._exit(9)
         EMT.calculate(self, *a, **k)
-    def get_ibz_k_points(self): return [0]
+    def get_ibz_k_points(self): return np.zeros((1, 3))
+    def get_number_of_spins(self): return 1
+    def get_eigenvalues(self, kpt, spin): return np.array([-1.0, 1.0])
+    def get_fermi_level(self): return 0.0
 """
 
 
@@ -64,10 +71,22 @@ def stand_in(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(tmp_path / "stand_in")}
 
 
+def close_packed(a: float) -> Structure:
+    """Two close-packed sheets of copper; a in angstrom."""
+    return Structure(Lattice.hexagonal(a, 20), ["Cu", "Cu"], [[0, 0, 0.45], [1 / 3, 2 / 3, 0.55]])
+
+
 def copper(**more: Any) -> dict[str, Any]:
-    """A compressed hexagonal layer of copper to relax."""
-    layer = Structure(Lattice.hexagonal(2.4, 20), ["Cu", "Cu"], [[0, 0, 0.45], [1 / 3, 2 / 3, 0.55]])
-    return {**inputs.relax_task(GpawEngineConfig(spin="off"), layer), "history": "history.jsonl", **more}
+    """A compressed layer of copper to relax."""
+    return {**inputs.relax_task(GpawEngineConfig(spin="off"), close_packed(2.4)), "history": "history.jsonl", **more}
+
+
+def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Let a shell script be the Python that has GPAW."""
+    path = tmp_path / "python"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("SCDM_GPAW_PYTHON", str(path))
 
 
 def answered(task: dict[str, Any], folder: Path, environment: dict[str, str], **more: str) -> dict[str, Any]:
@@ -245,15 +264,31 @@ def test_a_relaxation_that_needs_more_steps_says_so(tmp_path: Path, stand_in: di
     assert found["steps"] <= 3
 
 
+def test_phonons_and_stiffness_of_a_relaxed_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stand_in: dict[str, str]
+) -> None:
+    pretend(tmp_path, monkeypatch, f'PYTHONPATH={stand_in["PYTHONPATH"]} exec {sys.executable} "$@"')
+    monkeypatch.chdir(tmp_path)
+    campaign = parse_config({"name": "t", "engine": {"kind": "gpaw", "spin": "off", "fmax_ev_per_angstrom": 0.001}})
+    engine = engine_of(campaign.engine)
+    store = memory_database().job_store
+    with hushed():
+        relaxed = engine.relax_maker().make(close_packed(2.5)).run(store).output
+        flow: Any = engine.phonon_maker().make(relaxed.structure, campaign, "t-1")
+        for job, _ in flow.iterflow():
+            document = job.run(store).output
+    assert document.criterion.startswith("Hessian of the 2 x 2 supercell")
+    assert document.energy_scheme == "gpaw-pbe-c2db"
+    assert document.dynamically_stable is (document.reason is None)
+    (c11, c12, c16), (_, c22, c26), (_, _, c66) = document.stiffness_n_per_m
+    # a three-fold axis makes a layer elastically isotropic: Nye, Physical Properties of Crystals (1985), ch. VIII
+    assert c22 == pytest.approx(c11, rel=0.02)
+    assert c66 == pytest.approx((c11 - c12) / 2, rel=0.02)
+    assert c11 > c12 > 0
+    assert abs(c16) + abs(c26) < 0.01 * c11
+
+
 # --- the process ------------------------------------------------------------------------------------------------------
-
-
-def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """Let a shell script be the Python that has GPAW."""
-    path = tmp_path / "python"
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-    monkeypatch.setenv("SCDM_GPAW_PYTHON", str(path))
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def task_document(answer: Mapping[str, Any], before: Structure, fmax: float) -> 
         elapsed_time=answer["seconds"],
     )
     document = AseTaskDoc.to_mol_or_struct_metadata_doc("GPAW", result, relax_cell=relaxed)
-    document.output.forces = answer["forces"]
+    document.output.forces = [(x, y, z) for x, y, z in answer["forces"]]
     document.output.n_steps = answer.get("steps", 1)
     document.output.ionic_steps = [
         IonicStep(energy=step["energy"], forces=step["forces"], magmoms=step["moments"]) for step in history

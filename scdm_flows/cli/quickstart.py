@@ -26,11 +26,7 @@ DFT_GATE = {"phonon_max_atoms": 1, "bands_max_e_above_hull": 1.0}
 
 
 @click.command()
-@click.option(
-    "--dft",
-    is_flag=True,
-    help="Then the best three small candidates by DFT, with gap and bands: 10 to 15 minutes more.",
-)
+@click.option("--dft", is_flag=True, help="Then DFT of the best three small ones, with gap and bands: 15 minutes more.")
 @JSON
 def quickstart(dft: bool, as_json: bool) -> None:
     """100 samples to a ranked table and a report on this machine (about 10 minutes on 2 cores).
@@ -100,20 +96,19 @@ def _compute_by_dft(config: CampaignConfig, connected: Database) -> tuple[list[C
 
 
 def _show_dft(candidates: list[CandidateDoc], path: Path) -> None:
-    from scdm_flows.report.markdown import number
+    from scdm_flows.report.markdown import number, with_error
 
     rows = [
         [
             one.candidate_id,
             one.formula,
-            "–"
-            if one.parent is None
-            else f"{number(one.parent.e_above_hull)} ± {number(one.parent.e_above_hull_error)}",
+            "–" if p is None else with_error(p.e_above_hull, p.e_above_hull_error, p.extrapolated),
             number(one.e_above_hull),
             number(one.band_gap, 2),
             one.reason or one.state.value,
         ]
         for one in candidates
+        for p in [one.parent]
     ]
     heads = ["candidate", "formula", "E_hull, surrogate", "E_hull, DFT", "gap (eV)", "state"]
     table("The best small ones by DFT (PBE on C2DB's scale; eV/atom)", heads, rows)

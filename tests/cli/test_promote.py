@@ -65,6 +65,8 @@ def test_promote_says_what_it_does_and_its_campaign_runs_by_name(scdm: Scdm) -> 
     assert "holds these 3 candidates of demo already; nothing was changed" in scdm(*promote, *options)
     assert "already; its node hours changed" in scdm(*promote, *options[:-1], "3")
     assert "--as" in scdm(*promote, "--as", "next", code=2)  # without the engine's option
+    refused = scdm(*promote, *options, "--gate", "phonon_max_atoms=4", code=2)
+    assert "gate.phonon_max_atoms: 12 there, 4 here" in refused
 
     planned = scdm("campaign", "run", "next", "--dry-run", "--json")
     assert (planned["campaign"], planned["samples"], planned["missing"]) == ("next", 3, [])

@@ -141,7 +141,7 @@ def _described(python: str) -> dict[str, Any] | str:
         try:
             return run({"task": "describe"}, Path(folder), walltime=DESCRIBE_SECONDS)
         except EngineError as error:
-            return str(error)
+            return str(error) if INSTALL in str(error) else f"{python} does not run GPAW ({error}); {INSTALL}"
 
 
 def problem() -> str | None:

@@ -281,7 +281,7 @@ def _why_not(document: CandidateDoc, engine: Engine, *, ready: bool) -> tuple[tu
         problems = engine.check_elements(document.elements) if ready else []
         problems += engine.layer_problems(structure)
         if problems:
-            return (NOT_COMPUTABLE, f"{name}: {'; '.join(problems)}"), None
+            return (NOT_COMPUTABLE, f"{name}: {'; '.join(dict.fromkeys(problems))}"), None
         stages = engine.cost(structure, len(structure))
     except Exception as error:  # one odd structure must not end the choice
         return (NOT_COMPUTABLE, f"{name}: {reason_of(error)}"), None

@@ -147,6 +147,15 @@ def test_a_layer_comes_back_as_it_went() -> None:
     assert again.site_properties["magmom"] == [0.1, 0.2, 0.3]
 
 
+def test_what_has_lost_its_moments_goes_on_without_spin() -> None:
+    layer = Structure(Lattice.hexagonal(3.4, 20), ["Ti", "S", "S"], mx2("1T").frac_coords)
+    config = GpawEngineConfig()
+    assert inputs.static_task(config, layer)["moments"] == [3.0, 0.3, 0.3]  # titanium may carry one
+    after = structure_of({**geometry(layer), "moments": None}, layer)  # the runner dropped them
+    assert not any(inputs.static_task(config, after)["moments"])
+    assert inputs.static_task(config, mx2("1H"))["moments"] is None
+
+
 # --- energies ---------------------------------------------------------------------------------------------------------
 
 

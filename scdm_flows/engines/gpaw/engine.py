@@ -132,7 +132,8 @@ class GpawEngine:
         """From the document of the static run; its energy is brought to C2DB's scale."""
         structure = task.structure
         fractions = {str(e): float(x) for e, x in structure.composition.fractional_composition.items()}
-        preset, moments = self.config.preset, structure.site_properties.get("magmom")
+        preset, spin = self.config.preset, task.total_magnetization is not None
+        moments = structure.site_properties["magmom"] if spin else None
         kind = None
         if task.band_gap_ev is not None:
             kind = GapKind.METAL if task.band_gap_ev <= 0 else GapKind.DIRECT if task.gap_direct else GapKind.INDIRECT
@@ -141,7 +142,7 @@ class GpawEngine:
             max_force_ev_per_angstrom=float(np.linalg.norm(np.array(task.output.forces), axis=1).max()),
             band_gap_ev=task.band_gap_ev,
             gap_kind=kind,
-            spin_polarised=moments is not None,
+            spin_polarised=spin,
             magnetic=is_magnetic(moments),
             total_magnetization=task.total_magnetization,
             atom_magnetizations=moments,

@@ -223,6 +223,10 @@ class GpawEngineConfig(Frozen):
         description="fast: plane waves to 400 eV, 6 k-points per 1/angstrom, energies brought to C2DB's cut-off; c2db: "
         "800 eV and 12, as C2DB has them, about ten times as long",
     )
+    offsets: str | None = Field(
+        None,
+        description="file made by `scdm refs offsets`, for elements whose offset to C2DB's cut-off is not packaged",
+    )
     max_atoms: int = Field(8, ge=1, description="layers with more atoms are refused, with the estimated core hours")
     fmax_ev_per_angstrom: float | None = Field(
         None, gt=0, description="relaxation ends below this largest force, eV/angstrom; the preset's when absent"
@@ -254,6 +258,12 @@ class GpawEngineConfig(Frozen):
     walltime_s: int | None = Field(
         None, gt=0, description="seconds that a run of GPAW may take before it is stopped; no limit when absent"
     )
+
+    @field_validator("offsets")
+    @classmethod
+    def _absolute(cls, path: str | None) -> str | None:
+        """Workers run elsewhere: a relative path is taken from the folder of the command that reads the file."""
+        return None if path is None else str(Path(path).absolute())
 
 
 def check_version(version: str) -> tuple[int, ...]:

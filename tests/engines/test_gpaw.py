@@ -147,6 +147,15 @@ def test_a_layer_comes_back_as_it_went() -> None:
     assert again.site_properties["magmom"] == [0.1, 0.2, 0.3]
 
 
+def test_what_has_lost_its_moments_goes_on_without_spin() -> None:
+    layer = Structure(Lattice.hexagonal(3.4, 20), ["Ti", "S", "S"], mx2("1T").frac_coords)
+    config = GpawEngineConfig()
+    assert inputs.static_task(config, layer)["moments"] == [3.0, 0.3, 0.3]  # titanium may carry one
+    after = structure_of({**geometry(layer), "moments": None}, layer)  # the runner dropped them
+    assert not any(inputs.static_task(config, after)["moments"])
+    assert inputs.static_task(config, mx2("1H"))["moments"] is None
+
+
 # --- energies ---------------------------------------------------------------------------------------------------------
 
 
@@ -168,8 +177,19 @@ def test_oxygen_is_corrected_in_the_layer_itself() -> None:
 
 
 def test_an_element_without_an_offset_is_named() -> None:
-    with pytest.raises(EngineError, match=r"no offset .* for Po .*; use preset: c2db"):
+    with pytest.raises(EngineError, match=r"no offset .* for Po .*; use preset: c2db, .* engine.offsets"):
         presets.on_scale("fast", {"Po": 0.5, "S": 0.5}, -10.0, [], 2)
+
+
+def test_offsets_of_ones_own_go_before_the_packaged_ones(tmp_path: Path) -> None:
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps({"offsets": {"fast": {"Po": 0.5, "S": 0.25}}}))
+    assert presets.on_scale("fast", {"Po": 0.5, "S": 0.5}, -10.0, [], 2, str(own)) == pytest.approx(-5.0 - 0.375)
+    assert presets.offsets("fast", str(own))["Mo"] == presets.offsets("fast")["Mo"]
+    other = tmp_path / "other.json"
+    other.write_text("{}")
+    (problem,) = [p for p in GpawEngine(GpawEngineConfig(offsets=str(other))).check() if "offsets" in p]
+    assert "no file of offsets" in problem
 
 
 def test_a_file_of_offsets_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from scdm_flows.documents.bands import GapKind
 from scdm_flows.documents.static import StaticSummary
 from scdm_flows.engines.base import PHONON_SYMPREC_ANGSTROM, Ahead, StageCost
 from scdm_flows.engines.gpaw import process
-from scdm_flows.engines.gpaw.presets import SCHEME, lacking, missing_offsets, on_scale
+from scdm_flows.engines.gpaw.presets import SCHEME, lacking, missing_offsets, on_scale, read_offsets
 from scdm_flows.errors import EngineError, ReferenceDataError
 from scdm_flows.thermo.table import ReferenceTable
 
@@ -44,8 +44,13 @@ class GpawEngine:
 
     def check(self) -> list[str]:
         """What is missing to run."""
-        found = process.problem()
-        return [] if found is None else [found]
+        problems = [process.problem()]
+        if self.config.offsets is not None:
+            try:
+                read_offsets(self.config.offsets)
+            except ReferenceDataError as error:
+                problems.append(str(error))
+        return [problem for problem in problems if problem is not None]
 
     def check_elements(self, elements: Sequence[str]) -> list[str]:
         """Why some elements cannot be computed: no setup, no offset, no reference energy."""
@@ -58,10 +63,10 @@ class GpawEngine:
                 )
         except EngineError:
             pass  # said by check
-        missing = lacking(self.config.preset, elements)
-        if missing:
-            problems.append(missing_offsets(self.config.preset, missing))
         try:
+            missing = lacking(self.config.preset, elements, self.config.offsets)
+            if missing:
+                problems.append(missing_offsets(self.config.preset, missing))
             self.references().entries(list(elements))
         except ReferenceDataError as error:
             problems.append(str(error))
@@ -132,16 +137,19 @@ class GpawEngine:
         """From the document of the static run; its energy is brought to C2DB's scale."""
         structure = task.structure
         fractions = {str(e): float(x) for e, x in structure.composition.fractional_composition.items()}
-        preset, moments = self.config.preset, structure.site_properties.get("magmom")
+        preset, spin = self.config.preset, task.total_magnetization is not None
+        moments = structure.site_properties["magmom"] if spin else None
         kind = None
         if task.band_gap_ev is not None:
             kind = GapKind.METAL if task.band_gap_ev <= 0 else GapKind.DIRECT if task.gap_direct else GapKind.INDIRECT
         return StaticSummary(
-            energy_per_atom=on_scale(preset, fractions, task.output.energy, task.extra_energies, len(structure)),
+            energy_per_atom=on_scale(
+                preset, fractions, task.output.energy, task.extra_energies, len(structure), self.config.offsets
+            ),
             max_force_ev_per_angstrom=float(np.linalg.norm(np.array(task.output.forces), axis=1).max()),
             band_gap_ev=task.band_gap_ev,
             gap_kind=kind,
-            spin_polarised=moments is not None,
+            spin_polarised=spin,
             magnetic=is_magnetic(moments),
             total_magnetization=task.total_magnetization,
             atom_magnetizations=moments,

@@ -91,8 +91,8 @@ def geometry(structure: Structure) -> dict[str, Any]:
 def structure_of(answer: Mapping[str, Any], before: Structure) -> Structure:
     """What the runner made of a structure: its in-plane cell and positions, the c and the middle that it had.
 
-    answer: ``positions``, ``cell`` and ``moments`` of the runner. A layer with moments has the site property
-    ``magmom``, Bohr magnetons.
+    answer: ``positions``, ``cell`` and ``moments`` of the runner. The sites have the property ``magmom`` in Bohr
+    magnetons, 0 where there was no spin, so that the runs that follow begin without it.
     """
     cell, positions = np.array(answer["cell"]), np.array(answer["positions"])
     frac = positions @ np.linalg.inv(cell)
@@ -100,9 +100,8 @@ def structure_of(answer: Mapping[str, Any], before: Structure) -> Structure:
     z = positions[:, 2] - (positions[:, 2].min() + positions[:, 2].max()) / 2
     frac[:, 2] = z / c + _middle(np.array(before.frac_coords)[:, 2])
     cell[2] = before.lattice.matrix[2]
-    moments = answer.get("moments")
-    properties = None if moments is None else {"magmom": [float(m) for m in moments]}
-    return Structure(Lattice(cell), before.species, frac, site_properties=properties)
+    moments = answer.get("moments") or [0.0] * len(before)
+    return Structure(Lattice(cell), before.species, frac, site_properties={"magmom": [float(m) for m in moments]})
 
 
 def moments_of(structure: Structure, wanted: Mapping[str, float], otherwise: float) -> list[float]:

@@ -14,8 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 
-from scdm_flows.errors import EngineError
+from scdm_flows.errors import EngineError, ReferenceDataError
 
 SCHEME = "gpaw-pbe-c2db"  # total energies of GPAW with PBE, on C2DB's scale
 HARD_ELEMENTS = frozenset({"N", "O", "F"})
@@ -46,15 +47,26 @@ PRESETS = {
 }
 
 
-def offsets(preset: str) -> dict[str, float]:
-    """Element -> E(cut-off of the preset) - E(800 eV), eV/atom, as packaged; empty for a preset without offsets."""
-    return dict(_packaged().get(preset, {}))
+def offsets(preset: str, path: str | None = None) -> dict[str, float]:
+    """Element -> E(cut-off of the preset) - E(800 eV), eV/atom; empty for a preset without offsets.
+
+    path: a file of `scdm refs offsets`, whose elements go before the packaged ones; ``ReferenceDataError`` where it is
+    none.
+    """
+    packaged = read_offsets(str(files("scdm_flows.engines.gpaw").joinpath(OFFSETS)))
+    return {**packaged.get(preset, {}), **({} if path is None else read_offsets(path).get(preset, {}))}
 
 
 @cache
-def _packaged() -> dict[str, dict[str, float]]:
-    text = files("scdm_flows.engines.gpaw").joinpath(OFFSETS).read_text()
-    return {name: {e: float(x) for e, x in row.items()} for name, row in json.loads(text)["offsets"].items()}
+def read_offsets(path: str) -> dict[str, dict[str, float]]:
+    """Preset -> element -> offset in eV/atom, of a file; ``ReferenceDataError`` where it is none."""
+    try:
+        table = json.loads(Path(path).read_text())["offsets"]
+        return {str(name): {str(e): float(x) for e, x in row.items()} for name, row in table.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ReferenceDataError(
+            f"{path} is no file of offsets ({type(error).__name__}: {error}); make one with `scdm refs offsets`"
+        ) from None
 
 
 def extra_energies(preset: str, elements: Iterable[str]) -> list[tuple[float, float]]:
@@ -64,15 +76,22 @@ def extra_energies(preset: str, elements: Iterable[str]) -> list[tuple[float, fl
     return [(FULL_CUTOFF_EV, FEW_K_POINTS), (PRESETS[preset].cutoff_ev, FEW_K_POINTS)]
 
 
-def lacking(preset: str, elements: Iterable[str]) -> list[str]:
-    """Elements whose offset is needed and not packaged, sorted."""
-    known = offsets(preset)
+def lacking(preset: str, elements: Iterable[str], path: str | None = None) -> list[str]:
+    """Elements whose offset is needed and not known, sorted. path: see ``offsets``."""
+    known = offsets(preset, path)
     if not PRESETS[preset].offsets:
         return []
     return sorted(set(elements) - known.keys() - HARD_ELEMENTS)
 
 
-def on_scale(preset: str, fractions: Mapping[str, float], energy: float, extra: Sequence[float], n_atoms: int) -> float:
+def on_scale(
+    preset: str,
+    fractions: Mapping[str, float],
+    energy: float,
+    extra: Sequence[float],
+    n_atoms: int,
+    path: str | None = None,
+) -> float:
     """The energy on C2DB's scale, eV/atom.
 
     Parameters
@@ -87,6 +106,8 @@ def on_scale(preset: str, fractions: Mapping[str, float], energy: float, extra: 
         Those of ``extra_energies``, eV per cell.
     n_atoms
         Atoms of the cell.
+    path
+        See ``offsets``.
 
     Raises
     ------
@@ -98,10 +119,10 @@ def on_scale(preset: str, fractions: Mapping[str, float], energy: float, extra: 
     if extra_energies(preset, fractions):
         full, same = extra
         return (energy + full - same) / n_atoms
-    missing = lacking(preset, fractions)
+    missing = lacking(preset, fractions, path)
     if missing:
         raise EngineError(missing_offsets(preset, missing))
-    known = offsets(preset)
+    known = offsets(preset, path)
     return energy / n_atoms - sum(x * known[e] for e, x in fractions.items())
 
 
@@ -109,5 +130,6 @@ def missing_offsets(preset: str, elements: Sequence[str]) -> str:
     """That elements have no offset, with the remedy."""
     return (
         f"no offset to C2DB's scale for {', '.join(elements)} with preset {preset}; use preset: c2db, leave the "
-        f"elements out (generator.elements), or measure them with `scdm refs offsets {','.join(elements)}`"
+        f"elements out (generator.elements), or measure them with `scdm refs offsets {','.join(elements)} -o FILE` "
+        "and name the file in engine.offsets"
     )

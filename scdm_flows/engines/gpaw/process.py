@@ -141,7 +141,8 @@ def _described(python: str) -> dict[str, Any] | str:
         try:
             return run({"task": "describe"}, Path(folder), walltime=DESCRIBE_SECONDS)
         except EngineError as error:
-            return str(error) if INSTALL in str(error) else f"{python} does not run GPAW ({error}); {INSTALL}"
+            words = str(error).partition("; a relaxation that is run again")[0]
+            return words if INSTALL in words else f"{python} has no GPAW ({words}); {INSTALL}"
 
 
 def problem() -> str | None:

@@ -69,7 +69,7 @@ def compared(record: dict[str, Any], config: GpawEngineConfig) -> dict[str, Any]
     try:
         with tempfile.TemporaryDirectory(prefix="scdm-gpaw-") as folder:
             static = process.run(static_task(config, layer), Path(folder))
-            energy = on_scale(config.preset, fractions, static["energy"], static["extra"], len(layer))
+            energy = on_scale(config.preset, fractions, static["energy"], static["extra"], len(layer), config.offsets)
             formation = energy - ReferenceTable.load().total_energy(fractions, 0.0)
             row |= {"formation_energy": formation, "c2db": record["formation_energy_per_atom"]}
             row |= {"moment": static["total_moment"], "cpu_seconds": static["cpu_seconds"]}

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from pymatgen.core.structure import Structure
 
 from scdm_flows.campaigns.registration import register
@@ -35,7 +36,9 @@ DUPLICATE = "duplicates of other candidates"
 UNRELAXED = "without a relaxed structure"
 UNRANKED = "without a rank: failed, or rejected by the gate"
 NOT_COMPUTABLE = "that the engine cannot compute"
+HIGHER = "too far above the lowest candidate of their formula"
 TOO_DEAR = "beyond the core hours, where the choice ends"
+ASKED = ("parent", "top", "where", "within", "draw", "core_hours")  # of the generator: what was asked for
 Record = dict[str, Any]
 
 
@@ -55,6 +58,11 @@ class Asked:
         Of the new campaign; the parent's and the engine's kind when absent.
     where
         Filters as ``CandidateDB.find`` takes them, without ``campaign``.
+    within
+        Only candidates at most so far above the lowest candidate of their formula, eV/atom, as of their hull energies;
+        any when absent.
+    draw
+        Seed: candidates in random order instead of the best first. What is measured on them says something of all.
     core_hours
         The best first until their estimated cost (every stage) is beyond it; no limit when absent.
     gate
@@ -71,6 +79,8 @@ class Asked:
     core_hours: float | None = None
     node_hours: float | None = None
     gate: Mapping[str, Any] = field(default_factory=dict)
+    within: float | None = None
+    draw: int | None = None
 
 
 @dataclass(frozen=True)
@@ -167,16 +177,19 @@ def _draft(asked: Asked, parent: CampaignDoc) -> CampaignConfig:
     Screen, gate and objective are the parent's, except that known layers pass.
     """
     kind = str(asked.engine.get("kind"))
+    which = "the best" if asked.draw is None else f"by draw {asked.draw},"
     data: dict[str, Any] = {part: parent.config[part] for part in ("gate", "objective") if part in parent.config}
     data["gate"] = {**data.get("gate", {}), **asked.gate}
     data |= {
         "name": asked.name or f"{asked.parent}-{kind}",
-        "description": f"the best {asked.top} of campaign {asked.parent} by {kind}",
+        "description": f"{which} {asked.top} of campaign {asked.parent} by {kind}",
         "generator": {
             "kind": "promoted",
             "parent": asked.parent,
             "top": asked.top,
             "where": dict(asked.where),
+            "within": asked.within,
+            "draw": asked.draw,
             "core_hours": asked.core_hours,
             "n": 1,
             "sha256": "0" * 64,
@@ -194,7 +207,7 @@ def _refuse_another(known: CampaignConfig, draft: CampaignConfig) -> None:
     if known.generator.kind != draft.generator.kind:
         raise CampaignError(f"campaign {draft.name!r} exists and is no promoted one; {remedy}")
     there, here = (
-        {key: config.generator.model_dump()[key] for key in ("parent", "top", "where", "core_hours")}
+        {key: config.generator.model_dump()[key] for key in ASKED}
         | {f"engine.{key}": value for key, value in config.engine.model_dump(mode="json").items()}
         | {f"gate.{key}": value for key, value in config.gate.model_dump(mode="json").items()}
         for config in (known, draft)
@@ -236,10 +249,15 @@ def _choose(
     chosen: list[CandidateDoc] = []
     left_out: Counter[str] = Counter()
     hours, first = 0.0, None
-    for document in query.stream(sort="rank", campaign=asked.parent, **asked.where):
+    lowest = {} if asked.within is None else _lowest(query, asked.parent)
+    for document in _in_order(query, asked):
         if len(chosen) == asked.top:
             break
         why, cost = _why_not(document, engine, ready=ready)
+        if why is None and asked.within is not None and document.e_above_hull is not None:
+            above = document.e_above_hull - lowest[document.formula]
+            if above > asked.within:
+                why = (HIGHER, f"{document.candidate_id} is {above:.3f} eV/atom above")
         if why is None and asked.core_hours is not None:
             if cost is None:
                 raise ConfigError(
@@ -265,6 +283,25 @@ def _choose(
             + f"; `scdm candidates list --campaign {asked.parent}` shows what there is"
         )
     return chosen, dict(left_out), hours or None
+
+
+def _in_order(query: CandidateDB, asked: Asked) -> Iterator[CandidateDoc]:
+    """The parent's candidates, the best first or in random order."""
+    filters = {"campaign": asked.parent, **asked.where}
+    if asked.draw is None:
+        return query.stream(sort="rank", **filters)
+    ids = [record["candidate_id"] for record in query.flat_records(sort="candidate_id", **filters)]
+    np.random.default_rng(asked.draw).shuffle(ids)
+    return map(query.get, ids)
+
+
+def _lowest(query: CandidateDB, campaign: str) -> dict[str, float]:
+    """Formula -> lowest energy above hull of a campaign's ranked candidates, eV/atom."""
+    found: dict[str, float] = {}
+    for record in query.flat_records(campaign=campaign):
+        if record["rank"] is not None and record["e_above_hull"] is not None:
+            found[record["formula"]] = min(record["e_above_hull"], found.get(record["formula"], float("inf")))
+    return found
 
 
 def _why_not(document: CandidateDoc, engine: Engine, *, ready: bool) -> tuple[tuple[str, str] | None, float | None]:

@@ -37,6 +37,13 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
 )
 @click.option("--as", "new", metavar="NEW", help="Name of the new campaign; NAME-KIND when absent.")
 @click.option(
+    "--within",
+    type=click.FloatRange(min=0),
+    metavar="EV",
+    help="Only those at most so far above the lowest candidate of their formula, eV/atom.",
+)
+@click.option("--draw", type=click.IntRange(0), metavar="SEED", help="Drawn at random instead of the best.")
+@click.option(
     "--core-hours", type=POSITIVE, help="Best first while their estimated cost, every stage, is within these."
 )
 @click.option(
@@ -51,6 +58,8 @@ def promote(
     options: tuple[str, ...],
     gates: tuple[str, ...],
     new: str | None,
+    within: float | None,
+    draw: int | None,
     core_hours: float | None,
     node_hours: float | None,
     dry_run: bool,
@@ -70,7 +79,7 @@ def promote(
     gate = dict(_setting("--gate phonon_max_atoms=4", text) for text in gates)
     with database(create=False) as connected:
         where = conditions(CandidateDB(connected), asked)
-        wanted = promotion.Asked(name, top, engine, new, where, core_hours, node_hours, gate)
+        wanted = promotion.Asked(name, top, engine, new, where, core_hours, node_hours, gate, within, draw)
         found = promotion.promote(connected, wanted, dry_run=dry_run)
     if as_json:
         echo_json(_facts(found, dry_run=dry_run))

@@ -117,7 +117,7 @@ class SeveralGeneratorConfig(Frozen):
 class PromotedGeneratorConfig(Frozen):
     """The best candidates of another campaign, from their relaxed structures; written by ``scdm campaign promote``.
 
-    What was asked for is in ``parent``, ``top``, ``where`` and ``core_hours``; what came of it is stored with the
+    What was asked for is in ``parent`` to ``core_hours``; what came of it is stored with the
     campaign, ``n`` records whose digest is ``sha256``.
     """
 
@@ -125,6 +125,12 @@ class PromotedGeneratorConfig(Frozen):
     parent: str = Field(description="name of the campaign that they come from")
     top: int = Field(ge=1, le=MOST_PROMOTED, description="how many of the best were asked for")
     where: dict[str, Any] = Field(default_factory=dict, description="filter -> value, as of `scdm candidates list`")
+    within: float | None = Field(
+        None,
+        ge=0,
+        description="largest energy above the lowest candidate of their formula, eV/atom; any when absent",
+    )
+    draw: int | None = Field(None, ge=0, description="seed of a random draw, which they are then instead of the best")
     core_hours: float | None = Field(
         None, gt=0, description="estimated core hours of all of them together that are not exceeded; any when absent"
     )

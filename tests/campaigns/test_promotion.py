@@ -15,7 +15,16 @@ from support.layers import mx2
 from support.memory import memory_database
 
 from scdm_flows.campaigns import promotion
-from scdm_flows.campaigns.promotion import DUPLICATE, NOT_COMPUTABLE, TOO_DEAR, UNRANKED, UNRELAXED, Asked, promote
+from scdm_flows.campaigns.promotion import (
+    DUPLICATE,
+    HIGHER,
+    NOT_COMPUTABLE,
+    TOO_DEAR,
+    UNRANKED,
+    UNRELAXED,
+    Asked,
+    promote,
+)
 from scdm_flows.cli import show as show_command
 from scdm_flows.documents import CandidateDoc
 from scdm_flows.engines import engine_of
@@ -227,6 +236,25 @@ def test_a_dry_run_writes_nothing_and_says_what_is_missing(database: Database) -
     assert (found.chosen, found.changed) == (ids(0, 2), True)
     assert any("SCDM_VASP_CMD" in line for line in found.missing)
     assert everything(database) == stored
+
+
+def test_only_those_near_the_lowest_of_their_formula(database: Database) -> None:
+    energies = {i: CandidateDB(database).get(i).e_above_hull or 0.0 for i in ids(0, 2, 1)}
+    above = sorted(energy - min(energies.values()) for energy in energies.values())
+    found = promote(database, Asked("demo", 9, SURROGATE, within=(above[1] + above[2]) / 2), dry_run=True)
+    assert set(found.chosen) == {i for i, energy in energies.items() if energy < max(energies.values())}
+    assert found.left_out[HIGHER] == 1
+
+
+def test_a_draw_is_seeded_and_does_not_prefer_the_best(database: Database) -> None:
+    drawn = [promote(database, Asked("demo", 1, SURROGATE, draw=seed), dry_run=True).chosen for seed in range(12)]
+    assert drawn == [
+        promote(database, Asked("demo", 1, SURROGATE, draw=seed), dry_run=True).chosen for seed in range(12)
+    ]
+    assert {one for (one,) in drawn} == set(ids(0, 1, 2))
+    promote(database, Asked("demo", 1, SURROGATE, draw=3))
+    with pytest.raises(CampaignError, match="draw: 3 there, None here"):
+        promote(database, Asked("demo", 1, SURROGATE))
 
 
 def test_core_hours_take_the_best_that_fit(database: Database) -> None:

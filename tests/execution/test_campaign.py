@@ -129,9 +129,10 @@ def test_sigkill_and_resume_reach_the_same_end(
     command = [sys.executable, "-c", "from scdm_flows.cli import main; main()", "campaign", "run", str(file)]
     database = connect(settings)
     outputs = database.job_store.docs_store
-    for enough in (2, 5):  # after the screen, and in the middle of the candidates
+    # after the screen, and in the middle of the candidates
+    for enough, processes in ((2, "1"), (5, "2")):
         process = subprocess.Popen(
-            command,
+            [*command, "--processes", processes],
             env=environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -142,7 +143,7 @@ def test_sigkill_and_resume_reach_the_same_end(
             time.sleep(0.05)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*command, "--processes", "1"], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert end_state(database) == end_state(reference)
     keys = [(d["uuid"], d["index"]) for d in outputs.query({}, properties=["uuid", "index"])]

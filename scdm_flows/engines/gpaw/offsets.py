@@ -24,6 +24,7 @@ from scdm_models.errors import ScdmError
 
 KPOINT_DENSITY = 3.0  # per 1/angstrom: cut-off and k-points hardly know of each other
 SMEARING_EV = 0.1
+SHORTEST_ANGSTROM = 1.0  # half of the cubic cell's edge: that of H would have fewer plane waves than GPAW can do with
 
 
 def crystal_task(element: str, cutoff: float) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def crystal_task(element: str, cutoff: float) -> dict[str, Any]:
     from ase.data import atomic_numbers, covalent_radii
 
     number = atomic_numbers[element]
-    half = np.sqrt(2.0) * float(covalent_radii[number])  # of the cubic cell's edge
+    half = max(SHORTEST_ANGSTROM, np.sqrt(2.0) * float(covalent_radii[number]))  # of the cubic cell's edge
     return {
         "task": "static",
         "numbers": [number],

@@ -45,6 +45,7 @@ SOFT_MIXING = 0.02  # share of the new density in each step of the second try
 NOT_MAGNETIC = 0.1  # Bohr magnetons on an atom: below, the run goes on without spin, as in C2DB (Haastrup et al. 2018)
 PARENT_SECONDS = 5.0  # how often this process looks whether the one that started it still lives
 SPARE_BANDS = 4
+EMPTY_BANDS = 8  # GPAW's default has none where an atom has few orbitals: 3 meV for fcc Ca, and no gap to be found
 DOS_POINTS, DOS_WIDTH = 801, 0.05  # eV
 DOS_RANGE = (-8.0, 6.0)  # eV around the Fermi level
 LOG = "gpaw.txt"
@@ -61,6 +62,7 @@ def calculator(data: dict[str, Any], *, soft: bool, spin: bool, **changes: Any) 
         "kpts": {"density": told["kpoint_density"], "gamma": True},
         "occupations": FermiDirac(told["smearing"]),
         "convergence": told["convergence"],
+        "nbands": -EMPTY_BANDS,
         "maxiter": told["max_scf_steps"] * (2 if soft else 1),
         "symmetry": {"symmorphic": False, "tolerance": 1e-5},
         "txt": LOG,

@@ -45,6 +45,7 @@ SOFT_MIXING = 0.02  # share of the new density in each step of the second try
 NOT_MAGNETIC = 0.1  # Bohr magnetons on an atom: below, the run goes on without spin, as in C2DB (Haastrup et al. 2018)
 PARENT_SECONDS = 5.0  # how often this process looks whether the one that started it still lives
 SPARE_BANDS = 4
+BANDS_RESIDUAL = 1e-3  # eV^2 an electron, of bands at a fixed density: 1e-5 takes twice as long for 0.1 meV
 EMPTY_BANDS = 8  # GPAW's default has none where an atom has few orbitals: 3 meV for fcc Ca, and no gap to be found
 DOS_POINTS, DOS_WIDTH = 801, 0.05  # eV
 DOS_RANGE = (-8.0, 6.0)  # eV around the Fermi level
@@ -180,7 +181,7 @@ def bands(data: dict[str, Any], *, soft: bool) -> dict[str, Any]:
     last = int(np.ceil(1.2 * occupied)) + 4  # the bands above only help these to converge
     settings = {
         "nbands": last + SPARE_BANDS,
-        "convergence": {"bands": last, "eigenstates": data["convergence"]["eigenstates"]},
+        "convergence": {"bands": last, "eigenstates": BANDS_RESIDUAL},
         "txt": "bands.txt",
     }
     line = ground.fixed_density(kpts=data["k_points"], symmetry="off", **settings)

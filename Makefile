@@ -15,7 +15,7 @@
 VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-PYTEST_ARGS ?= -n 2 --dist worksteal
+PYTEST_ARGS ?= -n 3 --dist worksteal
 
 TORCH := $(shell sed -n 's/^torch==//p' requirements.lock)
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --no-input
@@ -62,7 +62,8 @@ $(VENV)/.installed-dev: $(INPUTS) $(VENV)/.torch-$(TORCH)
 	  || echo "GPAW could not be installed, as there is no gcc or no network: the test that runs it is skipped"
 	@touch $@ $(VENV)/.installed
 
-# One thread each: the tests run in parallel.
+# One thread each: the tests run in parallel, three on two cores, as many wait for processes and servers. Those of one
+# folder take long, so who is out of tests takes some over.
 test: dev
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(PYTEST_ARGS)
 

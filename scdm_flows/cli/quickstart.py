@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SHOWN = 12
 # of the candidates that DFT computes: how many, and atoms of the largest; phonons would take hours
-DFT_TOP, DFT_ENGINE = 3, {"kind": "gpaw", "preset": "fast", "max_atoms": 4, "band_points": 41}
+DFT_TOP, DFT_ENGINE = 3, {"kind": "gpaw", "preset": "fast", "max_atoms": 4, "band_points": 31}
 DFT_GATE = {"phonon_max_atoms": 1, "bands_max_e_above_hull": 1.0}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from scdm_flows.config.base import Frozen
 
@@ -35,6 +35,14 @@ ATOMATE2 = (
     "UPET",
 )
 IMPORT_PATH = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).absolute())
+
+
+# workers run elsewhere: a relative path is taken from the folder of the command that reads the campaign's file
+FilePath = Annotated[str, AfterValidator(_absolute)]
 
 
 def check_force_field(name: str, options: Mapping[str, Any] | None = None) -> None:
@@ -73,11 +81,11 @@ class ForceFieldEngineConfig(Frozen):
         description="keyword arguments of the calculator, for atomate2's names and import paths; of CHGNet: weights, "
         "the file of a network that was trained further",
     )
-    energy_model: str | None = Field(
+    energy_model: FilePath | None = Field(
         None,
         description="file of an energy model made by `scdm refs fit`; the packaged one of the force field when absent",
     )
-    references: str | None = Field(
+    references: FilePath | None = Field(
         None,
         description="file of reference phases with energies of this force field itself, scheme = its scheme name; then "
         "no energy model is used",
@@ -93,12 +101,6 @@ class ForceFieldEngineConfig(Frozen):
     phonon_displacement_angstrom: float = Field(
         0.05, gt=0, description="finite displacement, angstrom; CHGNet's energies are rough on the scale of 0.01"
     )
-
-    @field_validator("energy_model", "references")
-    @classmethod
-    def _absolute(cls, path: str | None) -> str | None:
-        """Workers run elsewhere: a relative path is taken from the folder of the command that reads the file."""
-        return None if path is None else str(Path(path).absolute())
 
     @field_validator("force_field")
     @classmethod
@@ -118,7 +120,7 @@ class VaspEngineConfig(Frozen):
     """VASP through atomate2's makers with input sets for slabs: PBE (``GGA = PE``) and PAW, as in the paper, no +U."""
 
     kind: Literal["vasp"] = "vasp"
-    references: str | None = Field(
+    references: FilePath | None = Field(
         None,
         description="JSON file of computed entries (GGA, one scheme) that the energies are judged by; without one a "
         "campaign is refused",
@@ -200,12 +202,6 @@ class VaspEngineConfig(Frozen):
     )
     max_custodian_errors: int = Field(5, ge=0, description="errors that custodian mends in one run before it gives up")
 
-    @field_validator("references")
-    @classmethod
-    def _absolute(cls, path: str | None) -> str | None:
-        """Workers run elsewhere: a relative path is taken from the folder of the command that reads the file."""
-        return None if path is None else str(Path(path).absolute())
-
     @field_validator("vasp_version")
     @classmethod
     def _version(cls, version: str | None) -> str | None:
@@ -223,7 +219,7 @@ class GpawEngineConfig(Frozen):
         description="fast: plane waves to 400 eV, 6 k-points per 1/angstrom, energies brought to C2DB's cut-off; c2db: "
         "800 eV and 12, as C2DB has them, about ten times as long",
     )
-    offsets: str | None = Field(
+    offsets: FilePath | None = Field(
         None,
         description="file made by `scdm refs offsets`, for elements whose offset to C2DB's cut-off is not packaged",
     )
@@ -258,12 +254,6 @@ class GpawEngineConfig(Frozen):
     walltime_s: int | None = Field(
         None, gt=0, description="seconds that a run of GPAW may take before it is stopped; no limit when absent"
     )
-
-    @field_validator("offsets")
-    @classmethod
-    def _absolute(cls, path: str | None) -> str | None:
-        """Workers run elsewhere: a relative path is taken from the folder of the command that reads the file."""
-        return None if path is None else str(Path(path).absolute())
 
 
 def check_version(version: str) -> tuple[int, ...]:

@@ -8,8 +8,12 @@ import socket
 import subprocess
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scdm_flows.stores.embedded_faults import CODES_OF_A_FULL_DISK
+
+if TYPE_CHECKING:
+    from pymongo import MongoClient
 
 HOST = "127.0.0.1"
 ANSWER_SECONDS = 2.0
@@ -43,13 +47,9 @@ def answering_pid(port: int) -> int | None:
         client.settimeout(ANSWER_SECONDS)
         if client.connect_ex((HOST, port)) != 0:
             return None
-    from pymongo import MongoClient
     from pymongo.errors import PyMongoError
 
-    milliseconds = int(ANSWER_SECONDS * 1000)
-    server: MongoClient[dict[str, object]] = MongoClient(
-        HOST, port, directConnection=True, serverSelectionTimeoutMS=milliseconds, socketTimeoutMS=milliseconds
-    )
+    server = _client(port)
     try:
         answer = server.admin.command("serverStatus")
         return int(answer["pid"]) if answer.get("process") == "secantus" else None
@@ -59,15 +59,20 @@ def answering_pid(port: int) -> int | None:
         server.close()
 
 
-def has_panicked(port: int) -> bool:
-    """Whether the SecantusDB server on the port answers, but can no longer read what it stores."""
+def _client(port: int) -> MongoClient[dict[str, object]]:
     from pymongo import MongoClient
-    from pymongo.errors import OperationFailure, PyMongoError
 
     milliseconds = int(ANSWER_SECONDS * 1000)
-    with MongoClient[dict[str, object]](
+    return MongoClient(
         HOST, port, directConnection=True, serverSelectionTimeoutMS=milliseconds, socketTimeoutMS=milliseconds
-    ) as server:
+    )
+
+
+def has_panicked(port: int) -> bool:
+    """Whether the SecantusDB server on the port answers, but can no longer read what it stores."""
+    from pymongo.errors import OperationFailure, PyMongoError
+
+    with _client(port) as server:
         try:
             server["scdm"]["nothing"].find_one()
         except OperationFailure as error:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from support.commands import commands
 from support.layers import mx2
 from support.places import ROOT
 
@@ -44,12 +45,7 @@ def campaign_file(folder: Path, **changes: Any) -> Path:
 
 
 def test_submit_status_cancel_and_back(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def scdm(*arguments: str, code: int = 0) -> Any:
-        with pytest.raises(SystemExit) as stop:
-            run(cli, list(arguments))
-        captured = capsys.readouterr()
-        assert int(stop.value.code or 0) == code, captured.err
-        return captured.err if code else json.loads(captured.out) if "--json" in arguments else captured.out
+    scdm = commands(capsys)
 
     file = campaign_file(place, budget={"max_candidates": 2, "jobs": {"compute": 1}})
     planned = scdm("campaign", "submit", str(file), "--dry-run", "--json")

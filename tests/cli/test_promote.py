@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 from fireworks import FWorker
 from fireworks.core.rocket_launcher import launch_rocket
+from support.commands import commands
 from support.documents import six_candidates
 
 from scdm_flows.cli import cli
@@ -35,14 +35,7 @@ def scdm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     with connect() as database:
         documents.store(database)
 
-    def command(*arguments: str, code: int = 0) -> Any:
-        with pytest.raises(SystemExit) as stop:
-            run(cli, list(arguments))
-        captured = capsys.readouterr()
-        assert int(stop.value.code or 0) == code, captured.err
-        return captured.err if code else json.loads(captured.out) if "--json" in arguments else captured.out
-
-    yield command
+    yield commands(capsys)
     EmbeddedServer(tmp_path / "data").stop()
 
 

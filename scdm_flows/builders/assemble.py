@@ -134,6 +134,8 @@ def _add_gate(document: CandidateDoc, gate: GateDoc, stages: dict[str, StageReco
     if gate.static is not None:
         document.band_gap, document.gap_kind = gate.static.band_gap_ev, gate.static.gap_kind
         document.magnetic, document.total_magnetization = gate.static.magnetic, gate.static.total_magnetization
+        document.magnetic_order = gate.static.magnetic_order
+        document.antiferromagnetic_ev_per_atom = gate.static.antiferromagnetic_ev_per_atom
         document.engine_version = gate.static.engine_version
     stages[StageName.RELAX.value] = StageRecord(status="passed" if gate.relax_converged else "failed")
     stages[StageName.STATIC.value] = StageRecord(status="passed")

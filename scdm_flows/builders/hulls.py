@@ -41,7 +41,9 @@ from scdm_flows.thermo.table import ReferenceTable
 
 logger = logging.getLogger(__name__)
 
-ALGORITHM = 5  # part of the basis: raise it when the computation changes (5: formulas with brackets are read right)
+# part of the basis: raise it when the computation changes (5: formulas with brackets are read right, 6: candidates
+# say which competing phases are candidates)
+ALGORITHM = 6
 ATTEMPTS = 20
 _NEEDED = [
     "candidate_id",
@@ -363,4 +365,5 @@ def _fields(own: Placed, where: Place) -> dict[str, Any]:
         "e_above_hull": where.e_above_hull,
         "e_above_same_composition": where.e_above_same_composition,
         "decomposition": without_dots(where.decomposition),
+        "computed_competitors": list(where.computed_competitors),
     }

@@ -18,6 +18,7 @@ from scdm_flows.documents.base import ScdmDocument, queryable, versioned
 from scdm_flows.documents.novelty import KnownAs, Novelty
 from scdm_flows.documents.promotion import ParentRecord
 from scdm_flows.documents.states import CandidateState
+from scdm_flows.documents.static import MagneticOrder
 
 INDEXED: dict[str, Any] = {"indexed": True}
 
@@ -136,6 +137,11 @@ class CandidateDoc(ScdmDocument):
         None, description="hash of what the hull has still to take in; null where it has", json_schema_extra=INDEXED
     )
     decomposition: dict[str, float] | None = Field(None, description="hull phase -> fraction of atoms")
+    computed_competitors: list[str] = Field(
+        default_factory=list,
+        description="candidate_ids among the phases of decomposition, whose energies are the engine's own; those of "
+        "the other phases come from the reference table",
+    )
     dynamically_stable: bool | None = queryable(
         None, "no imaginary mode beyond the stated threshold; null where unknown"
     )
@@ -153,6 +159,12 @@ class CandidateDoc(ScdmDocument):
     gap_kind: GapKind | None = queryable(None, "direct, indirect or metal; as band_gap")
     magnetic: bool | None = queryable(None, "some atom's moment is above 0.1 Bohr magnetons; null where unknown")
     total_magnetization: float | None = queryable(None, "Bohr magnetons per cell; null without spin polarisation")
+    magnetic_order: MagneticOrder | None = queryable(
+        None, "NM, FM or AFM: the lowest of the orders that were tried; null where only one was"
+    )
+    antiferromagnetic_ev_per_atom: float | None = Field(
+        None, description="energy of the lowest antiferromagnetic order above the ferromagnetic one, eV/atom"
+    )
     engine_version: str | None = queryable(None, "version that the engine's program printed; a test's stand-in says so")
 
     score: float | None = queryable(None, "ranking score, 0 to 1, larger is better")
@@ -171,6 +183,7 @@ HULL_FIELDS = (
     "e_above_hull",
     "e_above_same_composition",
     "decomposition",
+    "computed_competitors",
     "hull_revision",
 )
 # A change of these leaves last_updated as it is: they follow from other candidates, too.

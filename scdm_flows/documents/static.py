@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from scdm_flows.documents.bands import GapKind
+
+
+class MagneticOrder(StrEnum):
+    """How moments stand to each other, by C2DB's names."""
+
+    NM = "NM"  # no moments
+    FM = "FM"  # they add up
+    AFM = "AFM"  # they cancel
 
 
 class StaticSummary(BaseModel):
@@ -12,7 +22,9 @@ class StaticSummary(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    energy_per_atom: float = Field(description="total energy, eV/atom")
+    energy_per_atom: float = Field(
+        description="total energy, eV/atom; of the antiferromagnetic order where that was found to be lower"
+    )
     max_force_ev_per_angstrom: float | None = Field(None, description="largest force on an atom, eV/angstrom")
     band_gap_ev: float | None = Field(None, description="band gap on the k-points of the run, eV; 0 for a metal")
     gap_kind: GapKind | None = Field(None, description="direct, indirect or metal")
@@ -20,5 +32,11 @@ class StaticSummary(BaseModel):
     magnetic: bool | None = Field(None, description="some atom's moment is above 0.1 Bohr magnetons")
     total_magnetization: float | None = Field(None, description="Bohr magnetons per cell; null without spin")
     atom_magnetizations: list[float] | None = Field(None, description="(n_atoms,) Bohr magnetons, projected")
+    magnetic_order: MagneticOrder | None = Field(
+        None, description="the lowest order that was tried; null where only the one that the run began with was"
+    )
+    antiferromagnetic_ev_per_atom: float | None = Field(
+        None, description="energy of the lowest antiferromagnetic order above the ferromagnetic one, eV/atom"
+    )
     engine_version: str | None = Field(None, description="version the program printed; a test's stand-in says so")
     folder: str | None = Field(None, description="where the run's files lie, host:path")

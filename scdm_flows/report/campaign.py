@@ -121,6 +121,7 @@ def render_documents(
         lstrip_blocks=True,
     )
     environment.filters |= {"formula": formula, "number": number, "image": image, "percent": percent}
+    environment.filters["competing_phases"] = content.competing_phases
     return environment.get_template(TEMPLATE).render(
         campaign=campaign,
         written=(written or utc_now()).strftime("%Y-%m-%d %H:%M UTC"),

@@ -173,9 +173,32 @@ def candidate_warnings(candidate: CandidateDoc, phonon: PhononDoc | None = None)
     moved = candidate.rmsd_to_relaxed_angstrom
     if moved is not None and moved > MOVED_ANGSTROM:
         found.append(f"Atoms moved by {moved:.2f} Å in relaxing: this is another structure than the model drew.")
+    above = candidate.antiferromagnetic_ev_per_atom
+    if above is not None and above < 0:
+        found.append(
+            f"Its energy is that of an antiferromagnetic order, {-1000 * above:.1f} meV/atom below the ferromagnetic "
+            "one; geometry, bands and phonons are those of the ferromagnetic one."
+        )
     if phonon is not None:
         found += _phonon_warnings(candidate, phonon)
     return found
+
+
+def magnetic_words(candidate: CandidateDoc) -> str | None:
+    """The magnetic order that was found, and how far the antiferromagnetic one lies from it; None where unknown."""
+    if candidate.magnetic_order is None:
+        return None
+    words = candidate.magnetic_order.value
+    above = candidate.antiferromagnetic_ev_per_atom
+    return words if above is None else f"{words}, E(AFM) - E(FM) = {1000 * above:.1f} meV/atom"
+
+
+def competing_phases(candidate: CandidateDoc) -> list[tuple[str, float, str]]:
+    """Phases that a candidate decomposes into, the largest share first: name, share of the atoms, whose energy."""
+    mine = "predicted, as this one's" if candidate.surrogate else "computed, as this one's"
+    computed = set(candidate.computed_competitors)
+    shares = sorted((candidate.decomposition or {}).items(), key=lambda item: -item[1])
+    return [(name, share, mine if name.rpartition(" ")[0] in computed else "reference table") for name, share in shares]
 
 
 def _phonon_warnings(candidate: CandidateDoc, phonon: PhononDoc) -> list[str]:

@@ -40,12 +40,14 @@ class Place:
     """A candidate among references and rivals, eV/atom.
 
     e_above_hull, decomposition: against the hull of all others. e_above_same_composition: above the lowest other phase
-    of the same composition, None where there is none; below it where negative.
+    of the same composition, None where there is none; below it where negative. computed_competitors: names of the
+    candidates in ``decomposition``.
     """
 
     e_above_hull: float
     decomposition: dict[str, float]
     e_above_same_composition: float | None
+    computed_competitors: tuple[str, ...] = ()
 
 
 def place(system: PhaseSystem, name: str, formula: str, energy_per_atom: float) -> Placed:
@@ -67,11 +69,13 @@ def compete(placed: Sequence[Placed], references: PhaseSystem, lower: Sequence[P
     found = []
     for one in placed:
         value, decomposition = one.e_above_hull, one.decomposition
+        computed: tuple[str, ...] = ()
         without = [at[one.phase.name]] if one.phase.name in at else []
         if len(lower) > len(without):
             hull = everything.place(one.phase.fractions, one.phase.energy_per_atom, without)
             value, decomposition = hull.e_above_hull, hull.decomposition
-        found.append(Place(value, decomposition, _above_same(one.phase, everything, without)))
+            computed = tuple(phase.name for phase in lower if f"{phase.name} {phase.formula}" in decomposition)
+        found.append(Place(value, decomposition, _above_same(one.phase, everything, without), computed))
     return found
 
 

@@ -23,10 +23,12 @@ from support.layers import mx2
 from support.memory import memory_database
 
 from scdm_flows.analysis.bands import document_of_path, of_path
+from scdm_flows.analysis.magnetism import magnetic_order
 from scdm_flows.analysis.phonons import in_plane_path
 from scdm_flows.analysis.stability import c2db_criteria
 from scdm_flows.config import GpawEngineConfig, parse_config
 from scdm_flows.documents import StaticSummary
+from scdm_flows.documents.static import MagneticOrder
 from scdm_flows.engines import engine_of
 from scdm_flows.engines.gpaw import inputs, offsets, presets, process, validate
 from scdm_flows.engines.gpaw.engine import GpawEngine
@@ -348,6 +350,89 @@ def test_what_gpaw_cannot_compute_is_refused(tmp_path: Path, monkeypatch: pytest
     assert "core hours" in problem
     # C2DB has no technetium either; its energies in the table are the Materials Project's
     assert any("no PBE setup of Tc" in problem for problem in engine.check_elements(["Mo", "Tc"]))
+
+
+# --- magnetism --------------------------------------------------------------------------------------------------------
+
+HEISENBERG = """
+import numpy as np
+from ase.calculators.calculator import Calculator, all_changes
+from ase.neighborlist import neighbor_list
+__version__ = "stand-in"
+class KohnShamConvergenceError(Exception): pass
+class PW:
+    def __init__(self, *a, **k): pass
+FermiDirac = Mixer = MixerSum = PW
+class GPAW(Calculator):
+    implemented_properties = ["energy", "forces", "magmom", "magmoms"]
+    def __init__(self, **k): Calculator.__init__(self)
+    def calculate(self, atoms=None, properties=(), system_changes=all_changes):
+        Calculator.calculate(self, atoms, properties, system_changes)
+        spins = atoms.get_initial_magnetic_moments()
+        i, j = neighbor_list("ij", atoms, COUPLED)
+        energy = COUPLING / 2 * np.dot(spins[i], spins[j])
+        self.results = dict(energy=energy, forces=np.zeros((len(atoms), 3)), magmom=spins.sum(), magmoms=spins)
+    def get_ibz_k_points(self): return np.zeros((1, 3))
+    def get_number_of_spins(self): return 2
+    def get_eigenvalues(self, kpt, spin): return np.array([-1.0, 1.0])
+    def get_fermi_level(self): return 0.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("sites", "coupling", "order", "expected"),
+    [
+        # nearest neighbours on a square lattice: 2 J m^2 an atom where all are parallel; in rows those along a are
+        # against each other and those along b parallel, together 0
+        (1, 0.01, MagneticOrder.AFM, -2 * 0.01 * 9),
+        (1, -0.01, MagneticOrder.FM, 2 * 0.01 * 9),
+        # two atoms in a cell turned by 45 degrees: against each other all four neighbours are opposed, 2 J m^2 to
+        # -2 J m^2 an atom, in rows of the cell only half of them
+        (2, 0.01, MagneticOrder.AFM, -4 * 0.01 * 9),
+    ],
+)
+def test_the_order_of_a_heisenberg_magnet(
+    tmp_path: Path, stand_in: dict[str, str], sites: int, coupling: float, order: MagneticOrder, expected: float
+) -> None:
+    text = HEISENBERG.replace("COUPLED", "2.6").replace("COUPLING", str(coupling))
+    (tmp_path / "stand_in" / "gpaw.py").write_text(text)
+    a = 2.5 * np.sqrt(sites)
+    frac = [[0, 0, 0.5], [0.5, 0.5, 0.5]][:sites]
+    layer = Structure(Lattice.tetragonal(a, 20), ["Fe"] * sites, frac)
+    task = {**inputs.static_task(GpawEngineConfig(), layer), "density_file": None}
+    answer = answered(task, tmp_path, stand_in)
+    moments = answer["moments"]
+    assert moments == [3.0] * sites
+    found, above = magnetic_order(moments, answer["total_moment"], answer["energy"], answer["orders"])
+    assert found is order
+    assert above == pytest.approx(sites * expected)
+    cells = [one["repeats"] for one in answer["orders"]]
+    assert cells == [[2, 1], [1, 1]][:sites]
+
+
+def test_an_order_that_turned_into_another_or_failed_does_not_count() -> None:
+    ferro = {"energy": -9.0, "moments": [3.0, 3.0]}
+    failed = {"failed": "Did not converge!", "energy": -9.0}
+    assert magnetic_order([3.0], 3.0, -1.0, [ferro, failed]) == (MagneticOrder.FM, None)
+    assert magnetic_order(None, None, -1.0, []) == (MagneticOrder.NM, None)
+    assert magnetic_order([3.0, -3.0], 0.0, -1.0, []) == (MagneticOrder.AFM, None)
+
+
+def test_the_energy_is_that_of_the_lower_order() -> None:
+    layer = mx2("1T")
+    given = {**geometry(layer), "energy": -20.0, "forces": [[0.0] * 3] * 3, "moments": [2.0, 0.0, 0.0]}
+    given |= {"total_moment": 2.0, "gap": 0.0, "direct": None, "version": "0", "seconds": 1.0, "cpu_seconds": 1.0}
+    given |= {"soft_mixing": False, "k_points": 1}
+    engine = GpawEngine(GpawEngineConfig(preset="c2db"))
+    lower = {"repeats": [2, 1], "energy": -20.3, "moments": [2.0, 0.0, 0.0, -2.0, 0.0, 0.0]}
+    alone, both = (
+        engine.static_summary(task_document({**given, "orders": orders}, layer, 0.03)) for orders in ([], [lower])
+    )
+    assert alone.magnetic_order is MagneticOrder.FM
+    assert alone.antiferromagnetic_ev_per_atom is None
+    assert both.magnetic_order is MagneticOrder.AFM
+    assert both.antiferromagnetic_ev_per_atom == pytest.approx(-0.1)
+    assert both.energy_per_atom == pytest.approx(alone.energy_per_atom - 0.1)
 
 
 # --- bands and stability ----------------------------------------------------------------------------------------------

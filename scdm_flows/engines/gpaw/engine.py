@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scdm_flows.analysis.bands import is_magnetic
+from scdm_flows.analysis.magnetism import magnetic_order
 from scdm_flows.config import GpawEngineConfig
 from scdm_flows.documents.bands import GapKind
 from scdm_flows.documents.static import StaticSummary
@@ -139,12 +140,14 @@ class GpawEngine:
         fractions = {str(e): float(x) for e, x in structure.composition.fractional_composition.items()}
         preset, spin = self.config.preset, task.total_magnetization is not None
         moments = structure.site_properties["magmom"] if spin else None
+        order, afm = magnetic_order(moments, task.total_magnetization, task.output.energy, task.orders)
+        energy = task.output.energy + min(0.0, afm or 0.0)
         kind = None
         if task.band_gap_ev is not None:
             kind = GapKind.METAL if task.band_gap_ev <= 0 else GapKind.DIRECT if task.gap_direct else GapKind.INDIRECT
         return StaticSummary(
             energy_per_atom=on_scale(
-                preset, fractions, task.output.energy, task.extra_energies, len(structure), self.config.offsets
+                preset, fractions, energy, task.extra_energies, len(structure), self.config.offsets
             ),
             max_force_ev_per_angstrom=float(np.linalg.norm(np.array(task.output.forces), axis=1).max()),
             band_gap_ev=task.band_gap_ev,
@@ -153,6 +156,8 @@ class GpawEngine:
             magnetic=is_magnetic(moments),
             total_magnetization=task.total_magnetization,
             atom_magnetizations=moments,
+            magnetic_order=order,
+            antiferromagnetic_ev_per_atom=None if afm is None else afm / len(structure),
             engine_version=task.engine_version,
             folder=task.dir_name,
         )

@@ -62,7 +62,15 @@ def static_task(config: GpawEngineConfig, structure: Structure) -> dict[str, Any
     """A single point that keeps its density for the bands."""
     extra = extra_energies(config.preset, [str(e) for e in structure.composition])
     close = {**CONVERGENCE, "forces": STATIC_FORCES}
-    return task(config, "static", symmetrised(structure), convergence=close, extra=extra, density_file=DENSITY)
+    return task(
+        config,
+        "static",
+        symmetrised(structure),
+        convergence=close,
+        extra=extra,
+        density_file=DENSITY,
+        antiferromagnetic=True,
+    )
 
 
 def forces_task(config: GpawEngineConfig, supercell: Structure, *, dipole: bool) -> dict[str, Any]:

@@ -33,6 +33,11 @@ class GpawTaskDoc(AseStructureTaskDoc):
     extra_energies: list[float] = Field(
         default_factory=list, description="energies on fewer k-points that the cut-off is corrected by, eV per cell"
     )
+    orders: list[dict[str, Any]] = Field(
+        default_factory=list,
+        description="antiferromagnetic orders that were tried: repeats of the cell, energy in eV per cell of this "
+        "structure, moments of the repeated cell's atoms in Bohr magnetons, failed where it did not converge",
+    )
     band_gap_ev: float | None = Field(None, description="gap on the k-points of the run, without spin-orbit, eV")
     gap_direct: bool | None = Field(None, description="whether it is direct; null for a metal")
     total_magnetization: float | None = Field(None, description="Bohr magnetons per cell; null without spin")
@@ -149,6 +154,7 @@ def task_document(answer: Mapping[str, Any], before: Structure, fmax: float) -> 
         **{name: getattr(document, name) for name in type(document).model_fields},
         engine_version=answer["version"],
         extra_energies=answer.get("extra") or [],
+        orders=answer.get("orders") or [],
         band_gap_ev=answer.get("gap"),
         gap_direct=answer.get("direct"),
         total_magnetization=answer.get("total_moment"),

@@ -198,6 +198,8 @@ def _fidelities(query: CandidateDB, document: CandidateDoc) -> html.Section | No
 
 
 def _energies(document: CandidateDoc) -> html.Section:
+    from scdm_flows.report.content import competing_phases, magnetic_words
+
     if document.energy_per_atom is None and document.e_above_hull is None:
         return section("Energy", _missing(document, "static", "energy"))
     kind = parts.SURROGATE if document.surrogate else "DFT"
@@ -214,11 +216,12 @@ def _energies(document: CandidateDoc) -> html.Section:
         ("energy", number(document.energy_per_atom, 4, f"eV/atom ({kind})")),
         ("scheme", document.energy_scheme),
         ("energy model", document.energy_model),
+        ("magnetic order", magnetic_words(document)),
     ]
     found: list[Any] = [facts(rows)]
     if document.decomposition:
-        shares = sorted(document.decomposition.items(), key=lambda item: -item[1])
-        found.append(table(["decomposes into", "share of atoms"], [(n, f"{100 * f:.1f} %") for n, f in shares]))
+        phases = [(name, f"{100 * share:.1f} %", whose) for name, share, whose in competing_phases(document)]
+        found.append(table(["decomposes into", "share of atoms", "its energy"], phases))
     return section("Energy", *found)
 
 

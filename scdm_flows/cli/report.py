@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from scdm_flows.cli.common import FORCE, database
 from scdm_flows.cli.files import check_output, make_folder, output_file, output_path
 from scdm_flows.cli.progress import progress_bar
+from scdm_flows.config import parse_config
 
 if TYPE_CHECKING:
+    from scdm_flows.report.results import MarkdownReport
     from scdm_flows.stores.database import Database
 
 MARKDOWN = ".md"
@@ -34,6 +37,17 @@ MARKDOWN = ".md"
     type=click.Path(path_type=Path),
     help="Of FILE.md: what scdm reconstruct -o wrote; the packaged models' when absent.",
 )
+@click.option(
+    "--stability", multiple=True, metavar="NAME", help="Of a promoted campaign's FILE.md: one that computed phonons."
+)
+@click.option(
+    "--drawn", multiple=True, metavar="NAME", help="Of a promoted campaign's FILE.md: one that was drawn by lot."
+)
+@click.option(
+    "--validation",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Of a promoted campaign's FILE.md: what scdm refs gpaw -o wrote.",
+)
 @click.option("--figures", type=click.Path(path_type=Path), help="Also write the figures into this folder.")
 @click.option(
     "--format", "fmt", type=click.Choice(["pdf", "svg", "png"]), default="pdf", show_default=True, help="Of --figures."
@@ -45,21 +59,38 @@ def report(
     top: int,
     compounds: str | None,
     reconstruction: Path | None,
+    stability: tuple[str, ...],
+    drawn: tuple[str, ...],
+    validation: Path | None,
     figures: Path | None,
     fmt: str,
     force: bool,
 ) -> None:
-    """Write the report of campaign NAME: one self-contained HTML file, or Markdown beside the paper's numbers."""
+    """Write the report of campaign NAME: one self-contained HTML file, or Markdown beside the paper's numbers.
+
+    The Markdown of a promoted campaign is the page of DFT beside the surrogate.
+    """
     markdown = out is not None and out.suffix == MARKDOWN
-    for option, value in (("--compounds", compounds), ("--reconstruction", reconstruction)):
-        if value is not None and not markdown:
+    of_studies = {"--compounds": compounds, "--reconstruction": reconstruction}
+    of_promoted = {"--stability": stability, "--drawn": drawn, "--validation": validation}
+    for option, value in {**of_studies, **of_promoted}.items():
+        if value and not markdown:
             raise click.UsageError(f"{option} belongs to the results page; give -o FILE{MARKDOWN}")
     if out is not None:
         check_output(out, force=force)
     with database(create=False) as connected:
         if markdown:
             assert out is not None
-            path = write_results(connected, name, out, compounds, reconstruction, force=force)
+            promoted = _is_promoted(connected, name)
+            for option, value in (of_studies if promoted else of_promoted).items():
+                if value:
+                    raise click.UsageError(
+                        f"{option} does not belong to campaign {name}, which is {'' if promoted else 'not '}promoted"
+                    )
+            if promoted:
+                path = write_dft(connected, name, out, stability, drawn, validation, force=force)
+            else:
+                path = write_results(connected, name, out, compounds, reconstruction, force=force)
         else:
             path = write_report(connected, name, out, force=force or out is None, top=top)
         written = 0 if figures is None else write_figures(connected, name, figures, fmt, top=top, force=force)
@@ -91,9 +122,73 @@ def write_results(
         bar("page", 0, 1)
         page = render(study, folder=out.stem)
         bar("page", 1, 1)
+    return _write_page(page, out, "best-*.svg", force=force)
+
+
+def _is_promoted(connected: Database, name: str) -> bool:
+    from scdm_flows.query import CandidateDB
+
+    return bool(CandidateDB(connected).campaign(name).config.get("generator", {}).get("kind") == "promoted")
+
+
+def _promotion(config: dict[str, Any]) -> str:
+    """The command that promoted a campaign; its gates, as they stand, but for the ones that are as by default."""
+    made = parse_config(config)
+    generator: Any = made.generator
+    engine = made.engine.model_dump(mode="json", exclude_defaults=True, exclude={"kind"})
+    gates = made.gate.model_dump(mode="json", exclude_defaults=True)
+    words = [f"scdm campaign promote {generator.parent} --top {generator.top} --engine {made.engine.kind}"]
+    words += [f"--where {key}={json.dumps(value)}" for key, value in generator.where.items()]
+    for option in ("within", "draw", "core_hours"):
+        value = getattr(generator, option)
+        words += [] if value is None else [f"--{option.replace('_', '-')} {value}"]
+    words += [f"--engine-option {key}={json.dumps(value)}" for key, value in engine.items()]
+    words += [f"--gate {key}={json.dumps(value)}" for key, value in gates.items()]
+    return " ".join([*words, f"--as {made.name}"])
+
+
+def write_dft(
+    connected: Database,
+    name: str,
+    out: Path,
+    stability: tuple[str, ...],
+    drawn: tuple[str, ...],
+    validation: Path | None,
+    *,
+    force: bool,
+) -> Path:
+    """Write the DFT page of a promoted campaign and, beside it, its figures and records; returns its path."""
+    from scdm_flows.builders import build_all
+    from scdm_flows.execution.fireworks import collect_failures
+    from scdm_flows.query import CandidateDB
+    from scdm_flows.report.dft_study import gather
+    from scdm_flows.report.results_dft import render
+
+    query = CandidateDB(connected)
+    commands = {}
+    for campaign in (name, *stability, *drawn):
+        commands[f"campaign {campaign}"] = _promotion(query.campaign(campaign).config)
+        commands[f"the same, computed; it goes on where it was ({campaign})"] = f"scdm campaign run {campaign}"
+        collect_failures(connected, campaign)
+        build_all(connected, campaign)
+    words = [f"--stability {one}" for one in stability] + [f"--drawn {one}" for one in drawn]
+    if validation is not None:
+        commands["the preset beside C2DB"] = f"scdm refs gpaw --data DIR -o {validation}"
+        words.append(f"--validation {validation}")
+    commands["page"] = " ".join([f"scdm campaign report {name} -o {out}", *words])
+    with progress_bar() as bar:
+        study = gather(
+            connected, name, stability=stability, drawn=drawn, validation=validation, commands=commands, progress=bar
+        )
+        page = render(study, folder=out.stem)
+    return _write_page(page, out, "bands-*.svg", force=force)
+
+
+def _write_page(page: MarkdownReport, out: Path, of_candidates: str, *, force: bool) -> Path:
+    """Write a page and its files; of_candidates: pictures that an earlier page may have had more of."""
     folder = out.with_suffix("")
     make_folder(folder)
-    for old in sorted(folder.glob("best-*.svg")) if force else []:  # of a study that had more of them
+    for old in sorted(folder.glob(of_candidates)) if force else []:
         if old.name not in page.pictures:
             old.unlink()
     for file, text in page.pictures.items():

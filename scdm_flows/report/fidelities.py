@@ -59,7 +59,7 @@ def promoted_section(candidates: Sequence[CandidateDoc]) -> dict[str, object] | 
         return None
     return {
         "comparison": found,
-        "rows": [(one.words, *_values(one), one.found.n) for one in found.measures],
+        "rows": [(one.words, *measured(one), one.found.n) for one in found.measures],
         "pairs": sorted((c for c in candidates if c.parent is not None), key=_by_parent)[:LISTED],
     }
 
@@ -69,7 +69,7 @@ def _by_parent(candidate: CandidateDoc) -> tuple[float, str]:
     return (float("inf") if rank is None else rank, candidate.candidate_id)
 
 
-def _values(one: Measure) -> tuple[str, str]:
+def measured(one: Measure) -> tuple[str, str]:
     """The value with its unit, and its 95 % interval."""
     digits, factor, unit = (0, 100, "%") if one.unit == SHARE else (3, 1, one.unit) if one.unit != "%" else (2, 1, "%")
     value = f"{number(factor * one.found.value, digits)} {unit}"

@@ -257,6 +257,10 @@ class KnownLayers:
                 found.append(self._match(i, displacement))
         return sorted(found, key=lambda match: (match.displacement_angstrom, match.source, match.id))
 
+    def of_formula(self, formula: str) -> list[KnownMatch]:
+        """The known layers of a reduced formula; each is no distance from itself."""
+        return [self._match(i, 0.0) for i in self._members.get(formula, ())]
+
     def is_novel(self, structure: Structure) -> bool:
         """Whether the structure is no known layer; raises ``StructureError`` if it is no layer at all."""
         return not self.lookup(structure)

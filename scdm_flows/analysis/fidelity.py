@@ -5,8 +5,11 @@ Differences are parent minus candidate, usually surrogate minus DFT; each energy
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from scdm_flows.documents import CandidateDoc, ParentRecord
 from scdm_models.metrics.intervals import Interval, mean_interval, share_interval
@@ -113,3 +116,19 @@ def _mean(values: Sequence[float]) -> Interval:
 def _share(words: str, flags: Sequence[bool]) -> Iterable[Measure]:
     if flags:
         yield Measure(words, SHARE, share_interval(sum(flags), len(flags)))
+
+
+def beside_c2db(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What rows say together: errors of formation energies in eV/atom and of gaps in eV, failures counted."""
+    energies = np.array([row["formation_energy"] - row["c2db"] for row in rows if "formation_energy" in row])
+    gaps = np.array([row["gap"] - row["gap_c2db"] for row in rows if "gap" in row])
+    return {
+        "n": len(rows),
+        "failed": sum("failed" in row for row in rows),
+        "bias": float(energies.mean()) if len(energies) else None,
+        "mae": float(np.abs(energies).mean()) if len(energies) else None,
+        "within_0.02": int((np.abs(energies) <= 0.02).sum()),
+        "n_gaps": len(gaps),
+        "gap_mae": float(np.abs(gaps).mean()) if len(gaps) else None,
+        "gaps_within_0.05": int((np.abs(gaps) <= 0.05).sum()),
+    }

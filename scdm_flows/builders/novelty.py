@@ -228,7 +228,7 @@ class NoveltyBuilder(ScdmBuilder):
     ) -> dict[str, Any]:
         """What the known layers say of a candidate. matches: or why it could not be compared."""
         reason = matches if isinstance(matches, str) else None
-        entries = [] if isinstance(matches, str) else [_entry(match) for match in matches[:MOST_KNOWN]]
+        entries = [] if isinstance(matches, str) else [entry_of(match) for match in matches[:MOST_KNOWN]]
         novelty = Novelty(
             structure=candidate["novelty"]["structure"],
             version=self.known.version,
@@ -291,7 +291,8 @@ def _why_not(candidate: Candidate) -> str | None:
     return "not one connected layer after relaxation" if candidate.get("one_layer") is False else None
 
 
-def _entry(match: KnownMatch) -> KnownAs:
+def entry_of(match: KnownMatch) -> KnownAs:
+    """What documents say of a known layer."""
     said = {name: match.properties.get(name) for name in ("e_above_hull", "dynamically_stable", "band_gap")}
     return KnownAs(
         id=match.id,

@@ -298,13 +298,14 @@ def gpaw(data_dir: Path, out: Path, number: int, seed: int, preset: Any, as_json
     A minute or more a layer; interrupted, it goes on where it was. A fifth of the layers is magnetic, a fifth has N, O
     or F.
     """
+    from scdm_flows.analysis.fidelity import beside_c2db
     from scdm_flows.config import GpawEngineConfig
-    from scdm_flows.engines.gpaw.validate import summary, validate
+    from scdm_flows.engines.gpaw.validate import validate
 
     config = GpawEngineConfig(preset=preset)
     with progress_bar() as report:
         rows = validate(data_dir, out, config, number, seed, lambda done, total: report("layers", done, total))
-    found = summary(rows)
+    found = beside_c2db(rows)
     if as_json:
         echo_json({"rows": rows, **found})
         return

@@ -159,11 +159,14 @@ def write_dft(
 ) -> Path:
     """Write the DFT page of a promoted campaign and, beside it, its figures and records; returns its path."""
     from scdm_flows.builders import build_all
+    from scdm_flows.builders.novelty import entry_of
     from scdm_flows.execution.fireworks import collect_failures
     from scdm_flows.query import CandidateDB
     from scdm_flows.report.dft_study import gather
     from scdm_flows.report.results_dft import render
+    from scdm_models.datasets.known import KnownLayers
 
+    layers = KnownLayers.load()
     query = CandidateDB(connected)
     commands = {}
     for campaign in (name, *stability, *drawn):
@@ -178,7 +181,14 @@ def write_dft(
     commands["page"] = " ".join([f"scdm campaign report {name} -o {out}", *words])
     with progress_bar() as bar:
         study = gather(
-            connected, name, stability=stability, drawn=drawn, validation=validation, commands=commands, progress=bar
+            connected,
+            name,
+            stability=stability,
+            drawn=drawn,
+            known=lambda formula: [entry_of(match) for match in layers.of_formula(formula)],
+            validation=validation,
+            commands=commands,
+            progress=bar,
         )
         page = render(study, folder=out.stem)
     return _write_page(page, out, "bands-*.svg", force=force)

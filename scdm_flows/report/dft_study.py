@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scdm_flows.documents import BandsDoc, CampaignDoc, CandidateDoc, PhononDoc
+from scdm_flows.documents.novelty import KnownAs
 from scdm_flows.errors import CampaignError, ReferenceDataError
 from scdm_flows.query import CandidateDB
 
 if TYPE_CHECKING:
     from scdm_flows.stores.database import Database
-    from scdm_models.datasets.known import KnownMatch
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class DftStudy:
     phonons: Mapping[str, PhononDoc] = field(default_factory=dict)
     bands: Mapping[str, BandsDoc] = field(default_factory=dict)
     drawn: Mapping[str, list[CandidateDoc]] = field(default_factory=dict)
-    known: Mapping[str, list[KnownMatch]] = field(default_factory=dict)
+    known: Mapping[str, list[KnownAs]] = field(default_factory=dict)
     validation: Sequence[Mapping[str, Any]] = ()
     commands: Mapping[str, str] = field(default_factory=dict)
 
@@ -58,11 +58,14 @@ def gather(
     *,
     stability: Sequence[str] = (),
     drawn: Sequence[str] = (),
+    known: Callable[[str], list[KnownAs]] = lambda formula: [],
     validation: Path | None = None,
     commands: Mapping[str, str] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> DftStudy:
     """The study of a promoted campaign in a connected database; see ``DftStudy``.
+
+    known: known layers of a reduced formula.
 
     Raises
     ------
@@ -71,8 +74,6 @@ def gather(
     ReferenceDataError
         If ``validation`` is no file of `scdm refs gpaw`.
     """
-    from scdm_models.datasets.known import KnownLayers
-
     report = progress or (lambda what, done, total: None)
     query = CandidateDB(database)
     report("documents", 0, 1)
@@ -85,7 +86,6 @@ def gather(
         if not any(c.parent for c in own[one]):
             raise CampaignError(f"campaign {one} holds no promoted candidates; make it with `scdm campaign promote`")
     everything = [c for found in own.values() for c in found]
-    known, formulas = KnownLayers.load(), {c.formula for c in own[name]}
     report("documents", 1, 1)
     return DftStudy(
         campaign,
@@ -94,7 +94,7 @@ def gather(
         phonons={c.candidate_id: p for c in everything if (p := query.phonon(c.candidate_id)) is not None},
         bands={c.candidate_id: b for c in everything if (b := query.bands(c.candidate_id)) is not None},
         drawn={one: own[one] for one in drawn},
-        known={formula: known.of_formula(formula) for formula in formulas},
+        known={formula: known(formula) for formula in {c.formula for c in own[name]}},
         validation=rows,
         commands=commands or {},
     )

@@ -13,11 +13,10 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from scdm_flows.analysis.fidelity import compare, fidelity
+from scdm_flows.analysis.fidelity import beside_c2db, compare, fidelity
 from scdm_flows.config import WINDOW_EV
 from scdm_flows.documents import BandsDoc, CandidateDoc, CandidateState
 from scdm_flows.documents.bands import GapKind
-from scdm_flows.engines.gpaw.validate import summary
 from scdm_flows.report import bands, paper
 from scdm_flows.report.compounds import compound_results, parts
 from scdm_flows.report.content import candidate_warnings, competing_phases, magnetic_words
@@ -27,7 +26,6 @@ from scdm_flows.report.figures import OURS, SOFT, STYLE, published
 from scdm_flows.report.markdown import formula, number, picture, table, with_error
 from scdm_flows.report.results import MarkdownReport
 from scdm_flows.report.results_figures import name as generator_name
-from scdm_models.datasets.known import KnownMatch
 from scdm_models.symmetry import layer_group
 
 GPAW = "gpaw"
@@ -228,20 +226,21 @@ def _entries(study: DftStudy, found: Sequence[Any]) -> Iterator[str]:
         if not one.relaxed:
             continue
         mine = one.relaxed[0]
-        own = [k for k in study.known.get(mine.formula, []) if k.source == "C2DB" and "e_above_hull" in k.properties]
-        own.sort(key=lambda k: k.properties["e_above_hull"])
+        own = [k for k in study.known.get(mine.formula, []) if k.source == "C2DB" and k.e_above_hull is not None]
+        own.sort(key=lambda k: k.e_above_hull or 0.0)
         if not own:
             rows.append([formula(one.compound), "none", *["–"] * 4, number(mine.e_above_hull)])
             continue
         best = own[0]
-        stable, gap = best.properties.get("dynamically_stable"), _value(best, "band_gap")
+        stable = best.dynamically_stable
+        gap = "–" if best.band_gap is None else "metal" if best.band_gap <= 0 else number(best.band_gap, 2)
         rows.append(
             [
                 formula(one.compound),
                 f"{len(own)}, lowest `{best.id}`",
                 str(best.layer_group or "–"),
-                number(_value(best, "e_above_hull")),
-                "–" if gap is None else "metal" if gap <= 0 else number(gap, 2),
+                number(best.e_above_hull),
+                gap,
                 "–" if stable is None else "yes" if stable else "no",
                 number(mine.e_above_hull),
             ]
@@ -249,11 +248,6 @@ def _entries(study: DftStudy, found: Sequence[Any]) -> Iterator[str]:
     head = ["compound", "C2DB's entries", "layer group", "E_hull in C2DB, eV/atom", "gap, eV", "stable"]
     yield "C2DB's own layers of these compositions, and the lowest one here beside them:"
     yield table([*head, "lowest here, eV/atom"], rows, left=2)
-
-
-def _value(known: KnownMatch, name: str) -> float | None:
-    value = known.properties.get(name)
-    return None if value is None else float(value)
 
 
 def _drawn(study: DftStudy, show: Any) -> Iterator[str]:
@@ -339,7 +333,7 @@ def _validation(study: DftStudy) -> Iterator[str]:
         return
     for preset in sorted({str(row["preset"]) for row in study.validation}, reverse=True):
         rows = [dict(row) for row in study.validation if row["preset"] == preset]
-        said = summary(rows)
+        said = beside_c2db(rows)
         yield (
             f"Preset `{preset}`, {said['n']} layers of C2DB at C2DB's geometries, drawn by seed: formation energy "
             f"within 0.02 eV/atom for **{said['within_0.02']} of {said['n']}** (mean absolute difference "

@@ -23,6 +23,7 @@ from support.layers import mx2
 from support.memory import memory_database
 
 from scdm_flows.analysis.bands import document_of_path, of_path
+from scdm_flows.analysis.fidelity import beside_c2db
 from scdm_flows.analysis.magnetism import magnetic_order
 from scdm_flows.analysis.phonons import in_plane_path
 from scdm_flows.analysis.stability import c2db_criteria
@@ -231,7 +232,7 @@ def test_errors_against_c2db_count_failures() -> None:
         {"formation_energy": -0.5, "c2db": -0.47},
         {"failed": "the electrons did not converge"},
     ]
-    found = validate.summary(rows)
+    found = beside_c2db(rows)
     assert (found["n"], found["failed"], found["within_0.02"], found["n_gaps"], found["gaps_within_0.05"]) == (
         3,
         1,

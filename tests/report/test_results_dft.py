@@ -15,12 +15,12 @@ from scdm_flows.campaigns import promotion
 from scdm_flows.cli.report import write_dft
 from scdm_flows.config import parse_config
 from scdm_flows.documents import BandsDoc, CampaignDoc, CandidateDoc, PhononDoc
+from scdm_flows.documents.novelty import KnownAs
 from scdm_flows.documents.static import MagneticOrder
 from scdm_flows.errors import CampaignError, OutputError, ReferenceDataError
 from scdm_flows.execution.local.runner import run_campaign
 from scdm_flows.report.dft_study import DftStudy, gather, read_rows
 from scdm_flows.report.results_dft import RECORDS, render
-from scdm_models.datasets.known import KnownMatch
 
 
 def promoted(name: str, source: str, e_hull: float | None, surrogate: float, **fields: Any) -> CandidateDoc:
@@ -89,7 +89,7 @@ def study() -> DftStudy:
     drawn += [promoted("d2", "CuI-1T", 0.2, 0.3, generator="unscdm"), promoted("d3", "CuI-1H", None, 0.3)]
     config = {"name": "dft", "engine": {"kind": "gpaw", "preset": "fast"}, "generator": {"kind": "promoted"}}
     campaign = CampaignDoc.model_validate({"name": "dft", "config_hash": "0" * 64, "config": config})
-    known = KnownMatch("NiS2-1", "C2DB", "NiS2", 72, 0.0, {"e_above_hull": 0.011, "band_gap": 0.57})
+    known = KnownAs(id="NiS2-1", source="C2DB", formula="NiS2", layer_group=72, e_above_hull=0.011, band_gap=0.57)
     rows = [{"id": "MoS2-1", "preset": "fast", "magstate": "NM", "formation_energy": -0.93, "c2db": -0.92}]
     rows += [{"id": "FeO-1", "preset": "fast", "failed": "the electrons did not converge"}]
     return DftStudy(

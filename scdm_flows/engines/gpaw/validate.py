@@ -125,19 +125,3 @@ def validate(
                 file.write(json.dumps(row) + "\n")
         rows.append(row)
     return rows
-
-
-def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What rows say together: errors of formation energies in eV/atom and of gaps in eV, failures counted."""
-    energies = np.array([row["formation_energy"] - row["c2db"] for row in rows if "formation_energy" in row])
-    gaps = np.array([row["gap"] - row["gap_c2db"] for row in rows if "gap" in row])
-    return {
-        "n": len(rows),
-        "failed": sum("failed" in row for row in rows),
-        "bias": float(energies.mean()) if len(energies) else None,
-        "mae": float(np.abs(energies).mean()) if len(energies) else None,
-        "within_0.02": int((np.abs(energies) <= 0.02).sum()),
-        "n_gaps": len(gaps),
-        "gap_mae": float(np.abs(gaps).mean()) if len(gaps) else None,
-        "gaps_within_0.05": int((np.abs(gaps) <= 0.05).sum()),
-    }

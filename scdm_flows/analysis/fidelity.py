@@ -15,6 +15,7 @@ from scdm_flows.documents import CandidateDoc, ParentRecord
 from scdm_models.metrics.intervals import Interval, mean_interval, share_interval
 
 SHARE = "share"
+LEAST_GAP_EV = 0.01  # of a semiconductor: C2DB says 0.0002 of one layer
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _share(words: str, flags: Sequence[bool]) -> Iterable[Measure]:
 def beside_c2db(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What rows say together: errors of formation energies in eV/atom and of gaps in eV, failures counted."""
     energies = np.array([row["formation_energy"] - row["c2db"] for row in rows if "formation_energy" in row])
-    gaps = np.array([row["gap"] - row["gap_c2db"] for row in rows if "gap" in row])
+    gaps = np.array([row["gap"] - row["gap_c2db"] for row in rows if "gap" in row and row["gap_c2db"] > LEAST_GAP_EV])
     return {
         "n": len(rows),
         "failed": sum("failed" in row for row in rows),

@@ -74,7 +74,7 @@ class ObjectiveConfig(Frozen):
         return self
 
 
-Category = Literal["generate", "compute", "vasp"]  # of FireWorks, by what a job needs: a GPU, a CPU, VASP
+Category = Literal["generate", "compute", "gpaw", "vasp"]  # of FireWorks, by what a job needs: a GPU, a CPU, or it
 CATEGORIES: tuple[str, ...] = get_args(Category)
 # (part, kind, field, default): fields that are younger than stored campaigns, whose hash must not change
 ADDED_LATER: tuple[tuple[str, str, str, Any], ...] = (
@@ -112,8 +112,8 @@ class BudgetConfig(Frozen):
     )
     jobs: dict[Category, Annotated[int, Field(ge=1)]] = Field(
         default_factory=dict,
-        description="category (generate, compute, vasp) -> jobs of the campaign that run at the same time on FireWorks "
-        "workers",
+        description="category (generate, compute, gpaw, vasp) -> jobs of the campaign that run at the same time on "
+        "FireWorks workers",
     )
 
 

@@ -29,8 +29,8 @@ def job_uuid(config: CampaignConfig, item: str, stage: str) -> str:
 def stage_category(config: CampaignConfig, stage: str) -> str:
     """FireWorks category of a stage, by what its worker must have.
 
-    ``generate``: sampling and screening (a GPU helps); the engine's own (``compute`` for a CPU, ``vasp``) for what it
-    computes; ``compute`` for the gate.
+    ``generate``: sampling and screening (a GPU helps); the engine's own (``compute`` for a CPU, ``gpaw``, ``vasp``) for
+    what it computes; ``compute`` for the gate.
     """
     if stage in SHARD_STAGES:
         return "generate"

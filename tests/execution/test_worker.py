@@ -196,6 +196,27 @@ def test_without_vasp_no_job_of_vasp_is_consumed(
     assert worker.worker_of(["vasp"]).category == ["vasp", "compute"]
 
 
+def test_jobs_of_gpaw_are_left_to_workers_that_have_it(
+    folder: Path, database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, start: Callable[..., Any]
+) -> None:
+    launchpad = launch.launchpad_of(database)
+    put(launchpad, "g", sum, [1, 2], category="gpaw")
+    absent = str(tmp_path / "absent")
+    stock = start(str(BIN / "rlaunch"), "-c", str(folder), "rapidfire", SCDM_GPAW_PYTHON=absent)
+    output, _ = stock.communicate(timeout=60)
+    assert (stock.returncode, "is given back" in output, "cannot be started" in output) == (duty.UNFIT, True, True)
+    assert states(launchpad) == ["READY"]
+    monkeypatch.setenv("SCDM_GPAW_PYTHON", absent)
+    assert "gpaw" not in worker.worker_of([]).category
+    with pytest.raises(EngineError, match="cannot be started"):
+        worker.worker_of(["gpaw"])
+    has = tmp_path / "python"
+    has.write_text('#!/bin/sh\necho \'{"version": "0", "elements": []}\' > $4\n')
+    has.chmod(0o755)
+    monkeypatch.setenv("SCDM_GPAW_PYTHON", str(has))
+    assert worker.worker_of(["gpaw"]).category == ["gpaw", "compute"]
+
+
 def test_stock_commands_work_with_the_folder(
     folder: Path, database: Database, tmp_path: Path, start: Callable[..., subprocess.Popen[str]]
 ) -> None:

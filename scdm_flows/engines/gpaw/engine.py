@@ -36,7 +36,7 @@ class GpawEngine:
     scheme = SCHEME
     static_scheme = SCHEME
     surrogate = False
-    category = "compute"
+    category = "gpaw"
     keeps_runs = True
     cannot: Mapping[str, str] = {}
 

@@ -30,7 +30,13 @@ from scdm_flows.execution.fireworks.delivery import Delivery, deliver, folders_o
 from scdm_flows.execution.fireworks.firetask import job_store_on
 from scdm_flows.execution.fireworks.keeping import keeps
 from scdm_flows.execution.fireworks.launchpad import check_ours
-from scdm_flows.execution.fireworks.worker_guard import OUTAGE_SECONDS, SHIFT, signals_to_shift, worker_problem
+from scdm_flows.execution.fireworks.worker_guard import (
+    OUTAGE_SECONDS,
+    PROGRAMS,
+    SHIFT,
+    signals_to_shift,
+    worker_problem,
+)
 from scdm_flows.stores.driver_errors import explain, store_errors
 
 logger = logging.getLogger(__name__)
@@ -74,17 +80,18 @@ def worker_of(categories: Sequence[str], name: str | None = None) -> FWorker:
     Raises
     ------
     EngineError
-        If the category ``vasp`` is asked for and there is no VASP.
+        If the category ``vasp`` or ``gpaw`` is asked for and the program is not there.
     """
     wanted = list(categories) or list(CATEGORIES)
-    problem = worker_problem({"_category": "vasp"}) if "vasp" in wanted else None
-    if problem is not None:
-        if categories:
-            raise EngineError(problem)
-        logger.info("jobs of VASP are left to others: %s", problem)
-        wanted.remove("vasp")
-    elif "vasp" in wanted and "compute" not in wanted:
-        wanted.append("compute")  # the gates and summaries between VASP's runs
+    for program in sorted(PROGRAMS.intersection(wanted)):
+        problem = worker_problem({"_category": program})
+        if problem is not None:
+            if categories:
+                raise EngineError(problem)
+            logger.info("jobs of %s are left to others: %s", program.upper(), problem)
+            wanted.remove(program)
+    if PROGRAMS.intersection(wanted) and "compute" not in wanted:
+        wanted.append("compute")  # the gates between the program's runs
     return FWorker(name=name or f"scdm {'+'.join(wanted)} on {get_my_host()}", category=wanted)
 
 

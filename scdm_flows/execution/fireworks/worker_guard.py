@@ -37,6 +37,7 @@ from scdm_flows.execution.fireworks.retries import StageError
 from scdm_flows.stores.driver_errors import explain
 
 logger = logging.getLogger(__name__)
+PROGRAMS = frozenset({"gpaw", "vasp"})  # categories of jobs that need one
 OUTAGE_SECONDS = 900.0  # how long a worker waits for a database that has gone away
 RETRY_SECONDS = 2.0  # between two looks whether it is back
 CHILDREN_END_SECONDS = 5.0  # for the programs of a job to end by themselves
@@ -140,9 +141,19 @@ def _refused(launchpad: LaunchPad, spec: dict[str, Any], control: Control, fw_id
 
 
 def worker_problem(spec: dict[str, Any]) -> str | None:
-    """Why this worker cannot run a job of VASP, in words; None where it can, and for other jobs."""
-    if spec.get("_category") != "vasp":
-        return None
+    """Why this worker cannot run a job of VASP or GPAW, in words; None where it can, and for other jobs."""
+    match spec.get("_category"):
+        case "vasp":
+            return _vasp_problem()
+        case "gpaw":
+            from scdm_flows.engines.gpaw.process import problem
+
+            missing = problem()
+            return None if missing is None else f"{missing}; or give the worker another category"
+    return None
+
+
+def _vasp_problem() -> str | None:
     import shlex
     import shutil
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Literal
@@ -21,8 +21,10 @@ from scdm_models.errors import CheckpointError
 from scdm_models.model.corruption import Scales
 from scdm_models.model.denoiser import NetworkConfig
 from scdm_models.model.diffusion import Scdm
+from scdm_models.model.prototypes import Prototypes
 
 FORMAT = "scdm-checkpoint/3"
+PROTOTYPES = "prototypes."  # begins the names of their tensors
 Split = Literal["chemical system", "id"]  # what decides whether a crystal is trained on or held out
 PACKAGED = ("scdm", "unscdm")  # the model, and the paper's control without symmetry
 
@@ -41,12 +43,15 @@ class Checkpoint:
         ``scdm-`` or ``unscdm-`` and the first 8 hex digits of the tensors' sha256.
     card
         The model card: data, configuration, split, metrics, licence.
+    prototypes
+        The training crystals, as geometries to begin from; none in a file of a time without them.
     """
 
     model: Scdm
     prior: Tensor
     model_id: str
     card: dict[str, Any]
+    prototypes: Prototypes = field(default_factory=Prototypes.none)
 
     @property
     def split(self) -> Split:
@@ -64,10 +69,14 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def save_checkpoint(path: str | Path, model: Scdm, prior: Tensor, card: dict[str, Any]) -> str:
+def save_checkpoint(
+    path: str | Path, model: Scdm, prior: Tensor, card: dict[str, Any], prototypes: Prototypes | None = None
+) -> str:
     """Write a checkpoint atomically; returns its model id."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     tensors["prior"] = prior.contiguous()
+    if prototypes is not None and len(prototypes):
+        tensors |= {PROTOTYPES + name: value.contiguous() for name, value in prototypes.tensors().items()}
     digest = _digest(tensors)
     scales = model.scales
     header = {
@@ -133,7 +142,9 @@ def load_checkpoint(path: str | Path | None = None, *, packaged: str = "scdm") -
     height, mean, std = json.loads(header["scales"])
     model = Scdm(NetworkConfig(**json.loads(header["network"])), Scales(height, tuple(mean), tuple(std)))
     prior = tensors.pop("prior")
+    kept = {name: tensors.pop(name) for name in list(tensors) if name.startswith(PROTOTYPES)}
+    prototypes = Prototypes(**{name.removeprefix(PROTOTYPES): value for name, value in kept.items()}) if kept else None
     model.load_state_dict(tensors)
     model.eval()
     card = json.loads(header["card"])
-    return Checkpoint(model, prior, _model_id(card, digest), card)
+    return Checkpoint(model, prior, _model_id(card, digest), card, prototypes or Prototypes.none())

@@ -1,5 +1,7 @@
 """Draws crystals from a trained model: layer group, skeleton, then lattice and coordinates by the reverse chain.
 
+The chain begins at the nearest training crystal with the skeleton's letters where there is one, else at noise.
+
 A call is one stream of draws; draw j depends on (seed, start, j), up to rounding in its batch. Passed over are draws
 whose atoms are too close or not connected, and those that repeat a sample's skeleton: every sample says which draw it
 was, and ``SamplerOptions.guidance=False`` returns the stream as it is. The layer group found in a sample stands beside
@@ -9,7 +11,7 @@ the one it was made in.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -24,6 +26,7 @@ from pymatgen.core import Structure
 from scdm_models.errors import GenerationError, ScdmError
 from scdm_models.model.batch import CrystalBatch, from_batch, n_atoms, to_batch
 from scdm_models.model.checkpoint import Checkpoint, load_checkpoint
+from scdm_models.model.prototypes import START
 from scdm_models.processes import pool
 from scdm_models.sampling.cohesion import bonded_layers
 from scdm_models.sampling.guidance import settle
@@ -59,6 +62,8 @@ class SamplerOptions:
         How letters and elements are drawn.
     paper
         Whether symmetry is found after sampling, as the paper does (``paper.paper_decoding``); for UnSCDM only.
+    prototypes
+        Whether the chain begins at the nearest training crystal with the skeleton's letters, where there is one.
     """
 
     steps: int = DEFAULT_STEPS
@@ -66,6 +71,7 @@ class SamplerOptions:
     guidance: bool = True
     skeletons: SkeletonRules = field(default_factory=SkeletonRules)
     paper: bool = False
+    prototypes: bool = True
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,9 @@ class GeneratedRecord:
     mended
         Whether guidance had to push its atoms apart or pull its parts together.
     steps
-        Denoising steps of lattice and coordinates.
+        Denoising steps of lattice and coordinates, of a whole chain.
+    from_prototype
+        Whether the chain began at a training crystal's geometry, and not at noise.
     """
 
     structure: Structure
@@ -101,6 +109,7 @@ class GeneratedRecord:
     draw: int = 0
     mended: bool = False
     steps: int = DEFAULT_STEPS
+    from_prototype: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """The record as one JSON object."""
@@ -116,6 +125,7 @@ class GeneratedRecord:
             "draw": self.draw,
             "mended": self.mended,
             "steps": self.steps,
+            "from_prototype": self.from_prototype,
         }
 
 
@@ -153,6 +163,7 @@ class _Draw:
     name: int
     bonded: bool | None
     record: GeneratedRecord | None = None
+    from_prototype: bool = False
 
 
 @torch.inference_mode()
@@ -174,15 +185,47 @@ def _draw_batch(
         plain = from_batch(skeletons)
         names = [_name(crystal) for crystal in plain]
         drawn |= {rows[i]: _Draw(plain[i], name, None) for i, name in enumerate(names) if name in known}
-        new = torch.tensor([i for i, name in enumerate(names) if name not in known], dtype=torch.long)
-        # sort by size so that small crystals do not pay for the padding of large ones
-        order = torch.argsort(n_atoms(skeletons.wyckoff, skeletons.mask)[new], stable=True)
-        for chunk in new[order].split(CHUNK) if len(new) else ():
-            chosen = chunk.tolist()
-            state = denoise(checkpoint, skeletons.take(chunk), [rngs[rows[i]] for i in chosen], options)
-            for i, crystal, bonded in zip(chosen, from_batch(state), bonded_layers(state).tolist(), strict=True):
-                drawn[rows[i]] = _Draw(crystal, names[i], bonded)
+        new = [i for i, name in enumerate(names) if name not in known]
+        made = geometries(checkpoint, [plain[i] for i in new], [rngs[rows[i]] for i in new], options)
+        for i, one in zip(new, made, strict=True):
+            drawn[rows[i]] = _Draw(one.crystal, names[i], one.bonded, from_prototype=one.from_prototype)
     return [drawn[row] for row in range(len(rngs))]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A skeleton with lattice and coordinates: whether it is a bonded layer, and whether its chain began at a
+    prototype."""
+
+    crystal: LayerCrystal
+    bonded: bool
+    from_prototype: bool
+
+
+@torch.inference_mode()
+def geometries(
+    checkpoint: Checkpoint, skeletons: Sequence[LayerCrystal], rngs: list[np.random.Generator], options: SamplerOptions
+) -> list[Geometry]:
+    """Lattices and coordinates for skeletons, in their order; those that they come with are not looked at.
+
+    A skeleton whose letters some training crystal has begins at the nearest one (``model.prototypes``), without
+    noise; the others begin at noise.
+    """
+    starts = [checkpoint.prototypes.nearest(one) if options.prototypes else None for one in skeletons]
+    found: dict[int, Geometry] = {}
+    for warm in (True, False):
+        rows = [i for i, start in enumerate(starts) if (start is not None) is warm]
+        if not rows:
+            continue
+        batch = to_batch([starts[i] or skeletons[i] for i in rows])
+        how, begin = (replace(options, churn=0.0), START) if warm else (options, None)
+        # sort by size so that small crystals do not pay for the padding of large ones
+        for chunk in torch.argsort(n_atoms(batch.wyckoff, batch.mask), stable=True).split(CHUNK):
+            chosen = [rows[k] for k in chunk.tolist()]
+            state = denoise(checkpoint, batch.take(chunk), [rngs[i] for i in chosen], how, begin)
+            for i, crystal, bonded in zip(chosen, from_batch(state), bonded_layers(state).tolist(), strict=True):
+                found[i] = Geometry(crystal, bonded, warm)
+    return [found[i] for i in range(len(skeletons))]
 
 
 def denoise(
@@ -305,12 +348,13 @@ class _Job:
         rngs = [np.random.default_rng([self.seed, self.start, number]) for number in numbers]
         draws = _draw_batch(self.checkpoint, rngs, self.prior, self.options, known)
         return [
-            replace(one, record=self.record(one.crystal, number)) if one.bonded or not self.options.guidance else one
+            replace(one, record=self.record(one, number)) if one.bonded or not self.options.guidance else one
             for number, one in zip(numbers, draws, strict=True)
         ]
 
-    def record(self, crystal: LayerCrystal, number: int, mended: bool = False) -> GeneratedRecord:
+    def record(self, one: _Draw, number: int, mended: bool = False) -> GeneratedRecord:
         """The record of one draw, its index still the draw's number."""
+        crystal = one.crystal
         if self.options.paper:
             crystal = paper_decoding(crystal)
         structure = decode(crystal)
@@ -329,12 +373,13 @@ class _Job:
             number,
             mended,
             self.options.steps,
+            one.from_prototype,
         )
 
-    def mended(self, crystal: LayerCrystal, number: int) -> GeneratedRecord:
+    def mended(self, one: _Draw, number: int) -> GeneratedRecord:
         """The record of a crystal that is no bonded layer, after guidance."""
-        (settled,) = from_batch(settle(to_batch([crystal])))
-        return self.record(settled, number, mended=True)
+        (settled,) = from_batch(settle(to_batch([one.crystal])))
+        return self.record(replace(one, crystal=settled), number, mended=True)
 
 
 _JOB: _Job | None = None  # of a worker process
@@ -398,7 +443,7 @@ class _Stream:
             (one,) = self.job.drawn(range(self.at.draws, self.at.draws + 1))
         record = one.record
         if record is None and self.at.draws + 1 >= PATIENCE * (self.at.done + 8):
-            record = self.job.mended(one.crystal, self.at.draws)
+            record = self.job.mended(one, self.at.draws)
         return record
 
     def _side_by_side(self, batches: Iterator[range], processes: int) -> Generator[list[_Draw], None, None]:

@@ -28,6 +28,7 @@ from scdm_models.model.checkpoint import Checkpoint, Split, save_checkpoint
 from scdm_models.model.corruption import Scales
 from scdm_models.model.denoiser import stability_class
 from scdm_models.model.diffusion import Scdm
+from scdm_models.model.prototypes import Prototypes
 from scdm_models.symmetry.encoding import LayerCrystal, without_symmetry
 from scdm_models.training.data_split import chemical_system, split
 from scdm_models.training.train_config import NAMES, PHASES, Phase, TrainConfig
@@ -213,7 +214,10 @@ def train(
         "started_from": None if start is None else {"model_id": start.model_id, "kept": kept, "card": start.card},
         "data": card or {},
     }
-    model_id = save_checkpoint(out, average.cpu(), prior, full_card)
+    # of equally near prototypes the first is taken: the most stable one, where that is known
+    stable_first = sorted(training, key=lambda i: (classes[i] < 0, classes[i]))
+    prototypes = Prototypes.of([crystals[i] for i in stable_first])
+    model_id = save_checkpoint(out, average.cpu(), prior, full_card, prototypes)
     with Path(f"{out}.csv").open("w", newline="") as handle:
         writer = csv.writer(handle)
         writer.writerow(["phase", "epoch", "seconds", "learning_rate", "loss", "validation"])

@@ -195,7 +195,8 @@ def _gpaw() -> str:
 
     _missing(problem())
     found = describe()
-    return f"{found['version']}, setups of {len(found['elements'])} elements, in {interpreter()}"
+    slow = "" if found.get("native", True) else ", without BLAS: half as quick as it could be (docs/howto.md)"
+    return f"{found['version']}, setups of {len(found['elements'])} elements, in {interpreter()}{slow}"
 
 
 def _vasp_version() -> str:

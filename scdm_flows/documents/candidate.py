@@ -159,8 +159,8 @@ class CandidateDoc(ScdmDocument):
     gap_kind: GapKind | None = queryable(None, "direct, indirect or metal; as band_gap")
     magnetic: bool | None = queryable(None, "some atom's moment is above 0.1 Bohr magnetons; null where unknown")
     total_magnetization: float | None = queryable(None, "Bohr magnetons per cell; null without spin polarisation")
-    magnetic_order: MagneticOrder | None = queryable(
-        None, "NM, FM or AFM: the lowest of the orders that were tried; null where only one was"
+    magnetic_order: MagneticOrder | None = Field(
+        None, description="NM, FM or AFM: the lowest of the orders that were tried; null where only one was"
     )
     antiferromagnetic_ev_per_atom: float | None = Field(
         None, description="energy of the lowest antiferromagnetic order above the ferromagnetic one, eV/atom"

@@ -273,11 +273,13 @@ def stiffness(data: dict[str, Any], *, soft: bool) -> dict[str, Any]:
 
 
 def describe() -> dict[str, Any]:
-    """Elements that have a PBE setup."""
+    """Elements that have a PBE setup, and whether linear algebra is compiled in and not numpy's."""
     import gpaw
+    from gpaw import cgpaw
 
     files = [path for folder in gpaw.setup_paths for path in Path(folder).glob("*.PBE*")]
-    return {"elements": sorted({path.name.split(".")[0] for path in files if path.name.split(".")[1] == "PBE"})}
+    elements = sorted({path.name.split(".")[0] for path in files if path.name.split(".")[1] == "PBE"})
+    return {"elements": elements, "native": hasattr(cgpaw, "mmm")}
 
 
 TASKS = {"static": static, "relax": relax, "bands": bands, "stiffness": stiffness}

@@ -22,6 +22,7 @@ from torch import Tensor
 from scdm_models.model.elements import MAX_Z
 from scdm_models.symmetry.encoding import LayerCrystal, Site
 from scdm_models.symmetry.lattice import covalent_radii
+from scdm_models.symmetry.normalizer import letter_permutations
 from scdm_models.symmetry.tables import layer_group
 
 Array = NDArray[np.float64]
@@ -141,7 +142,8 @@ class Prototypes:
     def nearest(self, skeleton: LayerCrystal) -> LayerCrystal | None:
         """The skeleton with the geometry of its nearest prototype; None where no crystal has its letters.
 
-        skeleton: its lattice and places are not looked at. The sites stay in their order.
+        skeleton: its lattice and places are not looked at. The sites stay in their order; another origin or other axes
+        may give them other letters (``symmetry.normalizer``), those of the prototype.
         """
         for crystal, _ in self.near(skeleton, 1):
             return crystal
@@ -161,20 +163,33 @@ class Prototypes:
     def _nearest(self, skeleton: LayerCrystal, n: int, other_systems: bool) -> list[tuple[int, list[int]]]:
         group = skeleton.group
         letters = np.array([group.index(s.letter) for s in skeleton.sites])
+        namings = {tuple(names[k] for k in letters) for names in letter_permutations(group.number)}
+        found: dict[int, tuple[float, list[int]]] = {}
+        for named in namings:
+            for total, number, sites in self._named(skeleton, np.array(named), n, other_systems):
+                if number not in found or total < found[number][0]:
+                    found[number] = total, sites
+        order = sorted(found, key=lambda number: (round(found[number][0], 9), number))
+        return [(number, found[number][1]) for number in order[:n]]
+
+    def _named(
+        self, skeleton: LayerCrystal, letters: Ints, n: int, other_systems: bool
+    ) -> Iterator[tuple[float, int, list[int]]]:
+        """The same for one naming of the letters: distance, number of the prototype, and its sites."""
         order = np.argsort(letters, kind="stable")
-        own = np.array([s.element for s in skeleton.sites])[order]
-        letters = letters[order]
-        numbers, elements, orders = self._members.get((group.number, *letters.tolist()), (np.zeros(0), None, None))
-        if other_systems and elements is not None:
+        own, letters = np.array([s.element for s in skeleton.sites])[order], letters[order]
+        members = self._members.get((skeleton.layer_group, *letters.tolist()))
+        if members is None:
+            return
+        numbers, elements, orders = members
+        if other_systems:
             there = np.isin(elements, own).all(1) & np.array([np.isin(own, row).all() for row in elements])
             numbers, elements, orders = numbers[~there], elements[~there], orders[~there]
-        if elements is None or not len(numbers):
-            return []
-        weight = np.array([group.positions[i].multiplicity for i in letters], dtype=float)
+        weight = np.array([skeleton.group.positions[i].multiplicity for i in letters], dtype=float)
         pairs = element_distances()[own[None, :, None] - 1, elements[:, None, :] - 1] * weight[:, None]
         pairs = np.where(letters[:, None] == letters[None], pairs, np.inf)
         least = pairs.min(2).sum(1)
-        found = []
+        back = np.argsort(order)
         for row in np.argsort(least, kind="stable")[: max(CONSIDERED, n)].tolist():
             into, total = np.zeros(len(own), dtype=int), 0.0
             for letter in np.unique(letters):
@@ -183,10 +198,7 @@ class Prototypes:
                 first, second = linear_sum_assignment(costs)
                 into[block[first]] = block[second]
                 total += float(costs[first, second].sum())
-            found.append((total, int(numbers[row]), into, orders[row]))
-        found.sort(key=lambda one: (round(one[0], 9), one[1]))
-        back = np.argsort(order)
-        return [(number, kept[into][back].tolist()) for _, number, into, kept in found[:n]]
+            yield total / weight.sum(), int(numbers[row]), orders[row][into][back].tolist()
 
     def _scaled(self, skeleton: LayerCrystal, number: int, sites: list[int]) -> LayerCrystal:
         """The skeleton with the geometry of a prototype. sites: of the prototype, for each site of the skeleton."""
@@ -196,7 +208,7 @@ class Prototypes:
         moved = []
         for site, k in zip(skeleton.sites, sites, strict=True):
             x, y, z = prototype.sites[k].xyz
-            moved.append(Site(site.element, site.letter, (x, y, z * float(across))))
+            moved.append(Site(site.element, prototype.sites[k].letter, (x, y, z * float(across))))
         return LayerCrystal(skeleton.layer_group, (a * float(plane), b * float(plane), gamma), tuple(moved))
 
     def fitted_sizes(self) -> Array:

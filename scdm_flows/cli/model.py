@@ -118,14 +118,14 @@ def train(curated: Path, config: Path | None, start: Path | None, out: Path, for
 @click.option(
     "--weight",
     type=click.FloatRange(min=0),
-    default=0.5,
+    default=1.5,
     show_default=True,
     help="Weight of classifier-free guidance towards what is asked; 0 is the plain conditional model.",
 )
 @click.option(
     "--letter-temperature",
     type=click.FloatRange(min=0, min_open=True),
-    default=2.3,
+    default=1.0,
     show_default=True,
     help="1 keeps to known Wyckoff templates, whose samples are more often stable; warmer ones are newer.",
 )
@@ -230,18 +230,36 @@ def generate(
                     if done
                     else "no sample was finished"
                 ) from None
-            exact = sum(sample.layer_group_detected == sample.layer_group_requested for sample in part.records())
+            exact = begun = draws = 0
+            for sample in part.records():
+                exact += sample.layer_group_detected == sample.layer_group_requested
+                begun += sample.from_prototype
+                draws = sample.draw + 1
             part.finish()
     except OSError as error:
         raise OutputError(f"{out} was not written: {disk_full(error) or error}") from error
     model_id = loaded.model_id + ("-paper" if options.paper else "")
     if as_json:
-        echo_json({"file": str(out), "n": count, "exact_layer_group": exact, "model_id": model_id, "seed": seed})
+        echo_json(
+            {
+                "file": str(out),
+                "n": count,
+                "exact_layer_group": exact,
+                "draws": draws,
+                "from_prototype": begun,
+                "model_id": model_id,
+                "seed": seed,
+            }
+        )
     else:
         click.echo(
             f"wrote {count} structures of {model_id} to {out}; {exact} have exactly the layer group asked "
             "for, "
             f"{count - exact} a higher one"
+        )
+        click.echo(
+            f"{draws / count:.2f} raw draws a kept sample; {begun} began at the geometry of a training crystal with the "
+            f"same letters, {count - begun} at noise"
         )
 
 

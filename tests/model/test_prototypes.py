@@ -14,7 +14,7 @@ from scdm_models.metrics.groups import found_by_both
 from scdm_models.model.checkpoint import load_checkpoint, save_checkpoint
 from scdm_models.model.elements import MAX_Z
 from scdm_models.model.prototypes import Prototypes, element_distances
-from scdm_models.sampling.sampler import SamplerOptions, geometries, generate
+from scdm_models.sampling.sampler import SamplerOptions, generate, geometries
 from scdm_models.symmetry.encoding import LayerCrystal, Site, decode, without_symmetry
 
 MO, W, S, SE, HF, TE = 42, 74, 16, 34, 72, 52

@@ -237,12 +237,13 @@ def _robust(rows: Array, change: Array) -> Array:
     start = _log_radii()
     if not len(rows):
         return start
-    move = np.zeros(MAX_Z)
+    move: Array = np.zeros(MAX_Z)
     for _ in range(ROUNDS):
         left = change - rows @ (start + move)
         weighted = rows / (1 + (left / ROBUST) ** 2)[:, None]
         move = np.linalg.solve(weighted.T @ rows + RIDGE * np.eye(MAX_Z), weighted.T @ (change - rows @ start))
-    return start + move
+    fitted: Array = start + move
+    return fitted
 
 
 def _change(skeleton: LayerCrystal, prototype: LayerCrystal, sites: Sequence[int]) -> Array:
@@ -258,7 +259,8 @@ def _weights(crystal: LayerCrystal) -> Array:
     """(K,) share of the atoms on each site."""
     group = crystal.group
     found = np.array([group.positions[group.index(s.letter)].multiplicity for s in crystal.sites], dtype=float)
-    return found / found.sum()
+    share: Array = found / found.sum()
+    return share
 
 
 def _area(crystal: LayerCrystal) -> float:

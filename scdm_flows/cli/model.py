@@ -240,17 +240,8 @@ def generate(
         raise OutputError(f"{out} was not written: {disk_full(error) or error}") from error
     model_id = loaded.model_id + ("-paper" if options.paper else "")
     if as_json:
-        echo_json(
-            {
-                "file": str(out),
-                "n": count,
-                "exact_layer_group": exact,
-                "draws": draws,
-                "from_prototype": begun,
-                "model_id": model_id,
-                "seed": seed,
-            }
-        )
+        told = {"exact_layer_group": exact, "draws": draws, "from_prototype": begun, "model_id": model_id}
+        echo_json({"file": str(out), "n": count, **told, "seed": seed})
     else:
         click.echo(
             f"wrote {count} structures of {model_id} to {out}; {exact} have exactly the layer group asked "
@@ -258,8 +249,8 @@ def generate(
             f"{count - exact} a higher one"
         )
         click.echo(
-            f"{draws / count:.2f} raw draws a kept sample; {begun} began at the geometry of a training crystal with the "
-            f"same letters, {count - begun} at noise"
+            f"{draws / count:.2f} raw draws a kept sample; {begun} began at the geometry of a training crystal with "
+            f"the same letters, {count - begun} at noise"
         )
 
 

@@ -241,7 +241,8 @@ def _robust(rows: Array, change: Array) -> Array:
     for _ in range(ROUNDS):
         left = change - rows @ (start + move)
         weighted = rows / (1 + (left / ROBUST) ** 2)[:, None]
-        move = np.linalg.solve(weighted.T @ rows + RIDGE * np.eye(MAX_Z), weighted.T @ (change - rows @ start))
+        matrix, target = weighted.T @ rows + RIDGE * np.eye(MAX_Z), weighted.T @ (change - rows @ start)
+        move = np.asarray(np.linalg.solve(matrix, target), dtype=float)
     fitted: Array = start + move
     return fitted
 

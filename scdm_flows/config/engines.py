@@ -234,13 +234,13 @@ class GpawEngineConfig(Frozen):
     smearing_ev: float = Field(0.05, gt=0, description="width of the Fermi-Dirac occupations, eV")
     spin: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="spin polarisation; auto: where an element may carry a moment (Ti to Cu, Ru, Rh, Os, Ir, f "
-        "metals), and no longer where no atom keeps one",
+        description="spin polarisation; auto: with d metals of groups 3 to 11, f metals or an odd number of electrons, "
+        "and no longer where no atom keeps a moment",
     )
     initial_moments: dict[str, float] = Field(
         default_factory=dict,
-        description="element -> initial moment in Bohr magnetons, over the defaults (3 for metals that may carry a "
-        "moment, 0.3 for the rest)",
+        description="element -> initial moment in Bohr magnetons, over the defaults (3 for metals that often carry a "
+        "moment: Ti to Cu, Ru, Rh, Os, Ir, f metals; 1 for other d metals, 0.3 for the rest)",
     )
     dipole_correction: Literal["auto", "on", "off"] = Field(
         "auto", description="dipole correction along c; auto: for layer groups without an operation z -> -z"

@@ -115,6 +115,7 @@ def test_run_twice_adds_nothing(config: CampaignConfig) -> None:
         run_campaign(changed, database, processes=1)
 
 
+@pytest.mark.slow
 def test_sigkill_and_resume_reach_the_same_end(
     config: CampaignConfig, reference: Database, settings: ScdmSettings, tmp_path: Path
 ) -> None:
@@ -151,6 +152,7 @@ def test_sigkill_and_resume_reach_the_same_end(
     database.close()
 
 
+@pytest.mark.slow
 def test_fireworks_workers_reach_the_same_end(
     config: CampaignConfig, reference: Database, settings: ScdmSettings, tmp_path: Path
 ) -> None:

@@ -151,6 +151,7 @@ def test_lost_outputs_are_made_again(database: Database, tmp_path: Path) -> None
         assert runs(workers.log)["gate 0"] == 2
 
 
+@pytest.mark.slow
 def test_a_job_that_kills_its_workers_is_quarantined(database: Database, tmp_path: Path) -> None:
     launchpad = put(database)
     with Workers(database, tmp_path / "work") as workers:

@@ -288,6 +288,7 @@ def rlaunch(folder: Path, database: Database) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_rlaunch_reaches_the_same_end_and_a_failure_can_be_run_again(
     tmp_path: Path, server: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

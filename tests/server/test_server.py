@@ -152,6 +152,7 @@ def _said(answer: requests.Response) -> str:
     return str(answer.json()["errors"][0]["detail"])
 
 
+@pytest.mark.slow
 def test_optimades_validator_finds_nothing(address: str, capsys: pytest.CaptureFixture[str]) -> None:
     from optimade.validator import ImplementationValidator
 

@@ -115,6 +115,7 @@ def subsystems(elements: list[str]) -> Iterator[str]:
         yield from ("-".join(c) for c in combinations(elements, n))
 
 
+@pytest.mark.slow
 def test_published_decomposition_energies(shared_data: Path) -> None:
     # Bartel et al., npj Comput. Mater. 6, 97 (2020): the energy of a ground state against all other compositions,
     # elements at 0; all 85,014 of them

@@ -129,6 +129,13 @@ def train(curated: Path, config: Path | None, start: Path | None, out: Path, for
     show_default=True,
     help="1 keeps to known Wyckoff templates, whose samples are more often stable; warmer ones are newer.",
 )
+@click.option("--unknown-formulas", is_flag=True, help="Only formulas of which no layer is known.")
+@click.option(
+    "--max-predicted-e-hull",
+    type=click.FloatRange(-1, 10),
+    metavar="EV",
+    help="Pass over draws whose E_hull is predicted above this, eV/atom: by a surrogate, for the layer as drawn.",
+)
 @click.option("--steps", type=click.IntRange(1), help="Denoising steps; the model's default when absent.")
 @click.option(
     "--guidance/--no-guidance",
@@ -160,6 +167,8 @@ def generate(
     stability: str,
     weight: float,
     letter_temperature: float,
+    unknown_formulas: bool,
+    max_predicted_e_hull: float | None,
     steps: int | None,
     guidance: bool,
     model: str,
@@ -200,6 +209,8 @@ def generate(
         "stability": wanted,
         "weight": weight,
         "letter_temperature": letter_temperature,
+        "unknown_formulas": unknown_formulas,
+        "max_predicted_e_hull": max_predicted_e_hull,
         "guidance": guidance,
         "steps": steps,
     }

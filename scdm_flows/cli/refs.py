@@ -69,6 +69,7 @@ def compositions(data_dir: Path, out: Path, force: bool, as_json: bool) -> None:
     click.echo(f"wrote {out}: {header['compositions']} compositions")
 
 
+HALVES = ("guide", "judge")  # of the chemical systems
 RELAXED = click.option(
     "--relaxed",
     type=click.Path(path_type=Path),
@@ -94,6 +95,11 @@ FEATURES = click.option(
 @FORCE_FIELD
 @FEATURES
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Energy model to write (.npz).")
+@click.option(
+    "--half",
+    type=click.Choice(HALVES),
+    help="Only the chemical systems of the guide of generation, or only those of its judge, which it never saw.",
+)
 @PROCESSES
 @FORCE
 @JSON
@@ -102,6 +108,7 @@ def fit(
     relaxed: Path,
     force_field: str,
     features: str,
+    half: str | None,
     out: Path,
     processes: int,
     force: bool,
@@ -113,7 +120,7 @@ def fit(
     campaigns whose engine names it (`energy_model`) and has the same force field.
     """
     check_output(out, force=force)
-    model = _fitted(data_dir, relaxed, force_field, features, processes)
+    model = _fitted(data_dir, relaxed, force_field, features, processes, half)
     with output_path(out, force=force) as temporary:
         model.save(temporary)
     if as_json:
@@ -152,7 +159,9 @@ def validate(data_dir: Path, relaxed: Path, force_field: str, features: str, pro
     )
 
 
-def _fitted(data_dir: Path, relaxed: Path, force_field: str, features: str, processes: int) -> EnergyModel:
+def _fitted(
+    data_dir: Path, relaxed: Path, force_field: str, features: str, processes: int, half: str | None = None
+) -> EnergyModel:
     from scdm_flows.engines.forcefield.energies import see_together
     from scdm_flows.engines.forcefield.relaxation import RelaxSettings, relax_together
     from scdm_flows.engines.forcefield.relaxed_layers import relax_known
@@ -180,6 +189,8 @@ def _fitted(data_dir: Path, relaxed: Path, force_field: str, features: str, proc
         outside = measured(data_dir, known, names, "2dmatpedia")
     except ReferenceDataError:  # a folder with C2DB alone
         outside = None
+    if half is not None:
+        layers = layers.half(half == HALVES[1])
     references = ReferenceTable.load()
 
     def hull(fractions: Any) -> float:
@@ -198,7 +209,9 @@ def _fitted(data_dir: Path, relaxed: Path, force_field: str, features: str, proc
             "target": "PBE energies of C2DB, eV/atom",
             "reference_sha256": references.sha256,
             "relaxed": f"to {FMAX} eV/angstrom in at most {MAX_STEPS} steps",
-            "command": f"scdm refs fit --data DIR --force-field {force_field} --features {features}",
+            "half": half,
+            "command": f"scdm refs fit --data DIR --force-field {force_field} --features {features}"
+            + (f" --half {half}" if half else ""),
         },
     )
 

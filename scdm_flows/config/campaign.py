@@ -82,6 +82,11 @@ ADDED_LATER: tuple[tuple[str, str, str, Any], ...] = (
     ("engine", "forcefield", "force_field_options", {}),
     ("engine", "forcefield", "energy_model", None),
     ("engine", "forcefield", "references", None),
+    *(
+        ("generator", kind, field, default)
+        for kind in ("scdm", "unscdm")
+        for field, default in (("unknown_formulas", False), ("max_predicted_e_hull", None))
+    ),
 )
 LONGEST_NAME = 63
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
@@ -146,8 +151,10 @@ class CampaignConfig(Frozen):
         """sha256 of the canonical JSON form, 64 hex digits; of what is computed, so without objective and budget."""
         computed = self.model_dump(mode="json", exclude={"objective", "budget"})
         for part, kind, field, default in ADDED_LATER:
-            if computed[part]["kind"] == kind and computed[part][field] == default:
-                computed[part].pop(field)
+            whole = computed[part]
+            for one in (whole, *whole.get("generators", ())):
+                if one["kind"] == kind and one[field] == default:
+                    one.pop(field)
         canonical = json.dumps(computed, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 

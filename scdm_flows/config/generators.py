@@ -51,6 +51,14 @@ class ScdmGeneratorConfig(Frozen):
         description="temperature of the choice of Wyckoff positions: 1 keeps to known templates, whose samples are "
         "more often stable; warmer ones are newer",
     )
+    unknown_formulas: bool = Field(False, description="only formulas of which no layer is known")
+    max_predicted_e_hull: float | None = Field(
+        None,
+        ge=-1,
+        le=10,
+        description="draws whose energy above hull is predicted above this are passed over, eV/atom: by a surrogate, "
+        "for the layer as drawn; none when absent",
+    )
     guidance: bool = Field(True, description="pass over draws that are no bonded layer or repeat a sample's skeleton")
     steps: int | None = Field(None, ge=1, le=10_000, description="denoising steps; the model's default when absent")
     shard_size: int = Field(100, ge=1, le=LARGEST_SHARD, description="samples a generation job makes")

@@ -25,9 +25,12 @@ def composition_request(config: ScdmGeneratorConfig) -> CompositionRequest | Non
 
 def sampler_options(config: ScdmGeneratorConfig) -> SamplerOptions:
     """How the sampler is run for a configuration; ``GenerationError`` where what it asks for contradicts itself."""
+    from scdm_flows.generators.guide import EnergyGuide
+    from scdm_models.datasets.known import KnownLayers
     from scdm_models.sampling.sampler import DEFAULT_STEPS, SamplerOptions
     from scdm_models.sampling.skeletons import SkeletonRules
 
+    highest = config.max_predicted_e_hull
     return SamplerOptions(
         steps=DEFAULT_STEPS if config.steps is None else config.steps,
         guidance=config.guidance,
@@ -37,6 +40,8 @@ def sampler_options(config: ScdmGeneratorConfig) -> SamplerOptions:
             letter_temperature=config.letter_temperature,
             composition=composition_request(config),
         ),
+        known_formulas=KnownLayers.load().formulas if config.unknown_formulas else frozenset(),
+        accept=None if highest is None else EnergyGuide(highest),
     )
 
 

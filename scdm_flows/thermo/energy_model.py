@@ -40,6 +40,7 @@ from scdm_flows.thermo.composition import descriptor, element_properties, plus_u
 
 Array = NDArray[np.float64]
 PACKAGED = "energy-model.npz"
+GUIDE = "guide.npz"
 COVERAGE = 0.9
 EXTRAPOLATED_QUANTILE = 0.99
 
@@ -358,6 +359,12 @@ def load_energy_model(path: str | None = None) -> EnergyModel:
     """The energy model of a file (None: the packaged one); ``ReferenceDataError`` if missing or damaged."""
     packaged = files("scdm_flows.thermo").joinpath("data", PACKAGED)
     return EnergyModel.load(packaged if path is None else Path(path), PACKAGED if path is None else path)
+
+
+@cache
+def load_guide() -> EnergyModel:
+    """The packaged energy model that guides generation; ``ReferenceDataError`` if damaged."""
+    return EnergyModel.load(files("scdm_flows.thermo").joinpath("data", GUIDE), GUIDE)
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -83,6 +84,28 @@ class Measured:
     e_above_hull: Array
     stable: Array
     left_out: dict[str, str]
+
+    def half(self, other: bool) -> Measured:
+        """The layers of one half of the chemical systems, or of the other; a hash of the system decides."""
+        digests = [hashlib.sha256(system.encode()).digest()[0] for system in self.systems]
+        rows = np.flatnonzero([bool(digest % 2) is other for digest in digests])
+
+        def some(values: Sequence[Any]) -> list[Any]:
+            return [values[k] for k in rows]
+
+        return Measured(
+            some(self.ids),
+            some(self.compositions),
+            some(self.systems),
+            [some(own) for own in self.seen],
+            [some(own) for own in self.given],
+            self.area_change[rows],
+            self.same_layer[rows],
+            self.formation[rows],
+            self.e_above_hull[rows],
+            self.stable[rows],
+            self.left_out,
+        )
 
 
 def measured(data_dir: Path, known: Mapping[str, Mapping[str, Any]], force_fields: Sequence[str], of: str) -> Measured:

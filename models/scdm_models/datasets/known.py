@@ -117,6 +117,11 @@ class KnownLayers:
         return dict(Counter(self._text["sources"]))
 
     @property
+    def formulas(self) -> frozenset[str]:
+        """Their reduced formulas."""
+        return frozenset(self._members)
+
+    @property
     def templates(self) -> list[str]:
         """The different Wyckoff templates, sorted."""
         return sorted(self._templates)

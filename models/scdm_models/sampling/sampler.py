@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pymatgen.core import Structure
+from pymatgen.core import Composition, Element, Structure
 
 from scdm_models.errors import GenerationError, ScdmError
 from scdm_models.model.batch import CrystalBatch, from_batch, n_atoms, to_batch
@@ -41,6 +41,7 @@ CHUNK = 16  # crystals denoised together: what they need stays in a core's cache
 DETECTION_SYMPREC = 1e-3
 PATIENCE = 4  # draws for each sample, on average, before one that guidance had to correct is taken
 REPETITIONS = 4  # draws that are passed over as repetitions for each sample, before one is taken
+MOST_DRAWS = 5000  # for each sample, of a call that is choosy
 ROOM = 1024  # repetitions; more draws than that are seldom under way at once
 
 
@@ -64,6 +65,11 @@ class SamplerOptions:
         Whether symmetry is found after sampling, as the paper does (``paper.paper_decoding``); for UnSCDM only.
     prototypes
         Whether the chain begins at the nearest training crystal with the skeleton's letters, where there is one.
+    known_formulas
+        Reduced formulas of which no sample is made.
+    accept
+        Says of each bonded layer, as drawn, whether it may be a sample; called by the processes that draw. With it or
+        with ``known_formulas`` no draw is mended.
     """
 
     steps: int = DEFAULT_STEPS
@@ -72,6 +78,13 @@ class SamplerOptions:
     skeletons: SkeletonRules = field(default_factory=SkeletonRules)
     paper: bool = False
     prototypes: bool = True
+    known_formulas: frozenset[str] = frozenset()
+    accept: Callable[[Sequence[Structure]], list[bool]] | None = None
+
+    @property
+    def choosy(self) -> bool:
+        """Whether draws are passed over for what they are made of or for their energy."""
+        return bool(self.known_formulas) or self.accept is not None
 
 
 @dataclass(frozen=True)
@@ -164,6 +177,7 @@ class _Draw:
     bonded: bool | None
     record: GeneratedRecord | None = None
     from_prototype: bool = False
+    refused: bool = False
 
 
 @torch.inference_mode()
@@ -184,8 +198,12 @@ def _draw_batch(
     for rows, skeletons in draw_skeletons(checkpoint, groups, counts, rngs, options.skeletons):
         plain = from_batch(skeletons)
         names = [_name(crystal) for crystal in plain]
-        drawn |= {rows[i]: _Draw(plain[i], name, None) for i, name in enumerate(names) if name in known}
-        new = [i for i, name in enumerate(names) if name not in known]
+        known_formulas = options.known_formulas
+        refused = {i for i, one in enumerate(plain) if known_formulas and _formula(one) in known_formulas}
+        drawn |= {rows[i]: _Draw(plain[i], names[i], None, refused=True) for i in refused}
+        repeated = {i for i, name in enumerate(names) if name in known} - refused
+        drawn |= {rows[i]: _Draw(plain[i], names[i], None) for i in repeated}
+        new = [i for i in range(len(plain)) if i not in refused and i not in repeated]
         made = geometries(checkpoint, [plain[i] for i in new], [rngs[rows[i]] for i in new], options)
         for i, one in zip(new, made, strict=True):
             drawn[rows[i]] = _Draw(one.crystal, names[i], one.bonded, from_prototype=one.from_prototype)
@@ -347,10 +365,16 @@ class _Job:
         """The draws, with finished records where they are samples; skeletons in ``known`` get no geometry."""
         rngs = [np.random.default_rng([self.seed, self.start, number]) for number in numbers]
         draws = _draw_batch(self.checkpoint, rngs, self.prior, self.options, known)
-        return [
-            replace(one, record=self.record(one, number)) if one.bonded or not self.options.guidance else one
-            for number, one in zip(numbers, draws, strict=True)
-        ]
+        for k, (number, one) in enumerate(zip(numbers, draws, strict=True)):
+            if not one.refused and (one.bonded or not self.options.guidance):
+                draws[k] = replace(one, record=self.record(one, number))
+        return draws if self.options.accept is None else self._accepted(draws, self.options.accept)
+
+    @staticmethod
+    def _accepted(draws: list[_Draw], accept: Callable[[Sequence[Structure]], list[bool]]) -> list[_Draw]:
+        made = {k: one.record.structure for k, one in enumerate(draws) if one.record is not None}
+        refused = {k for k, good in zip(made, accept(list(made.values())), strict=True) if not good}
+        return [replace(one, record=None, refused=True) if k in refused else one for k, one in enumerate(draws)]
 
     def record(self, one: _Draw, number: int, mended: bool = False) -> GeneratedRecord:
         """The record of one draw, its index still the draw's number."""
@@ -426,6 +450,11 @@ class _Stream:
                     progress(self.at.done)
                 if self.at.done == self.n:
                     return
+                if self.job.options.choosy and self.at.draws > MOST_DRAWS * (self.at.done + 1):
+                    raise GenerationError(
+                        f"{self.at.draws:,} draws gave {self.at.done} samples that may be kept; ask for less: a higher "
+                        "predicted energy, known formulas too, other elements"
+                    )
 
     def left_out(self) -> frozenset[int]:
         """Skeletons that get no geometry: those of the samples, while ``ROOM`` more repetitions may be passed over."""
@@ -434,6 +463,8 @@ class _Stream:
 
     def _sample(self, one: _Draw) -> GeneratedRecord | None:
         """The record of a draw; None where it is passed over."""
+        if one.refused:
+            return None
         if not self.job.options.guidance:
             return one.record
         if one.name in self.known and self.at.repeated <= REPETITIONS * self.at.done:
@@ -441,8 +472,10 @@ class _Stream:
             return None
         if one.bonded is None:  # left out too early
             (one,) = self.job.drawn(range(self.at.draws, self.at.draws + 1))
+            if one.refused:
+                return None
         record = one.record
-        if record is None and self.at.draws + 1 >= PATIENCE * (self.at.done + 8):
+        if record is None and not self.job.options.choosy and self.at.draws + 1 >= PATIENCE * (self.at.done + 8):
             record = self.job.mended(one, self.at.draws)
         return record
 
@@ -458,6 +491,16 @@ class _Stream:
                 waiting.append(workers.submit(_work, batch))
                 if len(waiting) >= 2 * processes:
                     yield waiting.popleft().result()
+
+
+def _formula(crystal: LayerCrystal) -> str:
+    """Reduced formula, as pymatgen writes it."""
+    group = crystal.group
+    amounts: dict[str, int] = {}
+    for site in crystal.sites:
+        symbol = Element.from_Z(site.element).symbol
+        amounts[symbol] = amounts.get(symbol, 0) + group.positions[group.index(site.letter)].multiplicity
+    return str(Composition(amounts).reduced_formula)
 
 
 def _name(crystal: LayerCrystal) -> int:

@@ -73,9 +73,11 @@ class EmbeddedServer:
     Parameters
     ----------
     data_dir
-        Holds ``db/`` (storage), ``db.json`` (process id and port), ``db.log``, ``db.lock`` and ``db.toml``.
+        Holds ``db/`` (storage), ``db.json`` (process id and port, the last ones too), ``db.log``, ``db.lock`` and
+        ``db.toml``.
     port
-        Port to listen on, on 127.0.0.1. When absent, ``DEFAULT_PORT`` or, where that is taken, any free port.
+        Port to listen on, on 127.0.0.1. When absent, the last one, ``DEFAULT_PORT`` or, where these are taken, any
+        free port.
     """
 
     def __init__(self, data_dir: str | Path, port: int | None = None) -> None:
@@ -143,7 +145,6 @@ class EmbeddedServer:
         with self._locked():
             pid = self._living()
             if pid is None:
-                self.record.unlink(missing_ok=True)
                 return False
             for how in (signal.SIGTERM, signal.SIGKILL):
                 try:
@@ -156,7 +157,6 @@ class EmbeddedServer:
                 deadline = time.monotonic() + STOP_SECONDS
                 while time.monotonic() < deadline:
                     if not is_server_of(pid, self.storage):
-                        self.record.unlink(missing_ok=True)
                         return True
                     time.sleep(0.05)
         raise StoreError(f"the embedded database (process {pid}) does not end; end it by hand")
@@ -192,6 +192,9 @@ class EmbeddedServer:
         return status
 
     def _choose_port(self) -> int:
+        before = self._recorded()[1] if self.port is None else None
+        if before is not None and port_problem(before) is None:
+            return before  # where workers and servers of pages look for it when it comes back
         problem = port_problem(port := DEFAULT_PORT if self.port is None else self.port)
         if problem is None:
             return port

@@ -57,6 +57,23 @@ def test_start_status_stop(server: EmbeddedServer) -> None:
     assert not is_server_of(started.pid, server.storage)
 
 
+def test_a_server_comes_back_where_it_was(tmp_path: Path) -> None:
+    """Workers know it by its port; the default one may belong to another database of this machine."""
+    first, again = EmbeddedServer(tmp_path / "data", free_port()), EmbeddedServer(tmp_path / "data")
+    port = first.start().port
+    assert first.stop()
+    try:
+        assert again.start().port == port
+        assert again.stop()
+        with socket.socket() as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # its old connections are still known
+            other.bind(("127.0.0.1", port or 0))
+            other.listen()
+            assert again.start().port != port  # taken by now
+    finally:
+        again.stop()
+
+
 def test_server_that_met_a_full_disk_is_recognised_and_started_anew(
     server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

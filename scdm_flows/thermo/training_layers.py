@@ -91,7 +91,7 @@ class Measured:
         rows = np.flatnonzero([bool(digest % 2) is other for digest in digests])
 
         def some(values: Sequence[Any]) -> list[Any]:
-            return [values[k] for k in rows]
+            return [values[int(k)] for k in rows]
 
         return Measured(
             some(self.ids),

@@ -14,7 +14,8 @@ from scdm_models.metrics.groups import found_by_both
 from scdm_models.model.checkpoint import load_checkpoint, save_checkpoint
 from scdm_models.model.elements import MAX_Z
 from scdm_models.model.prototypes import Prototypes, element_distances
-from scdm_models.sampling.sampler import SamplerOptions, generate, geometries
+from scdm_models.sampling.geometries import geometries
+from scdm_models.sampling.sampler import DEFAULT_STEPS, generate
 from scdm_models.symmetry.encoding import LayerCrystal, Site, decode, without_symmetry
 
 MO, W, S, SE, HF, TE = 42, 74, 16, 34, 72, 52
@@ -118,15 +119,15 @@ def test_the_chain_begins_at_a_prototype_where_there_is_one() -> None:
     checkpoint = replace(load_checkpoint(), prototypes=Prototypes.of([MOS2]))
     skeletons = [trilayer(W, SE, 1.0, 0.1), trilayer(W, SE, 1.0, 0.1, "ad")]
     streams = [np.random.default_rng(k) for k in range(2)]
-    first, second = geometries(checkpoint, skeletons, streams, SamplerOptions())
+    first, second = geometries(checkpoint, skeletons, streams, DEFAULT_STEPS, 1.0)
     assert (first.from_prototype, second.from_prototype) == (True, False)
     assert first.bonded
     assert first.crystal.lattice[0] == pytest.approx(3.32, abs=0.15)  # WSe2: C2DB 3.32 angstrom
     assert found_by_both(decode(first.crystal), 78)
-    cold, _ = geometries(checkpoint, skeletons, streams, SamplerOptions(prototypes=False))
+    cold, _ = geometries(checkpoint, skeletons, streams, DEFAULT_STEPS, 1.0, prototypes=False)
     assert not cold.from_prototype
     # no random number is used: the same skeleton has the same geometry
-    again, _ = geometries(checkpoint, skeletons, streams, SamplerOptions())
+    again, _ = geometries(checkpoint, skeletons, streams, DEFAULT_STEPS, 1.0)
     assert torch.allclose(torch.tensor(again.crystal.lattice), torch.tensor(first.crystal.lattice))
 
 

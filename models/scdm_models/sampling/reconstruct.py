@@ -15,7 +15,8 @@ from scdm_models.errors import GenerationError
 from scdm_models.model.batch import from_batch, n_atoms, to_batch
 from scdm_models.model.checkpoint import Checkpoint
 from scdm_models.model.corruption import corrupt
-from scdm_models.sampling.sampler import CHUNK, SamplerOptions, denoise
+from scdm_models.sampling.geometries import CHUNK, denoise
+from scdm_models.sampling.sampler import SamplerOptions
 from scdm_models.symmetry.encoding import LayerCrystal, without_symmetry
 
 
@@ -63,7 +64,7 @@ def reconstruct(
         rngs = [np.random.default_rng([seed, i]) for i in chunk.tolist()]
         generator = torch.Generator().manual_seed(int(rngs[0].integers(2**31)))
         noisy, *_ = corrupt(part, torch.full((len(part),), time), checkpoint.model.scales, generator)
-        state = denoise(checkpoint, noisy, rngs, options, time)
+        state = denoise(checkpoint, noisy, rngs, options.steps, options.churn, time)
         for i, crystal in zip(chunk.tolist(), from_batch(state), strict=True):
             out[i] = crystal
     return [crystal for crystal in out if crystal is not None]

@@ -24,11 +24,10 @@ import torch
 from pymatgen.core import Composition, Element, Structure
 
 from scdm_models.errors import GenerationError, ScdmError
-from scdm_models.model.batch import CrystalBatch, from_batch, n_atoms, to_batch
+from scdm_models.model.batch import from_batch, to_batch
 from scdm_models.model.checkpoint import Checkpoint, load_checkpoint
-from scdm_models.model.prototypes import START
 from scdm_models.processes import pool
-from scdm_models.sampling.cohesion import bonded_layers
+from scdm_models.sampling.geometries import geometries
 from scdm_models.sampling.guidance import settle
 from scdm_models.sampling.paper import paper_decoding
 from scdm_models.sampling.skeletons import SkeletonRules, draw, draw_skeletons, skeleton_prior
@@ -37,7 +36,6 @@ from scdm_models.symmetry.encoding import LayerCrystal, decode
 from scdm_models.symmetry.normalizer import canonical
 
 DEFAULT_STEPS = 8
-CHUNK = 16  # crystals denoised together: what they need stays in a core's cache
 DETECTION_SYMPREC = 1e-3
 PATIENCE = 4  # draws for each sample, on average, before one that guidance had to correct is taken
 REPETITIONS = 4  # draws that are passed over as repetitions for each sample, before one is taken
@@ -204,77 +202,17 @@ def _draw_batch(
         repeated = {i for i, name in enumerate(names) if name in known} - refused
         drawn |= {rows[i]: _Draw(plain[i], names[i], None) for i in repeated}
         new = [i for i in range(len(plain)) if i not in refused and i not in repeated]
-        made = geometries(checkpoint, [plain[i] for i in new], [rngs[rows[i]] for i in new], options)
+        made = geometries(
+            checkpoint,
+            [plain[i] for i in new],
+            [rngs[rows[i]] for i in new],
+            options.steps,
+            options.churn,
+            prototypes=options.prototypes,
+        )
         for i, one in zip(new, made, strict=True):
             drawn[rows[i]] = _Draw(one.crystal, names[i], one.bonded, from_prototype=one.from_prototype)
     return [drawn[row] for row in range(len(rngs))]
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """A skeleton with lattice and coordinates: whether it is a bonded layer, and whether its chain began at a
-    prototype."""
-
-    crystal: LayerCrystal
-    bonded: bool
-    from_prototype: bool
-
-
-@torch.inference_mode()
-def geometries(
-    checkpoint: Checkpoint, skeletons: Sequence[LayerCrystal], rngs: list[np.random.Generator], options: SamplerOptions
-) -> list[Geometry]:
-    """Lattices and coordinates for skeletons, in their order; those that they come with are not looked at.
-
-    A skeleton whose letters some training crystal has begins at the nearest one (``model.prototypes``), without
-    noise; the others begin at noise.
-    """
-    starts = [checkpoint.prototypes.nearest(one) if options.prototypes else None for one in skeletons]
-    found: dict[int, Geometry] = {}
-    for warm in (True, False):
-        rows = [i for i, start in enumerate(starts) if (start is not None) is warm]
-        if not rows:
-            continue
-        batch = to_batch([starts[i] or skeletons[i] for i in rows])
-        how, begin = (replace(options, churn=0.0), START) if warm else (options, None)
-        # sort by size so that small crystals do not pay for the padding of large ones
-        for chunk in torch.argsort(n_atoms(batch.wyckoff, batch.mask), stable=True).split(CHUNK):
-            chosen = [rows[k] for k in chunk.tolist()]
-            state = denoise(checkpoint, batch.take(chunk), [rngs[i] for i in chosen], how, begin)
-            for i, crystal, bonded in zip(chosen, from_batch(state), bonded_layers(state).tolist(), strict=True):
-                found[i] = Geometry(crystal, bonded, warm)
-    return [found[i] for i in range(len(skeletons))]
-
-
-def denoise(
-    checkpoint: Checkpoint,
-    noisy: CrystalBatch,
-    rngs: list[np.random.Generator],
-    options: SamplerOptions,
-    start: float | None = None,
-) -> CrystalBatch:
-    """Lattices and coordinates by the reverse chain.
-
-    noisy: (B) skeletons, or crystals at the time ``start``; from there the same share of the steps is taken.
-    """
-    model = checkpoint.model
-    steps = options.steps if start is None else max(1, round(start * options.steps))
-    k = noisy.element.shape[1]
-    # draws are per site so that they do not depend on the batch's padding
-    noise = torch.zeros(len(rngs), steps + 1, k + 1, 3)
-    uniform = torch.zeros(len(rngs), k, 2)
-    for row, rng in enumerate(rngs):
-        n = int(noisy.mask[row].sum())
-        draws = torch.from_numpy(rng.standard_normal((steps + 1, n + 1, 3))).float()
-        noise[row, :, :n], noise[row, :, k] = draws[:, :n], draws[:, n]
-        uniform[row, :n] = torch.from_numpy(rng.random((n, 2))).float()
-    state = noisy if start is not None else model.geometry_prior(noisy, noise[:, 0], uniform)
-    times = np.linspace(start or 1.0, 0.0, steps + 1)
-    for step in range(steps):
-        state = model.geometry_step(
-            state, float(times[step]), float(times[step + 1]), noise[:, step + 1], options.churn
-        )
-    return state
 
 
 def generate(

@@ -1,0 +1,94 @@
+"""Lattices and coordinates on given skeletons: the reverse chain, from the nearest training crystal or from noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from scdm_models.model.batch import CrystalBatch, from_batch, n_atoms, to_batch
+from scdm_models.model.checkpoint import Checkpoint
+from scdm_models.model.prototypes import START
+from scdm_models.sampling.cohesion import bonded_layers
+from scdm_models.symmetry.encoding import LayerCrystal
+
+CHUNK = 16  # crystals denoised together: what they need stays in a core's cache
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A skeleton with lattice and coordinates: whether it is a bonded layer, and whether its chain began at a
+    prototype."""
+
+    crystal: LayerCrystal
+    bonded: bool
+    from_prototype: bool
+
+
+@torch.inference_mode()
+def geometries(
+    checkpoint: Checkpoint,
+    skeletons: Sequence[LayerCrystal],
+    rngs: list[np.random.Generator],
+    steps: int,
+    churn: float,
+    *,
+    prototypes: bool = True,
+) -> list[Geometry]:
+    """Lattices and coordinates for skeletons, in their order; those that they come with are not looked at.
+
+    A skeleton whose letters some training crystal has begins at the nearest one (``model.prototypes``), without
+    noise; the others, or all without ``prototypes``, begin at noise. steps, churn: of a whole chain, as in
+    ``SamplerOptions``.
+    """
+    starts = [checkpoint.prototypes.nearest(one) if prototypes else None for one in skeletons]
+    found: dict[int, Geometry] = {}
+    for warm in (True, False):
+        rows = [i for i, start in enumerate(starts) if (start is not None) is warm]
+        if not rows:
+            continue
+        batch = to_batch([starts[i] or skeletons[i] for i in rows])
+        # sort by size so that small crystals do not pay for the padding of large ones
+        for chunk in torch.argsort(n_atoms(batch.wyckoff, batch.mask), stable=True).split(CHUNK):
+            chosen = [rows[k] for k in chunk.tolist()]
+            streams = [rngs[i] for i in chosen]
+            if warm:
+                state = denoise(checkpoint, batch.take(chunk), streams, steps, 0.0, START)
+            else:
+                state = denoise(checkpoint, batch.take(chunk), streams, steps, churn)
+            for i, crystal, bonded in zip(chosen, from_batch(state), bonded_layers(state).tolist(), strict=True):
+                found[i] = Geometry(crystal, bonded, warm)
+    return [found[i] for i in range(len(skeletons))]
+
+
+def denoise(
+    checkpoint: Checkpoint,
+    noisy: CrystalBatch,
+    rngs: list[np.random.Generator],
+    steps: int,
+    churn: float,
+    start: float | None = None,
+) -> CrystalBatch:
+    """Lattices and coordinates by the reverse chain.
+
+    noisy: (B) skeletons, or crystals at the time ``start``; from there the same share of the ``steps`` is taken.
+    """
+    model = checkpoint.model
+    if start is not None:
+        steps = max(1, round(start * steps))
+    k = noisy.element.shape[1]
+    # draws are per site so that they do not depend on the batch's padding
+    noise = torch.zeros(len(rngs), steps + 1, k + 1, 3)
+    uniform = torch.zeros(len(rngs), k, 2)
+    for row, rng in enumerate(rngs):
+        n = int(noisy.mask[row].sum())
+        draws = torch.from_numpy(rng.standard_normal((steps + 1, n + 1, 3))).float()
+        noise[row, :, :n], noise[row, :, k] = draws[:, :n], draws[:, n]
+        uniform[row, :n] = torch.from_numpy(rng.random((n, 2))).float()
+    state = noisy if start is not None else model.geometry_prior(noisy, noise[:, 0], uniform)
+    times = np.linspace(start or 1.0, 0.0, steps + 1)
+    for step in range(steps):
+        state = model.geometry_step(state, float(times[step]), float(times[step + 1]), noise[:, step + 1], churn)
+    return state

@@ -189,8 +189,8 @@ def _fitted(
         outside = measured(data_dir, known, names, "2dmatpedia")
     except ReferenceDataError:  # a folder with C2DB alone
         outside = None
-    if half is not None:
-        layers = layers.half(half == HALVES[1])
+    if half is not None:  # which may lack elements of the layers from outside
+        layers, outside = layers.half(half == HALVES[1]), None
     references = ReferenceTable.load()
 
     def hull(fractions: Any) -> float:

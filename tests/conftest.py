@@ -21,11 +21,6 @@ from scdm_models.datasets.known import KnownLayers
 pytest_plugins = ["support.standin.fixtures"]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests first: a worker that begins one last would keep the others waiting."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
-
-
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder with the compact JSON lines of the real data sets; the test is skipped where there is none."""

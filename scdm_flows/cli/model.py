@@ -118,14 +118,14 @@ def train(curated: Path, config: Path | None, start: Path | None, out: Path, for
 @click.option(
     "--weight",
     type=click.FloatRange(min=0),
-    default=1.5,
+    default=0.5,
     show_default=True,
     help="Weight of classifier-free guidance towards what is asked; 0 is the plain conditional model.",
 )
 @click.option(
     "--letter-temperature",
     type=click.FloatRange(min=0, min_open=True),
-    default=1.0,
+    default=2.3,
     show_default=True,
     help="1 keeps to known Wyckoff templates, whose samples are more often stable; warmer ones are newer.",
 )

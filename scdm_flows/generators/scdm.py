@@ -20,7 +20,18 @@ def composition_request(config: ScdmGeneratorConfig) -> CompositionRequest | Non
     """What is asked of the composition, None where nothing is; ``GenerationError`` where it contradicts itself."""
     from scdm_models.sampling.composition import CompositionRequest
 
-    return CompositionRequest.parse(config.elements, config.formula, config.n_atoms)
+    request = CompositionRequest.parse(config.elements, config.formula, config.n_atoms)
+    if config.unknown_formulas and config.formula is not None:
+        from pymatgen.core import Composition
+
+        from scdm_models.datasets.known import KnownLayers
+
+        if Composition(config.formula).reduced_formula in KnownLayers.load().formulas:
+            raise GenerationError(
+                f"formula={config.formula!r} is that of a known layer, and unknown_formulas leaves those out; give "
+                "one of them"
+            )
+    return request
 
 
 def sampler_options(config: ScdmGeneratorConfig) -> SamplerOptions:

@@ -84,6 +84,9 @@ def test_a_campaign_asks_for_both_and_older_ones_keep_their_hash() -> None:
     assert "MoS2" in options.known_formulas
     assert options.choosy
     assert not sampler_options(parse_config(plain).generator).choosy  # type: ignore[arg-type]
+    contradiction = parse_config({**plain, "generator": {**asked, "formula": "MoS2"}}).generator
+    with pytest.raises(GenerationError, match="'MoS2' is that of a known layer"):
+        sampler_options(contradiction)  # type: ignore[arg-type]
     # the hashes of these two before the fields were there
     own = {"kind": "scdm", "weight": 1.5, "letter_temperature": 1.0}
     several = {"kind": "several", "generators": [own, {**own, "kind": "unscdm"}]}

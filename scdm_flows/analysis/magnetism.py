@@ -13,10 +13,9 @@ from scdm_flows.documents.static import MagneticOrder
 CANCELLED = 0.1  # of the moments' sum without their signs: below, they count as cancelling
 
 
-def cancel(moments: Sequence[float]) -> bool:
-    """Whether there are moments (Bohr magnetons) and they cancel."""
-    size = float(np.abs(moments).sum())
-    return is_magnetic(moments) and abs(float(np.sum(moments))) < CANCELLED * size
+def _cancel(moments: Sequence[float], total: float) -> bool:
+    """Whether moments of atoms, Bohr magnetons, cancel. total: of the cell."""
+    return abs(total) < CANCELLED * float(np.abs(moments).sum())
 
 
 def magnetic_order(
@@ -35,11 +34,11 @@ def magnetic_order(
     tried
         Orders beside it, each with ``energy`` (eV per the same cell) and ``moments``, or with ``failed``.
     """
-    found = [one["energy"] for one in tried if "failed" not in one and cancel(one["moments"])]
+    magnetic = [one for one in tried if "failed" not in one and is_magnetic(one["moments"])]
+    found = [one["energy"] for one in magnetic if _cancel(one["moments"], sum(one["moments"]))]
     above = min(found) - energy if found else None
     if above is not None and above < 0:
         return MagneticOrder.AFM, above
     if moments is None or not is_magnetic(moments):
         return MagneticOrder.NM, above
-    size = float(np.abs(moments).sum())
-    return (MagneticOrder.AFM if abs(total or 0.0) < CANCELLED * size else MagneticOrder.FM), above
+    return (MagneticOrder.AFM if _cancel(moments, total or 0.0) else MagneticOrder.FM), above

@@ -168,7 +168,6 @@ def _fitted(
     from scdm_flows.errors import ReferenceDataError
     from scdm_flows.execution.jobs import quiet
     from scdm_flows.thermo.energy_fit import fit as fit_model
-    from scdm_flows.thermo.hull import PhaseSystem
     from scdm_flows.thermo.table import ReferenceTable
     from scdm_flows.thermo.training_layers import elemental_energies, measured
     from scdm_flows.thermo.validate import hulls_left_out
@@ -193,15 +192,11 @@ def _fitted(
         layers, outside = layers.half(half == HALVES[1]), None
     references = ReferenceTable.load()
 
-    def hull(fractions: Any) -> float:
-        system = PhaseSystem(list(fractions), references.entries(list(fractions)))
-        return system.decompose(system.target(fractions))[0]
-
     return fit_model(
         layers,
         outside,
         hull_left_out=hulls_left_out(data_dir),
-        hull=hull,
+        hull=references.hull_energy,
         elemental=[elemental_energies(data_dir) for _ in names],
         header={
             "force_field": force_field,

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from scdm_flows.errors import ReferenceDataError
-
 if TYPE_CHECKING:
     from pymatgen.core.structure import Structure
 
@@ -30,21 +28,16 @@ def _guide() -> tuple[EnergyModel, ReferenceTable]:
 
 def predicted_e_hull(structures: Sequence[Structure]) -> list[float | None]:
     """E_hull (eV/atom) of layers as they are, by the guide; None where it cannot say."""
-    from scdm_flows.engines.forcefield.energies import see
-    from scdm_flows.thermo.hull import PhaseSystem
+    from scdm_flows.engines.forcefield.energies import predict_by
 
     model, references = _guide()
     found: list[float | None] = []
-    for structure, seen in zip(structures, see(structures, model.force_fields), strict=True):
+    for structure, one in zip(structures, predict_by(model, structures), strict=True):
         fractions = {str(e): float(x) for e, x in structure.composition.fractional_composition.items()}
-        try:
-            if isinstance(seen, str):
-                raise ReferenceDataError(seen)
-            (one,) = model.predict([fractions], [[seen[name]] for name in model.force_fields])
-            system = PhaseSystem(list(fractions), references.entries(list(fractions)))
-            found.append(one.formation_energy_per_atom - system.decompose(system.target(fractions))[0])
-        except ReferenceDataError:
+        if isinstance(one, str) or not references.elements >= fractions.keys():
             found.append(None)
+        else:
+            found.append(one.formation_energy_per_atom - references.hull_energy(fractions))
     return found
 
 

@@ -124,16 +124,21 @@ def compounds_section(study: Study) -> Iterator[str]:
     yield f"<details><summary>all {len(every)} prototypes</summary>\n\n{listed}\n\n</details>"
 
 
+def group_of(candidate: CandidateDoc) -> str:
+    """Symbol and number of the layer group after relaxation."""
+    number_ = candidate.layer_group
+    return "–" if number_ is None else f"{layer_group(number_).symbol} ({number_})"
+
+
 def _cells(c: CandidateDoc) -> list[str]:
     """Prototype, layer group after relaxation, energy, window, phonons, lowest frequency."""
-    group = "–" if c.layer_group is None else f"{layer_group(c.layer_group).symbol} ({c.layer_group})"
     stable = {True: "stable", False: "unstable", None: "–"}[c.dynamically_stable]
     if c.dynamically_stable is None and c.state is CandidateState.FAILED:
         stable = "failed"
     inside = "–" if c.e_above_hull is None else "yes" if in_window(c) else "no"
     return [
         parts(c)[1],
-        group,
+        group_of(c),
         with_error(c.e_above_hull, c.e_above_hull_error, c.extrapolated),
         inside,
         stable,

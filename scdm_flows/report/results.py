@@ -5,7 +5,7 @@ Every number of the page is read from the study; what no number says is a defini
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from scdm_flows.analysis.stability import GAMMA_THRESHOLD_THZ, THRESHOLD_THZ
@@ -15,7 +15,7 @@ from scdm_flows.query.candidate_db import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS
 from scdm_flows.query.candidate_files import structure_of
 from scdm_flows.report import bands, content, crystals, paper, recount, results_figures, results_surrogate
 from scdm_flows.report.cards import energy_models
-from scdm_flows.report.compounds import compound_results, compounds_section
+from scdm_flows.report.compounds import compound_results, compounds_section, group_of
 from scdm_flows.report.evaluation import DISTANCES
 from scdm_flows.report.figures import published
 from scdm_flows.report.markdown import duration, formula, number, percent, picture, share, table, with_error
@@ -63,7 +63,7 @@ def render(study: Study, folder: str = "results") -> MarkdownReport:
         compounds_section(study),
         results_surrogate.section(study),
         _time(study),
-        _commands(study),
+        commands_section(study.commands),
     ]
     return MarkdownReport("\n\n".join(part for section in sections for part in section) + "\n", pictures)
 
@@ -310,7 +310,7 @@ def _best(study: Study, show: Show) -> Iterator[str]:
             [
                 f"({'abcdef'[k - 1]}) {formula(c.formula)}",
                 results_figures.name(c.generator),
-                _group(c),
+                group_of(c),
                 with_error(c.e_above_hull, c.e_above_hull_error, c.extrapolated),
                 number(c.min_frequency_thz, 2),
                 str(c.rank),
@@ -333,11 +333,6 @@ def _title(candidate: CandidateDoc) -> str:
     energy = f"{number(candidate.e_above_hull, 2)} eV/atom"
     group = "" if candidate.layer_group is None else f"{layer_group(candidate.layer_group).symbol}, "
     return f"{candidate.formula.translate(subscripts)}, {group}{energy}"
-
-
-def _group(candidate: CandidateDoc) -> str:
-    number_ = candidate.layer_group
-    return "–" if number_ is None else f"{layer_group(number_).symbol} ({number_})"
 
 
 def _time(study: Study) -> Iterator[str]:
@@ -393,9 +388,10 @@ def _time(study: Study) -> Iterator[str]:
     )
 
 
-def _commands(study: Study) -> Iterator[str]:
+def commands_section(commands: Mapping[str, str]) -> Iterator[str]:
+    """What made a page, in order. commands: words -> command; "page" makes the page itself."""
     yield "## Commands"
-    lines = [f"{command:<72}  # {words}" for words, command in study.commands.items() if words != "page"]
-    if page := study.commands.get("page"):
+    lines = [f"{command:<72}  # {words}" for words, command in commands.items() if words != "page"]
+    if page := commands.get("page"):
         lines.append(f"{page:<72}  # this page")
     yield "```sh\n" + "\n".join(lines) + "\n```"

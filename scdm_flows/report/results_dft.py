@@ -18,15 +18,14 @@ from scdm_flows.config import WINDOW_EV
 from scdm_flows.documents import BandsDoc, CandidateDoc, CandidateState
 from scdm_flows.documents.bands import GapKind
 from scdm_flows.report import bands, paper
-from scdm_flows.report.compounds import compound_results, parts
+from scdm_flows.report.compounds import compound_results, group_of, parts
 from scdm_flows.report.content import candidate_warnings, competing_phases, magnetic_words
 from scdm_flows.report.dft_study import DftStudy
 from scdm_flows.report.fidelities import measured
 from scdm_flows.report.figures import OURS, SOFT, STYLE, published
 from scdm_flows.report.markdown import formula, number, picture, table, with_error
-from scdm_flows.report.results import MarkdownReport
+from scdm_flows.report.results import MarkdownReport, commands_section
 from scdm_flows.report.results_figures import name as generator_name
-from scdm_models.symmetry import layer_group
 
 GPAW = "gpaw"
 RECORDS = "candidates.jsonl"
@@ -69,7 +68,7 @@ def render(study: DftStudy, folder: str = "results-dft") -> MarkdownReport:
         sections.append(_validation(study))
     files[RECORDS] = records([*study.compounds, *study.stability, *study.all_drawn])
     text = [part for section in sections for part in section]
-    text += [*_inputs(folder), *_commands(study)]
+    text += [*_inputs(folder), *commands_section(study.commands)]
     return MarkdownReport("\n\n".join(text) + "\n", files)
 
 
@@ -187,7 +186,7 @@ def _cells(study: DftStudy, candidate: CandidateDoc) -> list[str]:
     gap = "–" if document is None else _gap(document)
     return [
         parts(candidate)[1],
-        _group(candidate),
+        group_of(candidate),
         number(candidate.e_above_hull),
         "–" if before is None else with_error(before.e_above_hull, before.e_above_hull_error, before.extrapolated),
         magnetic_words(candidate) or "–",
@@ -201,11 +200,6 @@ def _gap(document: BandsDoc) -> str:
     if document.gap_kind is GapKind.METAL:
         return "metal"
     return f"{number(document.band_gap_ev, 2)} {document.gap_kind.value}"
-
-
-def _group(candidate: CandidateDoc) -> str:
-    value = candidate.layer_group
-    return "–" if value is None else f"{layer_group(value).symbol} ({value})"
 
 
 def _every_prototype(study: DftStudy, found: Sequence[Any]) -> Iterator[str]:
@@ -364,11 +358,3 @@ def _inputs(folder: str) -> Iterator[str]:
         "relaxed one, its energies, competing phases and the candidate that it was promoted from. The input of each "
         "run of GPAW follows from structure and settings: `scdm campaign inputs ID -o FOLDER` writes them."
     )
-
-
-def _commands(study: DftStudy) -> Iterator[str]:
-    yield "## Commands"
-    lines = [f"{command}  # {words}" for words, command in study.commands.items() if words != "page"]
-    if page := study.commands.get("page"):
-        lines.append(f"{page}  # this page")
-    yield "```sh\n" + "\n".join(lines) + "\n```"

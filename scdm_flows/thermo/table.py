@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from scdm_flows.errors import ReferenceDataError
-from scdm_flows.thermo.hull import Phase
+from scdm_flows.thermo.hull import Phase, PhaseSystem
 
 PACKAGED = "c2db-pbe.csv.gz"
 SCHEME = "c2db-pbe"  # total energies on C2DB's scale: PBE of GPAW, no corrections, no +U
@@ -99,6 +99,17 @@ class ReferenceTable:
         """
         elemental = {e: min(p.energy_per_atom for p in self.entries([e])) for e in fractions}
         return formation_energy + sum(x * elemental[e] for e, x in fractions.items())
+
+    def hull_energy(self, fractions: Mapping[str, float]) -> float:
+        """Energy of the hull at a composition, eV/atom relative to the elements. fractions: element -> atom fraction.
+
+        Raises
+        ------
+        ReferenceDataError
+            If an element has no reference energy.
+        """
+        system = PhaseSystem(list(fractions), self.entries(list(fractions)))
+        return system.decompose(system.target(fractions))[0]
 
     def entries(self, elements: list[str]) -> list[Phase]:
         """Phases of the chemical system and of all its subsystems.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from scdm_flows.engines.forcefield.potentials import force_field
 from scdm_flows.engines.forcefield.relaxation import one_thread
 from scdm_flows.errors import ReferenceDataError
-from scdm_flows.thermo.energy_model import PredictedEnergy, Seen, energy_model_for
+from scdm_flows.thermo.energy_model import EnergyModel, PredictedEnergy, Seen, energy_model_for
 from scdm_models.processes import pool
 
 if TYPE_CHECKING:
@@ -48,18 +48,23 @@ def predict(structures: Sequence[Structure | None], config: ForceFieldEngineConf
             f"with `scdm refs fit --force-field {config.force_field}` (`engine.energy_model`), or give phases with its "
             "own energies (`engine.references`)"
         )
-    present = [k for k, structure in enumerate(structures) if structure is not None]
     layers = [structure for structure in structures if structure is not None]
-    found: list[PredictedEnergy | str] = ["not relaxed"] * len(structures)
-    for k, layer, seen in zip(present, layers, see(layers, model.force_fields), strict=True):
+    answers = iter(predict_by(model, layers))
+    return ["not relaxed" if structure is None else next(answers) for structure in structures]
+
+
+def predict_by(model: EnergyModel, layers: Sequence[Structure]) -> list[PredictedEnergy | str]:
+    """The energy of each layer as it is, or why it has none; in their order."""
+    found: list[PredictedEnergy | str] = []
+    for layer, seen in zip(layers, see(layers, model.force_fields), strict=True):
         if isinstance(seen, str):
-            found[k] = seen
+            found.append(seen)
             continue
         fractions = {str(e): float(x) for e, x in layer.composition.fractional_composition.items()}
         try:
-            (found[k],) = model.predict([fractions], [[seen[name]] for name in model.force_fields])
+            found += model.predict([fractions], [[seen[name]] for name in model.force_fields])
         except ReferenceDataError as error:  # one odd layer stops none of the others
-            found[k] = str(error)
+            found.append(str(error))
     return found
 
 

@@ -43,8 +43,8 @@ def train(curated: Path, config: Path | None, start: Path | None, out: Path, for
     """Train SCDM, or with `symmetry: p1` the control UnSCDM, on a curated set; writes OUT and the losses in OUT.csv.
 
     Only layers that are one connected layer are used; the condition of stability is C2DB's energy above hull or, for
-    other layers, the packaged surrogate's. A training that was stopped goes on from OUT.state when the same command is
-    given again.
+    other layers, the packaged surrogate's. A training that was stopped goes on from OUT.labels and OUT.state when the
+    same command is given again.
     """
     check_output(out, force=force)  # before hours are spent
     from scdm_flows.config import ForceFieldEngineConfig
@@ -61,14 +61,15 @@ def train(curated: Path, config: Path | None, start: Path | None, out: Path, for
     settings = TrainConfig() if config is None else load_train_config(config)
     layers = [layer for layer in read_curated(curated) if layer.one_layer]
     table = ReferenceTable.load()
+    kept = Path(f"{out}.labels")
     with progress_bar() as report:
-        predict = partial(
-            predict_together,
-            config=ForceFieldEngineConfig(),
-            processes=2,
-            progress=lambda done: report("energies of layers without DFT's", done, len(layers)),
+        labels, label_sources = stability_labels(
+            layers,
+            table,
+            partial(predict_together, config=ForceFieldEngineConfig(), processes=2),
+            kept,
+            partial(report, "energies of layers without DFT's"),
         )
-        labels, label_sources = stability_labels(layers, table, predict)
     card = {
         "stability_labels": {"table": table.scheme, "table_sha256": table.sha256, **label_sources},
         "git_commit": git_commit(),
@@ -88,6 +89,7 @@ def train(curated: Path, config: Path | None, start: Path | None, out: Path, for
             model_id = run(crystals, ids, out, settings, e_above_hull=labels, start=begun, card=card, progress=show)
         except OSError as error:
             raise OutputError(f"{out} was not written: {disk_full(error) or error}") from error
+    kept.unlink()
     losses = Path(f"{out}.csv")
     if as_json:
         echo_json({"checkpoint": str(out), "model_id": model_id, "losses": str(losses), "n": len(layers)})

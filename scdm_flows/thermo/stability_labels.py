@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from pymatgen.core import Structure
 
@@ -12,11 +14,15 @@ from scdm_flows.thermo.hull import energy_above_hull
 from scdm_flows.thermo.table import ReferenceTable
 from scdm_models.datasets.records import CuratedLayer
 
-Predict = Callable[[Sequence[Structure]], Sequence[PredictedEnergy | str]]
+Predict = Callable[[Sequence[Structure]], Iterable[PredictedEnergy | str]]
 
 
 def stability_labels(
-    layers: Sequence[CuratedLayer], table: ReferenceTable, predict: Predict
+    layers: Sequence[CuratedLayer],
+    table: ReferenceTable,
+    predict: Predict,
+    kept: Path,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[float | None], dict[str, int]]:
     """Energy above hull of each layer in eV/atom, and how many came from where.
 
@@ -31,18 +37,49 @@ def stability_labels(
         Competing phases on the scale of the predictions.
     predict
         Energies of layers, or why there is none.
+    kept
+        File of JSON lines that takes every prediction as it comes; what it holds is not predicted again.
+    progress
+        Called with (done, total) of those that are predicted.
     """
     labels: list[float | None] = [layer.properties.get("e_hull") for layer in layers]
     counts = {"dft": sum(value is not None for value in labels), "surrogate": 0, "none": 0}
     unknown = [k for k, value in enumerate(labels) if value is None]
-    for k, found in zip(unknown, predict([layers[k].structure for k in unknown]), strict=True):
-        structure = layers[k].structure
-        fractions = {str(e): float(x) for e, x in structure.composition.fractional_composition.items()}
-        if not isinstance(found, str) and not found.extrapolated:
-            try:
-                energy = table.total_energy(fractions, found.formation_energy_per_atom)
-                labels[k] = energy_above_hull(fractions, energy, table.entries(list(fractions))).e_above_hull
-            except ReferenceDataError:
-                pass
+    found = _read(kept, table)
+    todo = [k for k in unknown if layers[k].id not in found]
+    with kept.open("a") as file:
+        file.write("\n" if file.tell() else "")  # after half a line
+        for k, answer in zip(todo, predict([layers[k].structure for k in todo]), strict=True):
+            found[layers[k].id] = label = _label(layers[k].structure, answer, table)
+            file.write(json.dumps({"id": layers[k].id, "table": table.sha256, "e_above_hull": label}) + "\n")
+            file.flush()
+            if progress is not None:
+                progress(len(found), len(unknown))
+    for k in unknown:
+        labels[k] = found[layers[k].id]
         counts["none" if labels[k] is None else "surrogate"] += 1
-    return [None if value is None else float(value) for value in labels], counts
+    return labels, counts
+
+
+def _read(kept: Path, table: ReferenceTable) -> dict[str, float | None]:
+    """What a file holds that was predicted on the same table: id -> energy above hull."""
+    found: dict[str, float | None] = {}
+    for line in kept.read_text().splitlines() if kept.exists() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:  # the last line of a run that was killed
+            continue
+        if row["table"] == table.sha256:
+            found[row["id"]] = row["e_above_hull"]
+    return found
+
+
+def _label(structure: Structure, found: PredictedEnergy | str, table: ReferenceTable) -> float | None:
+    if isinstance(found, str) or found.extrapolated:
+        return None
+    fractions = {str(e): float(x) for e, x in structure.composition.fractional_composition.items()}
+    try:
+        energy = table.total_energy(fractions, found.formation_energy_per_atom)
+        return float(energy_above_hull(fractions, energy, table.entries(list(fractions))).e_above_hull)
+    except ReferenceDataError:
+        return None

@@ -29,6 +29,7 @@ from scdm_models.model.corruption import Scales
 from scdm_models.model.denoiser import stability_class
 from scdm_models.model.diffusion import Scdm
 from scdm_models.model.prototypes import Prototypes
+from scdm_models.model.schedules import training_time
 from scdm_models.symmetry.encoding import LayerCrystal, without_symmetry
 from scdm_models.training.data_split import chemical_system, split
 from scdm_models.training.train_config import NAMES, PHASES, Phase, TrainConfig
@@ -246,7 +247,7 @@ def _validation(phase: Phase, model: Scdm, held: CrystalBatch, stability: Tensor
                 if phase == "skeleton":
                     losses = {"skeleton_nats": model.skeleton_loss(part, generator, stability[index])}
                 else:
-                    t = torch.rand(len(part), generator=generator).to(part.params.device)
+                    t = training_time(torch.rand(len(part), generator=generator)).to(part.params.device)
                     names = ("plane_mse", "height_mse", "lattice_mse")
                     losses = dict(zip(names, model.geometry_loss(part, t, generator), strict=True))
                 for name, value in losses.items():
@@ -311,7 +312,7 @@ def _train_phase(
                 if phase == "skeleton":
                     loss = model.skeleton_loss(part, stability=data.stability[index])
                 else:
-                    t = (torch.rand(1) + torch.arange(len(part)) / len(part)) % 1.0  # stratified
+                    t = training_time((torch.rand(1) + torch.arange(len(part)) / len(part)) % 1.0)  # stratified
                     loss = torch.stack(model.geometry_loss(part, t[torch.randperm(len(part))].to(device))).sum()
             optimizer.zero_grad()
             loss.backward()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
@@ -70,32 +70,20 @@ def predict_by(model: EnergyModel, layers: Sequence[Structure]) -> list[Predicte
 
 def see_together(structures: Sequence[Structure], names: Sequence[str], processes: int) -> list[dict[str, Seen] | str]:
     """``see`` in several processes."""
-    return _side_by_side(see, structures, names, processes)
+    return list(_side_by_side(see, structures, names, processes))
 
 
 def predict_together(
-    structures: Sequence[Structure | None],
-    config: ForceFieldEngineConfig,
-    *,
-    processes: int = 1,
-    progress: Callable[[int], None] | None = None,
-) -> list[PredictedEnergy | str]:
-    """``predict`` in several processes. progress: called with the number of finished ones."""
-    return _side_by_side(predict, structures, config, processes, progress)
+    structures: Sequence[Structure | None], config: ForceFieldEngineConfig, processes: int
+) -> Iterator[PredictedEnergy | str]:
+    """``predict`` in several processes; each as soon as it is there, in their order."""
+    return _side_by_side(predict, structures, config, processes)
 
 
 def _side_by_side(
-    what: Callable[..., list[Any]],
-    structures: Sequence[Any],
-    argument: Any,
-    processes: int,
-    progress: Callable[[int], None] | None = None,
-) -> list[Any]:
+    what: Callable[..., list[Any]], structures: Sequence[Any], argument: Any, processes: int
+) -> Iterator[Any]:
     parts = [structures[i : i + PART] for i in range(0, len(structures), PART)]
-    found: list[Any] = []
     with pool(processes, one_thread) if processes > 1 else nullcontext() as workers:
         for part in (map if workers is None else workers.map)(what, parts, repeat(argument)):
-            found += part
-            if progress is not None:
-                progress(len(found))
-    return found
+            yield from part

@@ -28,6 +28,7 @@ COMMANDS = {
         "reconstruct",
         "Noise held-out layers and denoise them: the six distances of Fig. 4.",
     ),
+    "assemble": ("assemble", "assemble", "Give models held-out skeletons alone: how many layers come out."),
     "cards": ("cards", "cards", "Measure the packaged models and the force field, for models/cards."),
     "screen": ("screen", "screen", "Check structures: validity, one layer, duplicates, novelty."),
     "campaign": ("campaign", "campaign", "Run, submit and report discovery campaigns."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import repeat
 from pathlib import Path
@@ -20,7 +20,9 @@ from scdm_models.processes import pool
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
+    from scdm_models.datasets.records import CuratedLayer
     from scdm_models.metrics.csp import CspDistances
+    from scdm_models.model.checkpoint import Checkpoint
 
 DEFINITIONS = ("published", "periodic")
 BASELINE = "15 % perturbed"
@@ -63,23 +65,14 @@ def reconstruct(
     for path in (out, picture):
         if path is not None:
             check_output(path, force=force)
-    from scdm_models.datasets.records import read_curated
     from scdm_models.metrics.csp import perturb
     from scdm_models.model.checkpoint import load_checkpoint
     from scdm_models.sampling.reconstruct import reconstruct as run
     from scdm_models.sampling.reconstruct import represented
     from scdm_models.symmetry.encoding import decode
-    from scdm_models.training.data_split import held_out
 
     checkpoints = [load_checkpoint(packaged=model) for model in ("scdm", "unscdm")]
-    layers = [layer for layer in read_curated(curated) if layer.one_layer]
-    everything, ids = [layer.crystal for layer in layers], [layer.id for layer in layers]
-    unseen = [set(held_out(checkpoint, everything, ids)[1]) for checkpoint in checkpoints]
-    held = sorted(set.intersection(*unseen))
-    chosen = [layers[i] for i in held if layers[i].crystal.n_atoms <= max_atoms]
-    chosen = chosen[:: max(1, len(chosen) // count)][:count]
-    if not chosen:
-        raise DatasetError(f"{curated} holds no held-out layer of at most {max_atoms} atoms")
+    chosen = held_out_layers(curated, checkpoints, count, max_atoms)
     crystals = [layer.crystal for layer in chosen]
     pairs: dict[str, list[tuple[Structure, Structure]]] = {}
     times = times or (0.3, 0.5, 0.7)
@@ -119,6 +112,29 @@ def reconstruct(
     for definition in DEFINITIONS:
         rows = [[name, *(_middle(rows, definition, key) for key in DISTANCES)] for name, rows in measured.items()]
         table(f"medians over {len(chosen)} held-out layers, {definition}", ["", *DISTANCES.values()], rows)
+
+
+def held_out_layers(
+    curated: Path, checkpoints: Sequence[Checkpoint], count: int | None = None, max_atoms: int | None = None
+) -> list[CuratedLayer]:
+    """Layers that none of the models has seen, ``count`` of them evenly over the file; all if None.
+
+    Raises
+    ------
+    DatasetError
+        If there is none.
+    """
+    from scdm_models.datasets.records import read_curated
+    from scdm_models.training.data_split import held_out
+
+    layers = [layer for layer in read_curated(curated) if layer.one_layer]
+    everything, ids = [layer.crystal for layer in layers], [layer.id for layer in layers]
+    unseen = set.intersection(*(set(held_out(checkpoint, everything, ids)[1]) for checkpoint in checkpoints))
+    chosen = [layers[i] for i in sorted(unseen) if max_atoms is None or layers[i].crystal.n_atoms <= max_atoms]
+    if not chosen:
+        most = "" if max_atoms is None else f" of at most {max_atoms} atoms"
+        raise DatasetError(f"{curated} holds no held-out layer{most}")
+    return chosen if count is None else chosen[:: max(1, len(chosen) // count)][:count]
 
 
 def _nearest_images(structure: Structure, original: Structure) -> Structure:

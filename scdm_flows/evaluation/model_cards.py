@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from scdm_flows.errors import DatasetError
-from scdm_flows.evaluation.reconstruction import DEFINITIONS, boxes, medians
+from scdm_flows.evaluation.reconstruction import ASSEMBLED, DEFINITIONS, boxes, medians
 
 PROTOCOL, PHONONS = "2d-1", 100
 SEEDS, STEPS = (0, 1, 2), (4, 8, 12, 25, 100, 1000)
@@ -143,8 +143,14 @@ def reconstruction(making: Making) -> Part:
     return {"reconstruction": {"n": found["n"], **medians(distances), "boxes": boxes(distances)}}
 
 
+def assembly(making: Making) -> Part:
+    """Held-out layers from their skeletons alone."""
+    found = json.loads(making.made("assembly.json", "assemble", "--data", making.data).read_text())
+    return {"assembly": {k: v for k, v in found.items() if k != "ids"}}
+
+
 PARTS: dict[str, Callable[[Making], Part]] = {
-    f.__name__: f for f in (protocol, quick, any_stability, thousand, paper, steps, large, reconstruction)
+    f.__name__: f for f in (protocol, assembly, quick, any_stability, thousand, paper, steps, large, reconstruction)
 }
 
 
@@ -163,6 +169,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         lines += _by_protocol(results["protocol"])
     else:
         lines += ["Made by `make results`; every number is in `results.json`."]
+    if "assembly" in results:
+        lines += _assembly(results["assembly"])
     lines += _without_energies(results)
     if "reconstruction" in results:
         lines += _reconstruction(results["reconstruction"])
@@ -209,6 +217,17 @@ def _without_energies(results: Mapping[str, Any]) -> Iterator[str]:
     yield from _table("", ["n", *(MEASURES[name] for name in shown)])
     for text, model in rows:
         yield _row(text, [str(model["n"]), *(_cell(model["measures"].get(name)) for name in shown)])
+
+
+def _assembly(found: Mapping[str, Any]) -> Iterator[str]:
+    yield from ("", f"## {found['n']} held-out layers from their skeletons alone", "")
+    yield "Given are group, elements and positions (`scdm assemble`); by atoms of the primitive cell."
+    for what, text in ASSEMBLED.items():
+        kinds = found[what]
+        yield ""
+        yield from _table(text, list(next(iter(kinds.values()))))
+        for kind, sizes in kinds.items():
+            yield _row(kind, [_cell(share) for share in sizes.values()])
 
 
 def _reconstruction(found: Mapping[str, Any]) -> Iterator[str]:

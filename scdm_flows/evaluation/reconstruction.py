@@ -3,13 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from statistics import median
 from typing import Any
+
+import numpy as np
+
+from scdm_models.metrics.intervals import share_interval
 
 DEFINITIONS = ("published", "periodic")
 DISTANCES = ("energy", "sinkhorn", "superpose", "crystalnn", "xrd", "ofm")  # see ``scdm_models.metrics.csp``
 Distances = Mapping[str, Sequence[Mapping[str, Any]]]  # kind of reconstruction -> rows of definition -> distances
+SIZES = ((1, 4), (5, 9), (10, 14), (15, None))  # atoms of the primitive cell, both ends within
+ASSEMBLED = {"matches": "come out as they are", "bonded": "come out as one bonded layer"}
 Boxes = dict[str, dict[str, dict[str, list[float]]]]
+
+
+def by_size(right: Sequence[bool], n_atoms: Sequence[int]) -> dict[str, dict[str, float]]:
+    """Share of layers for which something holds with its 95 % interval: ``all``, and by number of atoms.
+
+    right, n_atoms: (n,); sizes of which there is no layer are left out.
+    """
+    holds, n = np.array(right, dtype=bool), np.array(n_atoms)
+    parts = {"all": np.ones(len(n), dtype=bool)}
+    for low, high in SIZES:
+        parts[f"{low}+" if high is None else f"{low}-{high}"] = (n >= low) & (n <= (high or n.max()))
+    return {
+        name: asdict(share_interval(int(holds[part].sum()), int(part.sum())))
+        for name, part in parts.items()
+        if part.any()
+    }
 
 
 def medians(distances: Distances) -> dict[str, dict[str, dict[str, float | None]]]:

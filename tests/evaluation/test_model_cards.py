@@ -12,9 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from scdm_flows.cli import cards as command
+from scdm_flows.cli.assemble import assemble
 from scdm_flows.errors import DatasetError, OutputError
 from scdm_flows.evaluation.model_cards import PARTS, Making, markdown, results
-from scdm_flows.evaluation.reconstruction import DISTANCES, boxes, medians
+from scdm_flows.evaluation.reconstruction import DISTANCES, boxes, by_size, medians
 from scdm_flows.report import cards as packaged
 from scdm_models.datasets.records import CuratedLayer, write_curated
 from scdm_models.symmetry.encoding import LayerCrystal, Site
@@ -45,6 +46,12 @@ DISTANCE_ROWS = [
     {d: dict.fromkeys(DISTANCES, value) | {"failures": {}} for d in ("published", "periodic")}
     for value in (0.0, 1.0, 2.0, 3.0, 40.0, None)
 ]
+ASSEMBLY = {
+    "n": 4,
+    "ids": ["a", "b", "c", "d"],
+    "matches": {"SCDM": by_size([True, True, False, True], [1, 4, 5, 20])},
+    "bonded": {"SCDM": by_size([True] * 4, [1, 4, 5, 20])},
+}
 WHOLE = {
     "protocol": {"name": "2d-1"},
     "energies": {"force_field": "Some-FF", "energy_model": "some-model"},
@@ -64,6 +71,8 @@ class Commands:
         out = Path(words[words.index("-o") + 1])
         if words[0] == "generate":
             out.write_text("{}\n" * int(words[words.index("-n") + 1]))
+        elif words[0] == "assemble":
+            out.write_text(json.dumps(ASSEMBLY))
         elif words[0] == "reconstruct":
             out.write_text(json.dumps({"n": 6, "distances": {"SCDM, t* = 0.3": DISTANCE_ROWS}}))
         elif "--protocol" in words:
@@ -135,6 +144,8 @@ def test_tables_say_the_numbers_with_their_intervals(making: Making) -> None:
     assert "known layers: 4,030 of C2DB, 7 of other." in text
     assert [row(text, f"{count} steps")[1] for count in (4, 1000)] == ["100", "100"]
     assert row(text, "10,000 samples")[1:] == ["100", "50.0 % (45.0-55.0)"]
+    assert row(text, "come out as they are")[1:] == ["all", "1-4", "5-9", "15+"]
+    assert row(text, "SCDM")[1] == "75.0 % (30.1-95.4)"  # Wilson, 3 of 4
     assert "## Reconstruction of 6 held-out layers (medians)" in text
     assert row(text, "SCDM, t* = 0.3")[1:] == ["2.000"] * 6
     every = [line for line in text.splitlines() if line.startswith("|")]
@@ -157,6 +168,15 @@ def test_medians_and_boxes_of_distances() -> None:
     assert medians(rows)["published"]["SCDM, t* = 0.3"]["ofm"] == 2.0
     nothing = {"SCDM, t* = 0.3": DISTANCE_ROWS[-1:]}
     assert medians(nothing)["published"]["SCDM, t* = 0.3"]["ofm"] is None
+
+
+def test_shares_by_size() -> None:
+    right = [k < 81 for k in range(263)]
+    found = by_size(right, [4] * 100 + [15] * 163)
+    assert list(found) == ["all", "1-4", "15+"]  # of other sizes there is no layer
+    # Wilson's interval of 81 of 263 as in ``share_interval``
+    assert [round(found["all"][k], 4) for k in ("low", "high")] == [0.2553, 0.3662]
+    assert (found["1-4"]["value"], found["1-4"]["n"], found["15+"]["value"]) == (0.81, 100, 0.0)
 
 
 # --- the command
@@ -205,6 +225,19 @@ def test_the_command_makes_samples_judges_them_and_writes_the_card(
     assert json.loads(again.stdout) == found
     assert "$ scdm" not in again.stderr
     assert (tmp_path / "work" / "quick-scdm.json").stat().st_mtime_ns == before
+
+
+def test_held_out_skeletons_alone(tmp_path: Path, curated: Path) -> None:
+    out = tmp_path / "found.json"
+    done = CliRunner().invoke(
+        assemble, ["--data", str(curated), "-n", "3", "--json", "-o", str(out)], catch_exceptions=False
+    )
+    found = json.loads(done.stdout)
+    assert found == json.loads(out.read_text())
+    assert found["n"] == len(found["ids"]) == 3
+    assert list(found["matches"]) == list(found["bonded"])
+    assert len(found["matches"]) == 6  # each model as it samples, by copying, and from noise
+    assert {row["1-4"]["n"] for row in found["matches"].values()} == {3}
 
 
 def test_pictures_of_the_judgements_lie_beside_the_numbers(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from scdm_models.errors import GenerationError
 from scdm_models.metrics.csp_converged import superpose_distance
 from scdm_models.model.checkpoint import load_checkpoint
-from scdm_models.sampling.reconstruct import reconstruct, represented
+from scdm_models.model.prototypes import Prototypes
+from scdm_models.sampling.reconstruct import from_skeletons, reconstruct, represented
 from scdm_models.symmetry.encoding import LayerCrystal, Site, decode
 
 THIRD = (1 / 3, 2 / 3)
@@ -39,3 +42,21 @@ def test_times_out_of_range_are_refused() -> None:
     for time in (0.0, 1.1):
         with pytest.raises(GenerationError, match="must be in"):
             reconstruct(load_checkpoint(), KNOWN[:1], time)
+
+
+def test_a_skeleton_alone_becomes_what_the_nearest_crystal_says_or_what_noise_gives() -> None:
+    mos2, hfs2, gase, *_ = KNOWN
+    checkpoint = replace(load_checkpoint(), prototypes=Prototypes.of([mos2, hfs2]))
+    blank = [replace(c, lattice=(9.0, 9.0, 120.0)) for c in (mos2, hfs2, gase)]  # their own geometry is not looked at
+    copies = from_skeletons(checkpoint, blank, "copy")
+    assert copies[2] is None  # of its letters there is no crystal
+    for copy, crystal in zip(copies, (mos2, hfs2), strict=False):
+        assert copy is not None
+        assert copy.bonded
+        assert copy.from_prototype
+        assert copy.crystal.lattice == pytest.approx(crystal.lattice, abs=1e-4)  # stored in single precision
+        assert [s.xyz for s in copy.crystal.sites] == [pytest.approx(s.xyz, abs=1e-4) for s in crystal.sites]
+    begun = [g is not None and g.from_prototype for g in from_skeletons(checkpoint, blank, "prototype")]
+    assert begun == [True, True, False]
+    assert not any(g is not None and g.from_prototype for g in from_skeletons(checkpoint, blank, "noise"))
+    assert from_skeletons(checkpoint, blank, "noise", 1) == from_skeletons(checkpoint, blank, "noise", 1)

@@ -99,7 +99,6 @@ def _verdicts(
     for checkpoint in checkpoints:
         for way, text in WAYS.items():
             name = text.format(checkpoint.card["name"])
-            report(name, len(found), total)
             made = from_skeletons(checkpoint, crystals, way, seed, steps)
             found[name] = {
                 "matches": [
@@ -107,7 +106,7 @@ def _verdicts(
                 ],
                 "bonded": [one is not None and one.bonded for one in made],
             }
-    report("", total, total)
+            report(name, len(found), total)
     return found
 
 

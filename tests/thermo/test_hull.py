@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import os
 import random
 from collections import defaultdict
 from collections.abc import Iterator
@@ -118,7 +119,7 @@ def subsystems(elements: list[str]) -> Iterator[str]:
 @pytest.mark.slow
 def test_published_decomposition_energies(shared_data: Path) -> None:
     # Bartel et al., npj Comput. Mater. 6, 97 (2020): the energy of a ground state against all other compositions,
-    # elements at 0; all 85,014 of them
+    # elements at 0; of the 85,014 those of every sixth chemical system (all: SCDM_TEST_SYSTEMS=1)
     with gzip.open(shared_data / "mp_compositions_ef_ed.csv.gz", "rt") as handle:
         rows = list(csv.DictReader(handle))
     by_system: dict[str, list[Phase]] = defaultdict(list)
@@ -128,24 +129,24 @@ def test_published_decomposition_energies(shared_data: Path) -> None:
     for element in {e for name in by_system for e in name.split("-")}:
         by_system[element] = [Phase(element, {element: 1.0}, 0.0, element)]
     found = {}
-    for name, own in list(by_system.items()):
-        elements = name.split("-")
-        if len(elements) == 1:
-            continue
+    for name in sorted(n for n in by_system if "-" in n)[:: int(os.environ.get("SCDM_TEST_SYSTEMS", "6"))]:
+        elements, own = name.split("-"), by_system[name]
         system = PhaseSystem(elements, [*own, *(p for s in subsystems(elements) for p in by_system.get(s, ()))])
         for i, phase in enumerate(own):
             found[phase.name] = system.place(phase.fractions, phase.energy_per_atom, [i]).e_above_hull
-    off = np.array([found[row["formula"]] - float(row["decomposition_energy_ev_per_atom"]) for row in rows])
-    assert len(off) == 85014
+    assert len(rows) == 85014
+    said = {row["formula"]: float(row["decomposition_energy_ev_per_atom"]) for row in rows}
+    off = np.array([energy - said[formula] for formula, energy in found.items()])
+    assert len(off) > 10_000
     assert (np.abs(off) <= 0.002).mean() >= 0.995
 
 
 def test_real_systems_equal_pymatgen() -> None:
-    """All packaged phases of 2,000 random chemical systems of two to four elements."""
+    """All packaged phases of 600 random chemical systems of two to four elements."""
     table, rng = ReferenceTable.load(), random.Random(1)
     names = sorted(table.elements)
     compared = 0
-    for _ in range(2000):
+    for _ in range(600):
         elements = sorted(rng.sample(names, rng.choice((2, 3, 4))))
         phases = table.entries(elements)
         entries = [PDEntry(Composition(dict(p.fractions)), p.energy_per_atom) for p in phases]
@@ -154,7 +155,7 @@ def test_real_systems_equal_pymatgen() -> None:
             ours = system.place(phase.fractions, phase.energy_per_atom).e_above_hull
             assert ours == pytest.approx(diagram.get_e_above_hull(entry), abs=1e-6)
             compared += 1
-    assert compared > 10_000
+    assert compared > 4_000
 
 
 @pytest.mark.parametrize("formula", COMMON)

@@ -34,7 +34,7 @@ from scdm_flows.engines import engine_of
 from scdm_flows.engines.gpaw import inputs, offsets, presets, process, validate
 from scdm_flows.engines.gpaw.engine import GpawEngine
 from scdm_flows.engines.gpaw.layers import geometry, structure_of, symmetrised
-from scdm_flows.engines.gpaw.makers import GpawMaker, GpawRelaxMaker, history_of, task_document
+from scdm_flows.engines.gpaw.makers import GpawMaker, GpawRelaxMaker, hessian_of, history_of, task_document
 from scdm_flows.errors import EngineError, ReferenceDataError
 from scdm_flows.execution.jobs import hushed
 
@@ -274,6 +274,17 @@ def test_a_killed_relaxation_goes_on_from_its_last_geometry(tmp_path: Path, stan
     assert document.output.n_steps == len(energies)
     assert document.state is not None
     assert document.is_force_converged
+
+
+def test_second_derivatives_save_steps(tmp_path: Path, stand_in: dict[str, str]) -> None:
+    plain, begun = (
+        answered(copper(history=f"{kind}.jsonl", hessian=hessian), tmp_path, stand_in)
+        for kind, hessian in (("plain", None), ("begun", hessian_of(copper())))
+    )
+    assert plain["converged"]
+    assert begun["converged"]
+    assert begun["steps"] < plain["steps"]
+    assert begun["energy"] == pytest.approx(plain["energy"], abs=2e-3)
 
 
 def test_what_does_not_converge_is_tried_once_more_with_softer_mixing(tmp_path: Path, stand_in: dict[str, str]) -> None:

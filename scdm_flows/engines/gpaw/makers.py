@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from ase import Atoms
 from atomate2.ase.jobs import AseMaker
 from atomate2.ase.schemas import AseResult, AseStructureTaskDoc, AseTaskDoc, IonicStep
 from jobflow import job
@@ -19,10 +21,13 @@ from pydantic import Field
 from pymatgen.core import Structure
 
 from scdm_flows.config import GpawEngineConfig
+from scdm_flows.engines.forcefield.curvature import first_guess
 from scdm_flows.engines.gpaw import process
 from scdm_flows.engines.gpaw.inputs import fmax_of, forces_task, relax_task, static_task, stiffness_task
 from scdm_flows.engines.gpaw.layers import structure_of
+from scdm_flows.errors import ScdmError
 
+log = logging.getLogger(__name__)
 HISTORY_DIGITS = 16  # of the hash that names a history after its input
 
 
@@ -63,6 +68,20 @@ def history_of(task: Mapping[str, Any], folder: Path) -> str:
     return name
 
 
+def hessian_of(task: Mapping[str, Any]) -> list[list[float]] | None:
+    """Second derivatives of a task's layer by the default force field, which halve the steps of its relaxation.
+
+    None where the force field has none; the relaxation then begins with ASE's own guess.
+    """
+    layer = Atoms(task["numbers"], task["positions"], cell=task["cell"], pbc=task["periodic"])
+    try:
+        found = first_guess(layer)
+    except ScdmError as error:
+        log.warning("the relaxation begins without second derivatives: %s", error)
+        return None
+    return None if found is None else found.tolist()
+
+
 @dataclass
 class GpawMaker(AseMaker):
     """A single point of a layer by GPAW in a process of its own. engine: the campaign's."""
@@ -82,7 +101,7 @@ class GpawMaker(AseMaker):
         """Run GPAW in the working folder. prev_dir: not used."""
         task, folder = self.input_of(structure), Path.cwd()
         if task["task"] == "relax":
-            task["history"] = history_of(task, folder)
+            task |= {"history": history_of(task, folder), "hessian": hessian_of(task)}
         answer = process.run(task, folder, walltime=self.engine.walltime_s)
         return task_document(answer, structure, fmax_of(self.engine))
 
@@ -121,7 +140,7 @@ class GpawStiffnessMaker(AseMaker):
     def make(self, structure: Structure) -> list[list[float]]:
         """(3, 3) N/m, in Voigt order xx, yy, xy."""
         task, folder = stiffness_task(self.engine, structure), Path.cwd()
-        task["history"] = history_of(task, folder)
+        task |= {"history": history_of(task, folder), "hessian": hessian_of(task)}
         answer = process.run(task, folder, walltime=self.engine.walltime_s)
         tensor: list[list[float]] = (np.array(answer["stiffness"]) * EV_PER_SQUARE_ANGSTROM).round(4).tolist()
         return tensor

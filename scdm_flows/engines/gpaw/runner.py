@@ -21,6 +21,8 @@ extra                   static: list of (cutoff, kpoint_density) whose energies 
 antiferromagnetic       static: whether antiferromagnetic orders are tried where atoms keep a moment
 density_file            static: where the density is written; bands: where it is read, computed anew where absent
 fmax, steps, history    relax: largest force, largest number of geometries, file that keeps every geometry
+hessian                 relax, stiffness: (3 n + 9, 3 n + 9) second derivatives to begin with, eV/angstrom^2, in the
+                        coordinates of ASE's ``FrechetCellFilter``, or null
 k_points, mesh_density  bands: (n_k, 3) fractional coordinates of the path; k-point density of the mesh
 strain                  stiffness: by how much the cell is strained, such as 0.01
 ======================= ==============================================================================================
@@ -174,10 +176,20 @@ def order(atoms: Any, data: dict[str, Any], repeats: tuple[int, int], *, soft: b
     return found | {"moments": cell.get_magnetic_moments().tolist()}
 
 
+def bfgs(moving: Any, data: dict[str, Any], log: str) -> Any:
+    """ASE's BFGS of atoms, or of atoms and cell, that begins with the task's second derivatives where it has some."""
+    from ase.optimize import BFGS
+
+    optimiser: Any = BFGS(moving, logfile=log)
+    if data.get("hessian"):
+        n = len(optimiser.H0)
+        optimiser.H0 = np.array(data["hessian"])[:n, :n]
+    return optimiser
+
+
 def relax(data: dict[str, Any], *, soft: bool) -> dict[str, Any]:
     """Atoms and the in-plane cell by BFGS (doi:10.1088/1361-648X/aa680e), from the last geometry that was kept."""
     from ase.filters import FrechetCellFilter
-    from ase.optimize import BFGS
 
     atoms, history = atoms_of(data), Path(data["history"])
     before = [json.loads(line) for line in history.read_text().splitlines()] if history.exists() else []
@@ -195,7 +207,7 @@ def relax(data: dict[str, Any], *, soft: bool) -> dict[str, Any]:
                 file.write(json.dumps(before[-1]) + "\n")
 
     cell_too: Any = FrechetCellFilter(atoms, mask=IN_PLANE)
-    optimiser = BFGS(cell_too, logfile="relax.log")
+    optimiser = bfgs(cell_too, data, "relax.log")
     optimiser.attach(keep)
     converged = optimiser.run(fmax=data["fmax"], steps=max(0, data["steps"] - len(before)))
     return {**state_of(atoms), "converged": bool(converged), "steps": len(before), "history": before}
@@ -249,8 +261,6 @@ def stiffness(data: dict[str, Any], *, soft: bool) -> dict[str, Any]:
 
     (3, 3), eV/angstrom^2, in Voigt order xx, yy, xy; xy is the engineering strain. Each strain is kept as it ends.
     """
-    from ase.optimize import BFGS
-
     history = Path(data["history"])
     kept = [json.loads(line) for line in history.read_text().splitlines()] if history.exists() else []
     for number in range(len(kept), 6):
@@ -262,7 +272,7 @@ def stiffness(data: dict[str, Any], *, soft: bool) -> dict[str, Any]:
         atoms = atoms_of(data)
         atoms.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
         ground_state(atoms, data, soft=soft)
-        BFGS(atoms, logfile="stiffness.log").run(fmax=data["fmax"], steps=data["steps"])
+        bfgs(atoms, data, "stiffness.log").run(fmax=data["fmax"], steps=data["steps"])
         kept.append((atoms.get_stress()[[0, 1, 5]] * atoms.cell[2, 2]).tolist())
         with history.open("a") as file:
             file.write(json.dumps(kept[-1]) + "\n")

@@ -128,7 +128,7 @@ def _by_protocol(
 
 
 def _quickly(models: list[SampleSet], yardstick: HeldOut | None, processes: int) -> dict[str, Any]:
-    from scdm_flows.evaluation.quick import distances, judge_quickly
+    from scdm_flows.evaluation.quick import beside_held_out, judge_quickly
     from scdm_flows.stores.known_sets import known_layers
     from scdm_models.metrics.validity import smact_provenance
 
@@ -138,7 +138,7 @@ def _quickly(models: list[SampleSet], yardstick: HeldOut | None, processes: int)
             report("judge", done, len(models))
             runs.append(judge_quickly(one, known, processes))
             if yardstick is not None:
-                runs[-1]["distances_to_held_out"] = distances(one, runs[-1]["groups"], yardstick)
+                runs[-1] |= beside_held_out(one, runs[-1]["groups"], yardstick)
         report("judge", len(models), len(models))
     return {
         "models": runs,
@@ -157,9 +157,20 @@ def _show_quick(result: dict[str, Any]) -> None:
         ]
         title = f"{model['label']}: {len(model['files'])} file(s), {model['n']} samples"
         table(title, ["of all samples", "value", "95 % interval"], rows)
+        if "rediscovered" in model:
+            click.echo(_found_again(model["rediscovered"]) + "\n")
     unread = sum(len(model["unreadable"]) for model in result["models"])
     if unread:
         click.echo(f"{unread} entries could not be read and count as not valid; --json names them")
+
+
+def _found_again(found: dict[str, Any]) -> str:
+    ratio = found["ratio"]
+    times = f": {ratio['value']:.2f} times that (95 %: {ratio['low']:.2f} to {ratio['high']:.2f})" if ratio else ""
+    return (
+        f"{found['found']} of {found['held_out']} held-out layers, by formula and layer group, are among them; "
+        f"{found['by_chance']:.1f} with groups shuffled among formulas{times}"
+    )
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -130,9 +130,9 @@ def steps(making: Making) -> Part:
 
 
 def large(making: Making) -> Part:
-    """10,000 samples of one seed: uniqueness, and groups by two tools."""
+    """10,000 samples of one seed: uniqueness, groups by two tools, held-out layers found."""
     file = making.samples("large", 10000, 11)
-    return {"large": making.judged("large.json", [file])}
+    return {"large": making.judged("large.json", [file], "--held-out", making.data)}
 
 
 def reconstruction(making: Making) -> Part:
@@ -217,6 +217,12 @@ def _without_energies(results: Mapping[str, Any]) -> Iterator[str]:
     yield from _table("", ["n", *(MEASURES[name] for name in shown)])
     for text, model in rows:
         yield _row(text, [str(model["n"]), *(_cell(model["measures"].get(name)) for name in shown)])
+    found = results.get("large", {}).get("rediscovered")
+    if found:
+        times = "" if found["ratio"] is None else f", {_times(found['ratio'])} times that"
+        yield ""
+        yield f"Of {found['held_out']} held-out layers, by formula and layer group, {found['found']} are among them;"
+        yield f"{found['by_chance']:.1f} with the samples' groups shuffled among their formulas{times}."
 
 
 def _assembly(found: Mapping[str, Any]) -> Iterator[str]:
@@ -255,6 +261,10 @@ def _cell(m: Mapping[str, Any] | None, length: bool = False) -> str:
     if length:
         return f"{m['value']:.3f} ({m['low']:.3f}-{m['high']:.3f})"
     return f"{100 * m['value']:.1f} % ({100 * m['low']:.1f}-{100 * m['high']:.1f})"
+
+
+def _times(m: Mapping[str, Any]) -> str:
+    return f"{m['value']:.2f} ({m['low']:.2f}-{m['high']:.2f})"
 
 
 def _count(m: Mapping[str, Any] | None) -> str:

@@ -17,6 +17,7 @@ from scdm_models.errors import ScdmError
 from scdm_models.metrics.distributions import Population, distribution_distances, population
 from scdm_models.metrics.groups import found_by_both
 from scdm_models.metrics.intervals import Interval, share_interval
+from scdm_models.metrics.rediscovery import Kind, rediscovered
 from scdm_models.metrics.uniqueness_novelty import novel_templates, uniqueness
 from scdm_models.metrics.validity import judge_sample
 from scdm_models.symmetry.detect import detect_layer_group
@@ -43,9 +44,13 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out layers of a curated set, and the distributions of them and of as many training layers."""
+    """Held-out layers of a curated set, and the distributions of them and of as many training layers.
+
+    kinds: formula and layer group of each.
+    """
 
     structures: list[Structure]
+    kinds: list[Kind]
     population: Population
     training: Population
 
@@ -131,17 +136,25 @@ def read_held_out(curated: Path) -> HeldOut:
     splits = [held_out(load_checkpoint(packaged=name), crystals, ids) for name in PACKAGED]
     seen, held = (sorted(set.intersection(*(set(rows) for rows in parts))) for parts in zip(*splits, strict=True))
     step = max(1, len(seen) // max(1, len(held)))
-    parts = []
+    parts, kinds = [], [(layers[i].structure.composition.reduced_formula, layers[i].layer_group) for i in held]
     for rows in (held, seen[::step][: len(held)]):
         structures = [layers[i].structure for i in rows]
         parts.append((structures, population(structures, [layers[i].layer_group for i in rows])))
-    return HeldOut(parts[0][0], parts[0][1], parts[1][1])
+    return HeldOut(parts[0][0], kinds, parts[0][1], parts[1][1])
 
 
-def distances(one: SampleSet, groups: Sequence[int | None], held: HeldOut) -> dict[str, Any]:
-    """Distances of the samples from the held-out layers, and of training layers from them as the yardstick."""
-    ours = population([sample.structure for sample in one.samples], groups)
+def beside_held_out(one: SampleSet, groups: Sequence[int | None], held: HeldOut) -> dict[str, Any]:
+    """Distances of the samples from the held-out layers, of training layers from them as the yardstick; those found."""
+    structures = [sample.structure for sample in one.samples]
+    kinds = [
+        (structure.composition.reduced_formula, group)
+        for structure, group in zip(structures, groups, strict=True)
+        if structure is not None and group is not None
+    ]
     return {
-        "samples": asdict(distribution_distances(ours, held.population)),
-        "training": asdict(distribution_distances(held.training, held.population)),
+        "distances_to_held_out": {
+            "samples": asdict(distribution_distances(population(structures, groups), held.population)),
+            "training": asdict(distribution_distances(held.training, held.population)),
+        },
+        "rediscovered": asdict(rediscovered(kinds, held.kinds)),
     }

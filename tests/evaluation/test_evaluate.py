@@ -175,3 +175,5 @@ def test_distributions_beside_held_out_layers(tmp_path: Path, curated: Path) -> 
     assert found["samples"]["n_samples"] == 2
     assert 0 < found["training"]["elements_total_variation"] < found["samples"]["elements_total_variation"]
     assert {p.name for p in (tmp_path / "p").iterdir()} == {"distributions.svg"}
+    again = model["rediscovered"]
+    assert (again["n"], again["found"], again["ratio"]) == (2, 0, None)  # MoS2 is not held out

@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="With --protocol: of all it draws.")
 @click.option(
+    "--energy-model",
+    type=click.Path(path_type=Path),
+    help="With --protocol: judge by this model of `scdm refs fit` and its force field, not by the packaged ones.",
+)
+@click.option(
     "--held-out", type=click.Path(path_type=Path), help="Curated set: compare distributions with its held-out part."
 )
 @click.option("--pictures", type=click.Path(path_type=Path), help="Folder for pictures.")
@@ -49,6 +54,7 @@ def evaluate(
     name: str | None,
     phonons: int,
     seed: int,
+    energy_model: Path | None,
     held_out: Path | None,
     pictures: Path | None,
     out: Path | None,
@@ -67,6 +73,8 @@ def evaluate(
         raise click.UsageError("--held-out is about the quick judgement; give it without --protocol")
     if name is not None and out is None:
         raise click.UsageError("--protocol takes its time and keeps what is finished beside its output; give it by -o")
+    if name is None and energy_model is not None:
+        raise click.UsageError("--energy-model judges relaxed samples; give it with --protocol")
     if out is not None:
         check_output(out, force=force)
     if pictures is not None:
@@ -75,7 +83,7 @@ def evaluate(
 
     models, workers = read_models(files), processes or cores()
     if name is not None and out is not None:
-        result = _by_protocol(PROTOCOLS[name], models, seed, phonons, out, workers)
+        result = _by_protocol(PROTOCOLS[name], models, seed, phonons, energy_model, out, workers)
     else:
         from scdm_flows.evaluation.quick import read_held_out
 
@@ -111,20 +119,32 @@ def _part_file(out: Path) -> Path:
 
 
 def _by_protocol(
-    protocol: Protocol, models: list[SampleSet], seed: int, phonons: int, out: Path, processes: int
+    protocol: Protocol,
+    models: list[SampleSet],
+    seed: int,
+    phonons: int,
+    energy_model: Path | None,
+    out: Path,
+    processes: int,
 ) -> dict[str, Any]:
+    from scdm_flows.config import ForceFieldEngineConfig
     from scdm_flows.evaluation.ledger import Ledger
     from scdm_flows.evaluation.run import Judgement, header
     from scdm_flows.stores.known_sets import known_layers
+    from scdm_flows.thermo.energy_model import load_energy_model
 
+    engine = ForceFieldEngineConfig()
+    if energy_model is not None:
+        own = str(load_energy_model(str(energy_model)).header["force_field"])
+        engine = ForceFieldEngineConfig(force_field=own, energy_model=str(energy_model))
     known = known_layers()
-    ledger = Ledger(_part_file(out), header(protocol, models, known, seed, phonons))
+    ledger = Ledger(_part_file(out), header(protocol, models, known, seed, phonons, engine))
     if ledger.started_anew:
         click.echo(f"{_part_file(out)} is of other files, another protocol or other data: everything anew", err=True)
     elif len(ledger):
         click.echo(f"going on from {_part_file(out)}", err=True)
     with progress_bar() as report:
-        return Judgement(protocol, models, known, seed, phonons, ledger, processes, report).result()
+        return Judgement(protocol, models, known, seed, phonons, ledger, processes, report, engine).result()
 
 
 def _quickly(models: list[SampleSet], yardstick: HeldOut | None, processes: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -169,27 +170,30 @@ def _fitted(
     from scdm_flows.execution.jobs import quiet
     from scdm_flows.thermo.energy_fit import fit as fit_model
     from scdm_flows.thermo.table import ReferenceTable
-    from scdm_flows.thermo.training_layers import elemental_energies, measured
+    from scdm_flows.thermo.training_layers import elemental_energies, in_other_half, measured, records_of, system_of
     from scdm_flows.thermo.validate import hulls_left_out
 
     quiet()
     names = [name.strip() for name in features.split(",") if name.strip()]
     settings = RelaxSettings(FMAX, MAX_STEPS, force_field=force_field)
+    records = records_of(data_dir)
+    if half is not None:  # without the layers from outside, whose elements a half may lack
+        judge = half == HALVES[1]
+        records = [r for r in records if r["of"] == "c2db" and in_other_half(system_of(r)) is judge]
     with progress_bar() as report:
         known = relax_known(
-            data_dir,
+            records,
             relaxed,
             partial(relax_together, settings=settings, processes=processes),
             partial(see_together, names=names, processes=processes),
             progress=lambda done, total: report("relax", done, total),
         )
-    layers = measured(data_dir, known, names, "c2db")
-    try:
-        outside = measured(data_dir, known, names, "2dmatpedia")
-    except ReferenceDataError:  # a folder with C2DB alone
-        outside = None
-    if half is not None:  # which may lack elements of the layers from outside
-        layers, outside = layers.half(half == HALVES[1]), None
+    layers, outside = measured(data_dir, known, names, "c2db"), None
+    if half is None:
+        with suppress(ReferenceDataError):  # a folder with C2DB alone
+            outside = measured(data_dir, known, names, "2dmatpedia")
+    else:
+        layers = layers.half(judge)
     references = ReferenceTable.load()
 
     return fit_model(

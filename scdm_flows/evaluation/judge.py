@@ -73,9 +73,13 @@ def displaced(structure: Structure, distance: float, seed: Sequence[int]) -> Str
 
 
 def judge_part(
-    part: Sequence[tuple[Structure | None, str | None, Sequence[int]]], protocol: Protocol
+    part: Sequence[tuple[Structure | None, str | None, Sequence[int]]],
+    protocol: Protocol,
+    engine: ForceFieldEngineConfig,
 ) -> list[dict[str, Any]]:
     """What ``Judged.from_dict`` reads of each sample: structure, why there is none, seed of the displacement.
+
+    engine: whose force field and energy model judge.
 
     A sample that is no layer (bulk, no vacuum), or whose atoms are closer than 0.5 angstrom, is not relaxed. A layer in
     any orientation is turned as the screen turns it.
@@ -93,8 +97,14 @@ def judge_part(
         if structure is not None and sampled[k].valid_distance and sampled[k].thickness_angstrom is not None
     }
     starts = [displaced(slab, protocol.displacement_angstrom, part[k][2]) for k, slab in slabs.items()]
-    ended = relax_together(starts, RelaxSettings(protocol.fmax_ev_per_angstrom, protocol.max_steps))
-    predicted = predict([one.structure for one in ended], ForceFieldEngineConfig())
+    settings = RelaxSettings(
+        protocol.fmax_ev_per_angstrom,
+        protocol.max_steps,
+        force_field=engine.force_field,
+        options=engine.force_field_options,
+    )
+    ended = relax_together(starts, settings)
+    predicted = predict([one.structure for one in ended], engine)
     for (k, slab), one, energy in zip(slabs.items(), ended, predicted, strict=True):
         relaxed[k] = judge_relaxed(slab, one, references, energy, protocol.symprec_angstrom)
         after[k] = None if one.structure is None else compact(one.structure)
@@ -104,7 +114,7 @@ def judge_part(
     ]
 
 
-def phonon_part(part: Sequence[Structure], protocol: Protocol) -> list[dict[str, Any]]:
+def phonon_part(part: Sequence[Structure], protocol: Protocol, engine: ForceFieldEngineConfig) -> list[dict[str, Any]]:
     """Of each relaxed layer: ``stable``, ``min_frequency_thz`` (imaginary negative) and the ``reason`` of a no.
 
     A layer is brought onto the symmetry it has at the protocol's tolerance first, which spares most displacements. One
@@ -118,7 +128,7 @@ def phonon_part(part: Sequence[Structure], protocol: Protocol) -> list[dict[str,
             layers.append(symmetrize(structure, protocol.symprec_angstrom).structure)
         except Exception:  # without symmetry there are more displacements, and the same phonons
             layers.append(structure)
-    found = phonons_together([(str(k), layer) for k, layer in enumerate(layers)], ForceFieldEngineConfig(), "")
+    found = phonons_together([(str(k), layer) for k, layer in enumerate(layers)], engine, "")
     return [
         {"stable": False, "min_frequency_thz": None, "reason": one}
         if isinstance(one, str)

@@ -6,8 +6,8 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,6 +61,8 @@ class Judgement:
         Worker processes, >= 1.
     report
         Called with (stage, done, total).
+    engine
+        Whose force field relaxes and whose energy model judges.
     """
 
     protocol: Protocol
@@ -71,11 +73,10 @@ class Judgement:
     ledger: Ledger
     processes: int
     report: Report
+    engine: ForceFieldEngineConfig = field(default_factory=ForceFieldEngineConfig)
 
     def result(self) -> dict[str, Any]:
         """Everything as JSON: protocol and sources, and of each model its measures and every sample's verdicts."""
-        from scdm_flows.thermo.energy_model import load_energy_model_card
-
         with pool(self.processes, _begin) if self.processes > 1 else nullcontext() as workers:
             made = self._baselines(workers)
             taken = {one.label for one in made}
@@ -90,8 +91,7 @@ class Judgement:
             "seed": self.seed,
             "energies": {
                 "surrogate": True,
-                "force_field": ForceFieldEngineConfig().force_field,
-                "energy_model": load_energy_model_card()["id"],
+                **_energies_by(self.engine),
                 "scheme": references.scheme,
                 "reference_sha256": references.sha256,
             },
@@ -141,7 +141,7 @@ class Judgement:
     ) -> dict[str, list[Judged]]:
         """What ``judge_part`` says of the pieces under each label."""
         found = carry_out(
-            judge_part,
+            partial(judge_part, engine=self.engine),
             [own[i : i + PART] for own in pieces.values() for i in range(0, len(own), PART)],
             self.ledger,
             self.protocol,
@@ -262,7 +262,7 @@ class Judgement:
         # the largest first, so that none of them is left to the end
         parts = [[piece] for piece in sorted(pieces.values(), key=lambda piece: -len(piece[1]))]
         done = carry_out(
-            phonon_part,
+            partial(phonon_part, engine=self.engine),
             parts,
             self.ledger,
             self.protocol,
@@ -305,19 +305,27 @@ def _timed(one: SampleSet) -> float | None:
     return None
 
 
+def _energies_by(engine: ForceFieldEngineConfig) -> dict[str, Any]:
+    from scdm_flows.thermo.energy_model import load_energy_model
+
+    return {"force_field": engine.force_field, "energy_model": load_energy_model(engine.energy_model).header["id"]}
+
+
 def header(
-    protocol: Protocol, models: Sequence[SampleSet], known: KnownLayers, seed: int, phonons: int
+    protocol: Protocol,
+    models: Sequence[SampleSet],
+    known: KnownLayers,
+    seed: int,
+    phonons: int,
+    engine: ForceFieldEngineConfig,
 ) -> dict[str, Any]:
     """What a judgement depends on; work that was finished under another header is not used."""
-    from scdm_flows.thermo.energy_model import load_energy_model_card
-
     return {
         "version": __version__,
         "protocol": protocol.to_dict(),
         "files": [[one.label, *sorted(one.files.values())] for one in models],
         "known_layers": known.version,
-        "force_field": ForceFieldEngineConfig().force_field,
-        "energy_model": load_energy_model_card()["id"],
+        **_energies_by(engine),
         "reference_sha256": ReferenceTable.load().sha256,
         "seed": seed,
         "phonons": phonons,

@@ -62,6 +62,11 @@ def system_of(record: Mapping[str, Any]) -> str:
     return "-".join(sorted(set(record["species"])))
 
 
+def in_other_half(system: str) -> bool:
+    """Whether a chemical system is in the half of the judge and not in that of the guide; a hash decides."""
+    return bool(hashlib.sha256(system.encode()).digest()[0] % 2)
+
+
 @dataclass(frozen=True)
 class Measured:
     """Layers as the force fields see them, and what DFT says.
@@ -86,9 +91,8 @@ class Measured:
     left_out: dict[str, str]
 
     def half(self, other: bool) -> Measured:
-        """The layers of one half of the chemical systems, or of the other; a hash of the system decides."""
-        digests = [hashlib.sha256(system.encode()).digest()[0] for system in self.systems]
-        rows = np.flatnonzero([bool(digest % 2) is other for digest in digests])
+        """The layers of one half of the chemical systems, or of the other (``in_other_half``)."""
+        rows = np.flatnonzero([in_other_half(system) is other for system in self.systems])
 
         def some(values: Sequence[Any]) -> list[Any]:
             return [values[int(k)] for k in rows]

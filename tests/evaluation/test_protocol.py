@@ -21,6 +21,7 @@ from support.layers import mx2
 
 from scdm_flows.analysis.relaxed import RelaxedSample
 from scdm_flows.cli.evaluate import evaluate
+from scdm_flows.config import ForceFieldEngineConfig
 from scdm_flows.errors import DatasetError, EngineError, ScdmError
 from scdm_flows.evaluation import baselines, run
 from scdm_flows.evaluation.judge import Judged, compact, displaced, judge_part, phonon_part
@@ -29,6 +30,7 @@ from scdm_flows.evaluation.protocol import PROTOCOLS
 from scdm_flows.evaluation.reading import Sample, SampleSet, read_models, read_samples
 from scdm_flows.evaluation.shares import MEASURES, measures, per_thousand_draws, product_interval, verdicts
 from scdm_flows.report.evaluation import side_by_side
+from scdm_flows.thermo.energy_model import load_energy_model
 from scdm_models.datasets.known import KnownLayers
 from scdm_models.datasets.records import LayerRecord
 from scdm_models.metrics.intervals import mean_interval
@@ -85,7 +87,7 @@ ENERGIES = {"MoS2": 0.0, "WSe2": -0.01, "HfS2": 0.08, "MoSe2": 0.04, "WS2": 0.3,
 STABLE = {"WSe2": True, "MoSe2": False, "ZrS2": True}
 
 
-def cheap(part: Sequence[tuple[Any, ...]], protocol: Any) -> list[dict[str, Any]]:
+def cheap(part: Sequence[tuple[Any, ...]], protocol: Any, engine: Any = None) -> list[dict[str, Any]]:
     """``judge_part`` with energies from a table."""
     found = []
     for structure, reason, seed in part:
@@ -101,7 +103,7 @@ def cheap(part: Sequence[tuple[Any, ...]], protocol: Any) -> list[dict[str, Any]
     return found
 
 
-def cheap_phonons(part: Sequence[Structure], protocol: Any) -> list[dict[str, Any]]:
+def cheap_phonons(part: Sequence[Structure], protocol: Any, engine: Any = None) -> list[dict[str, Any]]:
     """``phonon_part`` with verdicts from a table."""
     return [
         {"stable": STABLE.get(s.composition.reduced_formula, False), "min_frequency_thz": -0.1, "reason": None}
@@ -276,7 +278,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(
     whole = judged(samples, "-o", tmp_path / "whole.json")
     calls: list[int] = []
 
-    def dies(part: Sequence[tuple[Any, ...]], protocol: Any) -> list[dict[str, Any]]:
+    def dies(part: Sequence[tuple[Any, ...]], protocol: Any, engine: Any) -> list[dict[str, Any]]:
         calls.append(len(part))
         if len(calls) == 3:
             raise KeyboardInterrupt
@@ -293,7 +295,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(
     assert kept.count('["judged"') == 6  # two parts of three
     part.write_text(kept + '[["judged", "scdm-te')  # a line that was cut off
     later: list[int] = []
-    monkeypatch.setattr(run, "judge_part", lambda p, protocol: later.append(len(p)) or cheap(p, protocol))
+    monkeypatch.setattr(run, "judge_part", lambda p, protocol, engine: later.append(len(p)) or cheap(p, protocol))
     went_on = judged(samples, "-o", out)
     assert "going on" in went_on.pop("printed")
     assert later[0] == 1  # the third part: of seven samples in threes one was left
@@ -303,6 +305,23 @@ def test_a_killed_run_goes_on_and_ends_the_same(
         for model in result["models"]:
             model.pop("seconds_per_sample")
     assert went_on == whole
+
+
+def test_another_judge_judges_anew(
+    engine: None, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packaged = load_energy_model()
+    other = replace(packaged, header=packaged.header | {"force_field": "SevenNet-0", "id": "judge"})
+    other.save(tmp_path / "judge.npz")
+    judges: list[ForceFieldEngineConfig] = []
+    monkeypatch.setattr(run, "judge_part", lambda p, protocol, engine: judges.append(engine) or cheap(p, protocol))
+    result = judged(samples, "-o", tmp_path / "e.json", "--energy-model", tmp_path / "judge.npz")
+    assert {(one.force_field, one.energy_model) for one in judges} == {("SevenNet-0", str(tmp_path / "judge.npz"))}
+    assert result["energies"]["force_field"] == "SevenNet-0"
+    assert result["energies"]["energy_model"] == "judge"
+    refused = CliRunner().invoke(evaluate, [str(samples), "--energy-model", str(tmp_path / "judge.npz")])
+    assert refused.exit_code == 2
+    assert "give it with --protocol" in refused.output
 
 
 def test_other_input_starts_anew_and_says_so(engine: None, samples: Path, tmp_path: Path) -> None:
@@ -519,7 +538,9 @@ def test_bad_and_turned_samples_among_good_ones() -> None:
     )
     part = [(mx2("1H"), None, [0, 0]), (tilted, None, [0, 0]), (along_a, None, [0, 0]), (BULK, None, [0, 1]),
             (CLASH, None, [0, 2]), (None, "line 5 is not JSON", [0, 3])]  # fmt: skip
-    good, turned, other_axis, bulk, clash, lost = [Judged.from_dict(d) for d in judge_part(part, PROTOCOL)]
+    good, turned, other_axis, bulk, clash, lost = [
+        Judged.from_dict(d) for d in judge_part(part, PROTOCOL, ForceFieldEngineConfig())
+    ]
     for one in (good, turned, other_axis):
         assert one.relaxed.converged
         assert one.relaxed.one_layer
@@ -532,7 +553,7 @@ def test_bad_and_turned_samples_among_good_ones() -> None:
     assert "0.200 angstrom apart" in str(clash.relaxed.reason)
     assert lost.relaxed.reason == "line 5 is not JSON"
     assert bulk.structure is clash.structure is lost.structure is None
-    (phonon,) = phonon_part([good.structure], PROTOCOL)  # type: ignore[list-item]
+    (phonon,) = phonon_part([good.structure], PROTOCOL, ForceFieldEngineConfig())  # type: ignore[list-item]
     assert phonon["stable"] is True
 
 
@@ -542,7 +563,7 @@ def test_a_saddle_that_symmetry_holds_does_not_stay() -> None:
     # 102, 236804 (2009)). Relaxed with its symmetry it stays flat.
     flat = Structure(Lattice.hexagonal(3.87, 20), ["Si", "Si"], [[1 / 3, 2 / 3, 0.5], [2 / 3, 1 / 3, 0.5]])
     held, free = (
-        Judged.from_dict(judge_part([(flat, None, [0, 0])], protocol)[0])
+        Judged.from_dict(judge_part([(flat, None, [0, 0])], protocol, ForceFieldEngineConfig())[0])
         for protocol in (replace(PROTOCOL, displacement_angstrom=1e-9), PROTOCOL)
     )
     assert held.structure is not None

@@ -19,7 +19,7 @@ from scdm_flows.engines.forcefield.relaxed_layers import relax_known
 from scdm_flows.errors import ReferenceDataError
 from scdm_flows.thermo.energy_fit import errors_by_distance, fit
 from scdm_flows.thermo.energy_model import EnergyModel, Seen, energy_model_for, load_energy_model
-from scdm_flows.thermo.training_layers import Measured, measured
+from scdm_flows.thermo.training_layers import Measured, in_other_half, measured, records_of
 
 ELEMENTS = ("Mo", "W", "S", "Se", "Ti", "Cl")
 
@@ -194,16 +194,41 @@ def test_relaxations_are_kept_and_half_a_line_is_done_again(tmp_path: Path, grap
         return ["isolated atom" if len(s) == 2 else {"made-up": Seen(-5.0, np.arange(3.0))} for s in given]
 
     kept = tmp_path / "relaxed.jsonl"
-    first = relax_known(tmp_path, kept, relax, see)
+    first = relax_known(records_of(tmp_path), kept, relax, see)
     assert set(first) == {"mos2", "graphene"}
     assert first["mos2"]["seen"] == first["mos2"]["given"] == {"made-up": [-5.0, [0.0, 1.0, 2.0]]}
     assert first["graphene"]["error"] == "isolated atom"
     lines = [line for line in kept.read_text().splitlines() if line]
     kept.write_text(lines[0] + "\n" + lines[1][:40])  # killed while it wrote the second
-    again = relax_known(tmp_path, kept, relax, see)
+    again = relax_known(records_of(tmp_path), kept, relax, see)
     assert relaxed == [2, 1]
     assert again == first
-    assert relax_known(tmp_path, kept, relax, see) == first
+    assert relax_known(records_of(tmp_path), kept, relax, see) == first
     assert relaxed == [2, 1]
     with pytest.raises(ReferenceDataError, match="1 layers .* at least 100"):
         measured(tmp_path, first, ["made-up"], "c2db")
+
+
+def test_guide_and_judge_share_no_chemical_system() -> None:
+    systems = sorted({"-".join(sorted({a, b, c})) for a in ELEMENTS for b in ELEMENTS for c in ELEMENTS})
+    n = len(systems)
+    seen = [[(0.0, np.zeros(1))] * n]
+    none = np.zeros(n)
+    layers = Measured(
+        [f"id-{s}" for s in systems],
+        [{"S": 1.0}] * n,
+        systems,
+        seen,
+        seen,
+        none,
+        none.astype(bool),
+        none,
+        none,
+        none,
+        {},
+    )
+    guide, judge = layers.half(other=False), layers.half(other=True)
+    assert sorted(guide.systems + judge.systems) == systems  # each in one of them
+    assert min(len(guide.systems), len(judge.systems)) > n // 4
+    assert all(in_other_half(system) for system in judge.systems)
+    assert [f"id-{system}" for system in guide.systems] == guide.ids

@@ -12,7 +12,6 @@ from pymatgen.core import Lattice, Structure
 
 from scdm_flows.analysis.relaxed import Relaxed
 from scdm_flows.thermo.energy_model import Seen
-from scdm_flows.thermo.training_layers import records_of
 from scdm_models.symmetry.lattice import orient_slab
 
 PART = 400  # layers relaxed together and written: starting the processes takes as long as some fifty of them
@@ -22,21 +21,21 @@ See = Callable[[Sequence[Structure]], Sequence[Mapping[str, Seen] | str]]
 
 
 def relax_known(
-    data_dir: Path,
+    records: Sequence[Mapping[str, Any]],
     kept: Path,
     relax: Relax,
     see: See,
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Layers of C2DB, and of 2DMatPedia in systems that C2DB has not, relaxed and seen: id -> what became of it.
+    """Known layers relaxed and seen: id -> what became of it.
 
     They are kept as JSON lines in ``kept``; what it holds is not computed again.
 
     Parameters
     ----------
-    data_dir
-        Holds the compact JSON lines.
+    records
+        The layers, as ``training_layers.records_of`` gives them.
     kept
         File to keep the results in.
     relax
@@ -54,10 +53,9 @@ def relax_known(
             except ValueError:  # the last line of a run that was killed
                 continue
             known[row["id"]] = row
-    records = records_of(data_dir)
     todo = [r for r in records if r["id"] not in known]
     with kept.open("a") as handle:
-        handle.write("\n" if known else "")  # after half a line
+        handle.write("\n" if handle.tell() else "")  # after half a line
         for first in range(0, len(todo), PART):
             rows = todo[first : first + PART]
             layers = [orient_slab(Structure(Lattice(r["lattice"]), r["species"], r["frac_coords"])) for r in rows]

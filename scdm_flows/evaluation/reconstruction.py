@@ -7,10 +7,6 @@ from dataclasses import asdict
 from statistics import median
 from typing import Any
 
-import numpy as np
-
-from scdm_models.metrics.intervals import share_interval
-
 DEFINITIONS = ("published", "periodic")
 DISTANCES = ("energy", "sinkhorn", "superpose", "crystalnn", "xrd", "ofm")  # see ``scdm_models.metrics.csp``
 Distances = Mapping[str, Sequence[Mapping[str, Any]]]  # kind of reconstruction -> rows of definition -> distances
@@ -24,6 +20,10 @@ def by_size(right: Sequence[bool], n_atoms: Sequence[int]) -> dict[str, dict[str
 
     right, n_atoms: (n,); sizes of which there is no layer are left out.
     """
+    import numpy as np
+
+    from scdm_models.metrics.intervals import share_interval
+
     holds, n = np.array(right, dtype=bool), np.array(n_atoms)
     parts = {"all": np.ones(len(n), dtype=bool)}
     for low, high in SIZES:

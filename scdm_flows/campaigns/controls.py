@@ -1,7 +1,7 @@
 """What was decided for a campaign besides its configuration: the collection ``scdm_controls``, a document each.
 
 Its fields: cancelled (when), taken and shards (candidates that the budget has let past the screen, in all and of each
-shard), phonons (the candidates that were chosen for phonons).
+shard), phonons (the candidates that were chosen for phonons), lost_seconds (of attempts that left no output).
 """
 
 from __future__ import annotations

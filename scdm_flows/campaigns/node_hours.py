@@ -1,15 +1,18 @@
-"""A campaign's node hours: the wall time of its jobs, from their stored outputs."""
+"""A campaign's node hours: the wall time of its jobs, from their stored outputs, and of attempts that left none."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
+from scdm_flows.stores.names import CONTROLS
+
+LOST = "lost_seconds"  # field of a campaign's control
 _known: dict[tuple[str, str], tuple[float, float]] = {}
 
 
 def node_hours(outputs: Any, campaign: str, *, known_for: float = 0.0) -> float:
-    """Wall time of a campaign's jobs with stored outputs, hours.
+    """Wall time of a campaign's jobs with stored outputs and of its lost attempts, hours.
 
     outputs: pymongo's collection of them; known_for: seconds for which an earlier sum of this process counts.
     """
@@ -21,6 +24,16 @@ def node_hours(outputs: Any, campaign: str, *, known_for: float = 0.0) -> float:
         {"$group": {"_id": None, "seconds": {"$sum": "$metadata.seconds"}}},
     ]
     found = next(iter(outputs.aggregate(stages)), {"seconds": 0.0})
-    hours = float(found["seconds"]) / 3600
+    lost = outputs.database[CONTROLS].find_one({"_id": campaign}, {LOST: 1}) or {}
+    hours = (float(found["seconds"]) + float(lost.get(LOST, 0.0))) / 3600
     _known[key] = (time.monotonic(), hours)
     return hours
+
+
+def add_lost(mongo: Any, campaign: str | None, seconds: float) -> None:
+    """Count the wall time (s) of an attempt that left no output, as it failed or was stopped or killed.
+
+    mongo: pymongo's database.
+    """
+    if campaign is not None and seconds > 0:
+        mongo[CONTROLS].update_one({"_id": campaign}, {"$inc": {LOST: round(seconds, 3)}}, upsert=True)

@@ -16,13 +16,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import chdir, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from io import StringIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobflow.core.store import JobStore
 from pymongo.errors import PyMongoError
 
 from scdm_flows.documents import DYNAMIC_STAGES, SHARD_STAGES, utc_now
-from scdm_flows.errors import OutputError, StoreError
+from scdm_flows.engines.attempts import Attempts, among
+from scdm_flows.errors import OutputError, ProgramKilled, StoreError, Unfinished
 from scdm_flows.stores.driver_errors import explain
 
 if TYPE_CHECKING:
@@ -31,14 +33,20 @@ if TYPE_CHECKING:
     from maggma.core import Store
 
 logger = logging.getLogger(__name__)
+MARK = (
+    ".job"  # in a job's folder: its uuid, and ``ENDED`` or ``GIVEN_UP`` where an attempt, or the job, ended by itself
+)
+ENDED, GIVEN_UP = "ended", "given-up"
+TRIES = 3  # of a job whose program was killed
 
 
 @dataclass(frozen=True)
 class FailedJob:
-    """A job that failed, and how."""
+    """A job that failed, how, and the wall time (s) that it took."""
 
     job: Job
     error: Exception
+    seconds: float
 
     @property
     def stage(self) -> str:
@@ -197,14 +205,16 @@ def scratch() -> Iterator[None]:
 
 
 @contextmanager
-def working_folder(job: Job) -> Iterator[None]:
+def working_folder(job: Job, last: bool = False) -> Iterator[float]:
     """Where a job runs: a temporary folder, or one that stays where its engine's files are worth keeping.
 
-    That is ``<data folder>/runs/<campaign>/<candidate>/<job>``; a second attempt gets a folder of its own.
+    That is ``<data folder>/runs/<campaign>/<candidate>/<job>``; a second attempt gets a folder of its own, and knows
+    those before it that are of the same job. Yields the wall time (s) of those among them that were killed and so
+    counted by nobody. last: whether the job is given up if its program is killed again.
     """
     if not job.metadata.get("keep_folder"):
         with scratch():
-            yield
+            yield 0.0
         return
     from scdm_flows.config.settings import get_settings
 
@@ -212,19 +222,44 @@ def working_folder(job: Job) -> Iterator[None]:
     name = "_".join(job.name.removesuffix(candidate).replace("/", " of ").split())
     parent = get_settings().data_dir.absolute() / "runs" / str(job.metadata["campaign"]) / candidate
     parent.mkdir(parents=True, exist_ok=True)
+    before, counted, lost = [], 0, 0.0
     for attempt in itertools.count(1):
         folder = parent / (name if attempt == 1 else f"{name}.{attempt}")
+        mark = folder / MARK
         try:
             folder.mkdir()
         except FileExistsError:
+            said = mark.read_text().split() if mark.is_file() else []
+            if said[:1] == [job.uuid]:
+                before.append(folder)
+                counted = 0 if GIVEN_UP in said else counted + 1
+                if len(said) == 1:
+                    lost += _seen_at_work(folder)
+                    mark.write_text(f"{job.uuid} {ENDED}")
             continue
+        mark.write_text(job.uuid)
+        end = ENDED
         try:
-            with chdir(folder):
-                yield
+            with chdir(folder), among(Attempts(tuple(before), counted)):
+                yield lost
+        except Exception as error:
+            goes_on = isinstance(error, Unfinished) or (isinstance(error, ProgramKilled) and not last)
+            end = ENDED if goes_on else GIVEN_UP
+            raise
         finally:
+            for one in (folder, *(before[-1:] if end == GIVEN_UP else ())):
+                (one / MARK).write_text(f"{job.uuid} {end}")
+            if {path.name for path in folder.iterdir()} == {MARK}:  # of jobs that leave no files
+                mark.unlink()
             with suppress(OSError):
-                folder.rmdir()  # of jobs that leave no files
+                folder.rmdir()
         return
+
+
+def _seen_at_work(folder: Path) -> float:
+    """Wall time (s) from the mark of a job that was killed to the last change of a file in its folder."""
+    times = [path.stat().st_mtime for path in folder.iterdir()]
+    return max(times) - (folder / MARK).stat().st_mtime
 
 
 def quiet() -> None:
@@ -242,6 +277,27 @@ def hushed() -> Iterator[None]:
     with redirect_stdout(StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def _run_here(job: Job, store: JobStore, spent: float) -> Response[Any]:
+    """Run a job in its folder; again where its time was over, and where its program was killed up to ``TRIES`` times.
+
+    What is run again goes on where it can, and an engine gives up what gets no further. The time of every attempt
+    counts.
+    """
+    begun = time.monotonic()
+    for tries in itertools.count(1):
+        try:
+            earlier = time.monotonic() - begun
+            with working_folder(job, last=tries == TRIES) as lost, hushed():
+                return run_job(job, store, spent=spent + earlier + lost)
+        except Unfinished as error:
+            logger.info("%s goes on: %s", job.name, error)
+        except ProgramKilled as error:
+            if tries == TRIES:
+                raise
+            logger.warning("%s is tried again: %s", job.name, error)
+    raise AssertionError("no attempt")
 
 
 def execute(
@@ -284,14 +340,14 @@ def execute(
     dead: set[str] = set()  # jobs that have no output, and stages that are over
     ended = set(over)
     for job, parents in get_flow(flow, allow_external_references=True).iterflow():
+        begun = time.monotonic()
         if dead.intersection(parents) or stage_of(job) in ended:
             dead.add(job.uuid)
             continue
         try:
             if job.metadata.get("stage") not in DYNAMIC_STAGES and is_complete(store, job):
                 continue
-            with working_folder(job), hushed():
-                response = run_job(job, store, spent=(spent or {}).get(str(job.metadata.get("stage")), 0.0))
+            response = _run_here(job, store, (spent or {}).get(str(job.metadata.get("stage")), 0.0))
         except PyMongoError as error:
             raise StoreError(
                 f"during {job.name} the database {explain(error)}; what is finished is stored, "
@@ -305,11 +361,11 @@ def execute(
                     f"the disk is full ({error.filename or tempfile.gettempdir()}); "
                     "what is finished is stored, make room and run the same command again"
                 ) from error
-            failures.append(FailedJob(job, error))
+            failures.append(FailedJob(job, error, time.monotonic() - begun))
         except Exception as error:
             if stage_of(job) in SHARD_STAGES:
                 raise
-            failures.append(FailedJob(job, error))
+            failures.append(FailedJob(job, error, time.monotonic() - begun))
         else:
             replaced: list[Any] = [f for f in (response.replace, response.detour) if f is not None]
             added: list[Any] = [response.addition] if follow and response.addition is not None else []

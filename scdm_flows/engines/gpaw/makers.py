@@ -21,6 +21,7 @@ from pydantic import Field
 from pymatgen.core import Structure
 
 from scdm_flows.config import GpawEngineConfig
+from scdm_flows.engines.attempts import attempts
 from scdm_flows.engines.forcefield.curvature import first_guess
 from scdm_flows.engines.gpaw import process
 from scdm_flows.engines.gpaw.inputs import fmax_of, forces_task, relax_task, static_task, stiffness_task
@@ -52,15 +53,16 @@ class GpawTaskDoc(AseStructureTaskDoc):
 
 
 def history_of(task: Mapping[str, Any], folder: Path) -> str:
-    """The name of the file that keeps a task's progress, in ``folder``, begun by an earlier try if there was one.
+    """The name of the file that keeps a task's progress, in ``folder``, begun by an earlier attempt if there was one.
 
-    Tries have folders side by side, and the name follows from the input, so a task finds what was killed before.
+    The name follows from the input, so a task finds what was killed before.
     """
     digest = hashlib.sha256(json.dumps(task, sort_keys=True).encode()).hexdigest()[:HISTORY_DIGITS]
     name = f"history-{digest}.jsonl"
-    earlier = [path for path in folder.parent.glob(f"*/{name}") if path.parent != folder]
+    earlier = [path for before in attempts().folders if (path := before / name).is_file()]
     if earlier and not (folder / name).exists():
         longest = max(earlier, key=lambda path: path.stat().st_size)
+        attempts().went_on_from(longest.parent)
         shutil.copyfile(longest, folder / name)
         lines = (folder / name).read_text().splitlines(keepends=True)
         if lines and not lines[-1].endswith("\n"):  # killed while it wrote

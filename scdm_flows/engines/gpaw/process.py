@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from scdm_flows.config.settings import get_settings
-from scdm_flows.errors import EngineError
+from scdm_flows.errors import EngineError, ProgramKilled, Unfinished
 
 RUNNER = Path(__file__).with_name("runner.py")  # executed, never imported
 INPUT, OUTPUT, LOG = "input.json", "output.json", "runner.log"
@@ -49,8 +49,11 @@ def run(task: Mapping[str, Any], folder: Path, *, walltime: float | None = None)
     Raises
     ------
     EngineError
-        If it could not be started, was stopped or killed, or could not do the task.
+        If it could not be started or could not do the task; ``Unfinished`` if it was stopped and has got further (its
+        history), ``ProgramKilled`` if it ended in the middle.
     """
+    history = folder / str(task.get("history", ""))
+    before = _lines(history)
     (folder / OUTPUT).unlink(missing_ok=True)
     (folder / INPUT).write_text(json.dumps(task))
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
@@ -64,13 +67,18 @@ def run(task: Mapping[str, Any], folder: Path, *, walltime: float | None = None)
         try:
             code = process.wait(walltime)
         except subprocess.TimeoutExpired:
-            raise EngineError(
+            further = _lines(history) > before
+            raise (Unfinished if further else EngineError)(
                 f"GPAW was stopped after {walltime:g} s (engine.walltime_s); a relaxation that is run again goes on "
                 f"from its last geometry; the run is in {folder}"
             ) from None
         finally:
             _stop(process)
     return _answer(task, folder, code)
+
+
+def _lines(file: Path) -> int:
+    return len(file.read_text().splitlines()) if file.is_file() else 0
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -89,7 +97,7 @@ def _answer(task: Mapping[str, Any], folder: Path, code: int) -> dict[str, Any]:
     except (OSError, ValueError):
         words = _last_words(folder / LOG)
         killed = f"it was ended by signal {-code} (memory, or somebody)" if code < 0 else f"exit code {code}"
-        raise EngineError(
+        raise ProgramKilled(
             f"GPAW ended in the middle: {killed}"
             + (f"; its last words: {words!r}" if words else "")
             + f"; a relaxation that is run again goes on from its last geometry; the run is in {folder}"

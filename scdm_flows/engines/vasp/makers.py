@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,9 +26,11 @@ from jobflow.core.flow import Flow
 from monty.io import zopen
 
 from scdm_flows.config.settings import get_settings
+from scdm_flows.engines.attempts import attempts
 from scdm_flows.engines.vasp.checks import layer_problems
+from scdm_flows.engines.vasp.continuing import FAIR_SECONDS, beginning, take_wave_functions
 from scdm_flows.engines.vasp.inputs import SlabSetGenerator
-from scdm_flows.errors import EngineError, StructureError
+from scdm_flows.errors import EngineError, ProgramKilled, StructureError, Unfinished
 
 if TYPE_CHECKING:
     from jobflow.core.job import Response
@@ -35,7 +38,9 @@ if TYPE_CHECKING:
 
 MONITOR_SECONDS = 300.0  # how often custodian's monitors (frozen run, wall time) look, at most
 WALLTIME_SHARE = 0.2  # of a short wall time is kept for stopping
+OWN_SHARE = 0.3  # of the engine's own wall time is a fair try at an ionic step
 WALLTIME_REACHED = "Walltime reached"  # custodian's name of it
+KILLED, NOT_RELAXED = "VASP ended in the middle", "the relaxation did not converge"
 C_TOLERANCE_ANGSTROM = 1e-3
 FORCE_SLACK = 1.1  # VASP judges its forces before they are rounded and drift is taken off
 WALLTIME_START = "CUSTODIAN_WALLTIME_START"  # custodian counts from here, through all jobs of a process
@@ -66,24 +71,44 @@ def fresh_run_settings(walltime: float | None = None, *, relaxes: bool = False) 
     return found
 
 
-def _run(maker: Any, structure: Structure, run: Callable[[Any], Response[Any]]) -> Response[Any]:
-    """Check the slab, run VASP through ``run``, check the result; every failure in words."""
+def _run(maker: Any, structure: Structure, run: Callable[[Any, Structure], Response[Any]]) -> Response[Any]:
+    """Check the slab, run VASP through ``run``, check the result; every failure in words.
+
+    A relaxation goes on from the last geometry of its earlier attempts.
+    """
     problems = layer_problems(structure, maker.min_vacuum)
     if problems:
         raise StructureError("; ".join(problems))
+    incar, known = maker.input_set_generator.config_dict["INCAR"], attempts()
+    relaxes = incar.get("NSW", 0) > 0
+    start = structure
+    if relaxes:
+        fair = min(FAIR_SECONDS, OWN_SHARE * (maker.walltime or FAIR_SECONDS / OWN_SHARE))
+        begins = beginning(structure, known, incar["NSW"], fair)
+        if begins.folder is not None:
+            start = begins.structure
+            known.went_on_from(begins.folder)
+            take_wave_functions(begins.folder, Path.cwd())
     if maker.optcell is not None:
         Path("OPTCELL").write_text(maker.optcell + "\n")
-    incar = maker.input_set_generator.config_dict["INCAR"]
-    relaxes = incar.get("NSW", 0) > 0
-    settings = fresh_run_settings(maker.walltime, relaxes=relaxes)
+    left = None if known.until is None else max(known.until - time.time(), 1.0)
+    limit = min((t for t in (maker.walltime, left) if t is not None), default=None)
+    of_worker = limit is not None and limit == left
+    settings = fresh_run_settings(limit, relaxes=relaxes)
     try:
-        response = run(replace(maker, run_vasp_kwargs={**settings, **maker.run_vasp_kwargs}))
+        response = run(replace(maker, run_vasp_kwargs={**settings, **maker.run_vasp_kwargs}), start)
         if relaxes:
             _check_relaxation(response.output, structure, -float(incar["EDIFFG"]))
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise  # the machine's trouble, no candidate's
-        raise EngineError(failure_in_words(error, Path.cwd())) from error
+        folder, words = Path.cwd(), failure_in_words(error, Path.cwd())
+        stopped = WALLTIME_REACHED in _corrections(folder)
+        if (stopped and (relaxes or of_worker)) or (relaxes and NOT_RELAXED in words):
+            raise Unfinished(words, of_worker=stopped and of_worker) from error
+        if KILLED in words:
+            raise ProgramKilled(words) from error
+        raise EngineError(words) from error
     return response
 
 
@@ -125,7 +150,7 @@ class SlabMaker(BaseVaspMaker):
     def make(self, structure: Structure, prev_dir: str | Path | None = None) -> Response[Any]:
         """Run VASP on the layer; prev_dir: folder of a run to start from."""
         original: Any = BaseVaspMaker.make
-        return _run(self, structure, lambda maker: original.original(maker, structure, prev_dir))
+        return _run(self, structure, lambda maker, start: original.original(maker, start, prev_dir))
 
 
 @dataclass
@@ -148,7 +173,7 @@ class SlabBandsMaker(NonSCFMaker):
                 "file system, or run the static stage again"
             )
         original: Any = NonSCFMaker.make
-        return _run(self, structure, lambda maker: original.original(maker, structure, prev_dir, mode))
+        return _run(self, structure, lambda maker, start: original.original(maker, start, prev_dir, mode))
 
 
 @dataclass
@@ -174,11 +199,11 @@ def failure_in_words(error: Exception, folder: Path) -> str:
     """Why a VASP run failed: the error, what custodian mended before, and what did not converge."""
     message = " ".join(str(error).split()) or type(error).__name__
     if "Validator" in message:
-        message = f"VASP ended in the middle: killed (memory, queue), or a full disk ({message})"
+        message = f"{KILLED}: killed (memory, queue), or a full disk ({message})"
     corrections = _corrections(folder)
     parts = [message[:400] if isinstance(error, EngineError) else _unconverged(folder) or message[:400]]
     if corrections.pop(WALLTIME_REACHED, 0):
-        parts.insert(0, "the wall time was over and VASP was told to stop (engine.walltime_s)")
+        parts.insert(0, "the wall time was over and VASP was told to stop (engine.walltime_s, or the worker's)")
     words = _last_words(folder)
     if words:
         parts.append(f"its last words: {words!r}")
@@ -236,5 +261,5 @@ def _unconverged(folder: Path) -> str | None:
         return f"the electronic steps did not converge in {run.parameters.get('NELM')} (max_electronic_steps)"
     if not ionic:
         steps, most = len(run.ionic_steps), run.parameters.get("NSW")
-        return f"the relaxation did not converge: {steps} of at most {most} ionic steps (max_relax_steps)"
+        return f"{NOT_RELAXED}: {steps} of at most {most} ionic steps (max_relax_steps)"
     return None

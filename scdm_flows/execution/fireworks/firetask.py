@@ -9,9 +9,11 @@ is not computed again.
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fireworks import Firework, FWAction, LaunchPad, Workflow
@@ -20,13 +22,14 @@ from jobflow.managers.fireworks import JobFiretask
 
 from scdm_flows.campaigns.budget import take_candidates
 from scdm_flows.documents import DYNAMIC_STAGES, StageName
-from scdm_flows.errors import StoreError
+from scdm_flows.engines.attempts import Attempts, among
+from scdm_flows.errors import StoreError, Unfinished
 from scdm_flows.execution.fireworks import worker_guard
 from scdm_flows.execution.fireworks.delivery import deliver
 from scdm_flows.execution.fireworks.keeping import Kept, store_or_keep
 from scdm_flows.execution.fireworks.liveness import Process
-from scdm_flows.execution.fireworks.retries import StageError
-from scdm_flows.execution.fireworks.worker_guard import SHIFT, guarded
+from scdm_flows.execution.fireworks.retries import FURTHER, PARDON, StageError
+from scdm_flows.execution.fireworks.worker_guard import SHIFT, Stopped, guarded
 from scdm_flows.execution.fireworks.workflows import ADDED_BY, insert
 from scdm_flows.execution.jobs import is_complete, run_job, stage_of
 from scdm_flows.stores.database import job_store_of
@@ -68,7 +71,8 @@ class ScdmJobFiretask(JobFiretask):
                     logger.info("%s is stored already", job.name)
                     return FWAction(stored_data={"stored_already": True})
                 job.metadata["fw_id"] = self.fw_id
-                response = run_job(job, store, write=partial(self._store, launchpad, store))
+                with among(attempts_of(launchpad, int(self.fw_id))):
+                    response = run_job(job, store, write=partial(self._store, launchpad, store))
             finally:
                 store.close()
             replacing = [] if there else [f for f in (response.replace, response.detour) if f is not None]
@@ -84,6 +88,8 @@ class ScdmJobFiretask(JobFiretask):
                 if new:
                     additions.append(workflow_of(flow, only=new))
         except Exception as error:
+            if isinstance(error, Unfinished) and error.of_worker:
+                raise Stopped("the worker's time is over") from error
             raise StageError(error) from error
         for firework in (firework for workflow in (*detours, *additions) for firework in workflow):
             firework.spec[ADDED_BY] = origin
@@ -120,6 +126,33 @@ class ScdmJobFiretask(JobFiretask):
             answers=partial(worker_guard.wait_for, launchpad),
             undisturbed=worker_guard.undisturbed,
         )
+
+
+def attempts_of(launchpad: LaunchPad | None, fw_id: int) -> Attempts:
+    """Where a firework was launched before, and until when this worker may go on."""
+    if launchpad is None:
+        return Attempts()
+    firework = launchpad.fireworks.find_one({"fw_id": fw_id}, {f"spec.{PARDON}": 1}) or {}
+    found = launchpad.launches.find({"fw_id": fw_id}, {"launch_id": 1, "launch_dir": 1})
+    launched = {Path(str(d["launch_dir"])): int(d["launch_id"]) for d in found if d["launch_id"] != SHIFT.launch_id}
+    folders = [folder for folder in sorted(launched, key=launched.__getitem__) if folder.is_dir()]
+    pardoned = firework.get("spec", {}).get(PARDON) or 0
+
+    def further(folder: Path) -> None:
+        launchpad.fireworks.update_one({"fw_id": fw_id}, {"$max": {f"spec.{FURTHER}": launched[folder]}})
+
+    return Attempts(
+        tuple(folders),
+        counted=sum(launched[folder] > pardoned for folder in folders),
+        until=SHIFT.until or end_of_allocation(),
+        went_on_from=further,
+    )
+
+
+def end_of_allocation() -> float | None:
+    """When the batch job that this process runs in ends (``time.time``), as Slurm says it; None where nobody does."""
+    said = os.environ.get("SLURM_JOB_END_TIME", "")
+    return float(said) if said.isdigit() else None
 
 
 def workflow_of(flow: Any, only: set[str] | None = None, **metadata: Any) -> Workflow:

@@ -11,11 +11,20 @@ from scdm_flows.campaigns.failures import failure, forget_mended, record
 from scdm_flows.config.settings import get_settings
 from scdm_flows.documents import StageName
 from scdm_flows.execution.fireworks.launchpad import launchpad_of
-from scdm_flows.execution.fireworks.retries import FIELDS, PARDON, Failure, failures_of, judge, never_started
+from scdm_flows.execution.fireworks.retries import (
+    FIELDS,
+    FURTHER,
+    PARDON,
+    Failure,
+    failures_of,
+    forgiven,
+    judge,
+    never_started,
+)
 from scdm_flows.stores.database import Database
 
 # what is read of a firework's spec
-SPEC = ("campaign", "candidate_id", "shard", "stage", "part_of", "job_uuid", PARDON, "_exception_details")
+SPEC = ("campaign", "candidate_id", "shard", "stage", "part_of", "job_uuid", PARDON, FURTHER, "_exception_details")
 
 
 def status(database: Database, campaign: str, launchpad: LaunchPad | None = None) -> dict[str, dict[str, int]]:
@@ -81,7 +90,7 @@ def failures_by_firework(launchpad: LaunchPad, specs: Mapping[int, dict[str, Any
     for launch in launchpad.launches.find({**span(specs), "state": "FIZZLED"}, FIELDS) if specs else ():
         launches.setdefault(launch["fw_id"], []).append(launch)
     return {
-        node: failures_of(launches[node], spec.get(PARDON)) if node in launches else [never_started(spec)]
+        node: failures_of(launches[node], forgiven(spec)) if node in launches else [never_started(spec)]
         for node, spec in specs.items()
     }
 

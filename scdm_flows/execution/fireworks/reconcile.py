@@ -17,6 +17,7 @@ from fireworks import LaunchPad
 from fireworks.fw_config import RESERVATION_EXPIRATION_SECS
 
 from scdm_flows.campaigns.controls import cancelled_campaigns
+from scdm_flows.campaigns.node_hours import add_lost
 from scdm_flows.config import CampaignConfig
 from scdm_flows.config.settings import get_settings
 from scdm_flows.documents import DYNAMIC_STAGES, utc_now
@@ -28,7 +29,17 @@ from scdm_flows.execution.fireworks.keeping import keeps
 from scdm_flows.execution.fireworks.launchpad import launchpad_of
 from scdm_flows.execution.fireworks.liveness import LOST_AFTER_SECONDS, Watch, clock, two_heartbeats
 from scdm_flows.execution.fireworks.progress import SPEC, failures_by_firework, span, stage_in
-from scdm_flows.execution.fireworks.retries import FIELDS, PARDON, QUARANTINED, judge, last_sign, lost_action, utc
+from scdm_flows.execution.fireworks.retries import (
+    FIELDS,
+    PARDON,
+    QUARANTINED,
+    forgiven,
+    judge,
+    last_sign,
+    lost_action,
+    running_seconds,
+    utc,
+)
 from scdm_flows.execution.fireworks.submission import begin_phonons, missing_work, submit
 from scdm_flows.execution.jobs import complete_among
 from scdm_flows.stores.database import Database
@@ -235,6 +246,7 @@ class _Reconciliation:
                 }
                 if not self.launchpad.launches.update_one(query, change).modified_count:
                     continue
+                add_lost(self.launchpad.db, board.fireworks[node]["spec"].get("campaign"), running_seconds(launch))
             self._add(Kind.LOST, node, board.name(node), standing.reason)
         if not self.dry_run and self.campaign is None:
             self.watch.forget(self.launchpad, {launch["launch_id"] for launch in running})
@@ -363,7 +375,7 @@ class _Reconciliation:
             elif spec.get("campaign") in self.cancelled:
                 self._add(Kind.FAILED, node, board.name(node), f"the campaign is cancelled; {detail}")
             elif everything:
-                last = max((f.launch_id for f in failures), default=spec.get(PARDON))
+                last = max((f.launch_id for f in failures), default=forgiven(spec))
                 if not self.dry_run:
                     self.launchpad.fireworks.update_one(
                         {"fw_id": node, "state": "FIZZLED"}, {"$set": {f"spec.{PARDON}": last}}

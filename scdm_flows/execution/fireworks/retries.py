@@ -1,24 +1,28 @@
 """Which failed jobs are tried again, when, and which are given up.
 
-What is no fault of the job (a lost worker, the database, memory, files) is tried again up to a limit, each time after
-a longer wait; an error of the science would only come again. A job in which several workers were lost is quarantined:
-it would take one worker after the other with it. All of this is read from the launches that FireWorks keeps, so nothing
-has to be counted and any number of processes come to the same verdict.
+What is no fault of the job (a lost worker, the database, memory, files, a killed program) is tried again up to a limit,
+each time after a longer wait; an error of the science would only come again. A job whose time was over goes on until
+its engine gives it up, and one that an attempt has brought further is forgiven the failures up to that attempt
+(``FURTHER``). A job in which several workers were lost is quarantined: it would take one worker after the other with
+it. All of this is read from the launches that FireWorks keeps, so nothing has to be counted and any number of processes
+come to the same verdict.
 """
 
 from __future__ import annotations
 
 import builtins
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fireworks import FWAction
 from pymongo import errors as mongo_errors
 
-from scdm_flows.errors import OutputError, StoreError
+from scdm_flows.errors import OutputError, ProgramKilled, StoreError, Unfinished
 
 if TYPE_CHECKING:
     from scdm_flows.config.settings import ScdmSettings
@@ -26,10 +30,12 @@ if TYPE_CHECKING:
 LOST, QUARANTINED = "WorkerLost", "Quarantined"
 LONGEST_WAIT = timedelta(hours=6)
 PARDON = "pardoned_launch"  # spec key: failures up to this launch are forgiven
+FURTHER = "further_launch"  # spec key: the last launch that brought the job further; failures up to it count no more
 RETRY_ALL = "`scdm campaign resume --retry-failed` tries it all the same"
 FIELDS = {  # of launches, what ``failures_of`` needs
     "fw_id": 1,
     "launch_id": 1,
+    "launch_dir": 1,
     "state_history.state": 1,
     "state_history.created_on": 1,
     "state_history.updated_on": 1,
@@ -44,6 +50,8 @@ class Trouble(StrEnum):
     DATABASE = "the database was in trouble"
     MEMORY = "there was not enough memory"
     SYSTEM = "a file or the system was in trouble"
+    PROGRAM = "the program was killed"
+    TIME = "its time was over"
 
 
 def trouble_of(error: BaseException) -> Trouble | None:
@@ -56,6 +64,10 @@ def trouble_of(error: BaseException) -> Trouble | None:
             return Trouble.MEMORY
         if isinstance(found, OSError | OutputError):
             return Trouble.SYSTEM
+        if isinstance(found, ProgramKilled):
+            return Trouble.PROGRAM
+        if isinstance(found, Unfinished):
+            return Trouble.TIME
         found = found.__cause__
     return None
 
@@ -132,6 +144,11 @@ def never_started(spec: dict[str, Any]) -> Failure:
     return Failure("NotReadable", trace.splitlines()[-1][:2000], None, datetime.min.replace(tzinfo=UTC), 0)
 
 
+def forgiven(spec: dict[str, Any]) -> int | None:
+    """The launch up to which a firework's failures count no more; None where all count."""
+    return max((int(spec[key]) for key in (PARDON, FURTHER) if spec.get(key) is not None), default=None)
+
+
 def failures_of(launches: Iterable[dict[str, Any]], pardoned: int | None = None) -> list[Failure]:
     """The failures of a firework, oldest first, without those that are forgiven."""
     ordered = sorted(launches, key=lambda d: int(d["launch_id"]))
@@ -142,6 +159,18 @@ def last_sign(launch: dict[str, Any]) -> datetime:
     """When a launch was last heard of, in UTC: began, pinged or ended."""
     times = [entry.get(key) for entry in launch.get("state_history", ()) for key in ("created_on", "updated_on")]
     return max((utc(t) for t in times if t is not None), default=datetime.min.replace(tzinfo=UTC))
+
+
+def running_seconds(launch: dict[str, Any]) -> float:
+    """How long (s) a launch was seen to run: to its last heartbeat, or the last change of a file where it ran."""
+    running = [entry for entry in launch["state_history"] if entry["state"] == "RUNNING"]
+    if not running:
+        return 0.0
+    begun, end = utc(running[0]["created_on"]), last_sign({"state_history": running})
+    with suppress(OSError, ValueError):  # on another machine, empty or purged
+        changed = max(path.stat().st_mtime for path in Path(str(launch["launch_dir"])).iterdir())
+        end = max(end, datetime.fromtimestamp(changed, UTC))
+    return max((end - begun).total_seconds(), 0.0)
 
 
 def utc(time: str | datetime) -> datetime:
@@ -172,7 +201,7 @@ def judge(failures: Sequence[Failure], stage: str, settings: ScdmSettings) -> Ve
         return Verdict(None, last.error_type, last.message)
     tries = len(failures)
     limit = settings.retry_limits.get(stage, settings.retry_limit)
-    if last.trouble is not Trouble.LOST and tries > limit:
+    if last.trouble not in (Trouble.LOST, Trouble.TIME) and tries > limit:
         message = f"{last.message} (tried {tries} time{'s' * (tries != 1)}; {RETRY_ALL})"
         return Verdict(None, last.error_type, message)
     wait = min(timedelta(seconds=settings.retry_wait_seconds) * 2 ** (min(tries, 30) - 1), LONGEST_WAIT)

@@ -222,6 +222,7 @@ def _signals() -> Iterator[None]:
 @contextmanager
 def _alarm(seconds: float | None) -> Iterator[None]:
     """After so many seconds, what SIGTERM does; the reason is the wall time."""
+    SHIFT.until = None if seconds is None else time.time() + seconds
     if seconds is None:
         yield
         return

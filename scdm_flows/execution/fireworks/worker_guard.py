@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
@@ -31,6 +31,7 @@ from fireworks.fw_config import FWData
 from pymongo.errors import ConnectionFailure, PyMongoError
 
 from scdm_flows.campaigns.controls import Control, control_of
+from scdm_flows.campaigns.node_hours import add_lost
 from scdm_flows.execution.fireworks import liveness, slots
 from scdm_flows.execution.fireworks.keeping import keeps
 from scdm_flows.execution.fireworks.retries import StageError
@@ -52,13 +53,14 @@ class Stopped(BaseException):
 class Shift:
     """What this process knows of its work and its stop.
 
-    loop: whether ``scdm worker`` runs the jobs and ends by itself; keeps: folder of outputs that could not be stored;
-    launch_id: of the job that runs, 0 without one; database: id of the LaunchPad's database; away_since: since when
-    this process finds no database (``time.monotonic``).
+    loop: whether ``scdm worker`` runs the jobs and ends by itself; until: when its time is over (``time.time``);
+    keeps: folder of outputs that could not be stored; launch_id: of the job that runs, 0 without one; database: id of
+    the LaunchPad's database; away_since: since when this process finds no database (``time.monotonic``).
     """
 
     def __init__(self) -> None:
         self.loop = False
+        self.until: float | None = None
         self.keeps = Path()
         self.launch_id = 0
         self.database = ""
@@ -108,23 +110,32 @@ def guarded(run_task: RunTask) -> RunTask:
         if refused is not None:
             return FWAction(stored_data={"given_back": refused})
         before = {child.pid for child in psutil.Process().children(recursive=True)}
+        begun = time.monotonic()
         try:
             with _heartbeat(launchpad, launch_id), _stops_on_signals():
                 try:
                     action = run_task(task, fw_spec)
                 except Exception:
                     wait_for(launchpad)
+                    _count(launchpad, fw_spec, begun)
                     raise
                 wait_for(launchpad)  # FireWorks drops the end of a job when the database is away
                 return action
         except Stopped as stop:
             _end_children(before)
+            _count(launchpad, fw_spec, begun)
             return _leave(launchpad, fw_id, launch_id, str(stop))
         finally:
             if control.budget.jobs:
                 slots.free_slot(launchpad, fw_id, launch_id)
 
     return run
+
+
+def _count(launchpad: LaunchPad, spec: dict[str, Any], begun: float) -> None:
+    """Count the time of an attempt that leaves no output. begun: ``time.monotonic``."""
+    with suppress(PyMongoError):  # a stop is not to wait for a database that is away
+        add_lost(launchpad.db, spec.get("campaign"), time.monotonic() - begun)
 
 
 def _refused(launchpad: LaunchPad, spec: dict[str, Any], control: Control, fw_id: int, launch_id: int) -> str | None:

@@ -10,6 +10,7 @@ from jobflow.core.flow import Flow
 
 from scdm_flows.campaigns.budget import hours_are_used_up
 from scdm_flows.campaigns.failures import failure, record
+from scdm_flows.campaigns.node_hours import add_lost
 from scdm_flows.campaigns.stored import relaxed_structure
 from scdm_flows.config import CampaignConfig
 from scdm_flows.documents import ScreenedCandidate, StageName
@@ -111,6 +112,8 @@ def _run_flow(
     before = {"candidate_id": candidate_id, "campaign": config.name}
     over = {d["stage"] for d in database.failures.query(before, properties=["stage"])}
     failed = execute(flow, database.job_store, over=over, spent=spent)
+    for one in failed:
+        add_lost(database.mongo, config.name, one.seconds)
     record(
         database,
         [

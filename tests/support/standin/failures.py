@@ -11,6 +11,7 @@ MODE; a word is the kind of the run (relax, static, uniform, line) or its reduce
 ``truncated``             vasprun.xml ends in the middle; the exit status is 0
 ``walltime``              slow (``STANDIN_VASP_STEP_SECONDS``, 0.5, an ionic step) until STOPCAR asks it to stop;
                           SIGKILL after ``STANDIN_VASP_WALLTIME`` (60) seconds, as a queue does
+``slow``                  the same, but it converges
 ``disk_full``             "No space left on device" after the first ionic step, half a vasprun.xml, exit status 38
 ``zbrent``, ``brmix``     VASP's messages of that name after the first ionic step
 ========================  ============================================================================================
@@ -26,7 +27,7 @@ from typing import NoReturn
 
 MODES = (
     *("unconverged_scf", "unconverged_ionic", "killed", "truncated", "walltime", "disk_full"),
-    *("zbrent", "brmix"),
+    *("slow", "zbrent", "brmix"),
 )
 MESSAGES = {
     "zbrent": "ZBRENT: fatal error in bracketing\n     please rerun with smaller EDIFF, or copy CONTCAR\n"

@@ -29,7 +29,7 @@ def main() -> int:
     if max(run.structure.lattice.abc) > 50 and run["AMIN"] > 0.01:
         print(" One of the lattice vectors is very long (>50 A), but AMIN is rather large", flush=True)
     failure = failures.claim(run.kind, run.structure.composition.reduced_formula)
-    slow = failures.Slow(folder, run.kind) if failure == "walltime" else None
+    slow = failures.Slow(folder, run.kind) if failure in ("walltime", "slow") else None
     record = writers.Record(folder, run)
     for step in ions.relax(run, forever=failure in ("walltime", "unconverged_ionic")):
         stopped = slow.wait() if slow else failures.stop_requested(folder, run.kind)

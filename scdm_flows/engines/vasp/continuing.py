@@ -1,0 +1,143 @@
+"""Where a relaxation goes on that an earlier attempt began: its last geometry, its wave functions if they are whole."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from monty.io import zopen
+from monty.os.path import zpath
+
+from scdm_flows.engines.attempts import Attempts
+from scdm_flows.errors import EngineError
+
+if TYPE_CHECKING:
+    from pymatgen.core.structure import Structure
+
+logger = logging.getLogger(__name__)
+STALLED = 3  # attempts in a row without a finished ionic step, after which a relaxation is given up; of those that had
+FAIR_SECONDS = 600.0  # at least so long for it: a worker whose time is nearly over gives none its fair try
+MOST = 3  # times the most ionic steps of one run, in all attempts together
+SAME_C_ANGSTROM = 1e-3
+ENDED_WELL = "General timing and accounting"  # what OUTCAR says where VASP ended by itself
+LAST_WORDS = 20_000  # bytes of OUTCAR that are looked at for it
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Where a relaxation begins.
+
+    structure: the layer; folder: of the attempt that left it, None where none did; steps: ionic steps that attempt
+    finished.
+    """
+
+    structure: Structure
+    folder: Path | None = None
+    steps: int = 0
+
+
+def beginning(structure: Structure, known: Attempts, most_steps: int, fair_seconds: float = FAIR_SECONDS) -> Beginning:
+    """The last geometry of earlier attempts, else the structure itself.
+
+    Parameters
+    ----------
+    structure
+        The layer as it was given; sites in the order of the POSCAR, or to be sorted as pymatgen sorts them.
+    known
+        Earlier attempts.
+    most_steps
+        Of one run (NSW).
+    fair_seconds
+        An attempt without a finished step that took less time does not count.
+
+    Raises
+    ------
+    EngineError
+        If of the attempts that count the last ``STALLED`` finished no ionic step, or all of them together ``MOST``
+        times ``most_steps``.
+    """
+    begun = [folder for folder in known.folders if Path(zpath(str(folder / "INCAR"))).exists()]
+    steps = [ionic_steps(folder) for folder in begun]
+    free = set(known.folders[: len(known.folders) - known.counted])
+    counted = [
+        done
+        for folder, done in zip(begun, steps, strict=True)
+        if folder not in free and (done or _seconds(folder) >= fair_seconds)
+    ]
+    if len(counted) >= STALLED and not any(counted[-STALLED:]):
+        raise EngineError(
+            f"the last {STALLED} of {len(steps)} attempts finished no ionic step, the last in {begun[-1]}; give a step "
+            "more time (walltime of worker and queue, engine.walltime_s), more cores, or leave out so large a layer"
+        )
+    if sum(counted) >= MOST * most_steps:
+        raise EngineError(
+            f"the relaxation did not converge in {sum(counted)} ionic steps of {len(counted)} attempts, the last in "
+            f"{begun[-1]}; raise max_relax_steps ({most_steps} in one run) if its energy still falls, or leave it out"
+        )
+    for folder, done in zip(reversed(begun), reversed(steps), strict=True):
+        left = _left(structure, folder) if done else None
+        if left is not None:
+            return Beginning(left, folder, done)
+    return Beginning(structure)
+
+
+def ionic_steps(folder: Path) -> int:
+    """Ionic steps that a run has finished: lines of OSZICAR with a free energy."""
+    try:
+        with zopen(zpath(str(folder / "OSZICAR")), "rt", encoding="utf-8", errors="replace") as file:
+            return sum(" F= " in str(line) for line in file)
+    except OSError:
+        return 0
+
+
+def _seconds(folder: Path) -> float:
+    """How long a run was at work: from its input to the last change of a file."""
+    times = [path.stat().st_mtime for path in folder.iterdir()]
+    return max(times) - min(times)
+
+
+def take_wave_functions(folder: Path, into: Path) -> bool:
+    """Copy WAVECAR where the earlier run ended by itself, as one that was cut off would stop VASP; whether it did."""
+    source = folder / "WAVECAR"
+    if not source.is_file() or not source.stat().st_size or not _ended_well(folder / "OUTCAR"):
+        return False
+    shutil.copyfile(source, into / "WAVECAR")
+    return True
+
+
+def _ended_well(outcar: Path) -> bool:
+    try:
+        with outcar.open("rb") as file:
+            file.seek(max(0, outcar.stat().st_size - LAST_WORDS))
+            return ENDED_WELL in file.read().decode(errors="replace")
+    except OSError:
+        return False
+
+
+def _left(structure: Structure, folder: Path) -> Structure | None:
+    """The geometry that a run left, with the site properties of the structure it began from; None where none is whole.
+
+    VASP writes CONTCAR after each ionic step; a kill while it does leaves half of it, and custodian's handlers begin it
+    anew from POSCAR.
+    """
+    from pymatgen.core import Lattice, Structure
+    from pymatgen.io.vasp.inputs import Poscar
+
+    for name in ("CONTCAR", "POSCAR"):
+        try:
+            found = Poscar.from_file(zpath(str(folder / name)), check_for_potcar=False).structure
+        except Exception as error:  # half a file can break its parser in ways nobody lists
+            logger.info("%s of %s is not whole: %s", name, folder, error)
+            continue
+        for like in (structure, structure.get_sorted_structure()):
+            moved = np.abs(found.lattice.matrix[2] - like.lattice.matrix[2]).max()
+            if found.species != like.species or moved > SAME_C_ANGSTROM:
+                continue
+            matrix = np.array(found.lattice.matrix)
+            matrix[2] = like.lattice.matrix[2]
+            return Structure(Lattice(matrix), like.species, found.frac_coords, site_properties=like.site_properties)
+    return None

@@ -1,0 +1,190 @@
+"""VASP relaxations that are interrupted again and again end where an uninterrupted one does, and never start over."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from monty.os.path import zpath
+from pymatgen.core import Lattice, Structure
+from pymatgen.io.vasp import Poscar
+from support.places import ROOT
+
+from scdm_flows.campaigns.node_hours import node_hours
+from scdm_flows.config import CampaignConfig, parse_config
+from scdm_flows.config.settings import ScdmSettings
+from scdm_flows.engines.vasp.continuing import ionic_steps
+from scdm_flows.execution import fireworks as launch
+from scdm_flows.stores import Database, EmbeddedServer, connect
+
+pytest.importorskip("secantus", reason="the embedded server is an optional extra")
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["scdm_flows.engines.vasp.makers", "scdm_flows.execution.fireworks.worker"])
+TIMES = int(os.environ.get("SCDM_TEST_INTERRUPTIONS", "3"))  # 20 before a release
+# seconds of an ionic step; of the time until an interruption: the shortest, and what comes to it at most. A worker needs
+# some to begin, and custodian keeps three steps of a wall time for the end.
+TIMING = {"SIGTERM": (0.3, 0.5, 3.6), "SIGKILL": (0.3, 0.5, 3.6), "walltime": (0.8, 4.0, 6.0)}
+ENGINE = {
+    "kind": "vasp",
+    "fmax_ev_per_angstrom": 0.001,
+    "first_fmax_ev_per_angstrom": 0.01,
+    "kpoint_spacing_per_angstrom": 0.6,
+    "max_relax_steps": 100,
+}
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, standin_vasp: dict[str, Any]) -> Iterator[Database]:
+    """A database server, and the stand-in as a VASP that takes its time over an ionic step."""
+    for name, value in {
+        "SCDM_DATA_DIR": str(tmp_path / "data"),
+        "SCDM_VASP_VERSION": "6.5.0",
+        "SCDM_VASP_POLL_SECONDS": "0.1",
+        "SCDM_RETRY_WAIT_SECONDS": "0",
+        "STANDIN_VASP_FAIL": "slow:999@relax",
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'models'}",
+    }.items():
+        monkeypatch.setenv(name, value)
+    settings = ScdmSettings(data_dir=tmp_path / "data")
+    with connect(settings) as database:
+        yield database
+    EmbeddedServer(settings.data_dir).stop()
+
+
+def campaign(folder: Path, name: str) -> CampaignConfig:
+    """Boron nitride, stretched by 4 %, with nothing after its relaxation but the static run."""
+    (folder / "in").mkdir(exist_ok=True)
+    stretched = Structure(Lattice.hexagonal(2.62, 20), ["B", "N"], [[1 / 3, 2 / 3, 0.51], [2 / 3, 1 / 3, 0.49]])
+    stretched.to(filename=str(folder / "in" / "bn.cif"))
+    references = folder / "references.json"
+    phase = {
+        "@module": "pymatgen.entries.computed_entries",
+        "@class": "ComputedEntry",
+        "parameters": {"run_type": "GGA", "is_hubbard": False},
+    }
+    entries = [{**phase, "entry_id": e, "composition": {e: 1}, "energy": -8.0} for e in ("B", "N")]
+    references.write_text(json.dumps(entries))
+    return parse_config(
+        {
+            "name": name,
+            "generator": {"kind": "files", "paths": [str(folder / "in")]},
+            "screen": {"require_novel": False},
+            "engine": {**ENGINE, "references": str(references)},
+            "gate": {"phonon_max_atoms": 1, "bands_max_atoms": 1},
+        }
+    )
+
+
+def _work(config: str, folder: str, walltime: float | None) -> None:
+    from scdm_flows.execution.fireworks.worker import launchpad_in, work, worker_of
+
+    work(launchpad_in(Path(config)), worker_of([]), folder=Path(folder), walltime=walltime)
+
+
+class Machine:
+    """Starts workers and takes their time away."""
+
+    def __init__(self, database: Database, folder: Path) -> None:
+        self.database = database
+        self.config = launch.write_worker_config(database, folder / "launchpad").parent
+        self.folder = folder / "work"
+        self.folder.mkdir()
+
+    def run(self, how: str | None = None, seconds: float = 0.0) -> bool:
+        """Let a worker work until nothing is left or it is interrupted; whether it was."""
+        walltime = seconds if how == "walltime" else None
+        process: Any = CONTEXT.Process(target=_work, args=(str(self.config), str(self.folder), walltime))
+        process.start()
+        process.join(None if walltime or how is None else self._after_its_start(process, seconds))
+        interrupted = bool(process.is_alive())
+        if interrupted:
+            # a node that goes down takes everything with it
+            whole = psutil.Process(process.pid).children(recursive=True) if how == "SIGKILL" else []
+            for one in (psutil.Process(process.pid), *whole):
+                one.send_signal(signal.SIGKILL if how == "SIGKILL" else signal.SIGTERM)
+        process.join(120)
+        assert not process.is_alive()
+        if how == "SIGKILL":
+            launch.resume(self.database, lost_after=0.1)
+        return interrupted or how == "walltime"
+
+    def _after_its_start(self, process: Any, seconds: float) -> float:
+        """Seconds to wait; first, until a job of its own runs."""
+        launchpad = launch.launchpad_of(self.database)
+        while process.is_alive() and not launchpad.fireworks.count_documents({"state": "RUNNING"}):
+            time.sleep(0.05)
+        return seconds
+
+
+def relaxed(database: Database, name: str) -> Structure:
+    """The end of the last relaxation."""
+    found = database.job_store.query_one({"metadata.campaign": name, "metadata.stage": "relax"}, load=True)
+    assert found is not None
+    return Structure.from_dict(found["output"]["structure"])
+
+
+def attempts(database: Database, name: str) -> list[list[Path]]:
+    """For each relaxation the folders of its attempts that began, oldest first."""
+    launchpad, found = launch.launchpad_of(database), defaultdict(list)
+    query = {"spec.campaign": name, "name": {"$regex": "relax"}}
+    mine = [d["fw_id"] for d in launchpad.fireworks.find(query, {"fw_id": 1})]
+    for d in sorted(launchpad.launches.find({"fw_id": {"$in": mine}}), key=lambda d: d["launch_id"]):
+        if list(Path(d["launch_dir"]).glob("INCAR*")):
+            found[d["fw_id"]].append(Path(d["launch_dir"]))
+    return list(found.values())
+
+
+def geometry(path: Path) -> Structure:
+    found: Structure = Poscar.from_file(zpath(str(path)), check_for_potcar=False).structure
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL", "walltime"])
+def test_an_interrupted_relaxation_ends_where_an_uninterrupted_one_does(
+    how: str, server: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCDM_LOST_LIMIT", "100")  # a kill before the first step of a run counts as no progress
+    step, shortest, longest = TIMING[how]
+    monkeypatch.setenv("STANDIN_VASP_STEP_SECONDS", str(step))
+    machine, random = Machine(server, tmp_path), Random(how)
+    assert launch.submit(campaign(tmp_path, "whole"), server) == 1
+    machine.run()
+    assert launch.submit(campaign(tmp_path, "broken"), server) == 1
+    interruptions = sum(machine.run(how, shortest + random.uniform(0, longest)) for _ in range(TIMES))
+    assert interruptions > 0
+    machine.run()
+    launch.resume(server, lost_after=0.1)
+    machine.run()
+    assert set(launch.status(server, "broken")["static"]) == {"COMPLETED"}
+
+    ends = [relaxed(server, name) for name in ("whole", "broken")]
+    assert np.abs(ends[0].lattice.matrix - ends[1].lattice.matrix).max() < 1e-4
+    moved = np.abs(ends[0].frac_coords - ends[1].frac_coords)
+    assert (np.minimum(moved, 1 - moved) @ ends[0].lattice.matrix).max() < 1e-4
+
+    spent, went_on = 0.0, 0
+    for folders in attempts(server, "broken"):
+        steps = [ionic_steps(folder) for folder in folders]
+        spent += step * sum(steps)
+        for before, done, after in zip(folders, steps, folders[1:], strict=False):
+            if done:  # no finished step is made again: the next attempt begins where this one was
+                left, began = geometry(before / "CONTCAR"), geometry(after / "POSCAR")
+                assert np.abs(left.lattice.matrix - began.lattice.matrix).max() < 1e-6
+                assert np.abs(left.frac_coords - began.frac_coords).max() < 1e-6
+                went_on += 1
+    assert went_on > 0
+    # the time of every attempt counts: at least that of the ionic steps, which is most of it
+    counted = 3600 * node_hours(server.job_store.docs_store._collection, "broken")
+    assert counted > 0.95 * spent

@@ -198,7 +198,10 @@ class VaspEngineConfig(Frozen):
     dos_points: int = Field(2001, ge=101, description="energies of the density of states (NEDOS)")
 
     walltime_s: int | None = Field(
-        None, gt=0, description="seconds that a VASP run may take before it is told to stop; no limit when absent"
+        None,
+        gt=0,
+        description="seconds that a VASP run may take before it is told to stop; a worker whose own time is shorter "
+        "tells it sooner, and a relaxation goes on in the next attempt; no limit of its own when absent",
     )
     max_custodian_errors: int = Field(5, ge=0, description="errors that custodian mends in one run before it gives up")
 

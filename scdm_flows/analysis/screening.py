@@ -15,13 +15,13 @@ from typing import Any
 from pymatgen.core.structure import Structure
 
 from scdm_flows.analysis.duplicates import equal_samples
-from scdm_flows.config import CampaignConfig, ScreenConfig
+from scdm_flows.config import CampaignConfig
 from scdm_flows.documents.stages import ScreenedCandidate
 from scdm_models.datasets.known import KnownLayers
 from scdm_models.errors import ScdmError, SymmetryError
 from scdm_models.symmetry.detect import detect_layer_group, detect_space_group
 from scdm_models.symmetry.encoding import symmetrize
-from scdm_models.symmetry.lattice import is_one_layer, orient_slab, slab_thickness
+from scdm_models.symmetry.lattice import DEFAULT_VACUUM_ANGSTROM, is_one_layer, prepare_slab, slab_thickness
 from scdm_models.symmetry.validity import check_distances
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,18 @@ def id_of_layer(config: CampaignConfig, structure: Structure) -> str:
     text = json.dumps([layer["lattice"]["matrix"], layer["sites"]], sort_keys=True)
     digest = hashlib.sha256(f"{config.name}:{config.config_hash}:{text}".encode()).hexdigest()[:12]
     return f"{config.name}-{digest}"
+
+
+def prepared(config: CampaignConfig, structure: Structure) -> Structure:
+    """A layer as the screen hands it on, with the vacuum that the campaign's engine asks for.
+
+    Raises
+    ------
+    ScdmError
+        If it is no layer.
+    """
+    asked = float(getattr(config.engine, "min_vacuum_angstrom", 0.0))
+    return prepare_slab(structure, max(asked, DEFAULT_VACUUM_ANGSTROM))
 
 
 def screen(config: CampaignConfig, records: Sequence[dict[str, Any]], known: KnownLayers) -> list[ScreenedCandidate]:
@@ -90,7 +102,7 @@ def _examine(config: CampaignConfig, record: dict[str, Any], known: KnownLayers)
         verdict.reason = f"unreadable: {given}"
         return verdict
     try:
-        verdict.reason = _reason_to_reject(verdict, verdict.structure, config.screen, known)
+        verdict.reason = _reason_to_reject(verdict, verdict.structure, config, known)
         verdict.accepted = verdict.reason is None
     except ScdmError as error:
         verdict.reason = f"not usable: {error}"
@@ -100,13 +112,13 @@ def _examine(config: CampaignConfig, record: dict[str, Any], known: KnownLayers)
 
 
 def _reason_to_reject(
-    verdict: ScreenedCandidate, given: Structure, rules: ScreenConfig, known: KnownLayers
+    verdict: ScreenedCandidate, given: Structure, config: CampaignConfig, known: KnownLayers
 ) -> str | None:
     """Fills the verdict's fields; returns why the layer is not accepted, None where it is."""
-    verdict.formula = given.composition.reduced_formula
+    rules, verdict.formula = config.screen, given.composition.reduced_formula
     if len(given) > rules.max_atoms:
         return f"too large: {len(given)} atoms, at most {rules.max_atoms} are allowed"
-    slab = orient_slab(given)
+    slab = prepared(config, given)
     verdict.structure = slab
     distances = check_distances(slab, threshold=rules.min_distance_angstrom)
     verdict.min_distance_angstrom = round(distances.min_distance_angstrom, 4)

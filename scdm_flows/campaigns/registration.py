@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scdm_flows.campaigns.controls import refuse_cancelled
 from scdm_flows.campaigns.removal import clear, has_computed, is_being_removed, who_computes
@@ -22,6 +22,9 @@ from scdm_flows.generators import GENERATORS
 from scdm_flows.stores.database import Database, connect
 from scdm_flows.stores.driver_errors import store_errors
 from scdm_models.errors import reason_of
+
+if TYPE_CHECKING:
+    from pymatgen.core.structure import Structure
 
 logger = logging.getLogger(__name__)
 
@@ -164,14 +167,19 @@ def _engine_problems(config: CampaignConfig) -> list[str]:
             return found
         if elements:
             found += engine.check_elements(elements)
-        told = [
-            f"{name}: {problem}"
-            for name, structure in layers
-            for problem in engine.layer_problems(structure, as_given=True)
-        ]
+        told = [f"{name}: {problem}" for name, structure in layers for problem in _layer_problems(config, structure)]
         return found + (told if len(told) <= MOST_NAMED else [*told[:MOST_NAMED], f"and {len(told) - MOST_NAMED} more"])
 
     return _told(ask)
+
+
+def _layer_problems(config: CampaignConfig, structure: Structure) -> list[str]:
+    from scdm_flows.analysis.screening import prepared
+
+    try:
+        return engine_of(config.engine).layer_problems(prepared(config, structure))
+    except ScdmError as error:
+        return [str(error)]
 
 
 def _told(ask: Callable[[], list[str]]) -> list[str]:

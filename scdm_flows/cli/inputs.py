@@ -33,9 +33,9 @@ def inputs(file_or_id: str, out: Path, settings: Path | None, force: bool, as_js
     FILE_OR_ID is a file of structures, a campaign file whose generator reads files, or a candidate's id. Neither VASP
     nor POTCARs are needed: without them POTCAR.spec names the potentials.
     """
+    from scdm_flows.analysis.screening import prepared
     from scdm_flows.config import CampaignConfig, VaspEngineConfig, load_config
     from scdm_flows.engines import engine_of
-    from scdm_models.symmetry.lattice import orient_slab
 
     config, layers, given = _layers(file_or_id)
     if not layers:
@@ -47,10 +47,11 @@ def inputs(file_or_id: str, out: Path, settings: Path | None, force: bool, as_js
     engine = engine_of(config.engine)
     written: dict[str, list[str]] = {}
     for name, structure in layers:
-        problems = engine.layer_problems(structure, as_given=given)
+        structure = prepared(config, structure) if given else structure
+        problems = engine.layer_problems(structure)
         if problems:
             raise StructureError(f"{name}: {'; '.join(problems)}")
-        files = engine.input_files(orient_slab(structure) if given else structure)
+        files = engine.input_files(structure)
         if not files:
             raise ConfigError(
                 f"the {config.engine.kind} engine reads no input files; give --settings FILE of a campaign with the "
@@ -112,10 +113,10 @@ def _safe(name: str) -> str:
 
 def costs(config: CampaignConfig) -> list[dict[str, Any]]:
     """Estimated cost of each known layer, or of typical ones; empty for an engine that costs next to nothing."""
+    from scdm_flows.analysis.screening import prepared
     from scdm_flows.engines import engine_of
     from scdm_flows.generators import GENERATORS
     from scdm_models.errors import ScdmError
-    from scdm_models.symmetry.lattice import orient_slab
 
     engine = engine_of(config.engine)
     found: list[dict[str, Any]] = []
@@ -130,7 +131,7 @@ def costs(config: CampaignConfig) -> list[dict[str, Any]]:
         if number == MOST_ESTIMATED:
             break
         try:
-            add(name, len(structure), True, orient_slab(structure))
+            add(name, len(structure), True, prepared(config, structure))
         except ScdmError:
             continue  # the screen will reject it
     if not found:

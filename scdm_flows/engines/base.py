@@ -79,8 +79,8 @@ class Engine(Protocol):
     def check_elements(self, elements: Sequence[str]) -> list[str]:
         """Why some elements cannot be computed, with the remedy."""
 
-    def layer_problems(self, structure: Structure, *, as_given: bool = False) -> list[str]:
-        """Why a layer cannot be computed; as_given: as it lies in the user's file, not yet oriented."""
+    def layer_problems(self, structure: Structure) -> list[str]:
+        """Why a layer, as the screen hands it on, cannot be computed."""
 
     def cost(self, structure: Structure | None, n_atoms: int = 0) -> list[StageCost]:
         """Each stage's estimated cost for a layer, or for a typical one of ``n_atoms``; empty for next to nothing."""

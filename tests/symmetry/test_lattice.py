@@ -6,10 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pymatgen.analysis.dimensionality import get_structure_components
 from pymatgen.core import Element, Lattice, Structure
 from pymatgen.core.local_env import CutOffDictNN
+from support.layers import mx2
 
+from scdm_models.datasets.matching import LayerMatcher
 from scdm_models.datasets.readers import read_any
 from scdm_models.errors import NotALayerError, StructureError
 from scdm_models.symmetry.lattice import (
@@ -18,6 +22,7 @@ from scdm_models.symmetry.lattice import (
     is_one_layer,
     layer_dimensionality,
     orient_slab,
+    prepare_slab,
     slab_thickness,
     vacuum_thickness,
 )
@@ -154,3 +159,30 @@ def test_dimensionality_is_what_pymatgen_finds(shared_data: Path) -> None:
         assert found == sorted(component["dimensionality"] for component in components)
         several += len(found) > 1
     assert several > 2
+
+
+@given(st.integers(-4, 4), st.integers(-4, 4), st.sampled_from(["1H", "1T"]))
+def test_a_skewed_cell_becomes_the_shortest_one_and_stays_the_same_layer(p: int, q: int, polytype: str) -> None:
+    layer = mx2(polytype)
+    skewed = layer.copy()
+    skewed.make_supercell([[1, p, 0], [q, 1 + p * q, 0], [0, 0, 1]], to_unit_cell=False)  # determinant 1
+    skewed.add_site_property("magmom", [2.0, 0.1, -0.1])
+    found = prepare_slab(skewed)
+    assert found.lattice.a == pytest.approx(3.18)
+    assert found.lattice.b == pytest.approx(3.18)
+    assert found.lattice.gamma in (pytest.approx(60), pytest.approx(120))
+    assert found.lattice.matrix[0, 1] == 0
+    assert found.lattice.matrix[1, 1] > 0
+    assert LayerMatcher().fit(found, layer)
+    assert found.species == skewed.species
+    assert found.site_properties["magmom"] == [2.0, 0.1, -0.1]
+    # distances between atoms say that nothing was sheared
+    assert np.sort(found.distance_matrix, axis=None) == pytest.approx(np.sort(layer.distance_matrix, axis=None))
+
+
+def test_cells_that_are_the_shortest_stay_and_half_a_list_of_moments_is_none() -> None:
+    layer = mx2("1H")
+    assert prepare_slab(layer) == orient_slab(layer)
+    layer.add_site_property("magmom", [2.0, None, 0.0])
+    assert "magmom" not in prepare_slab(layer).site_properties
+    assert prepare_slab(layer, 25.0).lattice.c == pytest.approx(25.0 + 2 * 1.565)

@@ -42,7 +42,7 @@ from scdm_models.datasets.grouping import components, possible
 from scdm_models.datasets.pairing import Layer, Tolerance, displacement, paired
 from scdm_models.errors import StructureError
 from scdm_models.processes import pool
-from scdm_models.symmetry.lattice import orient_slab
+from scdm_models.symmetry.lattice import gauss_reduced, orient_slab
 
 logger = logging.getLogger(__name__)
 Array = NDArray[np.float64]
@@ -77,18 +77,6 @@ def _reduced_plane(vectors: Array, area: float) -> Array | None:
     return None
 
 
-def _gauss(plane: Array) -> Array:
-    """(2, 2) the shortest basis of the plane's lattice (Lagrange-Gauss reduction), right-handed."""
-    a, b = plane
-    for _ in range(200):
-        if b @ b < a @ a:
-            a, b = b, a
-        b = b - np.round((a @ b) / (a @ a)) * a
-        if b @ b >= a @ a - 1e-9:
-            break
-    return np.array([a, b if a[0] * b[1] - a[1] * b[0] > 0 else -b])
-
-
 def primitive_in_plane(structure: Structure, tolerance: float = TRANSLATION_TOLERANCE_ANGSTROM) -> Structure:
     """The same layer in its smallest in-plane cell, with the shortest a and b; c stays.
 
@@ -102,7 +90,7 @@ def primitive_in_plane(structure: Structure, tolerance: float = TRANSLATION_TOLE
     plane, c = np.array(structure.lattice.matrix[:2, :2]), float(structure.lattice.matrix[2, 2])
     numbers = np.array([site.specie.Z for site in structure])
     frac = np.array(structure.frac_coords, dtype=float)
-    reduced = _gauss(plane)
+    reduced = gauss_reduced(plane)
     xyz = np.column_stack([frac[:, :2] @ plane @ np.linalg.inv(reduced), frac[:, 2] * c])
     plane = reduced
     elements, counts = np.unique(numbers, return_counts=True)
@@ -154,7 +142,7 @@ def supercells(layer: Layer, k: int) -> Iterator[Layer]:
         plane = (layer.frac[:, None, :2] + copies).reshape(-1, 2) @ layer.plane
         heights = np.repeat(layer.frac[:, 2], k)
         for q in range(r):
-            reduced = _gauss(np.array([[p, q], [0, r]]) @ layer.plane)
+            reduced = gauss_reduced(np.array([[p, q], [0, r]]) @ layer.plane)
             frac = np.column_stack([(plane @ np.linalg.inv(reduced)) % 1.0, heights])
             yield Layer(np.repeat(layer.numbers, k), frac, reduced, layer.c)
 

@@ -16,6 +16,7 @@ Array = NDArray[np.float64]
 # 2dMatPedia and C2DB have at least 7.0 angstrom (the one is a bulk crystal), 99.6 % of 25,985 bulk phases of
 # the Materials Project less than 5 (the rest hold slabs and molecules); van der Waals gaps end near 4.
 MIN_VACUUM_ANGSTROM = 5.0
+SHORTER = 1e-3  # by how much of their length the vectors of a cell have to become shorter, or it stays
 DEFAULT_VACUUM_ANGSTROM = 20.0
 # Bonded: closer than this times the sum of the covalent radii. Measured: at 1.3 99.7 % of C2DB's layers and
 # 90.5 % of 2dMatPedia's are one component in two dimensions (96.4 and 84.7 % at 1.2; 100 and 93.5 % at 1.4,
@@ -151,6 +152,50 @@ def orient_slab(structure: Structure, vacuum: float | None = DEFAULT_VACUUM_ANGS
     plane[plane >= 1.0] = 0.0  # -1e-17 % 1.0 is 1.0
     height = 0.5 + (cart[:, 2] - (cart[:, 2].max() + cart[:, 2].min()) / 2) / c
     return Structure(Lattice(lattice), [site.specie for site in structure], np.column_stack([plane, height]))
+
+
+def gauss_reduced(plane: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(2, 2) the shortest basis of the plane's lattice (Lagrange-Gauss reduction), right-handed."""
+    a, b = plane
+    for _ in range(200):
+        if b @ b < a @ a:
+            a, b = b, a
+        b = b - np.round((a @ b) / (a @ a)) * a
+        if b @ b >= a @ a - 1e-9:
+            break
+    return np.array([a, b if a[0] * b[1] - a[1] * b[0] > 0 else -b])
+
+
+def prepare_slab(structure: Structure, vacuum: float = DEFAULT_VACUUM_ANGSTROM) -> Structure:
+    """The layer as everything is computed of it: ``orient_slab``, the shortest a and b, and its magnetic moments.
+
+    A skewed cell is the same crystal, and has a mesh of k-points that is fine along one direction and coarse along
+    another. Cells whose vectors are the shortest already stay as they are.
+
+    Parameters
+    ----------
+    structure
+        A slab in any orientation; its ``magmom`` (Bohr magnetons, one number a site) is kept where every site has one.
+    vacuum
+        c becomes the thickness plus this, angstrom.
+    """
+    slab = orient_slab(structure, vacuum)
+    plane = np.array(slab.lattice.matrix[:2, :2])
+    reduced = gauss_reduced(plane)
+    if np.linalg.norm(reduced, axis=1).sum() < np.linalg.norm(plane, axis=1).sum() * (1 - SHORTER):
+        angle = np.arctan2(reduced[0, 1], reduced[0, 0])
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        lattice = np.zeros((3, 3))
+        lattice[:2, :2] = reduced @ turn
+        lattice[0, 1], lattice[2, 2] = 0.0, slab.lattice.c
+        frac = np.array(slab.frac_coords)
+        frac[:, :2] = (frac[:, :2] @ plane @ np.linalg.inv(reduced)) % 1.0
+        frac[:, :2][frac[:, :2] >= 1.0] = 0.0  # -1e-17 % 1.0 is 1.0
+        slab = Structure(Lattice(lattice), slab.species, frac)
+    moments = structure.site_properties.get("magmom", [])
+    if moments and all(isinstance(moment, int | float) for moment in moments):
+        slab.add_site_property("magmom", [float(moment) for moment in moments])
+    return slab
 
 
 def layer_dimensionality(structure: Structure) -> list[int]:

@@ -85,7 +85,7 @@ class ForceFieldEngine:
         """Nothing: what the reference table lacks is told with the candidate, whose relaxation costs little."""
         return []
 
-    def layer_problems(self, structure: Structure, *, as_given: bool = False) -> list[str]:
+    def layer_problems(self, structure: Structure) -> list[str]:
         """Nothing: the screen has oriented the layer."""
         return []
 

@@ -73,7 +73,7 @@ class GpawEngine:
             problems.append(str(error))
         return problems
 
-    def layer_problems(self, structure: Structure, *, as_given: bool = False) -> list[str]:
+    def layer_problems(self, structure: Structure) -> list[str]:
         """Why a layer cannot be computed: too many atoms, or an element."""
         problems = []
         if len(structure) > self.config.max_atoms:

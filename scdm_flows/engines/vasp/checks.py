@@ -109,10 +109,10 @@ def potcar_symbols(config: VaspEngineConfig) -> dict[str, str]:
     return {**standard_potcars(), **config.potcar_symbols}
 
 
-def layer_problems(structure: Structure, min_vacuum: float, *, along_z: bool = True) -> list[str]:
+def layer_problems(structure: Structure, min_vacuum: float) -> list[str]:
     """Why a structure is no slab that VASP can hold c of.
 
-    min_vacuum: angstrom; along_z: c must also lie along z, as LATTICE_CONSTRAINTS speaks of Cartesian axes.
+    c must also lie along z, as LATTICE_CONSTRAINTS speaks of Cartesian axes. min_vacuum: angstrom.
     """
     problems = []
     matrix = np.array(structure.lattice.matrix)
@@ -122,7 +122,7 @@ def layer_problems(structure: Structure, min_vacuum: float, *, along_z: bool = T
             f"c is not perpendicular to a and b (alpha {structure.lattice.alpha:.2f}, beta "
             f"{structure.lattice.beta:.2f} degrees), so it cannot be held; give the slab with alpha = beta = 90"
         )
-    elif along_z and np.abs([*matrix[:2, 2], *matrix[2, :2]]).max() > 1e-3:
+    elif np.abs([*matrix[:2, 2], *matrix[2, :2]]).max() > 1e-3:
         problems.append("c does not lie along z, so it cannot be held; rotate the cell")
     vacuum = vacuum_thickness(structure)
     if vacuum < min_vacuum - 1e-6:

@@ -69,9 +69,9 @@ class VaspEngine:
             pass  # said by check
         return problems
 
-    def layer_problems(self, structure: Structure, *, as_given: bool = False) -> list[str]:
-        """Why a layer cannot be computed; as_given: it is still turned so that c lies along z."""
-        return vasp_checks.layer_problems(structure, self.config.min_vacuum_angstrom, along_z=not as_given)
+    def layer_problems(self, structure: Structure) -> list[str]:
+        """Why a layer cannot be computed."""
+        return vasp_checks.layer_problems(structure, self.config.min_vacuum_angstrom)
 
     def cost(self, structure: Structure | None, n_atoms: int = 0) -> list[StageCost]:
         """See ``vasp_cost``."""

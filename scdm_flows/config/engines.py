@@ -151,12 +151,13 @@ class VaspEngineConfig(Frozen):
     sigma_ev: float = Field(0.05, gt=0, description="width of the smearing, eV")
     spin: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="spin polarisation; auto: where an element may carry a moment (Ti to Cu, Ru, Rh, Os, Ir, f metals)",
+        description="spin polarisation; auto: with d metals of groups 3 to 11, f metals or an odd number of electrons, "
+        "and no longer where no atom keeps a moment",
     )
     initial_moments: dict[str, float] = Field(
         default_factory=dict,
-        description="element -> initial moment in Bohr magnetons, over the defaults (high spin: 5 for d, 7 for f "
-        "metals that may carry a moment, 0.6 for the rest)",
+        description="element -> initial moment in Bohr magnetons, over the defaults (high spin: 5 for Ti to Cu, Ru, "
+        "Rh, Os, Ir, 7 for f metals; 1 for other d metals, 0.6 for the rest)",
     )
     vdw: Literal["none", "D3"] = Field(
         "none", description="dispersion correction: none, or DFT-D3 (zero damping); then references must be vasp-pbe-d3"

@@ -156,7 +156,7 @@ def test_what_has_lost_its_moments_goes_on_without_spin() -> None:
     config = GpawEngineConfig()
     assert inputs.static_task(config, layer)["moments"] == [3.0, 0.3, 0.3]  # titanium may carry one
     after = structure_of({**geometry(layer), "moments": None}, layer)  # the runner dropped them
-    assert not any(inputs.static_task(config, after)["moments"])
+    assert inputs.static_task(config, after)["moments"] is None
     assert inputs.static_task(config, mx2("1H"))["moments"] == [1.0, 0.3, 0.3]  # a 4d metal seldom does
     boron_nitride = Structure(Lattice.hexagonal(2.51, 20), ["B", "N"], [[0, 0, 0.5], [1 / 3, 2 / 3, 0.5]])
     assert inputs.static_task(config, boron_nitride)["moments"] is None

@@ -15,8 +15,8 @@ from scdm_flows.config import GpawEngineConfig
 from scdm_flows.engines.base import StageCost
 from scdm_flows.engines.gpaw.layers import geometry
 from scdm_flows.engines.gpaw.presets import PRESETS
+from scdm_flows.engines.spin import with_spin
 from scdm_flows.engines.vasp.cost import WAVE_NUMBER, valence_electrons
-from scdm_flows.engines.vasp.inputs import may_be_magnetic
 
 if TYPE_CHECKING:
     from pymatgen.core.structure import Structure
@@ -42,7 +42,7 @@ def _run(structure: Structure, config: GpawEngineConfig, density: float) -> tupl
     electrons = sum(valence_electrons(s, f"{s}_sv" if s in SEMICORE else "") for s in symbols)
     bands = int(0.6 * electrons) + 4
     waves = abs(np.linalg.det(cell)) * (WAVE_NUMBER * np.sqrt(preset.cutoff_ev)) ** 3 / (6 * np.pi**2)
-    spins = 2 if config.spin == "on" or (config.spin == "auto" and may_be_magnetic(structure)) else 1
+    spins = 2 if with_spin(config.spin, structure) else 1
     return k_points, bands, SECONDS * bands * waves * spins
 
 

@@ -10,40 +10,29 @@ from scdm_flows.analysis.phonons import in_plane_path
 from scdm_flows.config import GpawEngineConfig
 from scdm_flows.engines.gpaw.layers import geometry, moments_of, symmetrised
 from scdm_flows.engines.gpaw.presets import PRESETS, extra_energies
-from scdm_flows.engines.vasp.inputs import MOMENTS, corrects_dipole
+from scdm_flows.engines.spin import F_METALS, OFTEN_MAGNETIC, OTHER_D_METALS, with_spin
+from scdm_flows.engines.vasp.inputs import corrects_dipole
 
 if TYPE_CHECKING:
     from pymatgen.core.structure import Structure
 
 # Bohr magnetons to begin with: elements that often carry a moment, other d metals, the rest
 METAL_MOMENT, D_MOMENT, OTHER_MOMENT = 3.0, 1.0, 0.3
-D_GROUPS = range(3, 12)  # of the periodic table; zinc, cadmium and mercury have full shells
 DENSITY = "density.gpw"
 # what C2DB's smaller energies are converged to costs 40 % more time and changes 0.01 meV/atom
 CONVERGENCE = {"energy": 1e-4, "density": 1e-3, "eigenstates": 1e-5}
 STATIC_FORCES, RELAX_FORCES, PHONON_FORCES = 0.02, 0.01, 1e-3  # eV/angstrom, of the self-consistent cycles
 
 
-def is_d_metal(element: Any) -> bool:
-    """Whether an element of pymatgen's has an open d shell."""
-    return element.group in D_GROUPS and element.block == "d"
-
-
-def begins_with_spin(structure: Structure) -> bool:
-    """Whether a layer may carry a moment: d or f metals, or an odd number of electrons.
-
-    C2DB begins every layer with spin and goes on without where no atom keeps a moment (doi:10.1088/2053-1583/aacfc1).
-    """
-    odd = sum(site.specie.Z for site in structure) % 2 == 1
-    return odd or any(is_d_metal(e) or str(e) in MOMENTS for e in structure.composition)
-
-
 def task(config: GpawEngineConfig, name: str, structure: Structure, **more: Any) -> dict[str, Any]:
     """The part of every input that is the same. structure: taken as it is; more: what the task has besides."""
     preset = PRESETS[config.preset]
-    spin = config.spin == "on" or (config.spin == "auto" and begins_with_spin(structure))
-    metals = [str(e) for e in structure.composition if is_d_metal(e)]
-    wanted = {**dict.fromkeys(metals, D_MOMENT), **dict.fromkeys(MOMENTS, METAL_MOMENT), **config.initial_moments}
+    spin = with_spin(config.spin, structure)
+    wanted = {
+        **dict.fromkeys(OTHER_D_METALS, D_MOMENT),
+        **dict.fromkeys((*OFTEN_MAGNETIC, *F_METALS), METAL_MOMENT),
+        **config.initial_moments,
+    }
     return {
         "task": name,
         **geometry(structure),

@@ -17,8 +17,9 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from scdm_flows.config import VaspEngineConfig
 from scdm_flows.engines.base import StageCost
+from scdm_flows.engines.spin import with_spin
 from scdm_flows.engines.vasp.checks import potcar_symbols
-from scdm_flows.engines.vasp.inputs import line, may_be_magnetic, mesh
+from scdm_flows.engines.vasp.inputs import line, mesh
 
 if TYPE_CHECKING:
     from pymatgen.core.structure import Structure
@@ -77,7 +78,7 @@ def irreducible(structure: Structure, config: VaspEngineConfig, spacing: float) 
 
 def cost(structure: Structure, config: VaspEngineConfig, displaced: list[Structure]) -> list[StageCost]:
     """Each stage's cost in order; displaced: the displaced supercells of the phonons."""
-    spins = 2 if config.spin == "on" or (config.spin == "auto" and may_be_magnetic(structure)) else 1
+    spins = 2 if with_spin(config.spin, structure) else 1
     cell = _cell(structure, config)
     spacing = config.kpoint_spacing_per_angstrom
     k_points = irreducible(structure, config, spacing)

@@ -16,6 +16,7 @@ from pymatgen.io.vasp.inputs import Kpoints
 
 from scdm_flows.analysis.phonons import in_plane_path
 from scdm_flows.config import VaspEngineConfig
+from scdm_flows.engines.spin import F_METALS, OFTEN_MAGNETIC, OTHER_D_METALS, with_spin
 from scdm_flows.engines.vasp.checks import potcar_symbols, standard_potcars
 from scdm_flows.errors import EngineError
 from scdm_models.errors import SymmetryError
@@ -26,13 +27,13 @@ if TYPE_CHECKING:
     from pymatgen.core.structure import Structure
 
 SYMPREC = 0.05  # angstrom, as for relaxed layers in the gate
-D_MOMENT, F_MOMENT, OTHER_MOMENT = 5.0, 7.0, 0.6  # Bohr magnetons; high spin relaxes to low spin, seldom back
-D_METALS = ("Ti", "V", "Cr", "Mn", "Fe", "Co", "Ni", "Cu", "Ru", "Rh", "Os", "Ir")
-F_METALS = (
-    "Ce", "Pr", "Nd", "Pm", "Sm", "Eu", "Gd", "Tb", "Dy", "Ho", "Er", "Tm", "Yb", "U", "Np", "Pu",
-)  # fmt: skip
+D_MOMENT, F_MOMENT, OTHER_D_MOMENT = 5.0, 7.0, 1.0  # Bohr magnetons; pymatgen gives the rest 0.6
 SMEARING = {"gaussian": 0, "fermi": -1, "methfessel-paxton": 1}
-MOMENTS = dict.fromkeys(D_METALS, D_MOMENT) | dict.fromkeys(F_METALS, F_MOMENT)
+MOMENTS = {
+    **dict.fromkeys(OTHER_D_METALS, OTHER_D_MOMENT),
+    **dict.fromkeys(OFTEN_MAGNETIC, D_MOMENT),
+    **dict.fromkeys(F_METALS, F_MOMENT),
+}
 LATTICE_CONSTRAINTS = ".TRUE. .TRUE. .FALSE."
 GAMMA = "\\Gamma"  # as pymatgen writes it in KPOINTS
 
@@ -125,11 +126,6 @@ def corrects_dipole(choice: str, layer: Structure) -> bool:
     return choice == "on" or (choice == "auto" and is_polar(layer))
 
 
-def may_be_magnetic(structure: Structure) -> bool:
-    """Whether an element is among those that may carry a moment."""
-    return any(str(e) in MOMENTS for e in structure.composition)
-
-
 def _base() -> dict[str, Any]:
     return {"INCAR": {}, "KPOINTS": {}, "POTCAR": standard_potcars(), "POTCAR_FUNCTIONAL": "PBE"}
 
@@ -172,8 +168,7 @@ class SlabSetGenerator(VaspInputGenerator):
     def incar_updates(self) -> dict[str, Any]:
         """Tags that depend on the structure or on the run before."""
         layer = self._layer()
-        spin = self.spin == "on" or (self.spin == "auto" and may_be_magnetic(layer))
-        tags: dict[str, Any] = {"ISPIN": 2 if spin else 1}
+        tags: dict[str, Any] = {"ISPIN": 2 if with_spin(self.spin, layer) else 1}
         if corrects_dipole(self.dipole, layer):
             z = np.array(layer.frac_coords)[:, 2]
             angle = np.angle(np.exp(2j * np.pi * z).mean())  # mean on the circle: the slab may cross the boundary

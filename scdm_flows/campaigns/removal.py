@@ -19,7 +19,7 @@ from scdm_flows.documents import utc_now
 from scdm_flows.errors import CampaignError
 from scdm_flows.stores.database import Database
 from scdm_flows.stores.driver_errors import store_errors
-from scdm_flows.stores.names import CONTROLS, OUTPUTS
+from scdm_flows.stores.names import CONTROLS, OUTPUTS, SET_ASIDE
 
 RUNS = ("RUNNING", "RESERVED")  # states of fireworks
 SLOTS = "scdm_slots"  # of jobs on FireWorks workers
@@ -152,10 +152,11 @@ def _remove_outputs(database: Database, campaign: str) -> None:
     job_store: Any = database.job_store
     outputs, blobs = database.mongo[OUTPUTS], job_store.additional_stores["data"]
     query = {"metadata.campaign": campaign}
-    while found := list(outputs.find(query).limit(AT_ONCE)):
-        for names in _parts([name for d in found for name in _large_objects(d.get("output"))]):
-            blobs.remove_docs({"blob_uuid": {"$in": names}})
-        outputs.delete_many({"_id": {"$in": [d["_id"] for d in found]}})
+    for collection in (outputs, database.mongo[SET_ASIDE]):
+        while found := list(collection.find(query).limit(AT_ONCE)):
+            for names in _parts([name for d in found for name in _large_objects(d.get("output"))]):
+                blobs.remove_docs({"blob_uuid": {"$in": names}})
+            collection.delete_many({"_id": {"$in": [d["_id"] for d in found]}})
 
 
 def _large_objects(output: Any) -> list[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from scdm_flows.cli.again import rerun
 from scdm_flows.cli.cancel import cancel
 from scdm_flows.cli.common import DRY, JSON, USAGE, as_text, database, echo_json, table
 from scdm_flows.cli.inputs import costs, inputs, show_costs
@@ -68,6 +69,7 @@ campaign.add_command(cancel)
 campaign.add_command(promote)
 campaign.add_command(remove)
 campaign.add_command(resume)
+campaign.add_command(rerun)
 campaign.add_command(report)
 
 

@@ -21,7 +21,7 @@ from scdm_flows.stores.backup import RESTORES
 from scdm_flows.stores.database import strip
 from scdm_flows.stores.driver_errors import store_errors
 from scdm_flows.stores.indexes import duplicates, index_problems
-from scdm_flows.stores.names import BATCH, CHUNKS, FILES, KEYS, OUTPUTS
+from scdm_flows.stores.names import BATCH, CHUNKS, FILES, KEYS, OUTPUTS, SET_ASIDE
 from scdm_flows.stores.upgrade import MODELS, why_invalid
 
 if TYPE_CHECKING:
@@ -194,9 +194,10 @@ def _utc(time: datetime) -> datetime:
 def _blobs(database: Database) -> Iterator[Finding]:
     """Large objects without a job output, and the other way round."""
     named: dict[str, str] = {}
-    for output in database.mongo[OUTPUTS].find({}, batch_size=BATCH):
-        for blob in _blobs_in(output.get("output")):
-            named[blob] = f"{output.get('uuid')} index {output.get('index')}"
+    for collection in (OUTPUTS, SET_ASIDE):
+        for output in database.mongo[collection].find({}, batch_size=BATCH):
+            for blob in _blobs_in(output.get("output")):
+                named[blob] = f"{output.get('uuid')} index {output.get('index')}"
     whole = set()
     fresh = utc_now() - FRESH
     for file in database.mongo[FILES].find({}):

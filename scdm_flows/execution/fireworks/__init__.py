@@ -4,6 +4,7 @@ The LaunchPad lives in the campaign's own database, beside the job store. ``Scdm
 the name it has here.
 """
 
+from scdm_flows.execution.fireworks.again import run_again
 from scdm_flows.execution.fireworks.cancel import cancel, undo, would_cancel
 from scdm_flows.execution.fireworks.findings import DONE, Item, Kind
 from scdm_flows.execution.fireworks.firetask import ScdmJobFiretask, job_store_on
@@ -27,6 +28,7 @@ __all__ = [
     "launchpad_of",
     "release",
     "resume",
+    "run_again",
     "status",
     "submit",
     "undo",

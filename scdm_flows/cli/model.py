@@ -120,14 +120,14 @@ def train(curated: Path, config: Path | None, start: Path | None, out: Path, for
 @click.option(
     "--weight",
     type=click.FloatRange(min=0),
-    default=0.5,
+    default=1.5,
     show_default=True,
     help="Weight of classifier-free guidance towards what is asked; 0 is the plain conditional model.",
 )
 @click.option(
     "--letter-temperature",
     type=click.FloatRange(min=0, min_open=True),
-    default=2.3,
+    default=1.0,
     show_default=True,
     help="1 keeps to known Wyckoff templates, whose samples are more often stable; warmer ones are newer.",
 )

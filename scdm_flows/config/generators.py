@@ -43,9 +43,9 @@ class ScdmGeneratorConfig(Frozen):
         description="largest energy above hull that the model is asked for, eV/atom; null asks for none. A condition "
         "of the model, not a filter",
     )
-    weight: float = Field(0.5, ge=0, le=100, description="weight of classifier-free guidance towards what is asked for")
+    weight: float = Field(1.5, ge=0, le=100, description="weight of classifier-free guidance towards what is asked for")
     letter_temperature: float = Field(
-        2.3,
+        1.0,
         ge=0.01,
         le=1000,
         description="temperature of the choice of Wyckoff positions: 1 keeps to known templates, whose samples are "

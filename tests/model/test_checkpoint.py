@@ -38,8 +38,8 @@ def test_foreign_and_changed_checkpoints_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="expected 'scdm-checkpoint/3'"):
         load_checkpoint(foreign)
     packaged = load_checkpoint()
-    changed = tmp_path / "changed.safetensors"
-    assert save_checkpoint(changed, packaged.model, packaged.prior, packaged.card) == packaged.model_id
+    changed, parts = tmp_path / "changed.safetensors", (packaged.model, packaged.prior, packaged.card)
+    assert save_checkpoint(changed, *parts, packaged.prototypes) == packaged.model_id
     raw = bytearray(changed.read_bytes())
     raw[-5] ^= 1
     changed.write_bytes(raw)

@@ -45,9 +45,9 @@ class SkeletonRules:
     """
 
     e_above_hull: float | None = 0.2
-    weight: float = 0.5
+    weight: float = 1.5
     element_temperature: float = 1.2
-    letter_temperature: float = 2.3
+    letter_temperature: float = 1.0
     composition: CompositionRequest | None = None
 
 

@@ -70,12 +70,15 @@ def history_of(task: Mapping[str, Any], folder: Path) -> str:
     return name
 
 
-def hessian_of(task: Mapping[str, Any]) -> list[list[float]] | None:
+def hessian_of(task: Mapping[str, Any], history: Path | None = None) -> list[list[float]] | None:
     """Second derivatives of a task's layer by the default force field, which halve the steps of its relaxation.
 
-    None where the force field has none; the relaxation then begins with ASE's own guess.
+    None where the force field has none; the relaxation then begins with ASE's own guess. history: of an earlier
+    attempt, whose last geometry is the layer's.
     """
-    layer = Atoms(task["numbers"], task["positions"], cell=task["cell"], pbc=task["periodic"])
+    kept = history.read_text().splitlines() if history is not None and history.exists() else []
+    last = json.loads(kept[-1]) if kept else task
+    layer = Atoms(task["numbers"], last["positions"], cell=last["cell"], pbc=task["periodic"])
     try:
         found = first_guess(layer)
     except ScdmError as error:
@@ -103,7 +106,8 @@ class GpawMaker(AseMaker):
         """Run GPAW in the working folder. prev_dir: not used."""
         task, folder = self.input_of(structure), Path.cwd()
         if task["task"] == "relax":
-            task |= {"history": history_of(task, folder), "hessian": hessian_of(task)}
+            task["history"] = history_of(task, folder)
+            task["hessian"] = hessian_of(task, folder / task["history"])
         answer = process.run(task, folder, walltime=self.engine.walltime_s)
         return task_document(answer, structure, fmax_of(self.engine))
 
@@ -142,7 +146,7 @@ class GpawStiffnessMaker(AseMaker):
     def make(self, structure: Structure) -> list[list[float]]:
         """(3, 3) N/m, in Voigt order xx, yy, xy."""
         task, folder = stiffness_task(self.engine, structure), Path.cwd()
-        task |= {"history": history_of(task, folder), "hessian": hessian_of(task)}
+        task |= {"history": history_of(task, folder), "hessian": hessian_of(task)}  # it keeps no geometries
         answer = process.run(task, folder, walltime=self.engine.walltime_s)
         tensor: list[list[float]] = (np.array(answer["stiffness"]) * EV_PER_SQUARE_ANGSTROM).round(4).tolist()
         return tensor

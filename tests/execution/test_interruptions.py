@@ -31,10 +31,10 @@ from scdm_flows.stores import Database, EmbeddedServer, connect
 pytest.importorskip("secantus", reason="the embedded server is an optional extra")
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["scdm_flows.engines.vasp.makers", "scdm_flows.execution.fireworks.worker"])
-TIMES = int(os.environ.get("SCDM_TEST_INTERRUPTIONS", "2"))  # 20 before a release
-STEP_SECONDS = {"SIGTERM": 0.3, "SIGKILL": 0.3, "walltime": 0.8}
+TIMES = int(os.environ.get("SCDM_TEST_INTERRUPTIONS", "1"))  # 20 before a release
+STEP_SECONDS = {"SIGTERM": 0.2, "SIGKILL": 0.2, "walltime": 0.6}
 MOST_STEPS = 6  # of a run before it is interrupted; the first relaxation takes eight
-WALLTIME = (4.0, 10.0)  # a worker needs some to begin, and custodian keeps three steps for the end
+WALLTIME = (4.0, 8.0)  # a worker needs some to begin, and custodian keeps three steps for the end
 ENGINE = {
     "kind": "vasp",
     "fmax_ev_per_angstrom": 0.0003,  # so that the ends agree to 1e-4 angstrom

@@ -121,10 +121,17 @@ def _compounds(study: DftStudy, show: Any) -> Iterator[str]:
         f"{len(study.compounds)} prototypes, those within 0.15 eV/atom of the lowest of their compound by the "
         "surrogate. The paper gives no coordinates, so which prototype is the paper's is not known."
     )
+    pending = sum(c.state is CandidateState.PENDING for c in study.compounds)
+    if pending:
+        yield (
+            f"**{pending} of them are not computed yet**, so the lowest of a compound may be another; the page is "
+            "made anew by the same command."
+        )
     rows = []
     for one in found:
         if not one.relaxed:
-            rows.append([formula(one.compound), "none", *["–"] * 8])
+            waiting = any(c.state is CandidateState.PENDING for c in one.others)
+            rows.append([formula(one.compound), "not computed yet" if waiting else "none", *["–"] * 8])
             continue
         lowest = one.relaxed[0]
         rows.append([formula(one.compound), *_cells(study, lowest), paper.CHARACTER.get(one.compound, "–")])

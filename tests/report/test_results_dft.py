@@ -14,7 +14,7 @@ from scdm_flows.builders import build_all
 from scdm_flows.campaigns import promotion
 from scdm_flows.cli.report import write_dft
 from scdm_flows.config import parse_config
-from scdm_flows.documents import BandsDoc, CampaignDoc, CandidateDoc, PhononDoc
+from scdm_flows.documents import BandsDoc, CampaignDoc, CandidateDoc, CandidateState, PhononDoc
 from scdm_flows.documents.novelty import KnownAs
 from scdm_flows.documents.static import MagneticOrder
 from scdm_flows.errors import CampaignError, OutputError, ReferenceDataError
@@ -135,6 +135,13 @@ def test_what_is_not_there_yet_is_said(study: DftStudy) -> None:
         "Not measured here: `scdm refs",
     ):
         assert words in page.text
+    assert "not computed yet" not in page.text
+    waiting = promoted("a", "NiS2-1T", None, 0.1).model_copy(update={"state": CandidateState.PENDING, "reason": None})
+    text = render(
+        DftStudy(study.campaign, [*study.compounds, waiting.model_copy(update={"source_id": "ZnS2-1T"})])
+    ).text
+    assert "**1 of them are not computed yet**" in text
+    assert "| ZnS<sub>2</sub> | not computed yet |" in text
 
 
 def test_rows_of_another_file_are_refused(tmp_path: Path) -> None:

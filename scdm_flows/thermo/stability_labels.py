@@ -10,7 +10,6 @@ from pymatgen.core import Structure
 
 from scdm_flows.errors import ReferenceDataError
 from scdm_flows.thermo.energy_model import PredictedEnergy
-from scdm_flows.thermo.hull import energy_above_hull
 from scdm_flows.thermo.table import ReferenceTable
 from scdm_models.datasets.records import CuratedLayer
 
@@ -79,7 +78,6 @@ def _label(structure: Structure, found: PredictedEnergy | str, table: ReferenceT
         return None
     fractions = {str(e): float(x) for e, x in structure.composition.fractional_composition.items()}
     try:
-        energy = table.total_energy(fractions, found.formation_energy_per_atom)
-        return float(energy_above_hull(fractions, energy, table.entries(list(fractions))).e_above_hull)
+        return float(found.formation_energy_per_atom - table.hull_energy(fractions))
     except ReferenceDataError:
         return None

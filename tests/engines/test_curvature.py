@@ -21,8 +21,9 @@ from pymatgen.io.phonopy import get_phonopy_structure, get_pmg_structure
 from support.layers import mx2
 
 from scdm_flows.config import GpawEngineConfig
-from scdm_flows.engines.forcefield.curvature import IN_PLANE, LEAST, first_guess, second_derivatives
+from scdm_flows.engines.forcefield.curvature import LEAST, first_guess, second_derivatives
 from scdm_flows.engines.forcefield.potentials import force_field
+from scdm_flows.engines.forcefield.relaxation import IN_PLANE
 from scdm_flows.engines.gpaw.inputs import relax_task
 from scdm_flows.engines.gpaw.makers import hessian_of
 from scdm_flows.errors import EngineError

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from scdm_flows.config import DEFAULT_FORCE_FIELD
 from scdm_flows.engines.forcefield.potentials import force_field
+from scdm_flows.engines.forcefield.relaxation import IN_PLANE, voigt
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 Array = NDArray[np.float64]
-IN_PLANE = [True, True, False, False, False, True]  # of the cell, in Voigt order
 STEP_ANGSTROM = 0.02
 ALPHA = 70.0  # eV/angstrom^2, ASE's own first guess, for what is not measured
 LEAST = 2.0  # eV/angstrom^2: where the energy is flatter, a step may be longer than the curvature is good for
@@ -67,8 +67,7 @@ def second_derivatives(atoms: Atoms, name: str = DEFAULT_FORCE_FIELD) -> Array |
             return None
         energy, forces, stress = answer
         moving.set_positions(place)
-        voigt = stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
-        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces, stress=voigt)
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces, stress=voigt(stress))
         gradients.append(-np.array(moving.get_forces()).ravel())
     moving.set_positions(start)
     slopes = (np.array(gradients[::2]) - np.array(gradients[1::2]))[:, free] / (2 * STEP_ANGSTROM)

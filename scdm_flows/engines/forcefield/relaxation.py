@@ -34,6 +34,12 @@ IN_PLANE = [1, 1, 0, 0, 0, 1]
 SYMPREC_ANGSTROM = 0.01  # of the operations that ``fix_symmetry`` keeps: what atomate2's relaxer takes
 
 
+def voigt(stress: Array) -> Array:
+    """(6,) ASE's order xx, yy, zz, yz, xz, xy of a (3, 3) stress."""
+    found: Array = stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+    return found
+
+
 @dataclass(frozen=True)
 class RelaxSettings:
     """How layers are relaxed.
@@ -98,9 +104,8 @@ class Run:
 
         energy (eV), forces (eV/angstrom) and stress ((3, 3), eV/angstrom^3) are those of the present positions.
         """
-        voigt = stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
         self.calculator.atoms = self.atoms.copy()
-        self.calculator.results = {"energy": energy, "forces": forces, "stress": voigt}
+        self.calculator.results = {"energy": energy, "forces": forces, "stress": voigt(stress)}
         if self.history is not None:
             self.history()
         self.converged = bool(self.optimizer.converged())

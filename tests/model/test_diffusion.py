@@ -8,7 +8,7 @@ import torch
 from support.layers import random_crystal
 
 from scdm_models.model.batch import CrystalBatch, from_batch, lattice_free, to_batch, wyckoff_tensors
-from scdm_models.model.corruption import Scales, corrupt, displacement_scale, wrapped_displacement
+from scdm_models.model.corruption import Noise, Scales, corrupt, displacement_scale, wrapped_displacement
 from scdm_models.model.denoiser import NetworkConfig
 from scdm_models.model.diffusion import Scdm, exhausted_letters
 from scdm_models.model.schedules import plane_sigma, signal_noise
@@ -32,7 +32,7 @@ def model(batch: CrystalBatch) -> Scdm:
 def test_noise_keeps_every_group(batch: CrystalBatch, model: Scdm, t: float) -> None:
     # q acts along the free directions only, so a noisy crystal still has the operations of its group
     generator = torch.Generator().manual_seed(1)
-    noisy, *_ = corrupt(batch, torch.full((len(batch),), t), model.scales, generator)
+    noisy, *_ = corrupt(batch, torch.full((len(batch),), t), model.scales, Noise.normal(batch, generator))
     for crystal in from_batch(noisy):
         encode(decode(crystal), 1e-3, number=crystal.layer_group)  # raises if an operation is broken
 
@@ -114,7 +114,7 @@ def test_targets_have_unit_variance_on_every_position(batch: CrystalBatch, model
     # loss; 40 draws of 80 crystals leave about 3 % of sampling error, sets are pooled by their number of directions
     generator = torch.Generator().manual_seed(3)
     many = batch.take(torch.arange(len(batch)).repeat(40))
-    _, plane, *_ = corrupt(many, torch.full((len(many),), t), model.scales, generator)
+    _, plane, *_ = corrupt(many, torch.full((len(many),), t), model.scales, Noise.normal(many, generator))
     free = wyckoff_tensors().free[many.wyckoff][..., :2] & many.mask.unsqueeze(-1)
     for directions in (1, 2):
         chosen = plane[free.sum(-1) == directions]
@@ -157,7 +157,9 @@ def test_training_lowers_the_loss(batch: CrystalBatch) -> None:
 
     def loss() -> torch.Tensor:
         generator = torch.Generator().manual_seed(3)
-        return sum(model.geometry_loss(batch, t, generator), torch.zeros(())) + model.skeleton_loss(batch, generator)
+        return sum(
+            model.geometry_loss(batch, t, Noise.normal(batch, generator)), torch.zeros(())
+        ) + model.skeleton_loss(batch, generator)
 
     before = float(loss())
     for _ in range(30):

@@ -121,6 +121,16 @@ class CrystalBatch:
         """The batch on another device."""
         return CrystalBatch(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 
+    def beside(self, other: CrystalBatch) -> CrystalBatch:
+        """The crystals of both, these first."""
+        k = max(self.mask.shape[1], other.mask.shape[1])
+        parts = []
+        for name in self.__dataclass_fields__:
+            of_sites = name in ("wyckoff", "element", "mask", "params")
+            pair = [getattr(b, name) for b in (self, other)]
+            parts.append(torch.cat([_widened(x, k) if of_sites else x for x in pair]))
+        return CrystalBatch(*parts)
+
     def take(self, index: Tensor) -> CrystalBatch:
         """The crystals at ``index`` with padding trimmed to the longest of them."""
         mask = self.mask[index]
@@ -133,6 +143,12 @@ class CrystalBatch:
             self.params[index, :k],
             self.lattice[index],
         )
+
+
+def _widened(values: Tensor, sites: int) -> Tensor:
+    """(B, K, ...) values with zeros for further sites."""
+    more = torch.zeros(len(values), sites - values.shape[1], *values.shape[2:], dtype=values.dtype)
+    return torch.cat([values, more.to(values.device)], 1)
 
 
 def n_atoms(wyckoff: Tensor, mask: Tensor) -> Tensor:
@@ -182,7 +198,7 @@ def _lattice_parameters(crystal: LayerCrystal, atoms: int) -> list[float]:
 def to_batch(crystals: list[LayerCrystal]) -> CrystalBatch:
     """The padded tensors of the crystals."""
     tables = wyckoff_tensors()
-    k_max = max(len(c.sites) for c in crystals)
+    k_max = max((len(c.sites) for c in crystals), default=0)
     shape = (len(crystals), k_max)
     wyckoff, element = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
     mask, params = torch.zeros(shape, dtype=torch.bool), torch.zeros(*shape, 3)
@@ -198,7 +214,7 @@ def to_batch(crystals: list[LayerCrystal]) -> CrystalBatch:
             params[row, k] = torch.tensor(position_parameters(crystal.layer_group, index, np.array(site.xyz)))
             atoms += position.multiplicity
         lattice[row] = torch.tensor(_lattice_parameters(crystal, atoms))
-    groups = torch.tensor([c.layer_group for c in crystals])
+    groups = torch.tensor([c.layer_group for c in crystals], dtype=torch.long)
     return CrystalBatch(groups, wyckoff, element, mask, params, lattice)
 
 

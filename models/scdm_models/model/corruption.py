@@ -134,8 +134,55 @@ def tangents(batch: CrystalBatch) -> tuple[Tensor, Tensor, Tensor]:
     return tables.tangent.to(device)[batch.wyckoff], tables.cotangent.to(device)[batch.wyckoff], free
 
 
+@dataclass
+class Noise:
+    """What is added to crystals: (B, K, 2) displacements in the reference cell, in units of the noise level, along the
+    free directions alone; (B, K) and (B, 3) standardised noise of heights and lattices."""
+
+    plane: Tensor
+    height: Tensor
+    lattice: Tensor
+
+    @classmethod
+    def normal(cls, batch: CrystalBatch, generator: torch.Generator | None = None) -> Noise:
+        """Standard normal noise."""
+        b, k = batch.wyckoff.shape
+        device = batch.params.device
+
+        def draw(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator, device="cpu").to(device)
+
+        plane, height, lattice = draw(b, k, 2), centre_heights(draw(b, k), batch), draw(b, 3)
+        return cls(plane, height, torch.where(lattice_free(batch.group), lattice, 0.0))
+
+    @classmethod
+    def towards(cls, batch: CrystalBatch, copies: CrystalBatch, time: float, scales: Scales) -> Noise:
+        """The noise that makes ``copies`` of the crystals at ``time``, which a chain that begins there takes away.
+
+        copies: of the same skeletons, in the crystals' order and setting.
+        """
+        tangent, _, free = tangents(batch)
+        t = torch.full((1,), time, device=batch.params.device)
+        alpha, level = signal_noise(t)
+        delta = copies.params[..., :2] - batch.params[..., :2]
+        delta = torch.where(free[..., :2], delta - torch.round(delta), 0.0)
+        plane = (delta.unsqueeze(-2) @ tangent).squeeze(-2) / plane_sigma(t)
+        height = (copies.params[..., 2] - alpha * batch.params[..., 2]) / scales.height / level
+        mean, std = (torch.tensor(x, device=t.device) for x in (scales.lattice_mean, scales.lattice_std))
+        lattice = ((copies.lattice - mean) - alpha * (batch.lattice - mean)) / std / level
+        return cls(plane, centre_heights(height, batch), torch.where(lattice_free(batch.group), lattice, 0.0))
+
+    def where(self, flags: Tensor, other: Noise) -> Noise:
+        """This one in the rows of ``flags`` (B,), the other one elsewhere."""
+        return Noise(
+            torch.where(flags[:, None, None], self.plane, other.plane),
+            torch.where(flags[:, None], self.height, other.height),
+            torch.where(flags[:, None], self.lattice, other.lattice),
+        )
+
+
 def corrupt(
-    batch: CrystalBatch, t: Tensor, scales: Scales, generator: torch.Generator | None = None
+    batch: CrystalBatch, t: Tensor, scales: Scales, noise: Noise
 ) -> tuple[CrystalBatch, Tensor, Tensor, Tensor]:
     """A noisy batch at times ``t`` (B,) and the network's normalised targets.
 
@@ -146,28 +193,21 @@ def corrupt(
     """
     tangent, cotangent, free = tangents(batch)
     device = t.device
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, device="cpu").to(device)
-
-    b, k = batch.wyckoff.shape
-    sigma = plane_sigma(t)[:, None].expand(b, k)
-    step = ((normal(b, k, 2) * sigma.unsqueeze(-1)).unsqueeze(-2) @ cotangent).squeeze(-2)
+    sigma = plane_sigma(t)[:, None].expand(batch.wyckoff.shape)
+    step = ((noise.plane * sigma.unsqueeze(-1)).unsqueeze(-2) @ cotangent).squeeze(-2)
     plane = (batch.params[..., :2] + torch.where(free[..., :2], step, 0.0)) % 1.0
     target_plane = wrapped_displacement(batch.params[..., :2] - plane, tangent, sigma, free[..., :2])
     target_plane = target_plane / displacement_scale(sigma, batch.wyckoff).unsqueeze(-1)
 
-    alpha, noise_level = (x[:, None] for x in signal_noise(t))
+    alpha, level = (x[:, None] for x in signal_noise(t))
     height = batch.params[..., 2] / scales.height
-    eps = centre_heights(normal(b, k), batch)
-    noisy_height = alpha * height + noise_level * eps
-    target_height = noise_level * height - alpha * eps
+    noisy_height = alpha * height + level * noise.height
+    target_height = level * height - alpha * noise.height
 
     mean, std = (torch.tensor(x, device=device) for x in (scales.lattice_mean, scales.lattice_std))
     allowed = lattice_free(batch.group)
     s = torch.where(allowed, (batch.lattice - mean) / std, 0.0)
-    eps_lattice = torch.where(allowed, normal(b, 3), 0.0)
-    noisy_s = alpha * s + noise_level * eps_lattice
+    noisy_s = alpha * s + level * noise.lattice
     noisy = CrystalBatch(
         batch.group,
         batch.wyckoff,
@@ -176,4 +216,4 @@ def corrupt(
         torch.cat([torch.where(free[..., :2], plane, 0.0), (noisy_height * scales.height).unsqueeze(-1)], -1),
         torch.where(allowed, noisy_s * std + mean, mean),
     )
-    return noisy, target_plane, target_height, noise_level * s - alpha * eps_lattice
+    return noisy, target_plane, target_height, level * s - alpha * noise.lattice

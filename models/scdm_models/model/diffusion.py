@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scdm_models.model.batch import CrystalBatch, lattice_free, wyckoff_tensors
-from scdm_models.model.corruption import Scales, centre_heights, corrupt, displacement_scale, tangents
+from scdm_models.model.corruption import Noise, Scales, centre_heights, corrupt, displacement_scale, tangents
 from scdm_models.model.denoiser import (
     MASKED_ELEMENT,
     N_STABILITY,
@@ -65,11 +65,9 @@ class Scdm(nn.Module):
         loss_letter = F.cross_entropy(letter_logits[hide_letter], batch.wyckoff[hide_letter], reduction="sum")
         return (loss_element + loss_letter) / (hide_element.sum() + hide_letter.sum()).clamp(min=1)
 
-    def geometry_loss(
-        self, batch: CrystalBatch, t: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def geometry_loss(self, batch: CrystalBatch, t: Tensor, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
         """Mean squared errors of the in-plane, height and lattice predictions at times ``t`` (B,)."""
-        noisy, plane, height, lattice = corrupt(batch, t, self.scales, generator)
+        noisy, plane, height, lattice = corrupt(batch, t, self.scales, noise)
         plane_hat, height_hat, lattice_hat = self.geometry(noisy, t)
         _, _, free = tangents(batch)
         n_plane, n_height = free[..., :2].sum().clamp(min=1), free[..., 2].sum().clamp(min=1)

@@ -28,12 +28,3 @@ def signal_noise(t: Tensor) -> tuple[Tensor, Tensor]:
     ratio = torch.exp(math.log(low) + t * (math.log(high) - math.log(low)))
     alpha = 1 / torch.sqrt(1 + ratio**2)
     return alpha, ratio * alpha
-
-
-def training_time(uniform: Tensor) -> Tensor:
-    """The times at which the geometry network learns, from uniform draws in [0, 1): half of them below 0.25.
-
-    Chains that begin at the geometry of a training crystal (``prototypes.START``) run there; above it, the network
-    assembles from noise, which it learns much less well whatever the share of its steps.
-    """
-    return uniform**2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -36,30 +37,37 @@ def geometries(
     churn: float,
     *,
     prototypes: bool = True,
+    attempts: int = 1,
 ) -> list[Geometry]:
     """Lattices and coordinates for skeletons, in their order; those that they come with are not looked at.
 
     A skeleton whose letters some training crystal has begins at the nearest one (``model.prototypes``), without
-    noise; the others, or all without ``prototypes``, begin at noise. steps, churn: of a whole chain, as in
-    ``SamplerOptions``.
+    noise; the others, or all without ``prototypes``, begin at noise. What comes out as no bonded layer is tried again,
+    from the next nearest crystal or other noise; after the last attempt the first one counts.
+
+    steps, churn: of a whole chain, as in ``SamplerOptions``.
     """
-    starts = [checkpoint.prototypes.nearest(one) if prototypes else None for one in skeletons]
+    copies = [checkpoint.prototypes.near(one, attempts) if prototypes else iter(()) for one in skeletons]
     found: dict[int, Geometry] = {}
-    for warm in (True, False):
-        rows = [i for i, start in enumerate(starts) if (start is not None) is warm]
-        if not rows:
-            continue
-        batch = to_batch([starts[i] or skeletons[i] for i in rows])
-        # sort by size so that small crystals do not pay for the padding of large ones
-        for chunk in torch.argsort(n_atoms(batch.wyckoff, batch.mask), stable=True).split(CHUNK):
-            chosen = [rows[k] for k in chunk.tolist()]
-            streams = [rngs[i] for i in chosen]
-            if warm:
-                state = denoise(checkpoint, batch.take(chunk), streams, steps, 0.0, START)
-            else:
-                state = denoise(checkpoint, batch.take(chunk), streams, steps, churn)
-            for i, crystal, bonded in zip(chosen, from_batch(state), bonded_layers(state).tolist(), strict=True):
-                found[i] = Geometry(crystal, bonded, warm)
+    for _ in range(attempts):
+        rows = [i for i in range(len(skeletons)) if i not in found or not found[i].bonded]
+        starts = {i: copy for i in rows for copy, _ in islice(copies[i], 1)}
+        for warm in (True, False):
+            these = [i for i in rows if (i in starts) is warm]
+            if not these:
+                continue
+            batch = to_batch([starts.get(i, skeletons[i]) for i in these])
+            # sort by size so that small crystals do not pay for the padding of large ones
+            for chunk in torch.argsort(n_atoms(batch.wyckoff, batch.mask), stable=True).split(CHUNK):
+                chosen = [these[k] for k in chunk.tolist()]
+                streams = [rngs[i] for i in chosen]
+                if warm:
+                    state = denoise(checkpoint, batch.take(chunk), streams, steps, 0.0, START)
+                else:
+                    state = denoise(checkpoint, batch.take(chunk), streams, steps, churn)
+                for i, crystal, bonded in zip(chosen, from_batch(state), bonded_layers(state).tolist(), strict=True):
+                    if bonded or i not in found:
+                        found[i] = Geometry(crystal, bonded, warm)
     return [found[i] for i in range(len(skeletons))]
 
 

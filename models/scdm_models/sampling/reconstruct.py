@@ -15,7 +15,7 @@ import torch
 from scdm_models.errors import GenerationError
 from scdm_models.model.batch import from_batch, n_atoms, to_batch
 from scdm_models.model.checkpoint import Checkpoint
-from scdm_models.model.corruption import corrupt
+from scdm_models.model.corruption import Noise, corrupt
 from scdm_models.sampling.cohesion import bonded_layers
 from scdm_models.sampling.geometries import CHUNK, Geometry, denoise, geometries
 from scdm_models.sampling.sampler import SamplerOptions
@@ -67,7 +67,8 @@ def reconstruct(
         part = batch.take(chunk)
         rngs = [np.random.default_rng([seed, i]) for i in chunk.tolist()]
         generator = torch.Generator().manual_seed(int(rngs[0].integers(2**31)))
-        noisy, *_ = corrupt(part, torch.full((len(part),), time), checkpoint.model.scales, generator)
+        noise = Noise.normal(part, generator)
+        noisy, *_ = corrupt(part, torch.full((len(part),), time), checkpoint.model.scales, noise)
         state = denoise(checkpoint, noisy, rngs, options.steps, options.churn, time)
         for i, crystal in zip(chunk.tolist(), from_batch(state), strict=True):
             out[i] = crystal

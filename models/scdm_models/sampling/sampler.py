@@ -36,6 +36,7 @@ from scdm_models.symmetry.encoding import LayerCrystal, decode
 from scdm_models.symmetry.normalizer import canonical
 
 DEFAULT_STEPS = 8
+ATTEMPTS = 4  # at a bonded layer on a skeleton, before the draw is passed over
 DETECTION_SYMPREC = 1e-3
 PATIENCE = 4  # draws for each sample, on average, before one that guidance had to correct is taken
 REPETITIONS = 4  # draws that are passed over as repetitions for each sample, before one is taken
@@ -209,6 +210,7 @@ def _draw_batch(
             options.steps,
             options.churn,
             prototypes=options.prototypes,
+            attempts=ATTEMPTS if options.guidance else 1,
         )
         for i, one in zip(new, made, strict=True):
             drawn[rows[i]] = _Draw(one.crystal, names[i], one.bonded, from_prototype=one.from_prototype)

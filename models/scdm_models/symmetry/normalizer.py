@@ -46,15 +46,15 @@ def _origins(group: LayerGroup) -> Array:
 
 
 @cache
-def letter_permutations(number: int) -> frozenset[tuple[int, ...]]:
-    """Permutations p of the positions of layer group ``number`` that only rename: position i may be called p[i].
+def normalizer(number: int) -> tuple[tuple[Array, Array], ...]:
+    """Changes of axes and origin that leave layer group ``number`` as it is: (3, 3) W and (3,) w of x' = W x + w.
 
-    The identity is one of them; indices as in ``LayerGroup.positions``.
+    Of shifts along directions that every operation of the group keeps, which may have any length, and of lattice
+    translations only the listed ones are there; the identity is the first.
     """
     group = layer_group(number)
     rotations, translations = group.general.rotations, group.general.translations
-    firsts = np.array([p.orbit(np.where(np.isin(np.arange(3), p.free), _GENERIC, 0.0))[0] for p in group.positions])
-    found = set()
+    found = []
     for plane, side in product(_in_plane_maps(group), (1.0, -1.0)):
         axes = np.eye(3)
         axes[:2, :2], axes[2, 2] = plane, side
@@ -66,8 +66,20 @@ def letter_permutations(number: int) -> frozenset[tuple[int, ...]]:
             moved = translations @ axes.T + origin - turned @ origin
             same = alike & (np.abs(wrap(moved[:, None] - translations[None])) < 1e-6).all(-1)
             if same.any(1).all():
-                found.add(tuple(_position_of(number, firsts @ axes.T + origin)))
-    return frozenset(found)
+                found.append((axes, origin))
+    return tuple(sorted(found, key=lambda one: not (np.array_equal(one[0], np.eye(3)) and not one[1].any())))
+
+
+@cache
+def letter_permutations(number: int) -> frozenset[tuple[int, ...]]:
+    """Permutations p of the positions of layer group ``number`` that only rename: position i may be called p[i].
+
+    The identity is one of them; indices as in ``LayerGroup.positions``.
+    """
+    firsts = np.array(
+        [p.orbit(np.where(np.isin(np.arange(3), p.free), _GENERIC, 0.0))[0] for p in layer_group(number).positions]
+    )
+    return frozenset(tuple(_position_of(number, firsts @ axes.T + origin)) for axes, origin in normalizer(number))
 
 
 @cache

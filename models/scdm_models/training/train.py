@@ -12,9 +12,9 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,12 @@ from scdm_models import __version__
 from scdm_models.errors import DatasetError, ScdmError
 from scdm_models.model.batch import CrystalBatch, n_atoms, to_batch
 from scdm_models.model.checkpoint import Checkpoint, Split, save_checkpoint
-from scdm_models.model.corruption import Scales
+from scdm_models.model.corruption import Noise, Scales
 from scdm_models.model.denoiser import stability_class
 from scdm_models.model.diffusion import Scdm
-from scdm_models.model.prototypes import Prototypes
-from scdm_models.model.schedules import training_time
+from scdm_models.model.prototypes import START, Prototypes
 from scdm_models.symmetry.encoding import LayerCrystal, without_symmetry
+from scdm_models.training.copies import pairs
 from scdm_models.training.data_split import chemical_system, split
 from scdm_models.training.train_config import NAMES, PHASES, Phase, TrainConfig
 from scdm_models.training.train_state import TrainState, identity_of, load_state, save_state
@@ -54,18 +54,51 @@ class Progress:
 
 @dataclass
 class _Data:
-    """Training and held-out crystals with their classes of stability, on the training's device."""
+    """Training and held-out crystals with their classes of stability, on the training's device.
+
+    copied, copies: training crystals and copies of them from others, in one setting (``training.copies``).
+    """
 
     training: CrystalBatch
     held: CrystalBatch
     stability: Tensor
     held_stability: Tensor
+    copied: CrystalBatch
+    copies: CrystalBatch
+
+    def noised(self, index: Tensor, scales: Scales) -> tuple[CrystalBatch, Tensor, Noise]:
+        """Crystals, times and noise of one step of the geometry network. index: of training crystals, then of copies.
+
+        A copy stands for the state at ``START`` of a chain that begins there, and what such a chain makes of it before.
+        """
+        n, device = len(self.training), self.training.params.device
+        crystals = self.both.take(index)
+        spread = ((torch.rand(1) + torch.arange(len(index)) / len(index)) % 1.0)[torch.randperm(len(index))].to(device)
+        from_copy = index >= n
+        t = torch.where(from_copy, START * spread, spread)
+        noise = Noise.towards(crystals, self.starts.take(index), START, scales)
+        return crystals, t, noise.where(from_copy, Noise.normal(crystals))
+
+    @cached_property
+    def both(self) -> CrystalBatch:
+        """Training crystals, then those that were copied."""
+        return self.training.beside(self.copied)
+
+    @cached_property
+    def starts(self) -> CrystalBatch:
+        """The same crystals where nothing was copied, the copies elsewhere."""
+        return self.training.beside(self.copies)
 
 
-def _batches(data: CrystalBatch, size: int, generator: torch.Generator) -> list[Tensor]:
-    """Random batches of crystals of similar size: shuffled, cut into pools of 8 batches, each sorted by cost."""
+def _batches(data: CrystalBatch, extra: int, size: int, generator: torch.Generator) -> list[Tensor]:
+    """Random batches of crystals of similar size: shuffled, cut into pools of 8 batches, each sorted by cost.
+
+    extra: of the crystals at the end, of which as many are drawn as there are others, or all.
+    """
     cost = (n_atoms(data.wyckoff, data.mask) * data.mask.sum(1)).cpu()
-    order = torch.randperm(len(data), generator=generator)
+    n = len(data) - extra
+    order = torch.cat([torch.arange(n), n + torch.randperm(extra, generator=generator)[:n]])
+    order = order[torch.randperm(len(order), generator=generator)]
     batches: list[Tensor] = []
     for pool in order.split(size * 8):
         batches += list(pool[torch.argsort(cost[pool], stable=True)].split(size))
@@ -179,7 +212,15 @@ def train(
         getattr(model, phase).load_state_dict(getattr(start.model, phase).state_dict())
     model = model.to(device)
     average = copy.deepcopy(model)
-    sets = _Data(data.to(device), held.to(device), stability.to(device), held_stability.to(device))
+    # of equally near prototypes the first is taken: the most stable one, where that is known
+    stable_first = sorted(training, key=lambda i: (classes[i] < 0, classes[i]))
+    prototypes = Prototypes.of([crystals[i] for i in stable_first])
+    found = [] if "geometry" in kept else pairs(prototypes, [crystals[i] for i in training], config.copies)
+    sets = _Data(
+        *(batch.to(device) for batch in (data, held)),
+        *(labels.to(device) for labels in (stability, held_stability)),
+        *(to_batch([pair[side] for pair in found]).to(device) for side in (0, 1)),
+    )
     identity = identity_of(config, by, ids, crystals, classes)
     state_file = Path(f"{out}.state")
     state = TrainState("skeleton")
@@ -207,6 +248,7 @@ def train(
         "split": by,
         "n_training": len(training),
         "n_validation": len(validation),
+        "n_copies": len(found),
         "parameters": sum(p.numel() for p in model.parameters()),
         "minutes": round(state.seconds / 60, 1),
         "layer_groups": sorted({c.layer_group for c in crystals}),
@@ -215,9 +257,6 @@ def train(
         "started_from": None if start is None else {"model_id": start.model_id, "kept": kept, "card": start.card},
         "data": card or {},
     }
-    # of equally near prototypes the first is taken: the most stable one, where that is known
-    stable_first = sorted(training, key=lambda i: (classes[i] < 0, classes[i]))
-    prototypes = Prototypes.of([crystals[i] for i in stable_first])
     model_id = save_checkpoint(out, average.cpu(), prior, full_card, prototypes)
     with Path(f"{out}.csv").open("w", newline="") as handle:
         writer = csv.writer(handle)
@@ -247,9 +286,10 @@ def _validation(phase: Phase, model: Scdm, held: CrystalBatch, stability: Tensor
                 if phase == "skeleton":
                     losses = {"skeleton_nats": model.skeleton_loss(part, generator, stability[index])}
                 else:
-                    t = training_time(torch.rand(len(part), generator=generator)).to(part.params.device)
+                    t = torch.rand(len(part), generator=generator).to(part.params.device)
                     names = ("plane_mse", "height_mse", "lattice_mse")
-                    losses = dict(zip(names, model.geometry_loss(part, t, generator), strict=True))
+                    noise = Noise.normal(part, generator)
+                    losses = dict(zip(names, model.geometry_loss(part, t, noise), strict=True))
                 for name, value in losses.items():
                     sums[name] = sums.get(name, 0.0) + share * float(value)
     model.train()
@@ -292,7 +332,8 @@ def _train_phase(
             saved["state"].setdefault(int(number), {})[key] = value
         optimizer.load_state_dict(saved)
     device = data.training.params.device
-    mixed = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+    # distances want all digits of a float
+    mixed = torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda" and phase == "skeleton")
     parameters: list[Tensor] = list(net.parameters())
     averages: list[Tensor] = list(mean.parameters())
     model.train()
@@ -300,20 +341,21 @@ def _train_phase(
     for epoch in range(state.epoch, epochs):
         torch.manual_seed(_epoch_seed(config, phase, epoch))
         generator = torch.Generator().manual_seed(_epoch_seed(config, phase, epoch))
-        batches = _batches(data.training, config.batch_size, generator)
+        if phase == "skeleton":
+            batches = _batches(data.training, 0, config.batch_size, generator)
+        else:
+            batches = _batches(data.both, len(data.copies), config.batch_size, generator)
         total, rate = torch.zeros((), device=device), 0.0
         for index in batches:
             rate = _learning_rate(state.step, epochs * len(batches), config)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             index = index.to(device)
-            part = data.training.take(index)
             with mixed:
                 if phase == "skeleton":
-                    loss = model.skeleton_loss(part, stability=data.stability[index])
+                    loss = model.skeleton_loss(data.training.take(index), stability=data.stability[index])
                 else:
-                    t = training_time((torch.rand(1) + torch.arange(len(part)) / len(part)) % 1.0)  # stratified
-                    loss = torch.stack(model.geometry_loss(part, t[torch.randperm(len(part))].to(device))).sum()
+                    loss = torch.stack(model.geometry_loss(*data.noised(index, model.scales))).sum()
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)

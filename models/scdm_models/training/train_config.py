@@ -27,6 +27,9 @@ class TrainConfig:
         general, nothing else different.
     skeleton_epochs, geometry_epochs
         Passes over the data for each of the two networks.
+    copies
+        How many nearest crystals of other chemical systems each crystal is copied from, for the geometry network to
+        learn from besides noise (``training.copies``); in an epoch as many copies are seen as crystals.
     cooldown
         Last share of the epochs, over which the learning rate falls to 0.
     max_sites
@@ -54,6 +57,7 @@ class TrainConfig:
     symmetry: Literal["layer_group", "p1"] = "layer_group"
     skeleton_epochs: int = 40
     geometry_epochs: int = 150
+    copies: int = 4
     cooldown: float = 0.3
     max_sites: int = 40
     batch_size: int = 96

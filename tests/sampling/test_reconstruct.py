@@ -11,6 +11,7 @@ from scdm_models.errors import GenerationError
 from scdm_models.metrics.csp_converged import superpose_distance
 from scdm_models.model.checkpoint import load_checkpoint
 from scdm_models.model.prototypes import Prototypes
+from scdm_models.sampling.geometries import Geometry, geometries
 from scdm_models.sampling.reconstruct import from_skeletons, reconstruct, represented
 from scdm_models.symmetry.encoding import LayerCrystal, Site, decode
 
@@ -60,3 +61,17 @@ def test_a_skeleton_alone_becomes_what_the_nearest_crystal_says_or_what_noise_gi
     assert begun == [True, True, False]
     assert not any(g is not None and g.from_prototype for g in from_skeletons(checkpoint, blank, "noise"))
     assert from_skeletons(checkpoint, blank, "noise", 1) == from_skeletons(checkpoint, blank, "noise", 1)
+
+
+def test_further_attempts_leave_bonded_layers_as_they_are_and_find_more() -> None:
+    checkpoint = load_checkpoint()
+    skeletons = [KNOWN[2]] * 24
+
+    def made(attempts: int) -> list[Geometry]:
+        rngs = [np.random.default_rng(i) for i in range(len(skeletons))]
+        return geometries(checkpoint, skeletons, rngs, 8, 1.0, prototypes=False, attempts=attempts)
+
+    once, again = made(1), made(3)
+    assert 0 < sum(g.bonded for g in once) < sum(g.bonded for g in again)
+    # where no attempt gives a bonded layer, the first one counts
+    assert all(b == a for a, b in zip(once, again, strict=True) if a.bonded or not b.bonded)

@@ -216,11 +216,8 @@ def train(
     stable_first = sorted(training, key=lambda i: (classes[i] < 0, classes[i]))
     prototypes = Prototypes.of([crystals[i] for i in stable_first])
     found = [] if "geometry" in kept else pairs(prototypes, [crystals[i] for i in training], config.copies)
-    sets = _Data(
-        *(batch.to(device) for batch in (data, held)),
-        *(labels.to(device) for labels in (stability, held_stability)),
-        *(to_batch([pair[side] for pair in found]).to(device) for side in (0, 1)),
-    )
+    copied, copies = (to_batch([pair[side] for pair in found]).to(device) for side in (0, 1))
+    sets = _Data(data.to(device), held.to(device), stability.to(device), held_stability.to(device), copied, copies)
     identity = identity_of(config, by, ids, crystals, classes)
     state_file = Path(f"{out}.state")
     state = TrainState("skeleton")

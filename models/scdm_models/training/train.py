@@ -311,7 +311,7 @@ def _train_phase(
     progress: Callable[[Progress], None] | None,
     save_seconds: float,
 ) -> TrainState:
-    """One network's epochs; leaves the best average in ``average`` and returns the state at the end."""
+    """One network's epochs; leaves its average (of the skeleton network the best one) in ``average``; returns the state."""
     net, mean = (model.skeleton, average.skeleton) if phase == "skeleton" else (model.geometry, average.geometry)
     epochs = config.epochs(phase)
     optimizer = torch.optim.AdamW(
@@ -381,7 +381,10 @@ def _train_phase(
         if time.monotonic() - saved_at >= save_seconds and state.epoch < epochs:
             save_state(state_file, identity, state, model, average, best, optimizer)
             saved_at = time.monotonic()
-    mean.load_state_dict(best)  # the average with the lowest validation loss
+    if phase == "skeleton":
+        mean.load_state_dict(
+            best
+        )  # the average with the lowest validation loss; geometry's says little of what comes out
     state.metrics |= {k: round(v, 4) for k, v in _validation(phase, average, data.held, data.held_stability).items()}
     state.metrics |= {f"{phase}_epochs": state.epoch, f"{phase}_best_epoch": state.best_epoch}
     state.seconds = before + time.monotonic() - started

@@ -43,7 +43,8 @@ class TrainConfig:
     validation_fraction
         Share of the chemical systems kept for validation (chosen by a hash), with all of their crystals.
     validate_every
-        Epochs between two looks at the validation loss; the average with the lowest one is kept.
+        Epochs between two looks at the validation loss; the skeleton network's average with the lowest one is kept. The
+        geometry network's rises, of noise, while more crystals come out as they are; its last average is kept.
     seed
         Of initialisation, order and noise.
     threads

@@ -134,7 +134,11 @@ def _add_energies(
         doc.energy_per_atom = references.total_energy(fractions, predicted.formation_energy_per_atom)
         doc.energy_scheme, doc.energy_model = references.scheme, predicted.model
         doc.e_above_hull_error, doc.extrapolated = predicted.error, predicted.extrapolated
-        doc.stable_probability = predicted.stable_probability
+        doc.stable_probability = predicted.properties.stable_probability
+        doc.nonmetal_probability = predicted.properties.nonmetal_probability
+        doc.magnetic_probability = predicted.properties.magnetic_probability
+        doc.predicted_band_gap = predicted.properties.band_gap
+        doc.predicted_band_gap_error = predicted.properties.band_gap_error
     elif doc.energy_scheme != references.scheme:
         raise ReferenceDataError(
             f"the energy is of scheme {doc.energy_scheme}, the references are of {references.scheme}; schemes never mix"

@@ -8,7 +8,8 @@ dynamics   1 for phonon-stable, 0 for unstable
 novelty    1 for relaxed structures that equal no known layer
 prototype  distance to the nearest known prototype: the share of occupied Wyckoff positions not in common
 symmetry   order of the layer group's point group over 24
-gap        1 within the target range of band gaps, falling to 0 at 1 eV from it; only where there is a target
+gap        1 within the target range of band gaps, falling to 0 at 1 eV from it; only where there is a target; the
+           predicted gap stands in for one that is not computed yet
 
 What is not known counts half, between no and yes, and is named: nothing is pretended. Ties go by candidate_id.
 
@@ -55,8 +56,8 @@ class Objective:
 @dataclass(frozen=True)
 class RankInput:
     """What ranking needs of a candidate; None where it is not known. e_above_hull: eV/atom; band_gap: eV; extrapolated:
-    whether the energy model knows no such layer; stable_probability: stands in for dynamically_stable until that is
-    known."""
+    whether the energy model knows no such layer; stable_probability, predicted_band_gap (eV): stand in for
+    dynamically_stable and band_gap until these are known."""
 
     candidate_id: str
     e_above_hull: float | None
@@ -67,6 +68,7 @@ class RankInput:
     band_gap: float | None = None
     extrapolated: bool | None = None
     stable_probability: float | None = None
+    predicted_band_gap: float | None = None
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,10 @@ def terms(candidate: RankInput, objective: Objective) -> dict[str, float | None]
         tables = layer_group(group)
         symmetry = tables.general.multiplicity / (2 if tables.centred else 1) / 24
     gap = None
-    if objective.gap is not None and candidate.band_gap is not None:
+    known_gap = candidate.predicted_band_gap if candidate.band_gap is None else candidate.band_gap
+    if objective.gap is not None and known_gap is not None:
         low, high = objective.gap
-        away = max(low - candidate.band_gap, candidate.band_gap - high, 0.0)
+        away = max(low - known_gap, known_gap - high, 0.0)
         gap = max(0.0, 1 - away / GAP_SLOPE_EV)
 
     def answer(flag: bool | None) -> float | None:

@@ -37,6 +37,7 @@ _INPUTS = (  # of RankInput, behind the id and in its order
     "band_gap",
     "extrapolated",
     "stable_probability",
+    "predicted_band_gap",
 )
 
 

@@ -11,6 +11,7 @@ import click
 
 from scdm_flows.cli.common import FORCE, JSON, echo_json, table
 from scdm_flows.cli.files import check_output, output_path
+from scdm_flows.cli.fitted import show_hull, show_model
 from scdm_flows.cli.progress import progress_bar
 from scdm_flows.config import DEFAULT_FORCE_FIELD
 
@@ -127,7 +128,7 @@ def fit(
     if as_json:
         echo_json(model.header)
     else:
-        _show_model(model.header)
+        show_model(model.header)
         click.echo(f"wrote {out}")
 
 
@@ -148,8 +149,8 @@ def validate(data_dir: Path, relaxed: Path, force_field: str, features: str, pro
     if as_json:
         echo_json({"hull": hull, "energy_model": model.header, "geometry": geometry})
         return
-    _show_hull(hull)
-    _show_model(model.header)
+    show_hull(hull)
+    show_model(model.header)
     table(
         f"Geometry of layers relaxed with {force_field} beside C2DB's PBE",
         ["layers", "n", "area error, median", "within 3 %"],
@@ -362,79 +363,4 @@ def show(as_json: bool) -> None:
         *[[f"{kind} phases", n] for kind, n in reference.header["counts"].items()],
     ]
     table("Competing phases", ["what", "value"], rows)
-    _show_model(model)
-
-
-def _show_hull(found: dict[str, Any]) -> None:
-    hulls = [(name, found[name]) for name in ("as it is", "legacy corrections removed", "converted, left out")]
-    hulls += [(f"  {name}", s) for name, s in found["by_chemistry"].items()]
-    rows = [
-        [
-            name,
-            s["n"],
-            f"{s['mae']:.4f} ({s['mae_95'][0]:.4f} to {s['mae_95'][1]:.4f})",
-            f"{s['median']:.4f}",
-            f"{s['bias']:+.4f}",
-        ]
-        for name, s in hulls
-    ]
-    table(
-        f"Hull energy against C2DB's, {found['n_layers']} layers, chemical systems left out, eV/atom",
-        ["hull of", "n", "mean error (95 %)", "median", "bias"],
-        rows,
-    )
-    absent = [formula for formula, there in found["present"].items() if there is not True]
-    click.echo(f"on the hull: {', '.join(f for f in found['present'] if f not in absent)}")
-    if absent:
-        click.echo(f"NOT on the hull: {', '.join(absent)}")
-
-
-def _show_model(header: dict[str, Any]) -> None:
-    kinds = [
-        ("hull energy", header["hull_energy"]),
-        ("formation energy", header["formation_energy"]),
-        ("energy above hull", header["e_above_hull"]),
-    ]
-    if "external" in header:
-        kinds.append(("energy above hull, 2DMatPedia", header["external"]))
-    rows = [
-        [
-            name,
-            s.get("n", header["n"]),
-            f"{s['mae']:.4f} ({s['mae_95'][0]:.4f} to {s['mae_95'][1]:.4f})",
-            f"{s['median']:.4f}",
-            f"{s['bias']:+.4f}",
-            f"{s['spearman']:.3f} ({s['spearman_95'][0]:.3f} to {s['spearman_95'][1]:.3f})",
-        ]
-        for name, s in kinds
-    ]
-    table(
-        f"{header['id']}: layers relaxed with {header['force_field']} against DFT, chemical systems left out, eV/atom",
-        ["", "n", "mean error (95 %)", "median", "bias", "Spearman (95 %)"],
-        rows,
-    )
-    inside, width = header["error_coverage_by_distance"], header["errors_by_distance"]
-    names = ("nearest third", "middle third", "farthest third")
-    rows = [[n, f"± {w:.3f}", f"{100 * i:.0f} %"] for n, w, i in zip(names, width, inside, strict=True)]
-    if "external" in header:
-        rows.append(["2DMatPedia, new systems", "", f"{100 * header['external']['coverage']:.0f} %"])
-    claimed = f"{100 * header['error_coverage_claimed']:.0f} %"
-    table(f"Errors said to hold {claimed}, by distance to known layers", ["layers", "median, eV/atom", "hold"], rows)
-    close, kept = header["e_above_hull"]["within_0.05"], header["stable_kept_in_window"]
-    click.echo(
-        f"errors hold {100 * header['error_coverage']:.1f} % of all; {100 * close:.1f} % of layers are within 0.05 "
-        f"eV/atom; of those truly below 0.2 {100 * kept:.1f} % stay in the window of 0.6"
-    )
-    verdicts = header["phonon_stability"]
-    rows = [
-        [
-            name,
-            v["n"],
-            *(f"{v[k]:.3f} ({v[k + '_95'][0]:.3f} to {v[k + '_95'][1]:.3f})" for k in ("balanced_accuracy", "auc")),
-            f"{v['f1_of_stable']:.2f}",
-            f"{v['brier']:.3f}",
-        ]
-        for name, v in (("all", verdicts), *verdicts["by_chemistry"].items())
-    ]
-    heads = ["layers", "n", "balanced accuracy (95 %)", "area under curve (95 %)", "F1 of stable", "Brier"]
-    table("Dynamically stable by DFT's phonons, predicted from the features, chemical systems left out", heads, rows)
+    show_model(model)

@@ -150,6 +150,21 @@ class CandidateDoc(ScdmDocument):
         "probability that DFT's phonons have no imaginary mode, by the energy model, without phonons of our own; null "
         "without an energy model",
     )
+    nonmetal_probability: float | None = queryable(
+        None, "probability that PBE gives the layer a band gap, by the energy model; null without one"
+    )
+    magnetic_probability: float | None = queryable(
+        None, "probability that PBE gives the layer magnetic moments, by the energy model; null without one"
+    )
+    predicted_band_gap: float | None = queryable(
+        None,
+        "surrogate of PBE's band gap without spin-orbit, eV, by the energy model; 0 where a metal is more likely; kept "
+        "where band_gap comes",
+    )
+    predicted_band_gap_error: float | None = Field(
+        None,
+        description="half-width around predicted_band_gap that holds nine in ten, eV; null where a metal is likelier",
+    )
     min_frequency_thz: float | None = queryable(
         None, "lowest phonon frequency on the in-plane path and mesh, THz; imaginary is negative"
     )

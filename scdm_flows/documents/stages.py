@@ -101,6 +101,10 @@ class GateDoc(_Stored):
     energy_model: str | None = None
     extrapolated: bool | None = None
     stable_probability: float | None = None
+    nonmetal_probability: float | None = None
+    magnetic_probability: float | None = None
+    predicted_band_gap: float | None = None
+    predicted_band_gap_error: float | None = None
     formation_energy_per_atom: float | None = None
     e_above_hull: float | None = None
     e_above_hull_error: float | None = None

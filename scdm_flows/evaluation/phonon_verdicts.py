@@ -32,7 +32,7 @@ from scdm_flows.analysis.sum_rules import enforce, pairs_of
 from scdm_flows.config import DEFAULT_FORCE_FIELD, ForceFieldEngineConfig
 from scdm_flows.errors import DatasetError, ScdmError
 from scdm_flows.evaluation.ledger import Key, Ledger, carry_out
-from scdm_flows.thermo.energy_fit import CORRELATED
+from scdm_flows.thermo.property_fit import CORRELATED
 from scdm_models.datasets.readers import read_any
 from scdm_models.datasets.records import LayerRecord
 from scdm_models.metrics.intervals import share_interval

@@ -15,9 +15,8 @@ The error is conformal by distance: among layers whose chemical system was left 
 from the nearest layer of the fit, nine in ten had an error of E_hull below it. What is farther than all but one in a
 hundred of these, or is made of a single element, is ``extrapolated``.
 
-A second Gaussian process with the same kernel and other variances, fitted on C2DB's verdicts (1: no phonon with an
-imaginary frequency, -1: some), says how likely DFT's phonons would call the layer dynamically stable; a logistic curve
-makes a probability of it (J. Platt, Adv. Large Margin Classifiers 10, 61 (1999)).
+Further Gaussian processes on the same rows say how likely DFT's phonons would call the layer dynamically stable, and
+whether PBE would call it metallic or magnetic, and its band gap (``properties``).
 """
 
 from __future__ import annotations
@@ -37,6 +36,7 @@ from numpy.typing import NDArray
 
 from scdm_flows.errors import ReferenceDataError
 from scdm_flows.thermo.composition import descriptor, element_properties, plus_u_terms
+from scdm_flows.thermo.properties import ErrorByDistance, PredictedProperties, PropertyModel
 
 Array = NDArray[np.float64]
 PACKAGED = "energy-model.npz"
@@ -59,7 +59,7 @@ class PredictedEnergy:
 
     formation_energy_per_atom: eV/atom; error: half-width that holds nine in ten errors of E_hull, eV/atom; distance: to
     the nearest layer of the fit, in standard deviations of the features; extrapolated: whether it lies outside what the
-    model has learned from; model: its id; stable_probability: that the layer is dynamically stable by C2DB's phonons.
+    model has learned from; model: its id; properties: what else is predicted of it.
     """
 
     formation_energy_per_atom: float
@@ -67,7 +67,7 @@ class PredictedEnergy:
     distance: float
     extrapolated: bool
     model: str
-    stable_probability: float
+    properties: PredictedProperties
 
 
 @dataclass(frozen=True)
@@ -198,42 +198,10 @@ class Scaling:
         return Inputs(x, u, c, tuple(z), energies - self.elemental @ x.T)
 
 
-@dataclass(frozen=True)
-class ErrorByDistance:
-    """distances: (n,) increasing; half_widths: (n,) not decreasing, eV/atom; farthest: beyond it is extrapolated."""
-
-    distances: Array
-    half_widths: Array
-    farthest: float
-
-    def __call__(self, distance: Array) -> Array:
-        """(m,) half-widths, eV/atom: linear between the points, and in proportion to the distance beyond the last."""
-        inside = np.interp(distance, self.distances, self.half_widths)
-        beyond = np.maximum(distance / self.distances[-1], 1.0)
-        return np.asarray(inside * beyond, dtype=float)
-
-
-# of verdicts +1 and -1
-STABILITY = Variances(
+# of what properties.py predicts: verdicts +1 and -1, gaps in eV
+PROPERTIES = Variances(
     fractions=0.3, plus_u=0.0, first=1.0, others=0.5, composition=0.5, differences=0.0, noise=0.1, noise_by_area=0.0
 )
-
-
-@dataclass(frozen=True)
-class Stability:
-    """weights: (n,) of the rows, 0 for those without a verdict; mean: of the verdicts; slope, offset: of the logistic
-    curve."""
-
-    weights: Array
-    mean: float
-    slope: float
-    offset: float
-
-    def probability(self, verdict: Array) -> Array:
-        """Of predicted verdicts, about -1 to 1."""
-        from scipy.special import expit
-
-        return np.asarray(expit(self.slope * verdict + self.offset), dtype=float)
 
 
 @dataclass(frozen=True)
@@ -246,7 +214,7 @@ class EnergyModel:
     weights: Array
     mean: float
     errors: ErrorByDistance
-    stability: Stability
+    properties: PropertyModel
     header: dict[str, Any]
 
     @property
@@ -280,8 +248,7 @@ class EnergyModel:
         value = rows.formation[0] + self.mean + kernel(rows, self.rows, self.variances) @ self.weights
         distance = nearest(rows.coordinates, self.rows.coordinates)
         error = self.errors(distance)
-        verdict = self.stability.mean + kernel(rows, self.rows, STABILITY) @ self.stability.weights
-        probability = self.stability.probability(verdict)
+        properties = self.properties.predict(kernel(rows, self.rows, PROPERTIES), distance)
         return [
             PredictedEnergy(
                 float(value[k]),
@@ -289,7 +256,7 @@ class EnergyModel:
                 float(distance[k]),
                 bool(distance[k] > self.errors.farthest or len(fractions) == 1),
                 self.id,
-                float(probability[k]),
+                properties[k],
             )
             for k, fractions in enumerate(compositions)
         ]
@@ -306,11 +273,8 @@ class EnergyModel:
             "formation": self.rows.formation,
             "weights": self.weights,
             "mean": np.array([self.mean]),
-            "distances": self.errors.distances,
-            "half_widths": self.errors.half_widths,
-            "farthest": np.array([self.errors.farthest]),
-            "stability_weights": self.stability.weights,
-            "stability": np.array([self.stability.mean, self.stability.slope, self.stability.offset]),
+            **self.errors.arrays(""),
+            **self.properties.arrays(),
         }
         for k, (centre, spread) in enumerate(zip(self.scaling.centres, self.scaling.spreads, strict=True)):
             arrays |= {f"centre_{k}": centre, f"spread_{k}": spread}
@@ -341,10 +305,10 @@ class EnergyModel:
             )
             c, *z = (arrays[f"z_{k}"].astype(float) for k in range(n))
             rows = Inputs(x, u, c, tuple(z), arrays["formation"])
-            errors = ErrorByDistance(arrays["distances"], arrays["half_widths"], float(arrays["farthest"][0]))
+            errors = ErrorByDistance.of_arrays(arrays, "")
             variances = Variances(*arrays["variances"].tolist())
-            stability = Stability(arrays["stability_weights"], *arrays["stability"].tolist())
-            return cls(scaling, variances, rows, arrays["weights"], float(arrays["mean"][0]), errors, stability, header)
+            weights, mean = arrays["weights"], float(arrays["mean"][0])
+            return cls(scaling, variances, rows, weights, mean, errors, PropertyModel.of_arrays(arrays), header)
         except FileNotFoundError:
             raise ReferenceDataError(f"the energy model {name} does not exist; make it with `scdm refs fit`") from None
         except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:

@@ -75,7 +75,9 @@ class Measured:
     the layer as the source gives it; area_change: (n,) of the cell by the relaxation, relative;
     same_layer: (n,) one connected layer in the end, its area changed by less than ``SAME_AREA``; formation,
     e_above_hull: (n,) DFT's, eV/atom (formation is NaN where the source does not say it); stable: (n,) 1 where DFT's
-    phonons are, 0 where not, NaN where the source does not say; left_out: id -> why it has no value.
+    phonons are, 0 where not, NaN where the source does not say; band_gap: (n,) by PBE without spin-orbit, eV, 0 for a
+    metal; magnetic: (n,) 1 where PBE gives magnetic moments, 0 where not, NaN where the source does not say;
+    left_out: id -> why it has no value.
     """
 
     ids: list[str]
@@ -88,6 +90,8 @@ class Measured:
     formation: Array
     e_above_hull: Array
     stable: Array
+    band_gap: Array
+    magnetic: Array
     left_out: dict[str, str]
 
     def half(self, other: bool) -> Measured:
@@ -108,6 +112,8 @@ class Measured:
             self.formation[rows],
             self.e_above_hull[rows],
             self.stable[rows],
+            self.band_gap[rows],
+            self.magnetic[rows],
             self.left_out,
         )
 
@@ -123,8 +129,8 @@ def measured(data_dir: Path, known: Mapping[str, Mapping[str, Any]], force_field
     none = np.zeros(0)
     seen: list[list[Seen]] = [[] for _ in force_fields]
     given: list[list[Seen]] = [[] for _ in force_fields]
-    found = Measured([], [], [], seen, given, none, none.astype(bool), none, none, none, {})
-    formation, hull, stable, change, same = [], [], [], [], []
+    found = Measured([], [], [], seen, given, none, none.astype(bool), none, none, none, none, none, {})
+    formation, hull, stable, gap, magnetic, change, same = [], [], [], [], [], [], []
     for record in records_of(data_dir):
         if record["of"] != of:
             continue
@@ -145,6 +151,8 @@ def measured(data_dir: Path, known: Mapping[str, Mapping[str, Any]], force_field
         same.append(abs(change[-1]) < SAME_AREA and is_one_layer(relaxed))
         formation.append(record.get("formation_energy_per_atom") if of == "c2db" else np.nan)
         stable.append(VERDICTS.get(record.get("dyn_stab_phonons", ""), np.nan))
+        gap.append(np.nan if record.get("band_gap") is None else record["band_gap"])
+        magnetic.append(np.nan if record.get("magstate") is None else record["magstate"] != "NM")
         hull.append(record["e_hull"] if of == "c2db" else record["decomposition_energy"])
     if len(found.ids) < LEAST:
         raise ReferenceDataError(
@@ -157,4 +165,6 @@ def measured(data_dir: Path, known: Mapping[str, Mapping[str, Any]], force_field
         formation=np.array(formation, dtype=float),
         e_above_hull=np.array(hull, dtype=float),
         stable=np.array(stable, dtype=float),
+        band_gap=np.array(gap, dtype=float),
+        magnetic=np.array(magnetic, dtype=float),
     )

@@ -7,12 +7,13 @@ import pytest
 
 from scdm_flows.analysis.relaxed import Relaxed, judge_relaxed
 from scdm_flows.thermo.energy_model import PredictedEnergy
+from scdm_flows.thermo.properties import PredictedProperties
 from scdm_flows.thermo.table import ReferenceTable
 from scdm_models.symmetry.encoding import LayerCrystal, Site, decode
 
 MOS2 = decode(LayerCrystal(78, (3.18, 3.18, 120.0), (Site(42, "a", (0, 0, 0)), Site(16, "e", (1 / 3, 2 / 3, 1.56)))))
 TABLE = ReferenceTable.load()
-PREDICTED = PredictedEnergy(-0.9, 0.05, 0.1, False, "by-hand", 0.5)
+PREDICTED = PredictedEnergy(-0.9, 0.05, 0.1, False, "by-hand", PredictedProperties(0.5))
 
 
 def group_kept(before, after) -> bool:  # type: ignore[no-untyped-def]

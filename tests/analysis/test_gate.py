@@ -14,6 +14,7 @@ from scdm_flows.analysis.gate import Relaxation, gate, rmsd
 from scdm_flows.config import parse_config
 from scdm_flows.documents import GateDoc, ScreenedCandidate
 from scdm_flows.thermo.energy_model import PredictedEnergy
+from scdm_flows.thermo.properties import PredictedProperties
 from scdm_flows.thermo.table import ReferenceTable
 
 
@@ -61,13 +62,15 @@ def test_a_layer_below_the_hull_has_a_negative_distance() -> None:
 
 
 def test_a_predicted_energy_stands_in_the_place_of_the_static_one() -> None:
-    predicted = PredictedEnergy(-0.85, 0.04, 0.2, True, "model-1", 0.7)
+    properties = PredictedProperties(0.7, 0.9, 0.1, 1.6, 0.4)
+    predicted = PredictedEnergy(-0.85, 0.04, 0.2, True, "model-1", properties)
     doc = run(-123.0, predicted=predicted, scheme="some-force-field")
     # 0.85 eV/atom below the elements at -6, the bulk phase 1 eV/atom below them
     assert doc.energy_per_atom == pytest.approx(-6.85)
     assert doc.e_above_hull == pytest.approx(0.15)
     assert (doc.energy_scheme, doc.energy_model, doc.e_above_hull_error) == ("by-hand", "model-1", 0.04)
-    assert doc.stable_probability == 0.7
+    assert (doc.stable_probability, doc.nonmetal_probability, doc.magnetic_probability) == (0.7, 0.9, 0.1)
+    assert (doc.predicted_band_gap, doc.predicted_band_gap_error) == (1.6, 0.4)
     assert doc.surrogate
     assert doc.extrapolated
 

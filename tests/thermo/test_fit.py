@@ -17,8 +17,9 @@ from support.layers import mx2
 from scdm_flows.analysis.relaxed import Relaxed
 from scdm_flows.engines.forcefield.relaxed_layers import relax_known
 from scdm_flows.errors import ReferenceDataError
-from scdm_flows.thermo.energy_fit import errors_by_distance, fit
+from scdm_flows.thermo.energy_fit import fit
 from scdm_flows.thermo.energy_model import EnergyModel, Seen, energy_model_for, load_energy_model
+from scdm_flows.thermo.left_out import errors_by_distance
 from scdm_flows.thermo.training_layers import Measured, in_other_half, measured, records_of
 
 ELEMENTS = ("Mo", "W", "S", "Se", "Ti", "Cl")
@@ -26,9 +27,11 @@ ELEMENTS = ("Mo", "W", "S", "Se", "Ti", "Cl")
 
 def layers(n: int, seed: int, noise: float = 0.01, spread: float = 1.0) -> Measured:
     """Made-up layers: DFT's energy is the force field's plus 0.5 eV for each S atom's share, a smooth function of the
-    first feature, and noise; its phonons are stable with a probability of 1 / (1 + exp(-3 x)), x the second feature."""
+    first feature, and noise; its phonons are stable with a probability of 1 / (1 + exp(-3 x)), x the second feature, it
+    is magnetic where the third is above 1, one in six, and a gap of 1 + y / 2 eV opens where y, the fourth, is above
+    0."""
     rng = np.random.default_rng(seed)
-    compositions, systems, seen, truth, stable = [], [], [], [], []
+    compositions, systems, seen, truth, stable, magnetic, gap = [], [], [], [], [], [], []
     for _ in range(n):
         a, b = sorted(rng.choice(len(ELEMENTS), 2, replace=False))
         x = float(rng.choice([1 / 3, 1 / 2, 2 / 3]))
@@ -40,12 +43,14 @@ def layers(n: int, seed: int, noise: float = 0.01, spread: float = 1.0) -> Measu
         seen.append(Seen(energy, features))
         truth.append(energy + 0.5 * fractions.get("S", 0.0) + 0.2 * np.sin(features[0]) + rng.normal(0, noise))
         stable.append(float(rng.random() < 1 / (1 + np.exp(-3 * features[1]))))
+        magnetic.append(float(features[2] > 1))
+        gap.append(1 + features[3] / 2 if features[3] > 0 else 0.0)
     formation = np.array(truth)
     above = formation - [hull(c) for c in compositions]
     ids = [f"l{k}" for k in range(n)]
     kept = np.ones(n, dtype=bool)
-    verdicts = np.array(stable)
-    return Measured(ids, compositions, systems, [seen], [seen], np.zeros(n), kept, formation, above, verdicts, {})
+    said = (np.array(stable), np.array(gap), np.array(magnetic))
+    return Measured(ids, compositions, systems, [seen], [seen], np.zeros(n), kept, formation, above, *said, {})
 
 
 def hull(fractions: Mapping[str, float]) -> float:
@@ -80,7 +85,7 @@ def test_cross_validation_finds_what_can_be_learned_and_no_more() -> None:
 def test_what_is_said_of_phonons_comes_true_as_often() -> None:
     model = fitted(800)
     new = layers(1500, 9)
-    said = np.array([p.stable_probability for p in model.predict(new.compositions, new.seen)])
+    said = np.array([p.properties.stable_probability for p in model.predict(new.compositions, new.seen)])
     truth = 1 / (1 + np.exp(-3 * np.array([s.features[1] for s in new.seen[0]])))
     # 1,500 coins: among those said to be stable with 70 to 90 %, the share that is has a standard error of 0.025
     likely = (said > 0.7) & (said < 0.9)
@@ -91,6 +96,26 @@ def test_what_is_said_of_phonons_comes_true_as_often() -> None:
     pairs = truth[new.stable == 1][:, None] - truth[new.stable == 0][None]
     best = float((pairs > 0).mean())
     assert best - 0.1 < told["auc"] < best + 0.03
+
+
+def test_band_gaps_and_magnetism_are_learned_and_errors_hold() -> None:
+    model, new = fitted(800), layers(600, 9)
+    found = [p.properties for p in model.predict(new.compositions, new.seen)]
+    gap, truth = np.array([p.band_gap for p in found], dtype=float), new.band_gap
+    assert np.mean((gap > 0) == (truth > 0)) > 0.9
+    both = (gap > 0) & (truth > 0)
+    assert np.abs(gap - truth)[both].mean() < 0.15  # the gaps of those that have one are spread by 0.3 eV
+    inside = [abs(p.band_gap - t) <= p.band_gap_error for p, t in zip(found, truth, strict=True) if p.band_gap]
+    assert np.mean(inside) == pytest.approx(0.9, abs=0.07)
+    assert all((p.band_gap_error is None) is (p.band_gap == 0) for p in found)
+    # one in six is magnetic: 1/2 is too high a bar for a rare answer, the share among the known layers is the right one
+    share, magnetic = float(np.mean(layers(800, 0).magnetic)), new.magnetic == 1
+    said = np.array([p.magnetic_probability for p in found]) > share
+    assert (said[magnetic].mean() + (~said)[~magnetic].mean()) / 2 > 0.85
+    told = model.header["magnetic"]
+    assert told["share"] == pytest.approx(share, abs=1e-4)
+    assert told["balanced_accuracy"] > 0.8
+    assert model.header["band_gap"]["error_coverage"] == pytest.approx(0.9, abs=0.05)
 
 
 def test_too_few_phonon_verdicts_are_refused() -> None:
@@ -138,7 +163,12 @@ def test_a_model_survives_its_file_and_a_damaged_file_says_so(tmp_path: Path) ->
         [p.formation_energy_per_atom for p in before], abs=1e-4
     )
     assert [p.error for p in after] == pytest.approx([p.error for p in before], rel=1e-4)
-    assert [p.stable_probability for p in after] == pytest.approx([p.stable_probability for p in before], abs=1e-4)
+    for name in ("stable_probability", "nonmetal_probability", "magnetic_probability", "band_gap"):
+        values = [[getattr(p.properties, name) for p in found] for found in (after, before)]
+        assert values[0] == pytest.approx(values[1], abs=1e-3)
+    assert [p.properties.stable_probability for p in after] == pytest.approx(
+        [p.properties.stable_probability for p in before], abs=1e-4
+    )
     with pytest.raises(
         ReferenceDataError, match="relaxed with made-up, the campaign's are relaxed with CHGNet;.*refs fit"
     ):
@@ -222,6 +252,8 @@ def test_guide_and_judge_share_no_chemical_system() -> None:
         seen,
         none,
         none.astype(bool),
+        none,
+        none,
         none,
         none,
         none,

@@ -11,6 +11,7 @@ from pymatgen.core import Structure
 from support.documents import REFERENCES
 
 from scdm_flows.thermo.energy_model import PredictedEnergy
+from scdm_flows.thermo.properties import PredictedProperties
 from scdm_flows.thermo.stability_labels import stability_labels
 from scdm_models.datasets.records import CuratedLayer
 from scdm_models.symmetry.encoding import LayerCrystal, Site
@@ -20,7 +21,7 @@ MOS2 = LayerCrystal(78, (3.18, 3.18, 120.0), (Site(42, "a", (0.0, 0.0, 0.0)), Si
 
 LAYER = CuratedLayer("c2db-1", "C2DB", (), MOS2, 0.1, 0.0, 78, 78, 187, properties={"e_hull": 0.07})
 UNKNOWN = [replace(LAYER, id=f"2dm-{k}", properties={}) for k in range(3)]
-GOOD = PredictedEnergy(-0.9, 0.05, 0.1, False, "by-hand", 0.5)
+GOOD = PredictedEnergy(-0.9, 0.05, 0.1, False, "by-hand", PredictedProperties(0.5))
 
 
 def test_labels_name_their_source(tmp_path: Path) -> None:

@@ -311,7 +311,7 @@ def _train_phase(
     progress: Callable[[Progress], None] | None,
     save_seconds: float,
 ) -> TrainState:
-    """One network's epochs; leaves its average (of the skeleton network the best one) in ``average``; returns the state."""
+    """One network's epochs; leaves its average, the skeleton network's best one, in ``average``; returns the state."""
     net, mean = (model.skeleton, average.skeleton) if phase == "skeleton" else (model.geometry, average.geometry)
     epochs = config.epochs(phase)
     optimizer = torch.optim.AdamW(

@@ -273,8 +273,9 @@ def _bands(document: CandidateDoc, bands: BandsDoc | None) -> html.Section:
     from scdm_flows.report.bands import electronic_plot
     from scdm_flows.report.interactive import figure
 
+    said = _said_of_electrons(document)
     if bands is None:
-        return section("Electronic bands", _missing(document, "bands", "electronic bands"))
+        return section("Electronic bands", _missing(document, "bands", "electronic bands"), *said)
     heavy = [f"{m.carrier} {m.direction} {m.mass:.2f}" for m in bands.masses if m.mass is not None]
     rows = [
         ("gap", f"{bands.band_gap_ev:.3f} eV, {bands.gap_kind.value}"),
@@ -285,7 +286,22 @@ def _bands(document: CandidateDoc, bands: BandsDoc | None) -> html.Section:
     drawn = parts.graph(
         figure(electronic_plot(bands)), f"electronic bands and density of states; gap {rows[0][1]}", 420
     )
-    return section("Electronic bands", drawn, facts(rows))
+    return section("Electronic bands", drawn, facts(rows), *said)
+
+
+def _said_of_electrons(document: CandidateDoc) -> list[html.P]:
+    """What the energy model says of the electrons of PBE."""
+    gap, likely, magnetic = (
+        document.predicted_band_gap,
+        document.nonmetal_probability,
+        document.magnetic_probability,
+    )
+    if gap is None or likely is None:
+        return []
+    error = document.predicted_band_gap_error
+    of = "metal" if error is None else f"band gap {gap:.2f} ± {error:.2f} eV"
+    moments = "" if magnetic is None else f", magnetic with a probability of {magnetic:.2f}"
+    return [html.P(f"The energy model (surrogate): {of}, a band gap with a probability of {likely:.2f}{moments}.")]
 
 
 def _ranking(query: CandidateDB, document: CandidateDoc) -> html.Section:

@@ -151,10 +151,11 @@ class CandidateDoc(ScdmDocument):
         "without an energy model",
     )
     nonmetal_probability: float | None = queryable(
-        None, "probability that PBE gives the layer a band gap, by the energy model; null without one"
+        None, "probability that PBE gives the layer a band gap, by the energy model, dimensionless; null without one"
     )
     magnetic_probability: float | None = queryable(
-        None, "probability that PBE gives the layer magnetic moments, by the energy model; null without one"
+        None,
+        "probability that PBE gives the layer magnetic moments, by the energy model, dimensionless; null without one",
     )
     predicted_band_gap: float | None = queryable(
         None,

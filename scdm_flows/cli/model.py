@@ -138,6 +138,16 @@ def train(curated: Path, config: Path | None, start: Path | None, out: Path, for
     metavar="EV",
     help="Pass over draws whose E_hull is predicted above this, eV/atom: by a surrogate, for the layer as drawn.",
 )
+@click.option(
+    "--gap",
+    metavar="LOW:HIGH",
+    help="Pass over draws whose PBE band gap is predicted outside, eV, such as 1.2:1.8; 0:0 asks for metals.",
+)
+@click.option(
+    "--magnetic",
+    type=click.Choice(["yes", "no"]),
+    help="Pass over draws that are predicted not to be magnetic, or to be.",
+)
 @click.option("--steps", type=click.IntRange(1), help="Denoising steps; the model's default when absent.")
 @click.option(
     "--guidance/--no-guidance",
@@ -171,6 +181,8 @@ def generate(
     letter_temperature: float,
     unknown_formulas: bool,
     max_predicted_e_hull: float | None,
+    gap: str | None,
+    magnetic: str | None,
     steps: int | None,
     guidance: bool,
     model: str,
@@ -213,6 +225,8 @@ def generate(
         "letter_temperature": letter_temperature,
         "unknown_formulas": unknown_formulas,
         "max_predicted_e_hull": max_predicted_e_hull,
+        "gap": None if gap is None else _range_ev(gap),
+        "magnetic": None if magnetic is None else magnetic == "yes",
         "guidance": guidance,
         "steps": steps,
     }
@@ -265,6 +279,14 @@ def generate(
             f"{draws / count:.2f} raw draws a kept sample; {begun} began at the geometry of a training crystal with "
             f"the same letters, {count - begun} at noise"
         )
+
+
+def _range_ev(text: str) -> tuple[float, float]:
+    low, _, high = text.partition(":")
+    try:
+        return float(low), float(high)
+    except ValueError:
+        raise click.UsageError(f"--gap {text} must be two energies in eV, such as 1.2:1.8") from None
 
 
 @contextmanager

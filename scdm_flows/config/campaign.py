@@ -85,7 +85,12 @@ ADDED_LATER: tuple[tuple[str, str, str, Any], ...] = (
     *(
         ("generator", kind, field, default)
         for kind in ("scdm", "unscdm")
-        for field, default in (("unknown_formulas", False), ("max_predicted_e_hull", None))
+        for field, default in (
+            ("unknown_formulas", False),
+            ("max_predicted_e_hull", None),
+            ("gap", None),
+            ("magnetic", None),
+        )
     ),
 )
 LONGEST_NAME = 63

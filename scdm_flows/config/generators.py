@@ -59,6 +59,16 @@ class ScdmGeneratorConfig(Frozen):
         description="draws whose energy above hull is predicted above this are passed over, eV/atom: by a surrogate, "
         "for the layer as drawn; none when absent",
     )
+    gap: tuple[float, float] | None = Field(
+        None,
+        description="draws whose PBE band gap is predicted outside [lowest, highest] are passed over, eV: by a "
+        "surrogate, for the layer as drawn; 0 is a metal; any when absent",
+    )
+    magnetic: bool | None = Field(
+        None,
+        description="draws that a surrogate predicts to be magnetic (or not, where false is asked) are kept, others "
+        "passed over; both when absent",
+    )
     guidance: bool = Field(True, description="pass over draws that are no bonded layer or repeat a sample's skeleton")
     steps: int | None = Field(None, ge=1, le=10_000, description="denoising steps; the model's default when absent")
     shard_size: int = Field(100, ge=1, le=LARGEST_SHARD, description="samples a generation job makes")
@@ -68,6 +78,13 @@ class ScdmGeneratorConfig(Frozen):
     def _as_text(cls, elements: object) -> object:
         """A list, which is what YAML suggests, says the same: [Mo, S] is Mo,S."""
         return ",".join(map(str, elements)) if isinstance(elements, list | tuple) else elements
+
+    @field_validator("gap")
+    @classmethod
+    def _ordered(cls, gap: tuple[float, float] | None) -> tuple[float, float] | None:
+        if gap is not None and not 0 <= gap[0] <= gap[1] <= 100:
+            raise ValueError(f"gap = {list(gap)} must be [lowest, highest] with 0 <= lowest <= highest <= 100, eV")
+        return gap
 
     @field_validator("checkpoint")
     @classmethod

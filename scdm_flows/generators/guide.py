@@ -1,4 +1,4 @@
-"""Guidance by energy: which draws are worth keeping, by a surrogate's E_hull of the layer as it was drawn.
+"""Conditions on properties: which draws are worth keeping, by a surrogate's word on the layer as it was drawn.
 
 The guide is an energy model of its own (``thermo/data/guide.npz``, ``docs/energies.md``): features of CHGNet alone,
 fitted on half of the chemical systems, so that samples which it chose can be judged by a model that shares neither.
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pymatgen.core.structure import Structure
 
     from scdm_flows.thermo.energy_model import EnergyModel
+    from scdm_flows.thermo.properties import PredictedProperties
     from scdm_flows.thermo.table import ReferenceTable
 
 
@@ -26,27 +27,70 @@ def _guide() -> tuple[EnergyModel, ReferenceTable]:
     return load_guide(), ReferenceTable.load()
 
 
-def predicted_e_hull(structures: Sequence[Structure]) -> list[float | None]:
-    """E_hull (eV/atom) of layers as they are, by the guide; None where it cannot say."""
+def guided_elements() -> frozenset[str]:
+    """Symbols of the elements of which the guide can say something."""
+    model, references = _guide()
+    return frozenset(model.scaling.elements) & references.elements
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What the guide says of a layer. e_above_hull: eV/atom; magnetic: whether it is likelier than of most layers."""
+
+    e_above_hull: float
+    magnetic: bool
+    properties: PredictedProperties
+
+
+def guess(structures: Sequence[Structure]) -> list[Guess | None]:
+    """Of layers as they are, by the guide; None where it cannot say."""
     from scdm_flows.engines.forcefield.energies import predict_by
 
     model, references = _guide()
-    found: list[float | None] = []
+    share = model.properties.magnetic.share if model.properties.magnetic is not None else 0.5
+    found: list[Guess | None] = []
     for structure, one in zip(structures, predict_by(model, structures), strict=True):
         fractions = {str(e): float(x) for e, x in structure.composition.fractional_composition.items()}
         if isinstance(one, str) or not references.elements >= fractions.keys():
             found.append(None)
-        else:
-            found.append(one.formation_energy_per_atom - references.hull_energy(fractions))
+            continue
+        above = one.formation_energy_per_atom - references.hull_energy(fractions)
+        found.append(Guess(above, (one.properties.magnetic_probability or 0.0) > share, one.properties))
     return found
 
 
 @dataclass(frozen=True)
-class EnergyGuide:
-    """Accepts the layers whose predicted E_hull is at most ``highest``, eV/atom."""
+class PropertyGuide:
+    """Accepts layers by what is predicted of them.
 
-    highest: float
+    Parameters
+    ----------
+    highest
+        Largest E_hull, eV/atom.
+    gap
+        Smallest and largest PBE band gap, eV, 0 for a metal.
+    magnetic
+        Whether they are magnetic.
+    """
+
+    highest: float | None = None
+    gap: tuple[float, float] | None = None
+    magnetic: bool | None = None
+
+    @property
+    def asks(self) -> bool:
+        """Whether it asks for anything."""
+        return any(wish is not None for wish in (self.highest, self.gap, self.magnetic))
 
     def __call__(self, structures: Sequence[Structure]) -> list[bool]:
         """Whether each of the layers is accepted; one without a prediction is not."""
-        return [e is not None and e <= self.highest for e in predicted_e_hull(structures)]
+        return [one is not None and self._fits(one) for one in guess(structures)]
+
+    def _fits(self, one: Guess) -> bool:
+        if self.highest is not None and one.e_above_hull > self.highest:
+            return False
+        if self.gap is not None:
+            gap = one.properties.band_gap
+            if gap is None or not self.gap[0] <= gap <= self.gap[1]:
+                return False
+        return self.magnetic is None or one.magnetic is self.magnetic

@@ -21,6 +21,7 @@ def composition_request(config: ScdmGeneratorConfig) -> CompositionRequest | Non
     from scdm_models.sampling.composition import CompositionRequest
 
     request = CompositionRequest.parse(config.elements, config.formula, config.n_atoms)
+    _refuse_unguided(config)
     if config.unknown_formulas and config.formula is not None:
         from pymatgen.core import Composition
 
@@ -34,14 +35,30 @@ def composition_request(config: ScdmGeneratorConfig) -> CompositionRequest | Non
     return request
 
 
+def _refuse_unguided(config: ScdmGeneratorConfig) -> None:
+    """``GenerationError`` where properties are asked of a formula of which the guide can say nothing."""
+    from pymatgen.core import Composition
+
+    from scdm_flows.generators.guide import PropertyGuide, guided_elements
+
+    if config.formula is None or not PropertyGuide(config.max_predicted_e_hull, config.gap, config.magnetic).asks:
+        return
+    strange = sorted({str(e) for e in Composition(config.formula)} - guided_elements())
+    if strange:
+        raise GenerationError(
+            f"formula={config.formula!r} has {', '.join(strange)}, of which no layer was there to learn energies, gaps "
+            "and magnetism from; leave out max_predicted_e_hull, gap and magnetic, or take other elements"
+        )
+
+
 def sampler_options(config: ScdmGeneratorConfig) -> SamplerOptions:
     """How the sampler is run for a configuration; ``GenerationError`` where what it asks for contradicts itself."""
-    from scdm_flows.generators.guide import EnergyGuide
+    from scdm_flows.generators.guide import PropertyGuide
     from scdm_models.datasets.known import KnownLayers
     from scdm_models.sampling.sampler import DEFAULT_STEPS, SamplerOptions
     from scdm_models.sampling.skeletons import SkeletonRules
 
-    highest = config.max_predicted_e_hull
+    guide = PropertyGuide(config.max_predicted_e_hull, config.gap, config.magnetic)
     return SamplerOptions(
         steps=DEFAULT_STEPS if config.steps is None else config.steps,
         guidance=config.guidance,
@@ -52,7 +69,7 @@ def sampler_options(config: ScdmGeneratorConfig) -> SamplerOptions:
             composition=composition_request(config),
         ),
         known_formulas=KnownLayers.load().formulas if config.unknown_formulas else frozenset(),
-        accept=None if highest is None else EnergyGuide(highest),
+        accept=guide if guide.asks else None,
     )
 
 

@@ -10,7 +10,8 @@ from pymatgen.core import Structure
 from support.layers import mx2
 
 from scdm_flows.config import parse_config
-from scdm_flows.generators.guide import EnergyGuide, predicted_e_hull
+from scdm_flows.errors import ConfigError
+from scdm_flows.generators.guide import PropertyGuide, guess
 from scdm_flows.generators.scdm import sampler_options
 from scdm_models.datasets.known import KnownLayers
 from scdm_models.errors import GenerationError
@@ -66,13 +67,39 @@ def test_the_guide_knows_high_from_low() -> None:
     squeezed.apply_strain([-0.12, -0.12, 0])
     strange = layer.copy()
     strange.replace_species({"Mo": "U"})
-    low, high, none = predicted_e_hull([layer, squeezed, strange])
+    low, high, none = guess([layer, squeezed, strange])
     assert low is not None
-    assert abs(low) < 0.1  # on the hull in C2DB
+    assert abs(low.e_above_hull) < 0.1  # on the hull in C2DB
     assert high is not None
-    assert high > low + 0.2
+    assert high.e_above_hull > low.e_above_hull + 0.2
     assert none is None  # no layer of the fit has uranium
-    assert EnergyGuide(0.1)([layer, squeezed, strange]) == [True, False, False]
+    assert PropertyGuide(0.1)([layer, squeezed, strange]) == [True, False, False]
+
+
+def test_the_guide_knows_metals_semiconductors_and_magnets() -> None:
+    # C2DB: 1H-MoS2 has a PBE gap of 1.58 eV (1.67 without spin-orbit coupling), 1H-NbS2 is a metal, neither is magnetic;
+    # 1T-VCl2 is
+    mos2, nbs2, vcl2 = mx2("1H", a=3.18), mx2("1H", a=3.34), mx2("1T", a=3.54)
+    nbs2.replace_species({"Mo": "Nb"})
+    vcl2.replace_species({"Mo": "V", "S": "Cl"})
+    assert PropertyGuide(gap=(1.0, 2.2))([mos2, nbs2]) == [True, False]
+    assert PropertyGuide(gap=(0.0, 0.0))([mos2, nbs2]) == [False, True]
+    assert PropertyGuide(magnetic=False)([mos2, vcl2]) == [True, False]
+    assert PropertyGuide(magnetic=True)([mos2, vcl2]) == [False, True]
+    # conditions combine
+    assert PropertyGuide(0.1, (1.0, 2.2), False)([mos2, nbs2, vcl2]) == [True, False, False]
+    assert not PropertyGuide().asks
+
+
+def test_conditions_that_cannot_be_are_refused_in_words() -> None:
+    for gap in ([2, 1], [-1, 1], [0, 1000]):
+        with pytest.raises(ConfigError, match="must be .lowest, highest. with 0 <= lowest <= highest"):
+            parse_config({"name": "t", "generator": {"kind": "scdm", "gap": gap}})
+    config = parse_config({"name": "t", "generator": {"kind": "scdm", "formula": "UO2", "magnetic": True}}).generator
+    with pytest.raises(GenerationError, match="'UO2' has U, of which no layer was there to learn"):
+        sampler_options(config)  # type: ignore[arg-type]
+    unguided = parse_config({"name": "t", "generator": {"kind": "scdm", "formula": "UO2"}}).generator
+    assert sampler_options(unguided).accept is None  # type: ignore[arg-type]
 
 
 def test_a_campaign_asks_for_both_and_older_ones_keep_their_hash() -> None:
@@ -80,7 +107,9 @@ def test_a_campaign_asks_for_both_and_older_ones_keep_their_hash() -> None:
     asked = {"kind": "scdm", "unknown_formulas": True, "max_predicted_e_hull": 0.1}
     config = parse_config({**plain, "generator": asked})
     options = sampler_options(config.generator)  # type: ignore[arg-type]
-    assert options.accept == EnergyGuide(0.1)
+    assert options.accept == PropertyGuide(0.1)
+    wishes = parse_config({**plain, "generator": {"kind": "scdm", "gap": [1.0, 2.0], "magnetic": False}}).generator
+    assert sampler_options(wishes).accept == PropertyGuide(None, (1.0, 2.0), False)  # type: ignore[arg-type]
     assert "MoS2" in options.known_formulas
     assert options.choosy
     assert not sampler_options(parse_config(plain).generator).choosy  # type: ignore[arg-type]

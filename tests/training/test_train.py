@@ -156,27 +156,28 @@ def test_no_chemical_system_is_trained_on_and_held_out(tmp_path: Path) -> None:
     assert (len(own[0]), len(own[1])) == (checkpoint.card["n_training"], checkpoint.card["n_validation"])
 
 
-def test_the_packaged_checkpoints_were_split_by_id() -> None:
-    # their cards are older than the split by system and say nothing of it
+def test_what_was_held_out_is_said_by_the_card() -> None:
     for packaged in ("scdm", "unscdm"):
-        checkpoint = load_checkpoint(packaged=packaged)
-        assert "split" not in checkpoint.card
-        assert checkpoint.split == "id"
-        ids = [f"layer-{k}" for k in range(200)]
-        crystals = [random_crystal(80, seed=1)] * 200
-        training, held = held_out(checkpoint, crystals, ids)
-        assert held  # 8 % of 200 ids of one system: by system all or none would be held out
-        assert training
+        assert load_checkpoint(packaged=packaged).split == "chemical system"
+    # cards older than the split by system say nothing of it: they were split by id
+    new = load_checkpoint()
+    old = replace(new, card={key: value for key, value in new.card.items() if key != "split"})
+    assert old.split == "id"
+    ids = [f"layer-{k}" for k in range(200)]
+    crystals = [random_crystal(80, seed=1)] * 200
+    assert not all(held_out(new, crystals, ids))  # of one system: all or none
+    assert all(held_out(old, crystals, ids))
 
 
 @pytest.mark.parametrize(("name", "symmetry"), [("scdm", "layer_group"), ("unscdm", "p1")])
 def test_shipped_configurations_are_those_of_the_packaged_models(name: str, symmetry: str) -> None:
     config = load_train_config(Path(__file__).parents[2] / "models" / "configs" / f"{name}.yaml")
     assert config.symmetry == symmetry
-    trained = load_checkpoint(packaged=name).card["training"]
+    card = load_checkpoint(packaged=name).card
+    trained, kept = card["training"], card["started_from"]
     assert config.network.to_dict() == trained["network"]
-    assert (config.skeleton_epochs, config.batch_size, config.learning_rate) == (
-        trained["skeleton_epochs"],
-        trained["batch_size"],
-        trained["learning_rate"],
-    )
+    for setting in ("batch_size", "learning_rate", "geometry_epochs", "copies", "cooldown", "seed"):
+        assert getattr(config, setting) == trained[setting]
+    # where the skeleton network was kept from an earlier training, that one's epochs count
+    skeletons = trained if kept is None else kept["card"]["training"]
+    assert config.skeleton_epochs == skeletons["skeleton_epochs"]

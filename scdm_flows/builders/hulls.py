@@ -26,17 +26,20 @@ from pymongo.errors import DuplicateKeyError
 
 from scdm_flows.builders.assemble import without_dots
 from scdm_flows.builders.base import ScdmBuilder, comparable, content
+from scdm_flows.config import VaspEngineConfig
 from scdm_flows.documents.base import utc_now
 from scdm_flows.documents.candidate import HULL_FIELDS, CandidateDoc
 from scdm_flows.documents.hull import HullDoc, LowerPhase
 from scdm_flows.documents.migrations import check_version
 from scdm_flows.documents.provenance import made_here
 from scdm_flows.engines.forcefield.potentials import scheme_of
+from scdm_flows.engines.vasp.checks import scheme_of as vasp_scheme
 from scdm_flows.errors import ReferenceDataError, ScdmError, StoreError
 from scdm_flows.stores.database import Database, strip
 from scdm_flows.thermo.competing_phases import Place, Placed, compete, place, points
 from scdm_flows.thermo.entries import load_references
 from scdm_flows.thermo.hull import Phase, PhaseSystem
+from scdm_flows.thermo.scheme import refuse_other_potentials
 from scdm_flows.thermo.table import ReferenceTable
 
 logger = logging.getLogger(__name__)
@@ -50,6 +53,7 @@ _NEEDED = [
     "formula",
     "chemsys",
     "energy_per_atom",
+    "potentials",
     "surrogate",
     "stages.relax.status",
     "one_layer",
@@ -105,6 +109,8 @@ def bases(database: Database, packaged: ReferenceTable) -> list[Basis]:
             scheme = None  # said by the file
             if engine.get("kind") == "forcefield":
                 scheme = scheme_of(engine["force_field"], engine.get("force_field_options"))
+            elif engine.get("kind") == "vasp":
+                scheme = vasp_scheme(VaspEngineConfig.model_validate(engine)).name
             named.setdefault((engine["references"], scheme), []).append(found["name"])
     elsewhere = sorted(name for names in named.values() for name in names)
     scope = {"campaign": {"$nin": elsewhere}} if elsewhere else {}
@@ -169,6 +175,7 @@ class HullBuilder(ScdmBuilder):
             for candidate in members:
                 name, energy = candidate["candidate_id"], candidate["energy_per_atom"]
                 try:
+                    refuse_other_potentials(candidate.get("potentials") or {}, item["titles"], system.elements)
                     placed.append(place(system, name, candidate["formula"], energy))
                 except Exception as error:
                     self.skip(name, error)
@@ -312,6 +319,7 @@ class HullBuilder(ScdmBuilder):
             "chemsys": chemsys,
             "about": basis.about,
             "references": references,
+            "titles": basis.table.titles,
             "before": before and strip(before),
             "members": members,
             "lower": lower,
@@ -352,9 +360,10 @@ def pending_token(candidate: CandidateDoc | dict[str, Any]) -> str | None:
     data = candidate if isinstance(candidate, dict) else candidate.model_dump()
     if data.get("energy_per_atom") is None:
         return None
-    text = json.dumps(
-        [data.get(k) for k in ("formula", "energy_scheme", "energy_per_atom", "surrogate")] + [competes(data)]
-    )
+    brought = [data.get(k) for k in ("formula", "energy_scheme", "energy_per_atom", "surrogate")] + [competes(data)]
+    if data.get("potentials"):
+        brought.append(data["potentials"])
+    text = json.dumps(brought)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -116,6 +116,9 @@ class CandidateDoc(ScdmDocument):
         'what energy_per_atom is: "c2db-pbe" (with surrogate true: predicted), "vasp-pbe", the name of a force field '
         "whose own energies were used",
     )
+    potentials: dict[str, str] | None = Field(
+        None, description="element -> TITEL of its PAW potential, part of the scheme; null for engines without"
+    )
     surrogate: bool | None = queryable(None, "whether the energies come from a force field")
     energy_model: str | None = queryable(None, "id of the energy model; null where the engine's own energies were used")
     extrapolated: bool | None = queryable(

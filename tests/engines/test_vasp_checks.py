@@ -121,6 +121,31 @@ def test_an_element_without_potcar_or_reference(ready: Path) -> None:
     assert any("no vasp-pbe reference energy for W" in text for text in told)
 
 
+def test_potcars_other_than_those_of_the_references_are_refused_before_a_job_exists(ready: Path) -> None:
+    """Energies of two dates of one potential are of two schemes; MP's sulfur is of 2003, that of PBE_54 of 2000."""
+    sulfur = entry("S", -4.1, potcar_spec=[{"titel": "PAW_PBE S 17Jan2003"}])
+    write(ready.parent / "references.json", [MO_S[0], sulfur, MO_S[2]])
+    (told,) = obstacles(campaign(ready))
+    assert "potential of S: 'PAW_PBE S stand-in' here, 'PAW_PBE S 17Jan2003' in the references" in told
+    own = entry("S", -4.1, potcar_spec=[{"titel": "PAW_PBE S stand-in"}])
+    write(ready.parent / "references.json", [MO_S[0], own, MO_S[2]])
+    assert obstacles(campaign(ready)) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"potcar_functional": "PBE_54"}, "release of the potentials PBE there, PBE_54 here"),
+        ({"encut_ev": 300}, "cut-off 520 eV there, 300 eV here"),
+        ({"encut_ev": 700}, "cut-off 520 eV there, 700 eV here"),
+    ],
+)
+def test_settings_of_another_scheme_than_the_references_are_refused(
+    ready: Path, changed: dict[str, Any], words: str
+) -> None:
+    assert any(words in text for text in obstacles(campaign(ready, **changed)))
+
+
 def test_a_potcar_folder_that_is_not_there(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_potcars(monkeypatch, ready / "gone")
     assert any("is not a folder" in text for text in obstacles(campaign(ready)))
@@ -219,18 +244,16 @@ def test_references_are_read_without_their_corrections(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
-        ({"run_type": "GGA+U", "is_hubbard": True}, "run_type GGA+U: mp-MoS2 (MoS2)"),
-        ({"hubbards": {"Mo": 4.38}}, "+U: mp-MoS2"),
+        ({"run_type": "GGA+U", "is_hubbard": True}, "run_type GGA+U, with U that are not said: mp-MoS2 (MoS2)"),
+        ({"hubbards": {"Mo": 4.38}}, "+U: Mo 4.38 eV where ours is none (run_type GGA): mp-MoS2"),
         ({"run_type": "r2SCAN"}, "run_type r2SCAN"),
         ({"run_type": None}, "run_type is not said"),
-        ({"potcar_symbols": ["PBE Mo_sv", "PBE S"]}, "potential Mo_sv where ours is Mo_pv"),
-        ({"potcar_spec": [{"titel": "PAW_PBE Mo_sv 02Feb2006", "hash": "x"}]}, "potential Mo_sv where ours is Mo_pv"),
     ],
 )
 def test_a_mixture_of_schemes_is_refused_with_names(tmp_path: Path, parameters: dict[str, Any], words: str) -> None:
     path = write(tmp_path / "r.json", [*MO_S[:2], entry("MoS2", -21.8, **parameters)])
     with pytest.raises(ReferenceDataError, match="mixes schemes") as error:
-        load_entries(path, potcars={"Mo": "Mo_pv", "S": "S"})
+        load_entries(path)
     assert words in str(error.value)
 
 

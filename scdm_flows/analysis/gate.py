@@ -13,6 +13,7 @@ from scdm_flows.config import CampaignConfig, GateConfig
 from scdm_flows.documents.stages import GateDoc, ScreenedCandidate
 from scdm_flows.documents.states import StageName
 from scdm_flows.errors import ReferenceDataError, ScdmError
+from scdm_flows.thermo.completeness import missing_phases
 from scdm_flows.thermo.energy_model import PredictedEnergy
 from scdm_flows.thermo.hull import energy_above_hull
 from scdm_flows.thermo.scheme import refuse_other_potentials
@@ -147,6 +148,8 @@ def _add_energies(
     hull = energy_above_hull(fractions, doc.energy_per_atom, references.entries(list(fractions)))
     doc.formation_energy_per_atom = hull.formation_energy_per_atom
     doc.e_above_hull, doc.decomposition = hull.e_above_hull, hull.decomposition
+    doc.missing_competitors = missing_phases(references, list(fractions))
+    doc.e_above_hull_lower_bound = bool(doc.missing_competitors)
 
 
 def _judge(doc: GateDoc, rules: GateConfig) -> str | None:

@@ -37,6 +37,7 @@ from scdm_flows.engines.vasp.checks import scheme_of as vasp_scheme
 from scdm_flows.errors import ReferenceDataError, ScdmError, StoreError
 from scdm_flows.stores.database import Database, strip
 from scdm_flows.thermo.competing_phases import Place, Placed, compete, place, points
+from scdm_flows.thermo.completeness import missing_phases
 from scdm_flows.thermo.entries import load_references
 from scdm_flows.thermo.hull import Phase, PhaseSystem
 from scdm_flows.thermo.scheme import refuse_other_potentials
@@ -45,8 +46,8 @@ from scdm_flows.thermo.table import ReferenceTable
 logger = logging.getLogger(__name__)
 
 # part of the basis: raise it when the computation changes (5: formulas with brackets are read right, 6: candidates
-# say which competing phases are candidates)
-ALGORITHM = 6
+# say which competing phases are candidates, 7: and which are missing)
+ALGORITHM = 7
 ATTEMPTS = 20
 _NEEDED = [
     "candidate_id",
@@ -184,7 +185,7 @@ class HullBuilder(ScdmBuilder):
         own = [p.phase for p in placed if p.e_above_hull < 0 and p.phase.name in competing]
         lower = own + [Phase.from_formula(x["name"], x["formula"], x["energy_per_atom"]) for x in item["lower"]]
         places = [] if system is None else compete(placed, system, lower)
-        fields = {p.phase.name: _fields(p, where) for p, where in zip(placed, places, strict=True)}
+        fields = {p.phase.name: _fields(p, where, item["missing"]) for p, where in zip(placed, places, strict=True)}
         drawn = [p.phase for p in placed if p.phase.name in competing]
         drawn += [phase for phase in lower if phase.name not in competing]
         document = HullDoc(
@@ -194,6 +195,7 @@ class HullBuilder(ScdmBuilder):
             **about,
             surrogate=any(bool(c.get("surrogate")) for c in members),
             n_reference_phases=0 if system is None else len(system.phases),
+            missing_competitors=item["missing"],
             n_candidates=len(members),
             candidates={name: fields[name]["e_above_hull"] for name in sorted(fields)},
             lower=[LowerPhase(name=p.name, formula=p.formula, energy_per_atom=p.energy_per_atom) for p in own],
@@ -320,6 +322,7 @@ class HullBuilder(ScdmBuilder):
             "about": basis.about,
             "references": references,
             "titles": basis.table.titles,
+            "missing": missing_phases(basis.table, elements),
             "before": before and strip(before),
             "members": members,
             "lower": lower,
@@ -367,11 +370,13 @@ def pending_token(candidate: CandidateDoc | dict[str, Any]) -> str | None:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _fields(own: Placed, where: Place) -> dict[str, Any]:
+def _fields(own: Placed, where: Place, missing: list[str]) -> dict[str, Any]:
     """The hull fields of a candidate (``HULL_FIELDS`` without the revision)."""
     return {
         "formation_energy_per_atom": own.formation_energy_per_atom,
         "e_above_hull": where.e_above_hull,
+        "e_above_hull_lower_bound": bool(missing),
+        "missing_competitors": missing,
         "e_above_same_composition": where.e_above_same_composition,
         "decomposition": without_dots(where.decomposition),
         "computed_competitors": list(where.computed_competitors),

@@ -131,6 +131,13 @@ class CandidateDoc(ScdmDocument):
     e_above_hull_error: float | None = queryable(
         None, "half-width of the interval around e_above_hull that holds nine in ten, eV/atom"
     )
+    e_above_hull_lower_bound: bool | None = queryable(
+        None,
+        "e_above_hull is a lower bound, as competing phases are missing among the references (missing_competitors)",
+    )
+    missing_competitors: list[str] = Field(
+        default_factory=list, description="compositions that belong on the hull and that the references lack"
+    )
     e_above_hull_gate: float | None = Field(None, description="value the in-flow gate decided on, eV/atom")
     e_above_same_composition: float | None = queryable(
         None, "energy above the lowest other phase of the same composition, eV/atom, on the scale of e_above_hull"
@@ -184,6 +191,8 @@ NOVELTY_FIELDS = ("novel", "known_as", "novelty", "duplicate_of")
 HULL_FIELDS = (
     "formation_energy_per_atom",
     "e_above_hull",
+    "e_above_hull_lower_bound",
+    "missing_competitors",
     "e_above_same_composition",
     "decomposition",
     "computed_competitors",

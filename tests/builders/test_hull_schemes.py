@@ -6,15 +6,21 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pymatgen.core import Composition
+import pytest
+from pymatgen.core import Composition, Lattice, Structure
 from support.memory import memory_database
 
 from scdm_flows.builders import CandidateBuilder, HullBuilder
 from scdm_flows.config import parse_config
 from scdm_flows.documents import CampaignDoc, CandidateDoc, StageRecord
 from scdm_flows.engines import engine_of
+from scdm_flows.query import CandidateDB
+from scdm_flows.query.candidate_files import as_text
+from scdm_flows.report.content import candidate_warnings
+from scdm_flows.report.markdown import with_error
 from scdm_flows.stores import Database
 
+GRAPHENE = Structure(Lattice.hexagonal(2.46, 20), ["C", "C"], [[1 / 3, 2 / 3, 0.5], [2 / 3, 1 / 3, 0.5]])
 SULFUR = "PAW_PBE S 17Jan2003"
 
 
@@ -96,3 +102,30 @@ def test_a_run_with_another_date_of_a_potential_has_no_place(tmp_path: Path) -> 
     assert hull["candidates"] == {}
     assert "potential of S: 'PAW_PBE S 06Sep2000' here, 'PAW_PBE S 17Jan2003'" in hull["errors"]["plain-1"]
     assert database.candidates.query_one({"candidate_id": "plain-1"})["e_above_hull"] is None
+
+
+def test_a_hull_without_a_phase_that_belongs_on_it_gives_lower_bounds(tmp_path: Path) -> None:
+    """Without MoS2, -7.1 eV/atom, the hull at MoS2 is the elements' (-10.9 - 2 * 4.1) / 3 eV/atom."""
+    path = tmp_path / "references.json"
+    path.write_text(json.dumps([entry("Mo", -10.9), entry("S", -4.1)]))
+    database = memory_database()
+    candidate(database, "plain", campaign(database, "plain", tmp_path))
+    HullBuilder(database).run()
+    found = CandidateDB(database).find()[0]
+    assert found.e_above_hull == pytest.approx(-7.0 + 19.1 / 3)
+    assert (found.e_above_hull_lower_bound, found.missing_competitors) == (True, ["MoS2"])
+    (hull,) = database.hulls.query()
+    assert hull["missing_competitors"] == ["MoS2"]
+    assert any("a lower bound" in text and "MoS2" in text for text in candidate_warnings(found))
+    assert "≥ −0.633" in with_error(found.e_above_hull, None, None, found.e_above_hull_lower_bound)
+    assert "E_hull>=-0.633" in as_text(found.model_copy(update={"structure": GRAPHENE.as_dict()}), "poscar")
+
+    (tmp_path / "complete").mkdir()
+    whole = [entry("Mo", -10.9), entry("S", -4.1), entry("MoS2", -21.3)]
+    (tmp_path / "complete" / "references.json").write_text(json.dumps(whole))
+    candidate(database, "complete", campaign(database, "complete", tmp_path / "complete"))
+    HullBuilder(database).run()
+    (found,) = CandidateDB(database).find(campaign="complete")
+    assert found.e_above_hull == pytest.approx(0.1)
+    assert (found.e_above_hull_lower_bound, found.missing_competitors) == (False, [])
+    assert [c.campaign for c in CandidateDB(database).find(e_above_hull_lower_bound=True)] == ["plain"]

@@ -192,6 +192,30 @@ def test_the_screen_gives_every_layer_the_vacuum_that_is_asked_for(
     assert vacuum_thickness(verdict.structure) == pytest.approx(max(asked, 20.0))
 
 
+def test_what_no_reference_or_potcar_is_there_for_ends_at_the_screen(
+    ready: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jobflow import run_locally
+
+    from scdm_flows.flows.campaign import screen
+    from scdm_models.datasets.known import KnownLayers
+
+    monkeypatch.setattr(KnownLayers, "load", classmethod(lambda cls, path=None: cls.build([])[0]))
+    config = campaign(ready)
+    layers = [mx2("1H"), mx2("1H").replace_species({"Mo": "W"})]
+    records = [{"index": k, "structure": layer.as_dict()} for k, layer in enumerate(layers)]
+    job = screen(config.model_dump(mode="json"), 0, records)
+    store = memory_database().job_store
+    good, bad = run_locally(job, store=store, log=False)[job.uuid][1].output.candidates
+    assert good.accepted, good.reason
+    assert not bad.accepted
+    for words in ("no PBE POTCAR for W", "no vasp-pbe reference energy for W"):
+        assert words in (bad.reason or "")
+    (ready.parent / "references.json").unlink()
+    with pytest.raises(ReferenceDataError, match="does not exist here"):
+        run_locally(screen(config.model_dump(mode="json"), 0, records), store=store, log=False, raise_immediately=True)
+
+
 def test_a_cell_that_was_turned_is_no_slab_for_the_job() -> None:
     straight = mx2("1H")
     turned = Structure(Lattice(straight.lattice.matrix[:, [2, 0, 1]]), straight.species, straight.frac_coords)

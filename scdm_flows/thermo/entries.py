@@ -135,15 +135,25 @@ def _by_reason(offending: Mapping[str, list[str]]) -> str:
     )
 
 
-def _read(path: Path) -> tuple[bytes, str | None, list[Any]]:
-    """The file's bytes, the scheme that it names, and its entries."""
+def read_document(path: str | Path) -> dict[str, Any]:
+    """A file of entries as a mapping with them under ``entries``; ``ReferenceDataError`` where it is no JSON."""
+    return _parsed(Path(path))[1]
+
+
+def _parsed(path: Path) -> tuple[bytes, dict[str, Any]]:
+    """The file's bytes and its mapping."""
     try:
         raw = path.read_bytes()
         data = json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
     except (OSError, EOFError, ValueError) as error:
         raise ReferenceDataError(f"{path} is not a JSON file of computed entries ({error}); write it again") from None
-    said = data.get("scheme") if isinstance(data, dict) else None
-    rows = data.get("entries") if isinstance(data, dict) else data
+    return raw, data if isinstance(data, dict) else {"entries": data}
+
+
+def _read(path: Path) -> tuple[bytes, str | None, list[Any]]:
+    """The file's bytes, the scheme that it names, and its entries."""
+    raw, data = _parsed(path)
+    said, rows = data.get("scheme"), data.get("entries")
     if not isinstance(rows, list) or not rows:
         raise ReferenceDataError(f"{path} holds no entries; it must be a list of computed entries' dictionaries")
     return raw, said, rows

@@ -9,6 +9,7 @@ must be in order before that of ``vasp_checks``, and what it costs that of ``vas
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -207,6 +208,35 @@ class VaspEngine:
         from scdm_flows.engines.vasp.flows import SlabBandsFlowMaker
 
         return SlabBandsFlowMaker(self._maker("uniform"), self._maker("line"))
+
+    def bulk_problems(self, elements: Sequence[str]) -> list[str]:
+        """VASP and POTCARs; references are what is to be made."""
+        problems = [vasp_checks.command_problem(), *vasp_checks.potcar_problems(self.config, elements)]
+        return [problem for problem in problems if problem is not None]
+
+    def bulk_makers(self) -> tuple[Maker, Maker]:
+        """Two relaxations of atoms and cell; a single point. See ``vasp.bulk``."""
+        from scdm_flows.engines.vasp.bulk import STAGES, bulk_input_set
+        from scdm_flows.engines.vasp.makers import SlabDoubleRelaxMaker
+
+        kept: Any = {"min_vacuum": None, "optcell": None, "task_document_kwargs": NO_RAW_OBJECTS}
+        makers = [
+            replace(self._maker(stage), input_set_generator=bulk_input_set(self.config, stage), **kept)
+            for stage in STAGES
+        ]
+        return SlabDoubleRelaxMaker(relax_maker1=makers[0], relax_maker2=makers[1]), makers[2]
+
+    def bulk_cost(self, structure: Structure) -> list[StageCost]:
+        """See ``vasp.bulk``."""
+        from scdm_flows.engines.vasp.bulk import bulk_cost
+
+        return bulk_cost(structure, self.config)
+
+    def bulk_entry(self, task: Any, name: str) -> dict[str, Any]:
+        """See ``vasp.bulk``."""
+        from scdm_flows.engines.vasp.bulk import computed_entry
+
+        return computed_entry(task, name)
 
 
 def _titles(task: Any) -> dict[str, str]:

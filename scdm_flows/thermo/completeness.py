@@ -13,10 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 
 from scdm_flows.thermo.bulk_compounds import known_compositions, reduced_formula
+from scdm_flows.thermo.hull import Phase
 from scdm_flows.thermo.table import SCHEME, ReferenceTable, subsystems
 
 BULK_IDS = ("mp",)  # what the ids of bulk phases in the packaged table begin with; layers have C2DB's
-_reduced = lru_cache(maxsize=200_000)(reduced_formula)
 _SYMBOL = re.compile(r"[A-Z][a-z]?")
 
 
@@ -37,15 +37,25 @@ def missing_phases(table: ReferenceTable, elements: Iterable[str]) -> list[str]:
     names = sorted(set(elements))
     if table.scheme == SCHEME:
         return []
-    there = {_reduced(p.formula) for system in subsystems(names, table.phases) for p in table.phases[system]}
-    return [formula for formula in competing_compositions(names) if formula not in there]
+    there = {_key(p.fractions) for system in subsystems(names, table.phases) for p in table.phases[system]}
+    return [formula for formula in competing_compositions(names) if _key_of(formula) not in there]
+
+
+def _key(fractions: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
+    """A composition by its atom fractions, as entries may have any number of atoms; off the edges of rounding."""
+    return tuple((element, round(x + 1e-9, 6)) for element, x in sorted(fractions.items()))
+
+
+@lru_cache(maxsize=200_000)
+def _key_of(formula: str) -> tuple[tuple[str, float], ...]:
+    return _key(Phase.from_formula(formula, formula, 0.0).fractions)
 
 
 @cache
 def _bulk_of(system: str) -> frozenset[str]:
     """Bulk compositions of one chemical system of the packaged table."""
     bulk = (p for p in ReferenceTable.load().phases[system] if p.name.split("-")[0] in BULK_IDS)
-    return frozenset(_reduced(p.formula) for p in bulk)
+    return frozenset(reduced_formula(p.formula) for p in bulk)
 
 
 @cache

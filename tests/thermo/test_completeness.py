@@ -30,6 +30,7 @@ def test_what_belongs_on_a_hull() -> None:
 
 def test_what_is_missing_is_told_by_composition() -> None:
     assert missing_phases(table("Mo", "S", "Mo4S8"), ["Mo", "S"]) == []  # formulas are reduced
+    assert missing_phases(table("Mo", "S", "Mo2.8S5.6"), ["Mo", "S"]) == []  # an entry of any number of atoms
     assert missing_phases(table("Mo", "S"), ["Mo", "S"]) == ["MoS2"]
     assert missing_phases(table("Mo", "S", "O2"), ["Mo"]) == []
     assert {"MoO2", "MoO3", "MoS2"} <= set(missing_phases(table("Mo", "S", "O2"), ["Mo", "O", "S"]))

@@ -13,8 +13,10 @@ from scdm_flows.config import CampaignConfig, GateConfig
 from scdm_flows.documents.stages import GateDoc, ScreenedCandidate
 from scdm_flows.documents.states import StageName
 from scdm_flows.errors import ReferenceDataError, ScdmError
+from scdm_flows.thermo.completeness import missing_phases
 from scdm_flows.thermo.energy_model import PredictedEnergy
 from scdm_flows.thermo.hull import energy_above_hull
+from scdm_flows.thermo.scheme import refuse_other_potentials
 from scdm_flows.thermo.table import ReferenceTable
 from scdm_models.symmetry.detect import detect_layer_group, detect_space_group
 from scdm_models.symmetry.lattice import is_one_layer, slab_thickness
@@ -61,6 +63,7 @@ def gate(
     references: ReferenceTable | str,
     predicted: PredictedEnergy | None = None,
     scheme: str | None = None,
+    potentials: Mapping[str, str] | None = None,
     cannot: Mapping[str, str] | None = None,
 ) -> GateDoc:
     """The gate's document; the energy above hull decides.
@@ -82,6 +85,8 @@ def gate(
         The energy on the references' scale where an energy model gives it; it stands in the place of the static one.
     scheme
         What the static energy is; the references' scheme when absent.
+    potentials
+        Element -> TITEL of its PAW potential, part of the scheme, where the engine has any.
     cannot
         Stage (phonon, bands) -> why the engine has no such stage.
     """
@@ -114,6 +119,7 @@ def gate(
     try:
         if table is None:
             raise ReferenceDataError(str(references))
+        refuse_other_potentials(potentials or {}, table.titles, [str(e) for e in relaxed.composition])
         _add_energies(doc, relaxed, predicted, table)
     except ReferenceDataError as error:
         doc.reason = f"no energy above hull: {error}"
@@ -146,6 +152,8 @@ def _add_energies(
     hull = energy_above_hull(fractions, doc.energy_per_atom, references.entries(list(fractions)))
     doc.formation_energy_per_atom = hull.formation_energy_per_atom
     doc.e_above_hull, doc.decomposition = hull.e_above_hull, hull.decomposition
+    doc.missing_competitors = missing_phases(references, list(fractions))
+    doc.e_above_hull_lower_bound = bool(doc.missing_competitors)
 
 
 def _judge(doc: GateDoc, rules: GateConfig) -> str | None:

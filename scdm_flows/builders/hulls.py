@@ -26,30 +26,35 @@ from pymongo.errors import DuplicateKeyError
 
 from scdm_flows.builders.assemble import without_dots
 from scdm_flows.builders.base import ScdmBuilder, comparable, content
+from scdm_flows.config import VaspEngineConfig
 from scdm_flows.documents.base import utc_now
 from scdm_flows.documents.candidate import HULL_FIELDS, CandidateDoc
 from scdm_flows.documents.hull import HullDoc, LowerPhase
 from scdm_flows.documents.migrations import check_version
 from scdm_flows.documents.provenance import made_here
 from scdm_flows.engines.forcefield.potentials import scheme_of
+from scdm_flows.engines.vasp.checks import scheme_of as vasp_scheme
 from scdm_flows.errors import ReferenceDataError, ScdmError, StoreError
 from scdm_flows.stores.database import Database, strip
 from scdm_flows.thermo.competing_phases import Place, Placed, compete, place, points
+from scdm_flows.thermo.completeness import missing_phases
 from scdm_flows.thermo.entries import load_references
 from scdm_flows.thermo.hull import Phase, PhaseSystem
+from scdm_flows.thermo.scheme import refuse_other_potentials
 from scdm_flows.thermo.table import ReferenceTable
 
 logger = logging.getLogger(__name__)
 
 # part of the basis: raise it when the computation changes (5: formulas with brackets are read right, 6: candidates
-# say which competing phases are candidates)
-ALGORITHM = 6
+# say which competing phases are candidates, 7: and which are missing)
+ALGORITHM = 7
 ATTEMPTS = 20
 _NEEDED = [
     "candidate_id",
     "formula",
     "chemsys",
     "energy_per_atom",
+    "potentials",
     "surrogate",
     "stages.relax.status",
     "one_layer",
@@ -105,6 +110,8 @@ def bases(database: Database, packaged: ReferenceTable) -> list[Basis]:
             scheme = None  # said by the file
             if engine.get("kind") == "forcefield":
                 scheme = scheme_of(engine["force_field"], engine.get("force_field_options"))
+            elif engine.get("kind") == "vasp":
+                scheme = vasp_scheme(VaspEngineConfig.model_validate(engine)).name
             named.setdefault((engine["references"], scheme), []).append(found["name"])
     elsewhere = sorted(name for names in named.values() for name in names)
     scope = {"campaign": {"$nin": elsewhere}} if elsewhere else {}
@@ -169,6 +176,7 @@ class HullBuilder(ScdmBuilder):
             for candidate in members:
                 name, energy = candidate["candidate_id"], candidate["energy_per_atom"]
                 try:
+                    refuse_other_potentials(candidate.get("potentials") or {}, item["titles"], system.elements)
                     placed.append(place(system, name, candidate["formula"], energy))
                 except Exception as error:
                     self.skip(name, error)
@@ -177,7 +185,7 @@ class HullBuilder(ScdmBuilder):
         own = [p.phase for p in placed if p.e_above_hull < 0 and p.phase.name in competing]
         lower = own + [Phase.from_formula(x["name"], x["formula"], x["energy_per_atom"]) for x in item["lower"]]
         places = [] if system is None else compete(placed, system, lower)
-        fields = {p.phase.name: _fields(p, where) for p, where in zip(placed, places, strict=True)}
+        fields = {p.phase.name: _fields(p, where, item["missing"]) for p, where in zip(placed, places, strict=True)}
         drawn = [p.phase for p in placed if p.phase.name in competing]
         drawn += [phase for phase in lower if phase.name not in competing]
         document = HullDoc(
@@ -187,6 +195,7 @@ class HullBuilder(ScdmBuilder):
             **about,
             surrogate=any(bool(c.get("surrogate")) for c in members),
             n_reference_phases=0 if system is None else len(system.phases),
+            missing_competitors=item["missing"],
             n_candidates=len(members),
             candidates={name: fields[name]["e_above_hull"] for name in sorted(fields)},
             lower=[LowerPhase(name=p.name, formula=p.formula, energy_per_atom=p.energy_per_atom) for p in own],
@@ -312,6 +321,8 @@ class HullBuilder(ScdmBuilder):
             "chemsys": chemsys,
             "about": basis.about,
             "references": references,
+            "titles": basis.table.titles,
+            "missing": missing_phases(basis.table, elements),
             "before": before and strip(before),
             "members": members,
             "lower": lower,
@@ -352,17 +363,20 @@ def pending_token(candidate: CandidateDoc | dict[str, Any]) -> str | None:
     data = candidate if isinstance(candidate, dict) else candidate.model_dump()
     if data.get("energy_per_atom") is None:
         return None
-    text = json.dumps(
-        [data.get(k) for k in ("formula", "energy_scheme", "energy_per_atom", "surrogate")] + [competes(data)]
-    )
+    brought = [data.get(k) for k in ("formula", "energy_scheme", "energy_per_atom", "surrogate")] + [competes(data)]
+    if data.get("potentials"):
+        brought.append(data["potentials"])
+    text = json.dumps(brought)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _fields(own: Placed, where: Place) -> dict[str, Any]:
+def _fields(own: Placed, where: Place, missing: list[str]) -> dict[str, Any]:
     """The hull fields of a candidate (``HULL_FIELDS`` without the revision)."""
     return {
         "formation_energy_per_atom": own.formation_energy_per_atom,
         "e_above_hull": where.e_above_hull,
+        "e_above_hull_lower_bound": bool(missing),
+        "missing_competitors": missing,
         "e_above_same_composition": where.e_above_same_composition,
         "decomposition": without_dots(where.decomposition),
         "computed_competitors": list(where.computed_competitors),

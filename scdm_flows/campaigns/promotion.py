@@ -328,12 +328,15 @@ def _why_not(document: CandidateDoc, engine: Engine, *, ready: bool) -> tuple[tu
 def _record(document: CandidateDoc) -> Record:
     """A candidate as a generation job makes it: its relaxed structure, what made it, and what is known of it."""
     kept = {name: getattr(document, name) for name in ParentRecord.model_fields}
+    parent = ParentRecord(**kept).model_dump(mode="json")
+    if not parent["e_above_hull_lower_bound"]:
+        del parent["e_above_hull_lower_bound"]  # younger than stored promotions, whose digest must not change
     return {
         **{name: getattr(document, name) for name in ("index", "generator", "model_id", "seed", "source_id")},
         "layer_group_requested": document.layer_group_requested,
         "structure": Structure.from_dict(document.relaxed_structure or {}),
         "promoted_from": document.candidate_id,
-        "parent": ParentRecord(**kept).model_dump(mode="json"),
+        "parent": parent,
     }
 
 

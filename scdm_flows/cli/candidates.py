@@ -84,21 +84,27 @@ def list_(sort: str, limit: int | None, after: str | None, as_csv: bool, as_json
 def show_records(title: str, records: list[dict[str, Any]], columns: dict[str, str] = COLUMNS) -> None:
     """A table of flat records; says so where their energies are surrogate energies, and marks extrapolated ones."""
     from scdm_flows.analysis import tolerances
+    from scdm_flows.documents.hull import LOWER_BOUND_MARK, LOWER_BOUND_WORDS, at_least
     from scdm_flows.query.candidate_db import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS
 
-    def cell(column: str, value: Any) -> Any:
+    def cell(record: dict[str, Any], column: str) -> Any:
+        value = record[column]
         if column == "extrapolated":
             return EXTRAPOLATED_MARK if value else ""
+        if column == "e_above_hull" and record.get("e_above_hull_lower_bound"):
+            return at_least(f"{value:.3f}", True)
         return value.partition("; ")[0] if column == "known_as" and value else value  # the nearest
 
     note = SURROGATE if any(r["surrogate"] for r in records) else ""
     marked = any(r["extrapolated"] for r in records)
     needed = {"extrapolated": marked, "known_as": any(r.get("known_as") for r in records)}
     shown = {c: words for c, words in columns.items() if needed.get(c, True)}
-    rows = [[cell(c, r[c]) for c in shown] for r in records]
+    rows = [[cell(r, c) for c in shown] for r in records]
     table(f"{title}{note}", list(shown.values()), rows)
     if marked and "extrapolated" in shown:
         click.echo(f"{EXTRAPOLATED_MARK} {EXTRAPOLATED_WORDS}")
+    if any(r.get("e_above_hull_lower_bound") for r in records) and "e_above_hull" in shown:
+        click.echo(f"{LOWER_BOUND_MARK} {LOWER_BOUND_WORDS}")
     if records and "layer_group" in shown:
         click.echo(tolerances.WORDS)
 
@@ -195,7 +201,8 @@ def search(file: Path, campaign: str | None, limit: int, as_json: bool) -> None:
         {"candidate_id": h.document.candidate_id, "same": h.same, "distance": h.distance}
         | {
             name: getattr(h.document, name)
-            for name in ("formula", "layer_group", "e_above_hull", "extrapolated", "surrogate", "rank")
+            for name in ("formula", "layer_group", "e_above_hull", "e_above_hull_lower_bound", "extrapolated")
+            + ("surrogate", "rank")
         }
         for h in hits
     ]

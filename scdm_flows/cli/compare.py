@@ -133,7 +133,10 @@ def _energy(document: CandidateDoc) -> str | None:
         return None
     error = "" if document.e_above_hull_error is None else f" ± {document.e_above_hull_error:.3f}"
     kind = "surrogate" if document.surrogate else "DFT"
-    return f"{document.e_above_hull:.3f}{error} ({kind}{', extrapolated' if document.extrapolated else ''})"
+    from scdm_flows.documents.hull import at_least
+
+    energy = at_least(f"{document.e_above_hull:.3f}{error}", document.e_above_hull_lower_bound)
+    return f"{energy} ({kind}{', extrapolated' if document.extrapolated else ''})"
 
 
 def _phonons(document: CandidateDoc) -> str:

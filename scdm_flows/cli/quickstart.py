@@ -96,14 +96,17 @@ def _compute_by_dft(config: CampaignConfig, connected: Database) -> tuple[list[C
 
 
 def _show_dft(candidates: list[CandidateDoc], path: Path) -> None:
+    from scdm_flows.documents.hull import at_least
     from scdm_flows.report.markdown import number, with_error
 
     rows = [
         [
             one.candidate_id,
             one.formula,
-            "–" if p is None else with_error(p.e_above_hull, p.e_above_hull_error, p.extrapolated),
-            number(one.e_above_hull),
+            "–"
+            if p is None
+            else with_error(p.e_above_hull, p.e_above_hull_error, p.extrapolated, p.e_above_hull_lower_bound),
+            at_least(number(one.e_above_hull), one.e_above_hull_lower_bound),
             number(one.band_gap, 2),
             one.reason or one.state.value,
         ]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from scdm_flows.cli.common import FORCE, JSON, echo_json, table
+from scdm_flows.cli.competing import compute, fetch, plan
 from scdm_flows.cli.files import check_output, output_path
 from scdm_flows.cli.fitted import show_hull, show_model
 from scdm_flows.cli.progress import progress_bar
@@ -30,6 +31,11 @@ DATA = click.option(
 @click.group()
 def refs() -> None:
     """Competing phases, and the energy model that places layers among them."""
+
+
+refs.add_command(plan)
+refs.add_command(compute)
+refs.add_command(fetch)
 
 
 @refs.command()
@@ -247,30 +253,6 @@ def _geometry(data_dir: Path, relaxed: Path) -> dict[str, dict[str, float]]:
         for name, values in errors.items()
         if values
     }
-
-
-@refs.command()
-@click.argument("elements")
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="JSON file to write.")
-@FORCE
-@JSON
-def fetch(elements: str, out: Path, force: bool, as_json: bool) -> None:
-    """Fetch the Materials Project's phases of ELEMENTS, such as Mo,S, for a vasp campaign's engine.references.
-
-    Needs mp-api (extra 'mp') and a key in MP_API_KEY.
-    """
-    check_output(out, force=force)
-    from scdm_flows.query.conditions import element_symbols
-    from scdm_flows.thermo.materials_project import fetch as get
-
-    with output_path(out, force=force) as temporary:
-        found = get(element_symbols(elements), temporary)
-    if as_json:
-        echo_json({"file": str(out), **found})
-        return
-    click.echo(f"wrote {out}: {found['entries']} entries")
-    for line in found["left_out"]:
-        click.echo(f"left out: {line}")
 
 
 @refs.command()

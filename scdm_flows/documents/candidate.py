@@ -116,6 +116,9 @@ class CandidateDoc(ScdmDocument):
         'what energy_per_atom is: "c2db-pbe" (with surrogate true: predicted), "vasp-pbe", the name of a force field '
         "whose own energies were used",
     )
+    potentials: dict[str, str] | None = Field(
+        None, description="element -> TITEL of its PAW potential, part of the scheme; null for engines without"
+    )
     surrogate: bool | None = queryable(None, "whether the energies come from a force field")
     energy_model: str | None = queryable(None, "id of the energy model; null where the engine's own energies were used")
     extrapolated: bool | None = queryable(
@@ -127,6 +130,13 @@ class CandidateDoc(ScdmDocument):
     e_above_hull: float | None = queryable(None, "energy above the hull of the competing phases, eV/atom")
     e_above_hull_error: float | None = queryable(
         None, "half-width of the interval around e_above_hull that holds nine in ten, eV/atom"
+    )
+    e_above_hull_lower_bound: bool | None = queryable(
+        None,
+        "e_above_hull is a lower bound, as competing phases are missing among the references (missing_competitors)",
+    )
+    missing_competitors: list[str] = Field(
+        default_factory=list, description="compositions that belong on the hull and that the references lack"
     )
     e_above_hull_gate: float | None = Field(None, description="value the in-flow gate decided on, eV/atom")
     e_above_same_composition: float | None = queryable(
@@ -197,6 +207,8 @@ NOVELTY_FIELDS = ("novel", "known_as", "novelty", "duplicate_of")
 HULL_FIELDS = (
     "formation_energy_per_atom",
     "e_above_hull",
+    "e_above_hull_lower_bound",
+    "missing_competitors",
     "e_above_same_composition",
     "decomposition",
     "computed_competitors",

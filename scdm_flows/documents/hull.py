@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from scdm_flows.documents.base import ScdmDocument, versioned
+
+NAMED = 5  # of the compositions that are missing
+LOWER_BOUND_MARK = "≥"
+LOWER_BOUND_WORDS = "a lower bound: competing phases are missing among the references"
+
+
+def at_least(words: str, lower_bound: bool | None) -> str:
+    """An energy above hull in words, marked where it is a lower bound."""
+    return f"{LOWER_BOUND_MARK} {words}" if lower_bound else words
+
+
+def missing_words(missing: Sequence[str]) -> str:
+    """The first of the compositions that are missing, and how many more."""
+    more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+    return ", ".join(missing[:NAMED]) + more
 
 
 class HullPoint(BaseModel):
@@ -45,6 +62,11 @@ class HullDoc(ScdmDocument):
     revision: int = Field(0, description="how often it was written: a writer that read an older one starts again")
     spread: bool = Field(True, description="larger systems have followed the last change of ``lower``")
     n_reference_phases: int = Field(description="number of reference phases that competed")
+    missing_competitors: list[str] = Field(
+        default_factory=list,
+        description="compositions that belong on this hull and of which the references have no phase: where there are "
+        "any, the hull lies too high and energies above it are lower bounds",
+    )
     n_candidates: int = Field(description="number of candidates of this chemical system, those in errors included")
     candidates: dict[str, float] = Field(
         default_factory=dict, description="candidate_id of this chemical system -> e_above_hull, eV/atom"

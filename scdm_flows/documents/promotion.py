@@ -24,6 +24,9 @@ class ParentRecord(BaseModel):
     energy_per_atom: float | None = Field(None, description="eV/atom, of energy_scheme")
     formation_energy_per_atom: float | None = Field(None, description="eV/atom, of energy_scheme")
     e_above_hull: float | None = Field(None, description="eV/atom, above the hull of energy_scheme")
+    e_above_hull_lower_bound: bool | None = Field(
+        None, description="e_above_hull is a lower bound, as competing phases are missing among the references"
+    )
     e_above_hull_error: float | None = Field(
         None, description="half-width of the interval around e_above_hull that holds nine in ten, eV/atom"
     )

@@ -108,6 +108,10 @@ class GateDoc(_Stored):
     formation_energy_per_atom: float | None = None
     e_above_hull: float | None = None
     e_above_hull_error: float | None = None
+    e_above_hull_lower_bound: bool | None = None
+    missing_competitors: list[str] = Field(
+        default_factory=list, description="compositions that belong on the hull and that the references lack"
+    )
     decomposition: dict[str, float] | None = None
     reference_sha256: str | None = Field(None, description="sha256 of the frozen reference entries")
     in_window: bool = Field(description="e_above_hull within the campaign's window")

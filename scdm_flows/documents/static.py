@@ -39,4 +39,7 @@ class StaticSummary(BaseModel):
         None, description="energy of the lowest antiferromagnetic order above the ferromagnetic one, eV/atom"
     )
     engine_version: str | None = Field(None, description="version the program printed; a test's stand-in says so")
+    potentials: dict[str, str] | None = Field(
+        None, description="element -> TITEL of its PAW potential; null for engines without, and in older outputs"
+    )
     folder: str | None = Field(None, description="where the run's files lie, host:path")

@@ -22,6 +22,7 @@ from scdm_flows.analysis.stability import SupercellStability, judge, thresholds
 from scdm_flows.analysis.sum_rules import enforce, pairs_of
 from scdm_flows.documents.phonon import PhononDoc, PhononDos, ThermalQuantities
 from scdm_flows.documents.provenance import made_here
+from scdm_flows.errors import EngineError
 
 if TYPE_CHECKING:
     from jobflow.core.maker import Maker
@@ -106,6 +107,21 @@ class Engine(Protocol):
     def references(self) -> ReferenceTable:
         """The reference phases of ``scheme``; ``EngineError`` where there are none."""
 
+    def bulk_makers(self) -> tuple[Maker, Maker]:
+        """Of a bulk crystal: a relaxation of atoms and cell, and a single point, whose energies are of ``scheme``.
+
+        ``EngineError`` where the references' energies are not the engine's own to compute.
+        """
+
+    def bulk_problems(self, elements: Sequence[str]) -> list[str]:
+        """What is missing to compute bulk crystals of these elements, each in words with the remedy."""
+
+    def bulk_cost(self, structure: Structure) -> list[StageCost]:
+        """Each stage's estimated cost for a bulk crystal."""
+
+    def bulk_entry(self, task: Any, name: str) -> dict[str, Any]:
+        """The document of the single point as an entry of a reference file. name: its ``entry_id``."""
+
     def predicted(self, structure: Structure) -> PredictedEnergy | None:
         """A relaxed layer's energy on the references' scale by an energy model.
 
@@ -120,6 +136,28 @@ class Engine(Protocol):
 
         static: the ``StaticSummary``. ``EngineError`` where the engine has no bands.
         """
+
+
+class PackagedReferences:
+    """For engines whose reference phases are not theirs to compute."""
+
+    def bulk_makers(self) -> tuple[Maker, Maker]:
+        """None: ``EngineError``."""
+        raise EngineError(
+            "only the vasp engine computes reference phases: those of the others are packaged, or in a user's file"
+        )
+
+    def bulk_problems(self, elements: Sequence[str]) -> list[str]:
+        """Nothing more than ``bulk_makers`` says."""
+        return []
+
+    def bulk_cost(self, structure: Structure) -> list[StageCost]:
+        """Nothing."""
+        return []
+
+    def bulk_entry(self, task: Any, name: str) -> dict[str, Any]:
+        """None: see ``bulk_makers``."""
+        raise EngineError(f"{name} is no reference phase that this engine computes")
 
 
 PHONON_SYMPREC_ANGSTROM = 1e-3  # of displacements and force constants; relaxed layers are symmetric to about that

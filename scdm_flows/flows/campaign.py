@@ -40,12 +40,20 @@ def screen(config: dict[str, Any], shard: int, records: list[dict[str, Any]]) ->
     campaign = CampaignConfig.model_validate(config)
     verdicts = screening.screen(campaign, records, known_layers())
     engine = engine_of(campaign.engine)
+    told: dict[tuple[str, ...], list[str]] = {}  # elements -> why they cannot be computed
+    if not engine.surrogate:
+        engine.references()  # without them nothing is worth its node hours
     flows = []
     for verdict in verdicts:
         if not verdict.accepted or verdict.structure is None:
             continue
         try:
             problems = engine.layer_problems(verdict.structure)
+            if not problems and not engine.surrogate:
+                elements = tuple(sorted(str(e) for e in verdict.structure.composition))
+                if elements not in told:
+                    told[elements] = engine.check_elements(elements)
+                problems = told[elements]
             if not problems:
                 flows.append(candidate_flow(campaign, verdict))
         except Exception as error:  # one odd structure must not end the shard

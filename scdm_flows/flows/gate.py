@@ -55,6 +55,7 @@ def gate(
         references=references,
         predicted=predicted,
         scheme=engine.static_scheme,
+        potentials=summary.potentials,
         cannot=engine.cannot,
     )
     doc.static = summary

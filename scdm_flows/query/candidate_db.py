@@ -39,6 +39,7 @@ FLAT = (
     "nsites",
     "e_above_hull",
     "e_above_hull_error",
+    "e_above_hull_lower_bound",
     "extrapolated",
     "energy_scheme",
     "surrogate",

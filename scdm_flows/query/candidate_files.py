@@ -38,6 +38,7 @@ VALUES = (
     "layer_group",
     "e_above_hull",
     "e_above_hull_error",
+    "e_above_hull_lower_bound",
     "extrapolated",
     "energy_scheme",
     "surrogate",
@@ -77,7 +78,8 @@ def as_text(document: CandidateDoc, fmt: str) -> str:
     if fmt == "poscar":
         from pymatgen.io.vasp import Poscar
 
-        e_hull = "" if document.e_above_hull is None else f" E_hull={document.e_above_hull:.3f} eV/atom"
+        sign = ">=" if document.e_above_hull_lower_bound else "="
+        e_hull = "" if document.e_above_hull is None else f" E_hull{sign}{document.e_above_hull:.3f} eV/atom"
         return str(Poscar(structure, comment=f"{document.formula} {document.candidate_id}{e_hull}"))
     from pymatgen.io.cif import CifWriter
 

@@ -139,7 +139,7 @@ def _cells(c: CandidateDoc) -> list[str]:
     return [
         parts(c)[1],
         group_of(c),
-        with_error(c.e_above_hull, c.e_above_hull_error, c.extrapolated),
+        with_error(c.e_above_hull, c.e_above_hull_error, c.extrapolated, c.e_above_hull_lower_bound),
         inside,
         stable,
         number(c.min_frequency_thz, 2),

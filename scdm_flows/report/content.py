@@ -13,6 +13,7 @@ import numpy as np
 
 from scdm_flows.analysis.ranking import BINS, window_bin
 from scdm_flows.documents import CampaignDoc, CampaignState, CandidateDoc, CandidateState, KnownAs, PhononDoc
+from scdm_flows.documents.hull import LOWER_BOUND_WORDS, at_least, missing_words
 from scdm_flows.query.candidate_db import EXTRAPOLATED_WORDS
 from scdm_flows.report import paper
 from scdm_flows.report.markdown import number
@@ -126,6 +127,7 @@ def beside_known(candidate: CandidateDoc) -> tuple[list[str], list[list[str]]] |
 
     error, surrogate = candidate.e_above_hull_error, " (surrogate)" if candidate.surrogate else ""
     energy = number(candidate.e_above_hull) + ("" if error is None else f" ± {error:.3f}")
+    energy = at_least(energy, candidate.e_above_hull_lower_bound)
     own = {
         "E_hull, eV/atom": energy + (surrogate if candidate.e_above_hull is not None else ""),
         "phonon-stable": answer(candidate.dynamically_stable) + surrogate * (candidate.dynamically_stable is not None),
@@ -163,6 +165,8 @@ def candidate_warnings(candidate: CandidateDoc, phonon: PhononDoc | None = None)
         found.append(
             f"{-e_hull:.2f} eV/atom below the hull of all known phases: layers rarely are, so check it with DFT first."
         )
+    if candidate.e_above_hull_lower_bound:
+        found.append(f"Its energy above hull is {LOWER_BOUND_WORDS} ({missing_words(candidate.missing_competitors)}).")
     if candidate.extrapolated:
         found.append(f"Its energy is extrapolated: {EXTRAPOLATED_WORDS}.")
     if error is not None and error > UNCERTAIN_EV_PER_ATOM:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from scdm_flows.documents.hull import at_least
 from scdm_flows.query.candidate_db import EXTRAPOLATED_MARK
 
 
@@ -33,9 +34,11 @@ def number(value: float | None, digits: int = 3) -> str:
     return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
 
 
-def with_error(value: float | None, error: float | None, extrapolated: bool | None) -> str:
-    """An energy (eV/atom) with its error, and the mark of extrapolated ones."""
-    words = number(value) + ("" if error is None else f" ± {number(error, 2)}")
+def with_error(
+    value: float | None, error: float | None, extrapolated: bool | None, lower_bound: bool | None = None
+) -> str:
+    """An energy (eV/atom) with its error, and the marks of extrapolated ones and of lower bounds."""
+    words = at_least(number(value) + ("" if error is None else f" ± {number(error, 2)}"), lower_bound)
     return f"{words} {EXTRAPOLATED_MARK}" if extrapolated else words
 
 

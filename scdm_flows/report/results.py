@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from scdm_flows.analysis.stability import GAMMA_THRESHOLD_THZ, THRESHOLD_THZ
 from scdm_flows.documents import CandidateDoc, StageName
+from scdm_flows.documents.hull import at_least
 from scdm_flows.evaluation.reconstruction import DEFINITIONS
 from scdm_flows.query.candidate_db import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS
 from scdm_flows.query.candidate_files import structure_of
@@ -311,7 +312,7 @@ def _best(study: Study, show: Show) -> Iterator[str]:
                 f"({'abcdef'[k - 1]}) {formula(c.formula)}",
                 results_figures.name(c.generator),
                 group_of(c),
-                with_error(c.e_above_hull, c.e_above_hull_error, c.extrapolated),
+                with_error(c.e_above_hull, c.e_above_hull_error, c.extrapolated, c.e_above_hull_lower_bound),
                 number(c.min_frequency_thz, 2),
                 str(c.rank),
                 f"`{c.candidate_id}`",
@@ -330,7 +331,7 @@ def _best(study: Study, show: Show) -> Iterator[str]:
 
 def _title(candidate: CandidateDoc) -> str:
     subscripts = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
-    energy = f"{number(candidate.e_above_hull, 2)} eV/atom"
+    energy = at_least(f"{number(candidate.e_above_hull, 2)} eV/atom", candidate.e_above_hull_lower_bound)
     group = "" if candidate.layer_group is None else f"{layer_group(candidate.layer_group).symbol}, "
     return f"{candidate.formula.translate(subscripts)}, {group}{energy}"
 

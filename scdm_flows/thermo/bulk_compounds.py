@@ -33,7 +33,7 @@ def bulk_compound_known(formula: str) -> bool:
         If the text is no such formula, or the packaged list is missing or damaged.
     """
     reduced = reduced_formula(formula)
-    return Element.is_valid_symbol(reduced) or reduced in _known()
+    return Element.is_valid_symbol(reduced) or reduced in known_compositions()
 
 
 def reduced_formula(formula: str) -> str:
@@ -54,7 +54,8 @@ def reduced_formula(formula: str) -> str:
 
 
 @cache
-def _known() -> frozenset[str]:
+def known_compositions() -> frozenset[str]:
+    """Reduced formulas of the packaged list; ``ReferenceDataError`` where it is missing or damaged."""
     try:
         raw = files("scdm_flows.thermo").joinpath("data", PACKAGED).read_bytes()
         head, *formulas = gzip.decompress(raw).decode().splitlines()

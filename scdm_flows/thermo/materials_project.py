@@ -1,39 +1,88 @@
 """Fetches reference phases from the Materials Project into a file for ``engine.references``.
 
-Needs the package mp-api (extra ``mp``), a key in ``MP_API_KEY`` and a network. Plain GGA entries are kept, those with
-+U are left out by name: candidates are computed without it, and schemes never mix.
+Needs the package mp-api (extra ``mp``), a key in ``MP_API_KEY`` and a network. Plain GGA entries are kept under
+``entries``. Others (+U, r2SCAN) are of other schemes: they stand under ``left_out``, with their crystals, which ``scdm
+refs compute`` takes. Of each composition the lowest phase keeps its crystal.
+
+Chemical systems are asked for in batches, those that are in the file already are not, so an interrupted fetch goes on
+where it was, and one file grows with the campaigns that need it.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import combinations
+from math import comb
 from pathlib import Path
 from typing import Any
 
 from scdm_flows.errors import ReferenceDataError
-from scdm_flows.thermo.entries import PLAIN_GGA, SCHEME
+from scdm_flows.thermo.bulk_compounds import reduced_formula
+from scdm_flows.thermo.entries import PLAIN_GGA, SCHEME, load_entries, read_document
+
+logger = logging.getLogger(__name__)
 
 KEY = "MP_API_KEY"
-# thermo type whose entries are GGA, and GGA+U for some oxides and fluorides
-THERMO_TYPES = ["GGA_GGA+U"]
+# hulls that hold GGA entries; the third of its thermo types is R2SCAN (emmet.core.types.enums.ThermoType). Materials
+# computed since the second exists may be in that alone.
+THERMO_TYPES = ["GGA_GGA+U", "GGA_GGA+U_R2SCAN"]
+LARGEST = 4  # elements of a system that is asked for, where nobody says more
+AT_ONCE = 50  # systems in one request: they stand in its address
+WRITE_EVERY = 10  # requests
+MOST_SYSTEMS = 20_000
+Progress = Callable[[int, int], None]
 
 
-def fetch(elements: Sequence[str], out: Path) -> dict[str, Any]:
-    """Write the phases of a chemical system and its subsystems; what was kept and what was left out.
+def needed_systems(layers: Iterable[Sequence[str]], largest: int = LARGEST) -> list[str]:
+    """The chemical systems whose phases compete with layers of these elements, small ones first.
 
     Parameters
     ----------
-    elements
-        Symbols, at least one.
-    out
-        JSON file to write.
+    layers
+        Elements of each.
+    largest
+        Elements of the largest system.
 
     Raises
     ------
     ReferenceDataError
-        If mp-api or the key is missing, the Materials Project does not answer, or an element has no entry left.
+        If there are more than ``MOST_SYSTEMS``.
+    """
+    found: set[tuple[str, ...]] = set()
+    for elements in {tuple(sorted(set(layer))) for layer in layers}:
+        number = sum(comb(len(elements), size) for size in range(1, largest + 1))
+        if number <= MOST_SYSTEMS:
+            found.update(subset for size in range(1, largest + 1) for subset in combinations(elements, size))
+        if max(number, len(found)) > MOST_SYSTEMS:
+            raise ReferenceDataError(
+                f"{max(number, len(found)):,} chemical systems of up to {largest} elements are more than the "
+                f"{MOST_SYSTEMS:,} that are fetched into one file; name a campaign, so that only the systems of its "
+                "candidates are asked for, or give --largest 2"
+            )
+    return ["-".join(system) for system in sorted(found, key=lambda system: (len(system), system))]
+
+
+def fetch(systems: Sequence[str], out: Path, progress: Progress | None = None) -> dict[str, Any]:
+    """Write the phases of chemical systems beside those that the file has; counts, and what was left out and why.
+
+    Parameters
+    ----------
+    systems
+        Such as ``Mo-S``; subsystems are not implied (``needed_systems``).
+    out
+        JSON file to write (may end in .gz); what it has is kept.
+    progress
+        Called with systems done and their number.
+
+    Raises
+    ------
+    ReferenceDataError
+        If mp-api or the key is missing, the Materials Project does not answer, or an element has no entry left; what
+        was fetched until then is in the file.
     """
     key = os.environ.get(KEY)
     if not key:
@@ -42,29 +91,97 @@ def fetch(elements: Sequence[str], out: Path) -> dict[str, Any]:
         from mp_api.client import MPRester
     except ImportError:
         raise ReferenceDataError('mp-api is not installed; pip install "scdm-flows[mp]"') from None
+    file = _File(out)
+    wanted = [system for system in systems if system not in file.systems]
+    report = progress or (lambda done, total: None)
+    report(len(systems) - len(wanted), len(systems))
     try:
         with MPRester(key) as rester:
-            found = rester.get_entries_in_chemsys(
-                list(elements), additional_criteria={"thermo_types": THERMO_TYPES}, compatible_only=False
-            )
+            for number, start in enumerate(range(0, len(wanted), AT_ONCE), 1):
+                batch = wanted[start : start + AT_ONCE]
+                found = rester.get_entries(
+                    batch, compatible_only=False, additional_criteria={"thermo_types": THERMO_TYPES}
+                )
+                file.take(batch, found)
+                if number % WRITE_EVERY == 0:
+                    file.write()
+                report(len(systems) - len(wanted) + min(number * AT_ONCE, len(wanted)), len(systems))
     except Exception as error:  # the client has no errors of its own
         text = str(error).replace(key, "***").splitlines() or [type(error).__name__]
-        raise ReferenceDataError(f"the Materials Project did not answer ({text[0][:200]}); try again") from None
-    kept, left_out = [], []
-    for entry in found:
-        run_type = entry.parameters.get("run_type")
-        plain = str(getattr(run_type, "value", run_type)) in PLAIN_GGA and not entry.parameters.get("is_hubbard")
-        name = f"{entry.entry_id} ({entry.composition.reduced_formula})"
-        if plain:
-            row = entry.as_dict()
-            row.pop("structure", None)
-            kept.append(row)
-        else:
-            left_out.append(f"{name}: {run_type}")
-    alone = {str(e) for row in kept for e in row["composition"] if len(row["composition"]) == 1}
-    missing = sorted(set(elements) - alone)
+        raise ReferenceDataError(
+            f"the Materials Project did not answer ({text[0][:200]}); the same command goes on from there"
+        ) from None
+    finally:
+        if wanted:
+            file.write()
+    alone = {str(e) for row in file.entries.values() for e in row["composition"] if len(row["composition"]) == 1}
+    missing = sorted({e for system in systems for e in system.split("-")} - alone)
     if missing:
         raise ReferenceDataError(f"no plain GGA entry of {', '.join(missing)} was found; check the symbols")
-    document = {"scheme": SCHEME, "source": "Materials Project", "elements": sorted(elements), "entries": kept}
-    out.write_text(json.dumps(document) + "\n")
-    return {"entries": len(kept), "left_out": left_out}
+    other = load_entries(out, SCHEME).header["left_out"]
+    left_out = [f"{name} ({row['why']})" for name, row in file.left_out.items()]
+    return {"entries": len(file.entries), "systems": len(file.systems), "left_out": left_out, "other_potentials": other}
+
+
+class _File:
+    """What was fetched: systems, entries and what is left out, by entry id."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.document = read_document(path) if path.exists() else {}
+        said = self.document.get("scheme", SCHEME if not self.document else None)
+        if said != SCHEME or (self.document and "systems" not in self.document):
+            raise ReferenceDataError(
+                f"{path} is no file that `scdm refs fetch` made, so nothing is added to it; give another name"
+            )
+        self.systems = dict.fromkeys(self.document.get("systems") or [])
+        self.entries = {str(row["entry_id"]): row for row in self.document.get("entries") or []}
+        self.left_out = {str(row["entry_id"]): row for row in self.document.get("left_out") or []}
+
+    def take(self, systems: Iterable[str], found: Iterable[Any]) -> None:
+        """Add the entries of some systems."""
+        for entry in sorted(found, key=lambda entry: str(entry.entry_id)):
+            run_type = entry.parameters.get("run_type")
+            run_type = str(getattr(run_type, "value", run_type))
+            row = entry.as_dict()
+            if run_type in PLAIN_GGA and not entry.parameters.get("is_hubbard"):
+                self.entries[str(entry.entry_id)] = row
+            else:
+                self.left_out[str(entry.entry_id)] = row | {"why": f"{entry.composition.reduced_formula}, {run_type}"}
+        self.systems.update(dict.fromkeys(systems))
+
+    def write(self) -> None:
+        """Replace the file, if anything is in it."""
+        if not self.systems:
+            return
+        for rows in (self.entries, self.left_out):
+            _keep_lowest_crystals(list(rows.values()))
+        document = {
+            **self.document,
+            "scheme": SCHEME,
+            "source": "Materials Project",
+            "thermo_types": THERMO_TYPES,
+            "systems": list(self.systems),
+            "entries": list(self.entries.values()),
+            "left_out": list(self.left_out.values()),
+        }
+        text = (json.dumps(document) + "\n").encode()
+        temporary = self.path.with_name(f"{self.path.name}.part")
+        temporary.write_bytes(gzip.compress(text, 6) if self.path.name.endswith(".gz") else text)
+        temporary.replace(self.path)
+
+
+def _keep_lowest_crystals(rows: Sequence[dict[str, Any]]) -> None:
+    """Take the crystals out of all entries but the lowest of each composition, which makes files ten times smaller."""
+    lowest: dict[str, tuple[float, dict[str, Any]]] = {}
+    for row in rows:
+        if not row.get("structure"):
+            continue
+        formula = reduced_formula("".join(f"{e}{n:g}" for e, n in row["composition"].items()))
+        energy = float(row["energy"]) / sum(row["composition"].values())
+        if formula in lowest and lowest[formula][0] <= energy:
+            row.pop("structure")
+            continue
+        if formula in lowest:
+            lowest[formula][1].pop("structure")
+        lowest[formula] = energy, row

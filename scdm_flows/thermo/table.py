@@ -7,7 +7,7 @@ import gzip
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -22,6 +22,7 @@ PACKAGED = "c2db-pbe.csv.gz"
 SCHEME = "c2db-pbe"  # total energies on C2DB's scale: PBE of GPAW, no corrections, no +U
 COLUMNS = ("source_id", "formula", "energy_per_atom", "kind")
 KINDS = ("element", "bulk", "layer")
+NAMED = 3  # entries left out that a message names
 _SYMBOL = re.compile(r"[A-Z][a-z]?")  # of 31,000 formulas at each start: 0.1 s, with pymatgen's Composition 1.8 s
 
 
@@ -92,6 +93,11 @@ class ReferenceTable:
         """Elements with a reference energy."""
         return frozenset(c for c in self.phases if "-" not in c)
 
+    @property
+    def titles(self) -> Mapping[str, str]:
+        """Element -> TITEL of its PAW potential, where the entries say it."""
+        return self.header.get("titles") or {}
+
     def total_energy(self, fractions: Mapping[str, float], formation_energy: float) -> float:
         """Energy of a composition on the table's scale, eV/atom, from that relative to the elements.
 
@@ -122,15 +128,32 @@ class ReferenceTable:
         names = sorted(set(elements))
         missing = [e for e in names if e not in self.phases]
         if missing:
+            left_out = self.header.get("left_out") or {}
+            lost = [
+                f"{name}: {reason}"
+                for name, reason in left_out.items()
+                if name.endswith(tuple(f"({e})" for e in missing))
+            ]
             raise ReferenceDataError(
                 f"no {self.scheme} reference energy for {', '.join(missing)}; a hull needs one for every element: "
                 "exclude the element or supply a table that has it"
+                + (f" (left out: {'; '.join(lost[:NAMED])})" if lost else "")
             )
-        found: list[Phase] = []
-        for size in range(1, len(names) + 1):
-            for subset in combinations(names, size):
-                found += self.phases.get("-".join(subset), ())
-        return found
+        return [phase for system in subsystems(names, self.phases) for phase in self.phases.get(system, ())]
+
+
+def subsystems(elements: Sequence[str], known: Collection[str]) -> list[str]:
+    """The chemical systems among ``known`` that have no other elements, small ones first.
+
+    elements: in alphabetical order. Of many elements the known systems are asked instead of the elements' subsets, as
+    63 have 9e18 of these.
+    """
+    if 2 ** min(len(elements), 60) <= len(known):
+        subsets = ("-".join(c) for n in range(1, len(elements) + 1) for c in combinations(elements, n))
+        return [system for system in subsets if system in known]
+    wanted = set(elements)
+    inside = [parts for parts in (system.split("-") for system in known) if wanted.issuperset(parts)]
+    return ["-".join(parts) for parts in sorted(inside, key=lambda parts: (len(parts), parts))]
 
 
 @cache

@@ -121,6 +121,31 @@ def test_an_element_without_potcar_or_reference(ready: Path) -> None:
     assert any("no vasp-pbe reference energy for W" in text for text in told)
 
 
+def test_potcars_other_than_those_of_the_references_are_refused_before_a_job_exists(ready: Path) -> None:
+    """Energies of two dates of one potential are of two schemes; MP's sulfur is of 2003, that of PBE_54 of 2000."""
+    sulfur = entry("S", -4.1, potcar_spec=[{"titel": "PAW_PBE S 17Jan2003"}])
+    write(ready.parent / "references.json", [MO_S[0], sulfur, MO_S[2]])
+    (told,) = obstacles(campaign(ready))
+    assert "potential of S: 'PAW_PBE S stand-in' here, 'PAW_PBE S 17Jan2003' in the references" in told
+    own = entry("S", -4.1, potcar_spec=[{"titel": "PAW_PBE S stand-in"}])
+    write(ready.parent / "references.json", [MO_S[0], own, MO_S[2]])
+    assert obstacles(campaign(ready)) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"potcar_functional": "PBE_54"}, "release of the potentials PBE there, PBE_54 here"),
+        ({"encut_ev": 300}, "cut-off 520 eV there, 300 eV here"),
+        ({"encut_ev": 700}, "cut-off 520 eV there, 700 eV here"),
+    ],
+)
+def test_settings_of_another_scheme_than_the_references_are_refused(
+    ready: Path, changed: dict[str, Any], words: str
+) -> None:
+    assert any(words in text for text in obstacles(campaign(ready, **changed)))
+
+
 def test_a_potcar_folder_that_is_not_there(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_potcars(monkeypatch, ready / "gone")
     assert any("is not a folder" in text for text in obstacles(campaign(ready)))
@@ -165,6 +190,30 @@ def test_the_screen_gives_every_layer_the_vacuum_that_is_asked_for(
     (verdict,) = output.candidates
     assert verdict.accepted, verdict.reason
     assert vacuum_thickness(verdict.structure) == pytest.approx(max(asked, 20.0))
+
+
+def test_what_no_reference_or_potcar_is_there_for_ends_at_the_screen(
+    ready: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jobflow import run_locally
+
+    from scdm_flows.flows.campaign import screen
+    from scdm_models.datasets.known import KnownLayers
+
+    monkeypatch.setattr(KnownLayers, "load", classmethod(lambda cls, path=None: cls.build([])[0]))
+    config = campaign(ready)
+    layers = [mx2("1H"), mx2("1H").replace_species({"Mo": "W"})]
+    records = [{"index": k, "structure": layer.as_dict()} for k, layer in enumerate(layers)]
+    job = screen(config.model_dump(mode="json"), 0, records)
+    store = memory_database().job_store
+    good, bad = run_locally(job, store=store, log=False)[job.uuid][1].output.candidates
+    assert good.accepted, good.reason
+    assert not bad.accepted
+    for words in ("no PBE POTCAR for W", "no vasp-pbe reference energy for W"):
+        assert words in (bad.reason or "")
+    (ready.parent / "references.json").unlink()
+    with pytest.raises(ReferenceDataError, match="does not exist here"):
+        run_locally(screen(config.model_dump(mode="json"), 0, records), store=store, log=False, raise_immediately=True)
 
 
 def test_a_cell_that_was_turned_is_no_slab_for_the_job() -> None:
@@ -219,18 +268,16 @@ def test_references_are_read_without_their_corrections(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
-        ({"run_type": "GGA+U", "is_hubbard": True}, "run_type GGA+U: mp-MoS2 (MoS2)"),
-        ({"hubbards": {"Mo": 4.38}}, "+U: mp-MoS2"),
+        ({"run_type": "GGA+U", "is_hubbard": True}, "run_type GGA+U, with U that are not said: mp-MoS2 (MoS2)"),
+        ({"hubbards": {"Mo": 4.38}}, "+U: Mo 4.38 eV where ours is none (run_type GGA): mp-MoS2"),
         ({"run_type": "r2SCAN"}, "run_type r2SCAN"),
         ({"run_type": None}, "run_type is not said"),
-        ({"potcar_symbols": ["PBE Mo_sv", "PBE S"]}, "potential Mo_sv where ours is Mo_pv"),
-        ({"potcar_spec": [{"titel": "PAW_PBE Mo_sv 02Feb2006", "hash": "x"}]}, "potential Mo_sv where ours is Mo_pv"),
     ],
 )
 def test_a_mixture_of_schemes_is_refused_with_names(tmp_path: Path, parameters: dict[str, Any], words: str) -> None:
     path = write(tmp_path / "r.json", [*MO_S[:2], entry("MoS2", -21.8, **parameters)])
     with pytest.raises(ReferenceDataError, match="mixes schemes") as error:
-        load_entries(path, potcars={"Mo": "Mo_pv", "S": "S"})
+        load_entries(path)
     assert words in str(error.value)
 
 

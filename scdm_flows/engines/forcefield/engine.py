@@ -27,7 +27,7 @@ from scdm_flows.config import ForceFieldEngineConfig
 from scdm_flows.documents.phonon import PhononDoc
 from scdm_flows.documents.states import StageName
 from scdm_flows.documents.static import StaticSummary
-from scdm_flows.engines.base import Ahead, StageCost
+from scdm_flows.engines.base import Ahead, PackagedReferences, StageCost
 from scdm_flows.engines.forcefield.potentials import missing, scheme_of
 from scdm_flows.errors import EngineError, ReferenceDataError
 from scdm_flows.thermo.energy_model import energy_model_for
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from scdm_flows.thermo.energy_model import EnergyModel, PredictedEnergy
 
 
-class ForceFieldEngine:
+class ForceFieldEngine(PackagedReferences):
     """The force field of a campaign on the CPU."""
 
     surrogate = True

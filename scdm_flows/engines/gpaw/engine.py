@@ -19,7 +19,7 @@ from scdm_flows.analysis.magnetism import magnetic_order
 from scdm_flows.config import GpawEngineConfig
 from scdm_flows.documents.bands import GapKind
 from scdm_flows.documents.static import StaticSummary
-from scdm_flows.engines.base import PHONON_SYMPREC_ANGSTROM, Ahead, StageCost
+from scdm_flows.engines.base import PHONON_SYMPREC_ANGSTROM, Ahead, PackagedReferences, StageCost
 from scdm_flows.engines.gpaw import process
 from scdm_flows.engines.gpaw.presets import SCHEME, lacking, missing_offsets, on_scale, read_offsets
 from scdm_flows.errors import EngineError, ReferenceDataError
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pymatgen.core.structure import Structure
 
 
-class GpawEngine:
+class GpawEngine(PackagedReferences):
     """GPAW in a process of its own."""
 
     scheme = SCHEME

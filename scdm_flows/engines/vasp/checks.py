@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 import shutil
 from collections.abc import Iterable
-from functools import cache
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ import numpy as np
 from scdm_flows.config import VaspEngineConfig
 from scdm_flows.config.engines import check_version
 from scdm_flows.config.settings import get_settings
+from scdm_flows.thermo.scheme import Scheme, standard_potentials
 from scdm_models.symmetry.lattice import vacuum_thickness
 
 if TYPE_CHECKING:
@@ -96,17 +97,33 @@ def potcar_problems(config: VaspEngineConfig, elements: Iterable[str]) -> list[s
     return [text]
 
 
-@cache
-def standard_potcars() -> dict[str, str]:
-    """Element -> potential of the Materials Project's GGA runs, so that energies fit its entries."""
-    from pymatgen.io.vasp.sets import MPRelaxSet
-
-    return dict(MPRelaxSet()._config_dict["POTCAR"])
-
-
 def potcar_symbols(config: VaspEngineConfig) -> dict[str, str]:
     """Element -> name of its potential."""
-    return {**standard_potcars(), **config.potcar_symbols}
+    return {**standard_potentials(), **config.potcar_symbols}
+
+
+def scheme_of(config: VaspEngineConfig) -> Scheme:
+    """What the energies are."""
+    return Scheme(
+        release=config.potcar_functional,
+        encut_ev=config.encut_ev,
+        dispersion=config.vdw.lower(),
+        symbols=config.potcar_symbols,
+    )
+
+
+def potcar_titles(config: VaspEngineConfig, elements: Iterable[str]) -> dict[str, str]:
+    """Element -> TITEL of its POTCAR on this machine; those whose POTCAR cannot be read are left out."""
+    if potcar_folder()[0] is None:
+        return {}
+    from pymatgen.io.vasp.inputs import PotcarSingle
+
+    symbols, found = potcar_symbols(config), {}
+    for element in elements:
+        with suppress(Exception):  # said by ``potcar_problems``
+            potcar = PotcarSingle.from_symbol_and_functional(symbols.get(element, element), config.potcar_functional)
+            found[element] = str(potcar.TITEL).strip()
+    return found
 
 
 def layer_problems(structure: Structure, min_vacuum: float) -> list[str]:

@@ -40,7 +40,14 @@ class Beginning:
     steps: int = 0
 
 
-def beginning(structure: Structure, known: Attempts, most_steps: int, fair_seconds: float = FAIR_SECONDS) -> Beginning:
+def beginning(
+    structure: Structure,
+    known: Attempts,
+    most_steps: int,
+    fair_seconds: float = FAIR_SECONDS,
+    *,
+    holds_c: bool = True,
+) -> Beginning:
     """The last geometry of earlier attempts, else the structure itself.
 
     Parameters
@@ -79,7 +86,7 @@ def beginning(structure: Structure, known: Attempts, most_steps: int, fair_secon
             f"{begun[-1]}; raise max_relax_steps ({most_steps} in one run) if its energy still falls, or leave it out"
         )
     for folder, done in zip(reversed(begun), reversed(steps), strict=True):
-        left = _left(structure, folder) if done else None
+        left = _left(structure, folder, holds_c) if done else None
         if left is not None:
             return Beginning(left, folder, done)
     return Beginning(structure)
@@ -118,7 +125,7 @@ def _ended_well(outcar: Path) -> bool:
         return False
 
 
-def _left(structure: Structure, folder: Path) -> Structure | None:
+def _left(structure: Structure, folder: Path, holds_c: bool) -> Structure | None:
     """The geometry that a run left, with the site properties of the structure it began from; None where none is whole.
 
     VASP writes CONTCAR after each ionic step; a kill while it does leaves half of it, and custodian's handlers begin it
@@ -135,9 +142,10 @@ def _left(structure: Structure, folder: Path) -> Structure | None:
             continue
         for like in (structure, structure.get_sorted_structure()):
             moved = np.abs(found.lattice.matrix[2] - like.lattice.matrix[2]).max()
-            if found.species != like.species or moved > SAME_C_ANGSTROM:
+            if found.species != like.species or (holds_c and moved > SAME_C_ANGSTROM):
                 continue
             matrix = np.array(found.lattice.matrix)
-            matrix[2] = like.lattice.matrix[2]
+            if holds_c:
+                matrix[2] = like.lattice.matrix[2]
             return Structure(Lattice(matrix), like.species, found.frac_coords, site_properties=like.site_properties)
     return None

@@ -57,7 +57,8 @@ def valence_electrons(element: str, potential: str) -> int:
     return 2 if element == "He" else shell + SEMICORE.get(potential.partition("_")[2], 0)
 
 
-def _cell(structure: Structure, config: VaspEngineConfig) -> _Cell:
+def electronic_step(structure: Structure, config: VaspEngineConfig) -> _Cell:
+    """What an electronic step of one k-point and spin of a crystal needs."""
     names = potcar_symbols(config)
     electrons = sum(valence_electrons(str(site.specie), names.get(str(site.specie), "")) for site in structure)
     # VASP's default NBANDS, vasp.at/wiki/NBANDS
@@ -79,7 +80,7 @@ def irreducible(structure: Structure, config: VaspEngineConfig, spacing: float) 
 def cost(structure: Structure, config: VaspEngineConfig, displaced: list[Structure]) -> list[StageCost]:
     """Each stage's cost in order; displaced: the displaced supercells of the phonons."""
     spins = 2 if with_spin(config.spin, structure) else 1
-    cell = _cell(structure, config)
+    cell = electronic_step(structure, config)
     spacing = config.kpoint_spacing_per_angstrom
     k_points = irreducible(structure, config, spacing)
 
@@ -95,7 +96,9 @@ def cost(structure: Structure, config: VaspEngineConfig, displaced: list[Structu
     if displaced:
         supercell = displaced[0]
         k = irreducible(supercell, config, spacing)
-        found.append(stage("phonon", len(displaced), _cell(supercell, config), len(supercell), k, TIGHT_STEPS))
+        found.append(
+            stage("phonon", len(displaced), electronic_step(supercell, config), len(supercell), k, TIGHT_STEPS)
+        )
     wide = _Cell(int(np.ceil(cell.bands * config.band_nbands_factor)), cell.waves, cell.grid)
     dense = irreducible(structure, config, config.dos_kpoint_spacing_per_angstrom)
     found.append(stage("uniform", 1, wide, len(structure), dense, FIXED_STEPS))

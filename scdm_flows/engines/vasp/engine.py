@@ -9,6 +9,7 @@ must be in order before that of ``vasp_checks``, and what it costs that of ``vas
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,13 +23,15 @@ from scdm_flows.engines.base import PHONON_SYMPREC_ANGSTROM, Ahead, StageCost
 from scdm_flows.engines.vasp import checks as vasp_checks
 from scdm_flows.engines.vasp.inputs import corrects_dipole, input_set
 from scdm_flows.errors import EngineError, ReferenceDataError
-from scdm_flows.thermo.entries import SCHEME, load_entries
+from scdm_flows.thermo.entries import load_entries, titles_of
+from scdm_flows.thermo.scheme import title_problems
 from scdm_flows.thermo.table import ReferenceTable
 
 if TYPE_CHECKING:
     from jobflow.core.maker import Maker
     from pymatgen.core.structure import Structure
 
+OTHER_POTCAR = "their energies differ: use those POTCARs, or compute the references with yours (`scdm refs compute`)"
 NO_RAW_OBJECTS = {"parse_dos": False, "parse_bandstructure": False}  # those of the uniform and line runs are kept
 
 
@@ -44,8 +47,9 @@ class VaspEngine:
 
     def __init__(self, config: VaspEngineConfig) -> None:
         self.config = config
-        # energies with a dispersion correction need references with it
-        self.scheme = SCHEME if config.vdw == "none" else f"{SCHEME}-{config.vdw.lower()}"
+        self.scheme = vasp_checks.scheme_of(
+            config
+        ).name  # all that energies of references must have in common with ours
         self.static_scheme = self.scheme
 
     def check(self) -> list[str]:
@@ -59,10 +63,15 @@ class VaspEngine:
         return [problem for problem in problems if problem is not None]
 
     def check_elements(self, elements: Sequence[str]) -> list[str]:
-        """Why some elements cannot be computed: no POTCAR, no reference energy."""
+        """Why some elements cannot be computed: no POTCAR, another one than the references', no reference energy."""
         problems = [] if vasp_checks.potcar_folder()[1] else vasp_checks.potcar_problems(self.config, elements)
         try:
-            self.references().entries(list(elements))
+            references = self.references()
+            references.entries(list(elements))
+            titles = vasp_checks.potcar_titles(self.config, elements)
+            other = title_problems(titles, references.titles, elements)
+            if other:
+                problems.append(f"{'; '.join(other)}; {OTHER_POTCAR}")
         except ReferenceDataError as error:
             problems.append(str(error))
         except EngineError:
@@ -94,7 +103,7 @@ class VaspEngine:
                 "give a JSON file of computed GGA entries (of the Materials Project's API or your own), or use the "
                 "forcefield engine"
             )
-        return load_entries(self.config.references, self.scheme, vasp_checks.potcar_symbols(self.config))
+        return load_entries(self.config.references, self.scheme)
 
     def predicted(self, structure: Structure) -> None:
         """Nothing: the static energy is on the references' scale."""
@@ -154,6 +163,7 @@ class VaspEngine:
             total_magnetization=None if total is None else float(total),
             atom_magnetizations=[float(m) for m in moments] if spin and moments else None,
             engine_version=calculation.vasp_version,
+            potentials=_titles(task) or None,
             folder=task.dir_name,
         )
 
@@ -198,3 +208,38 @@ class VaspEngine:
         from scdm_flows.engines.vasp.flows import SlabBandsFlowMaker
 
         return SlabBandsFlowMaker(self._maker("uniform"), self._maker("line"))
+
+    def bulk_problems(self, elements: Sequence[str]) -> list[str]:
+        """VASP and POTCARs; references are what is to be made."""
+        problems = [vasp_checks.command_problem(), *vasp_checks.potcar_problems(self.config, elements)]
+        return [problem for problem in problems if problem is not None]
+
+    def bulk_makers(self) -> tuple[Maker, Maker]:
+        """Two relaxations of atoms and cell; a single point. See ``vasp.bulk``."""
+        from scdm_flows.engines.vasp.bulk import STAGES, bulk_input_set
+        from scdm_flows.engines.vasp.makers import SlabDoubleRelaxMaker
+
+        kept: Any = {"min_vacuum": None, "optcell": None, "task_document_kwargs": NO_RAW_OBJECTS}
+        makers = [
+            replace(self._maker(stage), input_set_generator=bulk_input_set(self.config, stage), **kept)
+            for stage in STAGES
+        ]
+        return SlabDoubleRelaxMaker(relax_maker1=makers[0], relax_maker2=makers[1]), makers[2]
+
+    def bulk_cost(self, structure: Structure) -> list[StageCost]:
+        """See ``vasp.bulk``."""
+        from scdm_flows.engines.vasp.bulk import bulk_cost
+
+        return bulk_cost(structure, self.config)
+
+    def bulk_entry(self, task: Any, name: str) -> dict[str, Any]:
+        """See ``vasp.bulk``."""
+        from scdm_flows.engines.vasp.bulk import computed_entry
+
+        return computed_entry(task, name)
+
+
+def _titles(task: Any) -> dict[str, str]:
+    """Element -> TITEL of the potentials of a run."""
+    specs = getattr(task.orig_inputs, "potcar_spec", None) or []
+    return titles_of({"potcar_spec": [{"titel": spec.titel} for spec in specs]})

@@ -17,8 +17,9 @@ from pymatgen.io.vasp.inputs import Kpoints
 from scdm_flows.analysis.phonons import in_plane_path
 from scdm_flows.config import VaspEngineConfig
 from scdm_flows.engines.spin import F_METALS, OFTEN_MAGNETIC, OTHER_D_METALS, with_spin
-from scdm_flows.engines.vasp.checks import potcar_symbols, standard_potcars
+from scdm_flows.engines.vasp.checks import potcar_symbols
 from scdm_flows.errors import EngineError
+from scdm_flows.thermo.scheme import standard_potentials
 from scdm_models.errors import SymmetryError
 from scdm_models.symmetry.detect import detect_layer_group
 from scdm_models.symmetry.tables import layer_group
@@ -127,7 +128,7 @@ def corrects_dipole(choice: str, layer: Structure) -> bool:
 
 
 def _base() -> dict[str, Any]:
-    return {"INCAR": {}, "KPOINTS": {}, "POTCAR": standard_potcars(), "POTCAR_FUNCTIONAL": "PBE"}
+    return {"INCAR": {}, "KPOINTS": {}, "POTCAR": standard_potentials(), "POTCAR_FUNCTIONAL": "PBE"}
 
 
 @dataclass

@@ -76,7 +76,8 @@ def _run(maker: Any, structure: Structure, run: Callable[[Any, Structure], Respo
 
     A relaxation goes on from the last geometry of its earlier attempts.
     """
-    problems = layer_problems(structure, maker.min_vacuum)
+    slab = maker.min_vacuum is not None
+    problems = layer_problems(structure, maker.min_vacuum) if slab else []
     if problems:
         raise StructureError("; ".join(problems))
     incar, known = maker.input_set_generator.config_dict["INCAR"], attempts()
@@ -84,7 +85,7 @@ def _run(maker: Any, structure: Structure, run: Callable[[Any, Structure], Respo
     start = structure
     if relaxes:
         fair = min(FAIR_SECONDS, OWN_SHARE * (maker.walltime or FAIR_SECONDS / OWN_SHARE))
-        begins = beginning(structure, known, incar["NSW"], fair)
+        begins = beginning(structure, known, incar["NSW"], fair, holds_c=slab)
         if begins.folder is not None:
             start = begins.structure
             known.went_on_from(begins.folder)
@@ -98,7 +99,7 @@ def _run(maker: Any, structure: Structure, run: Callable[[Any, Structure], Respo
     try:
         response = run(replace(maker, run_vasp_kwargs={**settings, **maker.run_vasp_kwargs}), start)
         if relaxes:
-            _check_relaxation(response.output, structure, -float(incar["EDIFFG"]))
+            _check_relaxation(response.output, structure, -float(incar["EDIFFG"]), holds_c=slab)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise  # the machine's trouble, no candidate's
@@ -112,7 +113,7 @@ def _run(maker: Any, structure: Structure, run: Callable[[Any, Structure], Respo
     return response
 
 
-def _check_relaxation(task: Any, before: Structure, fmax: float) -> None:
+def _check_relaxation(task: Any, before: Structure, fmax: float, *, holds_c: bool = True) -> None:
     """``EngineError`` where c moved, VASP was told to stop, or the forces are not what was asked for.
 
     The parsers call every relaxation with steps to spare converged, also one that a STOPCAR ended.
@@ -121,7 +122,7 @@ def _check_relaxation(task: Any, before: Structure, fmax: float) -> None:
         raise EngineError(f"the relaxation was stopped after {len(task.calcs_reversed[0].output.ionic_steps)} steps")
     after = task.structure.lattice.matrix
     moved = float(np.abs(after[2] - before.lattice.matrix[2]).max())
-    if moved > C_TOLERANCE_ANGSTROM:
+    if holds_c and moved > C_TOLERANCE_ANGSTROM:
         raise EngineError(
             f"c moved by {moved:.3f} angstrom though it was to be held: this VASP "
             f"({task.calcs_reversed[0].vasp_version}) does not know LATTICE_CONSTRAINTS or OPTCELL, use one that does"
@@ -137,12 +138,13 @@ def _check_relaxation(task: Any, before: Structure, fmax: float) -> None:
 class SlabMaker(BaseVaspMaker):
     """One VASP run of a layer.
 
-    min_vacuum: angstrom; optcell: content of an OPTCELL file, for a VASP patched to read it; walltime: seconds.
+    min_vacuum: angstrom, or None for a bulk crystal, whose cell is free; optcell: content of an OPTCELL file, for a
+    VASP patched to read it; walltime: seconds.
     """
 
     name: str = "slab"
     input_set_generator: VaspInputGenerator = field(default_factory=SlabSetGenerator)
-    min_vacuum: float = 10.0
+    min_vacuum: float | None = 10.0
     optcell: str | None = None
     walltime: int | None = None
 

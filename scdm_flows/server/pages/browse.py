@@ -15,6 +15,7 @@ from dash_ag_grid import AgGrid
 
 from scdm_flows.analysis import tolerances
 from scdm_flows.documents import CandidateState
+from scdm_flows.documents.hull import LOWER_BOUND_MARK, LOWER_BOUND_WORDS, at_least
 from scdm_flows.errors import ScdmError
 from scdm_flows.query import CandidateDB
 from scdm_flows.query.absent import nobody_has
@@ -87,7 +88,8 @@ def page(query: CandidateDB, search: str | None) -> list[Any]:
         _grid(sort),
         html.P(
             "A heading sorts, Enter on a row opens the candidate. Energies marked surrogate are not DFT's; ± holds "
-            f"nine in ten. {EXTRAPOLATED_MARK} marks energies {EXTRAPOLATED_WORDS}. {tolerances.WORDS}",
+            f"nine in ten. {EXTRAPOLATED_MARK} marks energies {EXTRAPOLATED_WORDS}, "
+            f"{LOWER_BOUND_MARK} {LOWER_BOUND_WORDS}. {tolerances.WORDS}",
             className="soft small",
         ),
         dcc.Store(id="browse-asked"),
@@ -342,6 +344,7 @@ def shown(record: dict[str, Any]) -> dict[str, Any]:
     """A flat record as the grid shows it."""
     error = record["e_above_hull_error"]
     e_hull = parts.number(record["e_above_hull"]) + ("" if error is None else f" ± {error:.2f}")
+    e_hull = at_least(e_hull, record["e_above_hull_lower_bound"])
     doubt = EXTRAPOLATED_WORDS if record["extrapolated"] else ""
     e_hull += f" {EXTRAPOLATED_MARK}" if doubt else ""
     energies = {None: "–", True: "surrogate", False: "DFT"}[record["surrogate"]]

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from dash import Dash, Input, Output, State, dcc, html, no_update
 
 from scdm_flows.documents import StageFailure
+from scdm_flows.documents.hull import at_least
 from scdm_flows.documents.states import StageName
 from scdm_flows.errors import ScdmError
 from scdm_flows.query import CandidateDB
@@ -234,7 +235,7 @@ def _rediscovered(query: CandidateDB, name: str) -> html.Section:
         (
             dcc.Link(c.formula, href=parts.candidate_path(c.candidate_id)),
             str(check),
-            parts.number(c.e_above_hull),
+            at_least(parts.number(c.e_above_hull), c.e_above_hull_lower_bound),
             parts.number(check.e_above_hull),
             parts.yes_no(c.dynamically_stable),
             parts.yes_no(check.dynamically_stable),

@@ -9,6 +9,7 @@ from urllib.parse import quote
 from dash import dcc, html
 
 from scdm_flows.documents import CandidateDoc, PhononDoc
+from scdm_flows.documents.hull import at_least, missing_words
 from scdm_flows.query import CandidateDB
 from scdm_flows.query.absent import why_not
 from scdm_flows.server.pages import figures, parts
@@ -205,12 +206,14 @@ def _energies(document: CandidateDoc) -> html.Section:
     kind = parts.SURROGATE if document.surrogate else "DFT"
     error = document.e_above_hull_error
     e_hull = number(document.e_above_hull) + ("" if error is None else f" ± {error:.3f}") + " eV/atom"
+    e_hull = at_least(e_hull, document.e_above_hull_lower_bound)
     predicted = ", predicted by the energy model" if document.energy_model else ""
     shown: list[Any] = [f"{e_hull} ({kind}{predicted})"]
     if document.extrapolated:
         shown += [" ", parts.extrapolated()]
     rows = [
         ("energy above hull", shown if document.e_above_hull is not None else None),
+        ("missing on its hull", missing_words(document.missing_competitors) or None),
         ("above same composition", number(document.e_above_same_composition, 3, "eV/atom")),
         ("formation energy", number(document.formation_energy_per_atom, 3, f"eV/atom ({kind})")),
         ("energy", number(document.energy_per_atom, 4, f"eV/atom ({kind})")),
@@ -231,6 +234,8 @@ def _hull(document: CandidateDoc, hull: HullDoc | None) -> html.Section:
         return section(title, _missing(document, "gate", "hull of this system"))
     kind = f"{parts.SURROGATE}, {hull.energy_scheme}" if hull.surrogate else hull.energy_scheme
     note = f"{hull.n_reference_phases} reference phases, {hull.n_candidates} candidates of this system; {kind}."
+    if hull.missing_competitors:
+        note += f" Energies above it are lower bounds: {missing_words(hull.missing_competitors)} are missing."
     try:
         figure = figures.hull(hull, document)
     except (ValueError, ArithmeticError, LookupError) as error:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from scdm_flows.analysis.bands import is_magnetic
-from scdm_flows.documents.static import MagneticOrder
+from scdm_flows.documents.static import MagneticOrder, StaticSummary
 
 CANCELLED = 0.1  # of the moments' sum without their signs: below, they count as cancelling
 
@@ -16,6 +16,42 @@ CANCELLED = 0.1  # of the moments' sum without their signs: below, they count as
 def _cancel(moments: Sequence[float], total: float) -> bool:
     """Whether moments of atoms, Bohr magnetons, cancel. total: of the cell."""
     return abs(total) < CANCELLED * float(np.abs(moments).sum())
+
+
+def order_of(moments: Sequence[float] | None, total: float | None = None) -> MagneticOrder:
+    """How moments of atoms (Bohr magnetons; None without spin) stand to each other. total: of the cell; their sum."""
+    if moments is None or not is_magnetic(moments):
+        return MagneticOrder.NM
+    return MagneticOrder.AFM if _cancel(moments, sum(moments) if total is None else total) else MagneticOrder.FM
+
+
+def lowest(own: StaticSummary, others: Sequence[StaticSummary]) -> StaticSummary:
+    """What is said of a layer whose orders were compared: the lowest one, and by how much orders differ.
+
+    An order in the layer's own cell takes the place of the first run altogether. One in a larger cell gives its energy
+    and its name; gap, moments and folder stay those of the first run, whose cell the layer has.
+
+    Parameters
+    ----------
+    own
+        The run in the order that the relaxation ended in, with moments of the cell's atoms.
+    others
+        Runs in other orders, with moments of the atoms of their cells.
+    """
+    every = [(found, order_of(found.atom_magnetizations)) for found in (own, *others)]
+    best, order = min(every, key=lambda one: one[0].energy_per_atom)
+    least = {
+        kind: min((found.energy_per_atom for found, is_of in every if is_of is kind), default=None)
+        for kind in (MagneticOrder.FM, MagneticOrder.AFM)
+    }
+    fm, afm = least[MagneticOrder.FM], least[MagneticOrder.AFM]
+    same_cell = len(best.atom_magnetizations or []) == len(own.atom_magnetizations or [])
+    changes = {
+        "energy_per_atom": best.energy_per_atom,
+        "magnetic_order": order,
+        "antiferromagnetic_ev_per_atom": None if fm is None or afm is None else afm - fm,
+    }
+    return (best if same_cell else own).model_copy(update=changes)
 
 
 def magnetic_order(
@@ -35,10 +71,8 @@ def magnetic_order(
         Orders beside it, each with ``energy`` (eV per the same cell) and ``moments``, or with ``failed``.
     """
     magnetic = [one for one in tried if "failed" not in one and is_magnetic(one["moments"])]
-    found = [one["energy"] for one in magnetic if _cancel(one["moments"], sum(one["moments"]))]
+    found = [one["energy"] for one in magnetic if order_of(one["moments"]) is MagneticOrder.AFM]
     above = min(found) - energy if found else None
     if above is not None and above < 0:
         return MagneticOrder.AFM, above
-    if moments is None or not is_magnetic(moments):
-        return MagneticOrder.NM, above
-    return (MagneticOrder.AFM if _cancel(moments, total or 0.0) else MagneticOrder.FM), above
+    return order_of(moments, total or 0.0), above

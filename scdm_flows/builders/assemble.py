@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+from scdm_flows.analysis.bands import spin_orbit_matters
 from scdm_flows.builders.optimade import optimade_of
 from scdm_flows.campaigns.plan import open_stages
 from scdm_flows.documents import (
@@ -97,7 +98,11 @@ def assemble(found: Found, campaign: str) -> CandidateDoc:
         stages[StageName.PHONON.value] = StageRecord(status="passed", reason=found.phonon.reason)
     if found.bands is not None:
         document.band_gap, document.gap_kind = found.bands.band_gap_ev, found.bands.gap_kind
+        document.hse_gap = found.bands.hse_gap_ev
         stages[StageName.BANDS.value] = StageRecord(status="passed")
+    if document.band_gap is not None:
+        coupled = found.bands is not None and found.bands.spin_orbit
+        document.lacks_spin_orbit = not coupled and spin_orbit_matters(elements)
     _add_failures(document, found, stages)
     if document.state is CandidateState.PENDING and found.gate is not None:
         opened = {s for s in OPENED_STAGES if getattr(found.gate, s.value)}

@@ -166,7 +166,7 @@ def _engine_problems(config: CampaignConfig) -> list[str]:
         except (ScdmError, OSError):  # the generator's check has said why
             return found
         if elements:
-            found += engine.check_elements(elements)
+            found += engine.check_elements(elements) + engine.check_settings(elements)
         told = [f"{name}: {problem}" for name, structure in layers for problem in _layer_problems(config, structure)]
         return found + (told if len(told) <= MOST_NAMED else [*told[:MOST_NAMED], f"and {len(told) - MOST_NAMED} more"])
 

@@ -92,6 +92,12 @@ ADDED_LATER: tuple[tuple[str, str, str, Any], ...] = (
             ("magnetic", None),
         )
     ),
+    ("engine", "vasp", "metal_sigma_ev", 0.1),
+    ("engine", "vasp", "magnetism", {"orderings": ["fm"], "max_orderings": 3}),
+    ("engine", "vasp", "hubbard_u_ev", "none"),
+    ("engine", "vasp", "spin_orbit", "off"),
+    ("engine", "vasp", "hse_gap", False),
+    ("engine", "vasp", "incar", {}),
 )
 LONGEST_NAME = 63
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"

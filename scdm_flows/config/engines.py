@@ -116,8 +116,51 @@ class ForceFieldEngineConfig(Frozen):
         return self
 
 
+class MagnetismConfig(Frozen):
+    """Which magnetic orders of a layer are compared where its atoms keep moments."""
+
+    orderings: tuple[Literal["fm", "afm"], ...] = Field(
+        ("fm",),
+        description="fm: the order that the relaxation ends in, moments parallel unless a file gives others; afm: "
+        "also collinear antiferromagnetic ones in the cell and in its doubles in the plane; the lowest is kept",
+    )
+    max_orderings: int = Field(
+        3, ge=1, le=12, description="antiferromagnetic orders that are tried, smallest cells first"
+    )
+
+    @field_validator("orderings")
+    @classmethod
+    def _with_fm(cls, orderings: tuple[str, ...]) -> tuple[str, ...]:
+        if "fm" not in orderings or len(set(orderings)) < len(orderings):
+            raise ValueError("must be [fm] or [fm, afm]: what the others are compared with is the first run's order")
+        return orderings
+
+
+VaspStage = Literal["relax_1", "relax_2", "static", "phonon", "uniform", "line", "hse"]
+IncarValue = bool | int | float | str | tuple[int | float, ...]
+# tag -> what sets it: it belongs to the energies' scheme, or the engine counts on its value
+OWN_TAGS = {
+    **dict.fromkeys(("GGA", "METAGGA", "LUSE_VDW"), "nothing: energies are PBE's"),
+    "ENCUT": "encut_ev",
+    "IVDW": "vdw",
+    **dict.fromkeys(("LDAU", "LDAUTYPE", "LDAUU", "LDAUJ", "LDAUL"), "hubbard_u_ev"),
+    **dict.fromkeys(("LHFCALC", "AEXX", "HFSCREEN"), "hse_gap"),
+    **dict.fromkeys(("LSORBIT", "LNONCOLLINEAR", "SAXIS"), "spin_orbit"),
+    "ISPIN": "spin",
+    "MAGMOM": "initial_moments",
+    **dict.fromkeys(("LDIPOL", "IDIPOL", "DIPOL"), "dipole_correction"),
+    **dict.fromkeys(("IBRION", "ISIF", "LATTICE_CONSTRAINTS"), "cell_constraint"),
+    "NSW": "max_relax_steps",
+    "EDIFFG": "fmax_ev_per_angstrom, first_fmax_ev_per_angstrom",
+    **dict.fromkeys(("KSPACING", "KGAMMA"), "kpoint_spacing_per_angstrom"),
+    "NBANDS": "band_nbands_factor",
+    **dict.fromkeys(("ICHARG", "LCHARG"), "nothing: bands begin with the static run's density"),
+    **dict.fromkeys(("NCORE", "NPAR", "KPAR"), "SCDM_VASP_RANKS on the worker"),
+}
+
+
 class VaspEngineConfig(Frozen):
-    """VASP through atomate2's makers with input sets for slabs: PBE (``GGA = PE``) and PAW, as in the paper, no +U."""
+    """VASP through atomate2's makers with input sets for slabs: PBE (``GGA = PE``) and PAW, as in the paper."""
 
     kind: Literal["vasp"] = "vasp"
     references: FilePath | None = Field(
@@ -145,10 +188,13 @@ class VaspEngineConfig(Frozen):
         0.02, gt=0, description="largest force at the end of the first relaxation, eV/angstrom"
     )
     max_relax_steps: int = Field(100, ge=1, description="ionic steps (NSW) of each of the two relaxations")
-    smearing: Literal["gaussian", "fermi", "methfessel-paxton"] = Field(
-        "gaussian", description="how occupations are smeared; tetrahedra need k-points along c"
+    smearing: Literal["gaussian", "fermi", "methfessel-paxton", "auto"] = Field(
+        "gaussian",
+        description="how occupations are smeared; auto: gaussian, and methfessel-paxton (order 1) once a run has found "
+        "a metal; tetrahedra need k-points along c",
     )
     sigma_ev: float = Field(0.05, gt=0, description="width of the smearing, eV")
+    metal_sigma_ev: float = Field(0.1, gt=0, description="the same for metals where smearing is auto, eV")
     spin: Literal["auto", "on", "off"] = Field(
         "auto",
         description="spin polarisation; auto: with d metals of groups 3 to 11, f metals or an odd number of electrons, "
@@ -159,8 +205,26 @@ class VaspEngineConfig(Frozen):
         description="element -> initial moment in Bohr magnetons, over the defaults (high spin: 5 for Ti to Cu, Ru, "
         "Rh, Os, Ir, 7 for f metals; 1 for other d metals, 0.6 for the rest)",
     )
-    vdw: Literal["none", "D3"] = Field(
-        "none", description="dispersion correction: none, or DFT-D3 (zero damping); then references must be vasp-pbe-d3"
+    magnetism: MagnetismConfig = Field(
+        default_factory=MagnetismConfig, description="magnetic orders that the static run compares"
+    )
+    hubbard_u_ev: Literal["none", "materials-project"] | dict[str, Annotated[float, Field(gt=0, le=20)]] = Field(
+        "none",
+        description="+U (Dudarev): none, materials-project (its values for d metals of oxides and fluorides), or "
+        "element -> U - J on its outermost d, f or p shell, eV; then references must be of that scheme",
+    )
+    vdw: Literal["none", "D3", "D3BJ"] = Field(
+        "none",
+        description="dispersion correction: none, DFT-D3 with zero damping (D3) or Becke and Johnson's (D3BJ); then "
+        "references must be vasp-pbe-d3 or vasp-pbe-d3bj",
+    )
+    spin_orbit: Literal["auto", "on", "off"] = Field(
+        "off",
+        description="spin-orbit coupling in bands and density of states, on the static run's density; auto: with "
+        "elements of period 5 or below; needs SCDM_VASP_NCL_CMD",
+    )
+    hse_gap: bool = Field(
+        False, description="also the HSE06 gap of layers with a PBE gap, at PBE's band edges, with PBE's k-points"
     )
     dipole_correction: Literal["auto", "on", "off"] = Field(
         "auto", description="dipole correction along c; auto: for layer groups without an operation z -> -z"
@@ -197,6 +261,11 @@ class VaspEngineConfig(Frozen):
         1.2, ge=1, description="bands of the band runs, as a multiple of the static run's"
     )
     dos_points: int = Field(2001, ge=101, description="energies of the density of states (NEDOS)")
+    incar: dict[Literal["all"] | VaspStage, dict[str, IncarValue]] = Field(
+        default_factory=dict,
+        description="stage, or all -> INCAR tags and their values, over what the engine writes; tags that other keys "
+        "set are refused",
+    )
 
     walltime_s: int | None = Field(
         None,
@@ -212,6 +281,32 @@ class VaspEngineConfig(Frozen):
         if version is not None:
             check_version(version)
         return version
+
+    @model_validator(mode="after")
+    def _magnetic(self) -> VaspEngineConfig:
+        if self.spin == "off" and "afm" in self.magnetism.orderings:
+            raise ValueError("magnetism.orderings = [fm, afm] needs spin: auto or on, and spin is off")
+        return self
+
+    @field_validator("incar")
+    @classmethod
+    def _free(cls, incar: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        return {
+            stage: {name.upper(): check_tag(name, value) for name, value in tags.items()}
+            for stage, tags in incar.items()
+        }
+
+    @field_validator("hubbard_u_ev")
+    @classmethod
+    def _shells(cls, values: str | dict[str, float]) -> str | dict[str, float]:
+        from pymatgen.core import Element
+
+        for element in values if isinstance(values, dict) else ():
+            if not Element.is_valid_symbol(element):
+                raise ValueError(f"{element!r} is no element; write symbols, such as {{Fe: 4.0}}")
+            if Element(element).block == "s":
+                raise ValueError(f"{element} has no p, d or f shell that +U could act on; leave it out")
+        return values
 
 
 class GpawEngineConfig(Frozen):
@@ -258,6 +353,19 @@ class GpawEngineConfig(Frozen):
     walltime_s: int | None = Field(
         None, gt=0, description="seconds that a run of GPAW may take before it is stopped; no limit when absent"
     )
+
+
+def check_tag(name: str, value: IncarValue) -> IncarValue:
+    """A free INCAR tag's value; ``ValueError`` for a tag that VASP does not know or that something else sets."""
+    from pymatgen.io.vasp.inputs import Incar
+
+    tag = name.upper()
+    if tag in OWN_TAGS:
+        raise ValueError(f"{tag} = {value!r} is not free: it is set by {OWN_TAGS[tag]}; leave it out here")
+    if tag not in Incar.INCAR_PARAMS:
+        near = difflib.get_close_matches(tag, Incar.INCAR_PARAMS, n=1)
+        raise ValueError(f"VASP has no tag {tag}" + (f"; did you mean {near[0]}?" if near else "; leave it out"))
+    return value
 
 
 def check_version(version: str) -> tuple[int, ...]:

@@ -50,6 +50,14 @@ class ScdmSettings(BaseSettings):
     vasp_gamma_cmd: str | None = Field(
         None, description="command that runs VASP's Gamma-only build; vasp_cmd when absent"
     )
+    vasp_ncl_cmd: str | None = Field(
+        None, description="command that runs VASP's noncollinear build, for spin-orbit coupling (engine.spin_orbit)"
+    )
+    vasp_ranks: int | None = Field(
+        None,
+        ge=1,
+        description="MPI ranks of vasp_cmd; KPAR and NCORE follow from it and a run's size; not written when absent",
+    )
     vasp_version: str | None = Field(None, description="version of that VASP, such as 6.4.3")
     vasp_poll_seconds: float = Field(5.0, gt=0, description="how often custodian looks whether VASP has ended, s")
     gpaw_python: str | None = Field(

@@ -82,6 +82,10 @@ class BandsDoc(ScdmDocument):
     spin_orbit: bool = Field(
         False, description="with spin-orbit coupling: each band holds one electron, and all of them stand under up"
     )
+    hse_gap_ev: float | None = Field(
+        None, description="HSE06 gap at PBE's geometry, k-points and band edges, eV; null where it was not computed"
+    )
+    hse_note: str | None = Field(None, description="why it was asked for and is not there")
     magnetic: bool = Field(description="some atom's moment is above 0.1 Bohr magnetons")
     total_magnetization: float | None = Field(None, description="Bohr magnetons per cell; null without spin")
     atom_magnetizations: list[float] | None = Field(None, description="(n_atoms,) Bohr magnetons, projected")

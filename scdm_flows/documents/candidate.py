@@ -183,6 +183,11 @@ class CandidateDoc(ScdmDocument):
         None, "electronic band gap, eV; from the bands, else on the k-points of the static run"
     )
     gap_kind: GapKind | None = queryable(None, "direct, indirect or metal; as band_gap")
+    lacks_spin_orbit: bool | None = queryable(
+        None,
+        "band_gap is without spin-orbit coupling, which matters to elements of period 5 or below; null without a gap",
+    )
+    hse_gap: float | None = queryable(None, "HSE06 gap at PBE's band edges, eV; null where it was not computed")
     magnetic: bool | None = queryable(None, "some atom's moment is above 0.1 Bohr magnetons; null where unknown")
     total_magnetization: float | None = queryable(None, "Bohr magnetons per cell; null without spin polarisation")
     magnetic_order: MagneticOrder | None = Field(

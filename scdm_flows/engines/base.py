@@ -80,6 +80,9 @@ class Engine(Protocol):
     def check_elements(self, elements: Sequence[str]) -> list[str]:
         """Why some elements cannot be computed, with the remedy."""
 
+    def check_settings(self, elements: Sequence[str]) -> list[str]:
+        """Which settings do not fit a campaign whose layers have these elements, with the remedy."""
+
     def layer_problems(self, structure: Structure) -> list[str]:
         """Why a layer, as the screen hands it on, cannot be computed."""
 

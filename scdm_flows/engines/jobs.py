@@ -87,4 +87,5 @@ def bands_summary(
         campaign=campaign.name,
         scheme=engine_of(campaign.engine).scheme,
         static=StaticSummary.model_validate(static),
+        spin_orbit=bool(line.calcs_reversed[0].input.incar.get("LSORBIT")),
     )

@@ -29,12 +29,14 @@ def may_be_magnetic(structure: Structure) -> bool:
     return odd or any(str(element) in OPEN_SHELLS for element in structure.composition)
 
 
-def has_no_moment_left(structure: Structure) -> bool:
-    """Whether the run before left every atom without a moment (property ``magmom``, Bohr magnetons)."""
-    moments: Any = structure.site_properties.get("magmom")
-    return bool(moments) and all(moment is not None for moment in moments) and not is_magnetic(moments)
-
-
 def with_spin(choice: str, structure: Structure) -> bool:
-    """Whether a run is spin-polarised; choice: ``spin`` of the engine's configuration (auto, on, off)."""
-    return choice == "on" or (choice == "auto" and may_be_magnetic(structure) and not has_no_moment_left(structure))
+    """Whether a run is spin-polarised; choice: ``spin`` of the engine's configuration (auto, on, off).
+
+    Where every atom has a moment (property ``magmom``, Bohr magnetons), of a file or of the run before, those decide:
+    an odd number of electrons is an even one in a supercell.
+    """
+    if choice != "auto":
+        return choice == "on"
+    moments: Any = structure.site_properties.get("magmom")
+    known = bool(moments) and all(moment is not None for moment in moments)
+    return is_magnetic(moments) if known else may_be_magnetic(structure)

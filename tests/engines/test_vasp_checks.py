@@ -114,6 +114,42 @@ def test_a_version_that_is_none(ready: Path) -> None:
         campaign(ready, vasp_version="newest")
 
 
+def test_spin_orbit_coupling_needs_the_noncollinear_build(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = obstacles(campaign(ready, spin_orbit="auto"))
+    assert len(told) == 1
+    assert "SCDM_VASP_NCL_CMD is not set; set it to the command that runs it, such as 'srun vasp_ncl'" in told[0]
+    monkeypatch.setenv("SCDM_VASP_NCL_CMD", "no_such_ncl")
+    assert "no_such_ncl is not on the PATH" in obstacles(campaign(ready, spin_orbit="on"))[0]
+    monkeypatch.setenv("SCDM_VASP_NCL_CMD", "true")
+    assert obstacles(campaign(ready, spin_orbit="on")) == []
+
+
+def test_plus_u_of_an_element_that_no_layer_has(ready: Path) -> None:
+    write(ready.parent / "references.json", {"scheme": "vasp-pbe+u-Mo3", "entries": MO_S})
+    assert obstacles(campaign(ready, hubbard_u_ev={"Mo": 3})) == []
+    told = obstacles(campaign(ready, hubbard_u_ev={"Mo": 3, "Fe": 4}))
+    assert any("+U to Fe (Fe: 4 eV), which the layers lack; leave the values out" in text for text in told)
+
+
+@pytest.mark.parametrize(
+    ("engine", "words"),
+    [
+        ({"incar": {"static": {"ENCUT": 400}}}, "ENCUT = 400 is not free: it is set by encut_ev"),
+        ({"incar": {"all": {"KPAR": 4}}}, "SCDM_VASP_RANKS"),
+        ({"incar": {"static": {"AMIXX": 0.1}}}, "VASP has no tag AMIXX; did you mean AMIX"),
+        ({"incar": {"relax": {"AMIX": 0.1}}}, "relax_1"),
+        ({"hubbard_u_ev": {"Fe": -1}}, "greater than 0"),
+        ({"hubbard_u_ev": {"Xx": 1}}, "'Xx' is no element"),
+        ({"hubbard_u_ev": {"Na": 1}}, "Na has no p, d or f shell"),
+        ({"magnetism": {"orderings": ["afm"]}}, r"must be \[fm\] or \[fm, afm\]"),
+        ({"magnetism": {"orderings": ["fm", "afm"]}, "spin": "off"}, "needs spin: auto or on"),
+    ],
+)
+def test_options_that_cannot_be_meant(ready: Path, engine: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        campaign(ready, **engine)
+
+
 def test_an_element_without_potcar_or_reference(ready: Path) -> None:
     mx2("1H").replace_species({"Mo": "W"}).to(filename=str(ready / "b.cif"))
     told = obstacles(campaign(ready))

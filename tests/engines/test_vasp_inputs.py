@@ -1,4 +1,4 @@
-"""Golden input files of five layers, each tag with its reason; and what the input does for other settings.
+"""Golden input files of twelve layers, each tag with its reason; and what the input does for other settings.
 
 ``SCDM_WRITE_GOLDEN=1 pytest tests/engines/test_vasp_inputs.py`` writes the files anew; read the difference before it is
 committed.
@@ -18,7 +18,8 @@ from support.layers import mx2
 
 from scdm_flows.config import VaspEngineConfig
 from scdm_flows.engines.vasp.engine import VaspEngine
-from scdm_flows.engines.vasp.inputs import incar_tags, input_set, is_polar, line
+from scdm_flows.engines.vasp.inputs import input_set, irreducible, is_polar, line, mesh_with
+from scdm_flows.engines.vasp.tags import incar_tags, parallel_tags
 from scdm_models.symmetry.lattice import orient_slab
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -48,9 +49,16 @@ WHY = {
     "LATTICE_CONSTRAINTS": "... but not along c, else the vacuum relaxes",
     "NSW": "100 steps of each relaxation",
     "EDIFFG": "a largest force: 0.02, then 0.005 eV/angstrom, below which phonons are sound",
+    "IVDW": "12: D3 with Becke and Johnson's damping, where the campaign asks for it",
+    **dict.fromkeys(("LDAU", "LDAUTYPE", "LDAUU", "LDAUJ", "LDAUL"), "+U, where the campaign asks for it"),
+    "LSORBIT": "spin-orbit coupling of bands, where the campaign asks for it",
+    **dict.fromkeys(("LHFCALC", "AEXX", "HFSCREEN"), "HSE06 (doi:10.1063/1.2404663), where the campaign asks for it"),
+    "PRECFOCK": "Fast: the Materials Project's choice for HSE06",
+    "NELMIN": "5: k-points of weight zero converge too, which do not count in the energy",
+    "AMIX": "the user's own tag",
     "ICHARG": "11: bands and density of states on the static run's charge density",
     "NEDOS": "2001 energies; VASP's 301 are 0.1 eV apart",
-    "ISYM": "0 on lines, whose points must not be folded",
+    "ISYM": "0 on lines, whose points must not be folded; -1 with spin-orbit coupling (vasp.at/wiki/LSORBIT)",
     "LDIPOL": "layers without an operation z -> -z may carry a dipole, and their images feel it ...",
     "IDIPOL": "... along c ...",
     "DIPOL": "... measured from the middle of the slab",
@@ -95,33 +103,96 @@ def janus() -> Structure:
     return layer
 
 
+def chromium_iodide() -> Structure:
+    """CrI3, a honeycomb of Cr between close-packed I (a of the bulk: McGuire et al., Chem. Mater. 27, 612 (2015))."""
+    c, half, x = 23.0, 1.57, 0.35
+    up = [[x, 0, 0.5 + half / c], [0, x, 0.5 + half / c], [-x, -x, 0.5 + half / c]]
+    down = [[-u, -v, 1 - w] for u, v, w in up]
+    frac = [[1 / 3, 2 / 3, 0.5], [2 / 3, 1 / 3, 0.5], *up, *down]
+    return Structure(Lattice.hexagonal(6.867, c), ["Cr"] * 2 + ["I"] * 6, frac)
+
+
+def tungsten_telluride() -> Structure:
+    """1T'-WTe2: a layer of the bulk, made centrosymmetric (Mar, Jobic, Ibers, JACS 114, 8963 (1992))."""
+    half = [("W", 0.0, 0.0398, 0.0152), ("Te", 0.0, 0.64631, 0.11112), ("Te", 0.5, 0.14239, 0.15525)]
+    rows = [(s, np.array(xyz)) for s, *xyz in half]
+    rows += [(s, np.array([0.5, 0.43918, 0.0152]) - xyz) for s, xyz in rows]  # twice the inversion centre
+    bulk = 14.018  # of two layers
+    frac = [[x, y, 0.5 + z * bulk / 24.0] for _, (x, y, z) in rows]
+    return Structure(Lattice.orthorhombic(3.477, 6.249, 24.0), [s for s, _ in rows], frac)
+
+
+def graphyne4() -> Structure:
+    """Graphyne with four triple bonds between the rings (Ivanovskii, Prog. Solid State Chem. 41, 1 (2013)): 30 atoms."""
+    ring, out, triple, single = 1.43, 1.40, 1.23, 1.34
+    along = np.cumsum([ring, out, *[triple, single] * 3, triple])  # from the centre of a ring to that of the next
+    a = float(along[-1] + out + ring)
+    frac = [np.outer(along / a, v) for v in ([1, 0, 0], [0, 1, 0], [1, 1, 0])]
+    # the three chains; each begins and ends with an atom of a ring
+    ends = [np.outer([1 - ring / a], v) for v in ([1, 0, 0], [0, 1, 0], [1, 1, 0])]
+    frac = np.concatenate([*frac, *ends]) % 1.0 + [0, 0, 0.5]
+    return Structure(Lattice.hexagonal(a, 20.0), ["C"] * len(frac), frac)
+
+
+def oblique() -> Structure:
+    """Four elements without any symmetry: layer group 1 (made up)."""
+    lattice = Lattice.from_parameters(4.0, 4.6, 23.0, 90, 90, 101)
+    frac = [[0.02, 0.05, 0.5], [0.51, 0.13, 0.565], [0.47, 0.62, 0.44], [0.05, 0.57, 0.55]]
+    return Structure(lattice, ["Ge", "S", "Se", "P"], frac)
+
+
 LAYERS = {
     "MoS2": lambda: mx2("1H"),
     "phosphorene": phosphorene,
     "ReS2": rhenium_sulfide,
     "FeCl2": lambda: mx2("1T", a=3.48, half=1.35).replace_species({"Mo": "Fe", "S": "Cl"}),
     "MoSSe": janus,
+    "CrI3": chromium_iodide,
+    "CrI3-afm": chromium_iodide,
+    "WTe2-spin-orbit": tungsten_telluride,
+    "graphyne-4": graphyne4,
+    "GePSSe": oblique,
+    "VCl2": lambda: mx2("1T", a=3.57, half=1.37).replace_species({"Mo": "V", "S": "Cl"}),
+    "MnO2-options": lambda: mx2("1T", a=2.88, half=0.96).replace_species({"Mo": "Mn", "S": "O"}),
 }
+SETTINGS: dict[str, dict[str, Any]] = {
+    "CrI3-afm": {"magnetism": {"orderings": ["fm", "afm"]}},
+    "WTe2-spin-orbit": {"spin_orbit": "auto"},
+    "MnO2-options": {
+        "hubbard_u_ev": "materials-project",
+        "vdw": "D3BJ",
+        "hse_gap": True,
+        "incar": {"static": {"amix": 0.1}},
+    },
+}
+ORDERS = ("static_order_1", "static_order_2", "static_order_3")
+MORE_RUNS = {"CrI3-afm": ORDERS, "MnO2-options": ("hse",)}
+# even numbers of electrons, no d metal; and Ge + S + Se + P have 32 + 16 + 34 + 15, an odd number
+WITHOUT_SPIN = {"phosphorene", "graphyne-4"}
+POLAR = {"MoSSe", "GePSSe"}
 
 
-@pytest.fixture(scope="module")
-def engine() -> VaspEngine:
-    return VaspEngine(VaspEngineConfig())
+def runs_of(name: str) -> tuple[str, ...]:
+    return (*STAGES, *MORE_RUNS.get(name, ()))
 
 
-def files_of(engine: VaspEngine, layer: Structure) -> dict[str, dict[str, str]]:
-    """Stage -> file -> text, of the phonons the first displacement alone."""
-    found = engine.input_files(orient_slab(layer))
+def files_of(name: str) -> dict[str, dict[str, str]]:
+    """Run -> file -> text, of the phonons the first displacement alone."""
+    engine = VaspEngine(VaspEngineConfig(**SETTINGS.get(name, {})))
+    found = engine.input_files(orient_slab(LAYERS[name]()))
     first = next(run for run in found if run.startswith("phonon_"))
-    return {**{stage: found[stage] for stage in STAGES if stage != "phonon"}, "phonon": found[first]}
+    runs = {"phonon" if run == first else run: texts for run, texts in found.items() if run}
+    return {run: texts for run, texts in runs.items() if not run.startswith("phonon_")}
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_golden_files(name: str, engine: VaspEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_golden_files(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from pymatgen.core import SETTINGS
 
     monkeypatch.delitem(SETTINGS, "PMG_VASP_PSP_DIR", raising=False)  # no POTCAR may get into a repository
-    for stage, files in files_of(engine, LAYERS[name]()).items():
+    written = files_of(name)
+    assert set(written) == set(runs_of(name))
+    for stage, files in written.items():
         folder = GOLDEN / name / stage
         if os.environ.get("SCDM_WRITE_GOLDEN"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -142,16 +213,17 @@ def test_golden_files(name: str, engine: VaspEngine, monkeypatch: pytest.MonkeyP
 def test_the_golden_files_keep_the_rules_of_slabs(name: str) -> None:
     """The checklist of DFT for slabs, held against the files themselves."""
     layer = orient_slab(LAYERS[name]())
-    for stage in STAGES:
+    coupled = name == "WTe2-spin-orbit"
+    for stage in runs_of(name):
         folder = GOLDEN / name / stage
         incar, kpoints = Incar.from_file(folder / "INCAR"), Kpoints.from_file(folder / "KPOINTS")
         assert set(incar) <= set(WHY)
         assert incar["GGA"].upper() == "PE"
         assert "KSPACING" not in incar  # explicit k-points
-        if stage == "line":
+        if stage in ("line", "hse"):
             assert kpoints.style is Kpoints.supported_modes.Reciprocal
             assert np.array(kpoints.kpts)[:, 2] == pytest.approx(0)
-            assert len(set(kpoints.kpts_weights)) == 1
+            assert stage == "hse" or len(set(kpoints.kpts_weights)) == 1
         else:
             assert kpoints.style is Kpoints.supported_modes.Gamma
             n, m, k = kpoints.kpts[0]
@@ -172,21 +244,25 @@ def test_the_golden_files_keep_the_rules_of_slabs(name: str) -> None:
             assert np.allclose(supercell.lattice.matrix, np.diag([n, m, 1]) @ layer.lattice.matrix, atol=1e-6)
             assert len(supercell) == n * m * len(layer)
         # a d metal may carry a moment, and the files are those of layers that no run has looked at
-        assert incar["ISPIN"] == (1 if name == "phosphorene" else 2)
-        assert ("MAGMOM" in incar) is (name != "phosphorene")
-        assert incar.get("IDIPOL") == (3 if name == "MoSSe" else None)
-        assert incar.get("LDIPOL", False) is (name == "MoSSe")
+        noncollinear = coupled and stage in ("uniform", "line")
+        assert incar.get("LSORBIT", False) is noncollinear
+        assert incar.get("ISPIN") == (None if noncollinear else 1 if name in WITHOUT_SPIN else 2)
+        assert ("MAGMOM" in incar) is (name not in WITHOUT_SPIN)
+        assert incar.get("IDIPOL") == (3 if name in POLAR else None)
+        assert incar.get("LDIPOL", False) is (name in POLAR)
 
 
 def test_every_tag_has_its_reason() -> None:
     written = {tag for stage in incar_tags(VaspEngineConfig()).values() for tag in stage}
     # and those that depend on the structure
-    assert written | {"ISPIN", "MAGMOM", "LMAXMIX", "LDIPOL", "IDIPOL", "DIPOL"} == set(WHY)
+    of_structure = {"ISPIN", "MAGMOM", "LMAXMIX", "LDIPOL", "IDIPOL", "DIPOL", "LSORBIT"}
+    asked_for = {"IVDW", "LDAU", "LDAUTYPE", "LDAUU", "LDAUJ", "LDAUL", "AMIX"}
+    assert written | of_structure | asked_for == set(WHY)
 
 
 @pytest.mark.parametrize(
     ("name", "polar"),
-    [("MoS2", False), ("phosphorene", False), ("ReS2", False), ("FeCl2", False), ("MoSSe", True)],
+    [(name, name in POLAR) for name in LAYERS],
 )
 def test_polar_layers_are_those_without_an_operation_that_reverses_z(name: str, polar: bool) -> None:
     # theory: 1H has the mirror, 1T, phosphorene and ReS2 inversion, a Janus layer neither
@@ -226,6 +302,83 @@ def test_settings_reach_the_input() -> None:
     # a relaxed layer's own moments go before its elements'
     iron.add_site_property("magmom", [3.1, 0.02, 0.02])
     assert incar("static", iron)["MAGMOM"] == [3.1, 0.02, 0.02]
+
+
+def test_metals_are_smeared_as_metals_where_that_is_asked_for() -> None:
+    layer = mx2("1T").replace_species({"Mo": "Nb"})
+    assert incar("relax_1", layer, smearing="auto")["ISMEAR"] == 0  # nobody knows yet
+    layer.properties["band_gap_ev"] = 0.0  # what the run before found
+    found = incar("relax_2", layer, smearing="auto", metal_sigma_ev=0.15)
+    assert (found["ISMEAR"], found["SIGMA"]) == (1, 0.15)  # order 1 of Methfessel and Paxton
+    _, supercells = VaspEngine(VaspEngineConfig(smearing="auto")).displaced(layer)
+    assert incar("phonon", supercells[0], smearing="auto")["ISMEAR"] == 1
+    assert incar("static", layer)["ISMEAR"] == 0
+    layer.properties["band_gap_ev"] = 0.3
+    assert incar("static", layer, smearing="auto")["ISMEAR"] == 0
+
+
+def test_free_tags_go_over_the_others_and_a_stages_own_over_those_of_all() -> None:
+    tags = {"all": {"algo": "Normal", "AMIX": 0.2}, "static": {"AMIX": 0.1}}
+    static, relax = (incar(stage, mx2("1H"), incar=tags) for stage in ("static", "relax_1"))
+    assert (static["ALGO"], static["AMIX"]) == ("Normal", 0.1)
+    assert (relax["ALGO"], relax["AMIX"]) == ("Normal", 0.2)
+
+
+def test_plus_u_by_hand_and_by_the_materials_project() -> None:
+    oxide = LAYERS["MnO2-options"]()
+    by_hand = incar("static", oxide, hubbard_u_ev={"Mn": 3.0})
+    assert (by_hand["LDAUU"], by_hand["LDAUL"], by_hand["LDAUTYPE"]) == ([3.0, 0], [2, 0], 2)
+    # the Materials Project gives manganese 3.9 eV in oxides and fluorides, and sulfides none
+    assert incar("static", oxide, hubbard_u_ev="materials-project")["LDAUU"] == [3.9, 0]
+    sulfide = oxide.replace_species({"O": "S"})
+    assert "LDAU" not in incar("static", sulfide, hubbard_u_ev="materials-project")
+    schemes = [VaspEngine(VaspEngineConfig(**s)).scheme for s in ({}, {"hubbard_u_ev": {"Mn": 3.0}, "vdw": "D3BJ"})]
+    assert schemes == ["vasp-pbe", "vasp-pbe+u-Mn3-d3bj"]
+
+
+def test_displaced_supercells_have_the_spin_of_the_layer() -> None:
+    layer = orient_slab(oblique())  # 97 electrons; a supercell of an even number of cells has an even number
+    engine = VaspEngine(VaspEngineConfig())
+    maker = engine.displacement_maker(layer)
+    _, supercells = engine.displaced(layer)
+    assert maker.input_set_generator.get_input_set(supercells[0], potcar_spec=True).incar["ISPIN"] == 2
+    layer.add_site_property("magmom", [0.0] * 4)  # what the relaxation left
+    maker = engine.displacement_maker(layer)
+    assert maker.input_set_generator.get_input_set(supercells[0], potcar_spec=True).incar["ISPIN"] == 1
+
+
+def test_ranks_are_shared_between_k_points_and_bands() -> None:
+    assert parallel_tags(None, 19) == {}
+    # the largest divisor of 64 below 19 k-points, and of the 4 ranks of each the square root
+    assert parallel_tags(64, 19) == {"KPAR": 16, "NCORE": 2}
+    assert parallel_tags(48, 1) == {"KPAR": 1, "NCORE": 6}
+    assert parallel_tags(48, 1, hybrid=True) == {"KPAR": 1, "NCORE": 1}
+
+
+def test_the_worker_says_its_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "KPAR" not in incar("static", mx2("1H"))
+    monkeypatch.setenv("SCDM_VASP_RANKS", "64")
+    assert (incar("static", mx2("1H"))["KPAR"], incar("static", mx2("1H"))["NCORE"]) == (16, 2)
+
+
+def test_options_have_their_cost() -> None:
+    config = VaspEngineConfig(magnetism={"orderings": ["fm", "afm"]}, hse_gap=True)
+    found = {cost.stage: cost for cost in VaspEngine(config).cost(chromium_iodide())}
+    assert (found["static_orders"].runs, found["static_orders"].atoms) == (3, 16)  # Neel, stripy, zigzag
+    assert found["hse"].core_hours > 100 * found["static"].core_hours  # exact exchange
+    assert {"static_orders", "hse"} & {cost.stage for cost in VaspEngine(VaspEngineConfig()).cost(mx2("1H"))} == set()
+
+
+def test_the_mesh_of_a_hybrid_run_knows_opposite_moments() -> None:
+    layer = chromium_iodide()
+    same, counts = irreducible(layer, 0.2)
+    assert counts.sum() == 36  # 6 x 6
+    layer.add_site_property("magmom", [3.0, -3.0] + [0.0] * 6)
+    opposite, _ = irreducible(layer, 0.2)
+    assert len(opposite) >= len(same)
+    points = mesh_with(layer, 0.2, [[1 / 3, 1 / 3, 0.0]])
+    assert points.kpts_weights[-1] == 0
+    assert sum(points.kpts_weights) == 36
 
 
 def test_optcell_is_written_where_it_holds_c() -> None:

@@ -11,12 +11,17 @@ import numpy as np
 import pytest
 from atomate2.vasp.run import DEFAULT_HANDLERS
 from custodian.vasp.handlers import VaspErrorHandler, WalltimeHandler
+from pymatgen.io.vasp.inputs import Kpoints
 from support.layers import mx2
 
+from scdm_flows.config import VaspEngineConfig
+from scdm_flows.engines.vasp.inputs import input_set
 from scdm_flows.engines.vasp.makers import (
     SlabBandsMaker,
+    SlabDoubleRelaxMaker,
     SlabMaker,
     _check_relaxation,
+    check_k_points,
     failure_in_words,
     fresh_run_settings,
 )
@@ -63,6 +68,44 @@ def test_the_gamma_only_command_is_vasps_unless_named(monkeypatch: pytest.Monkey
     assert fresh_run_settings()["vasp_gamma_cmd"] == "mpirun vasp_std"
     monkeypatch.setenv("SCDM_VASP_GAMMA_CMD", "mpirun vasp_gam")
     assert fresh_run_settings()["vasp_gamma_cmd"] == "mpirun vasp_gam"
+
+
+def test_makers_without_arguments_have_the_input_of_a_stage() -> None:
+    double = SlabDoubleRelaxMaker()
+    for maker, stage in (
+        (SlabMaker(), "static"),
+        (SlabBandsMaker(), "uniform"),
+        (double.relax_maker1, "relax_1"),
+        (double.relax_maker2, "relax_2"),
+    ):
+        asked = maker.input_set_generator.get_input_set(mx2("1H"), potcar_spec=True).incar
+        meant = input_set(VaspEngineConfig(), stage).get_input_set(mx2("1H"), potcar_spec=True).incar
+        assert dict(asked) == dict(meant)
+        assert len(asked) > 15  # not two tags and VASP's own 300 eV and Gamma point
+
+
+def test_a_run_that_ended_with_other_k_points_is_no_result(tmp_path: Path) -> None:
+    intended = Kpoints.gamma_automatic((12, 12, 1))
+    intended.write_file(tmp_path / "KPOINTS")
+    check_k_points(tmp_path, intended)
+    for other, words in [
+        (Kpoints.monkhorst_automatic((12, 12, 1)), "Monkhorst 12 12 1"),  # as custodian's remedy of BRMIX
+        (Kpoints.gamma_automatic((13, 13, 1)), "Gamma 13 13 1"),
+        (Kpoints.gamma_automatic((12, 12, 1), (0.5, 0.5, 0)), "Gamma 12 12 1"),
+    ]:
+        other.write_file(tmp_path / "KPOINTS")
+        with pytest.raises(EngineError, match=f"Gamma 12 12 1 and ended with {words}, as custodian had changed them"):
+            check_k_points(tmp_path, intended)
+
+
+def test_spin_orbit_runs_take_the_noncollinear_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCDM_VASP_CMD", "srun vasp_std")
+    with pytest.raises(EngineError, match="SCDM_VASP_NCL_CMD"):
+        fresh_run_settings(noncollinear=True)
+    monkeypatch.setenv("SCDM_VASP_NCL_CMD", "srun vasp_ncl")
+    found = fresh_run_settings(noncollinear=True)
+    assert {found["vasp_cmd"], found["vasp_gamma_cmd"]} == {"srun vasp_ncl"}
+    assert fresh_run_settings()["vasp_cmd"] == "srun vasp_std"
 
 
 def test_what_is_no_slab_is_refused_before_anything_is_written() -> None:

@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
+from pymatgen.io.vasp.inputs import Kpoints
 from support.layers import mx2
 from support.memory import memory_database
 from support.places import ROOT
-from support.standin.electrons import band_gap
+from support.standin.electrons import HYBRID, band_gap
+from support.standin.fixtures import VASP_CMD
 
 from scdm_flows.analysis.bands import HBAR2_OVER_ME
 from scdm_flows.builders import build_all
@@ -28,6 +30,7 @@ from scdm_flows.campaigns.promotion import Asked, promote
 from scdm_flows.config import CampaignConfig, parse_config
 from scdm_flows.config.settings import ScdmSettings
 from scdm_flows.documents import CandidateDoc, CandidateState, GapKind
+from scdm_flows.documents.static import MagneticOrder
 from scdm_flows.execution.local.runner import run_campaign
 from scdm_flows.query import CandidateDB
 from scdm_flows.report import render
@@ -177,6 +180,53 @@ def test_layers_through_all_stages(tmp_path: Path) -> None:
     before = database.job_store.docs_store.count()
     assert run_campaign(config, database, processes=1).computed == 0
     assert database.job_store.docs_store.count() == before
+
+
+def test_orders_spin_orbit_and_hybrid_gap_reach_the_candidate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exchange = 0.01  # eV that the stand-in takes for each Bohr magneton of a cell: moments that cancel are lowest
+    monkeypatch.setenv("STANDIN_VASP_EXCHANGE", str(exchange))
+    monkeypatch.setenv("SCDM_VASP_NCL_CMD", f"env STANDIN_VASP_BUILD=ncl {VASP_CMD}")
+    settings = {
+        "magnetism": {"orderings": ["fm", "afm"], "max_orderings": 2},
+        "spin_orbit": "on",
+        "hse_gap": True,
+        "smearing": "auto",
+    }
+    config = campaign(tmp_path, {"fecl2": iron_chloride()}, **settings)
+    config = config.model_copy(update={"gate": config.gate.model_copy(update={"phonon_max_atoms": 1})})
+    database = memory_database()
+    assert run_campaign(config, database, processes=1).failed == 0
+    build_all(database)
+    (candidate,) = CandidateDB(database).find(campaign="v")
+    assert candidate.magnetic_order is MagneticOrder.AFM
+    # the one order of a triangular lattice in a doubled cell is the row-wise one; its cell has no moment
+    moment = candidate.total_magnetization  # of the ferromagnetic run, whose cell the candidate has
+    assert moment == pytest.approx(4, abs=0.5)
+    assert candidate.antiferromagnetic_ev_per_atom == pytest.approx(-exchange * moment / 3, abs=2e-4)
+    bands = CandidateDB(database).bands(candidate.candidate_id)
+    assert bands is not None
+    assert bands.spin_orbit
+    assert candidate.lacks_spin_orbit is False
+    relaxed = Structure.from_dict(candidate.relaxed_structure or {})
+    assert bands.band_gap_ev == pytest.approx(band_gap(relaxed), abs=0.01)
+    assert candidate.hse_gap == pytest.approx(HYBRID * band_gap(relaxed), abs=0.01)
+    runs = tmp_path / "data" / "runs" / "v" / candidate.candidate_id
+    names = {path.name for path in runs.iterdir()}
+    assert {"static_fm", "static_order_1", "line", "hse"} <= names
+    points = Kpoints.from_file(next((runs / "hse").glob("KPOINTS*")))
+    assert points.kpts_weights[-2:] == [0, 0]  # the edges, both at Gamma
+    assert np.array(points.kpts[-2:]) == pytest.approx(0)
+
+
+def test_k_points_that_custodian_has_changed_are_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # of BRMIX custodian tries the same again, then Kerker mixing, then a shifted mesh
+    monkeypatch.setenv("STANDIN_VASP_FAIL", "brmix:3@static")
+    config = campaign(tmp_path, {"bn": boron_nitride()}, max_custodian_errors=5, kpoint_spacing_per_angstrom=0.5)
+    database = memory_database()
+    run_campaign(config, database, processes=1)
+    (failure,) = CandidateDB(database).failures("v")
+    assert failure.stage == "static"
+    assert "was to have k-points Gamma 6 6 1 and ended with Monkhorst 6 6 1" in failure.message
 
 
 def test_the_best_of_a_surrogate_campaign_go_on_to_dft(tmp_path: Path) -> None:

@@ -180,6 +180,16 @@ def test_a_skewed_cell_becomes_the_shortest_one_and_stays_the_same_layer(p: int,
     assert np.sort(found.distance_matrix, axis=None) == pytest.approx(np.sort(layer.distance_matrix, axis=None))
 
 
+def test_atoms_of_an_element_stand_together_each_with_its_own_moment() -> None:
+    layer = mx2("1H")
+    mixed = Structure.from_sites([layer[1], layer[0], layer[2]])  # S Mo S
+    mixed.add_site_property("magmom", [0.1, 2.0, -0.1])
+    found = prepare_slab(mixed)
+    assert [str(specie) for specie in found.species] == ["S", "S", "Mo"]  # one block of POSCAR for each
+    assert found.site_properties["magmom"] == [0.1, -0.1, 2.0]
+    assert LayerMatcher().fit(found, layer)
+
+
 def test_cells_that_are_the_shortest_stay_and_half_a_list_of_moments_is_none() -> None:
     layer = mx2("1H")
     assert prepare_slab(layer) == orient_slab(layer)

@@ -167,7 +167,9 @@ def gauss_reduced(plane: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def prepare_slab(structure: Structure, vacuum: float = DEFAULT_VACUUM_ANGSTROM) -> Structure:
-    """The layer as everything is computed of it: ``orient_slab``, the shortest a and b, and its magnetic moments.
+    """The layer as everything is computed of it: ``orient_slab``, the shortest a and b, atoms of an element together.
+
+    Elements keep the order in which they first come, atoms that of their element, and magnetic moments their atom.
 
     A skewed cell is the same crystal, and has a mesh of k-points that is fine along one direction and coarse along
     another. Cells whose vectors are the shortest already stay as they are.
@@ -195,7 +197,9 @@ def prepare_slab(structure: Structure, vacuum: float = DEFAULT_VACUUM_ANGSTROM) 
     moments = structure.site_properties.get("magmom", [])
     if moments and all(isinstance(moment, int | float) for moment in moments):
         slab.add_site_property("magmom", [float(moment) for moment in moments])
-    return slab
+    first = {specie: slab.species.index(specie) for specie in set(slab.species)}
+    grouped = sorted(range(len(slab)), key=lambda site: first[slab.species[site]])
+    return slab if grouped == list(range(len(slab))) else Structure.from_sites([slab[site] for site in grouped])
 
 
 def layer_dimensionality(structure: Structure) -> list[int]:

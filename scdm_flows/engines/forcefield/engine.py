@@ -85,6 +85,10 @@ class ForceFieldEngine(PackagedReferences):
         """Nothing: what the reference table lacks is told with the candidate, whose relaxation costs little."""
         return []
 
+    def check_settings(self, elements: Sequence[str]) -> list[str]:
+        """Nothing: no setting names elements."""
+        return []
+
     def layer_problems(self, structure: Structure) -> list[str]:
         """Nothing: the screen has oriented the layer."""
         return []

@@ -73,6 +73,10 @@ class GpawEngine(PackagedReferences):
             problems.append(str(error))
         return problems
 
+    def check_settings(self, elements: Sequence[str]) -> list[str]:
+        """Nothing: moments of elements that no layer has do no harm."""
+        return []
+
     def layer_problems(self, structure: Structure) -> list[str]:
         """Why a layer cannot be computed: too many atoms, or an element."""
         problems = []

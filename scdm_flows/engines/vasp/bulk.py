@@ -44,9 +44,10 @@ class BulkSetGenerator(SlabSetGenerator):
 
 def bulk_input_set(config: VaspEngineConfig, stage: str) -> BulkSetGenerator:
     """The generator of a stage: one of ``STAGES``."""
-    layers = input_set(config, stage, dipole=False)
+    layers = input_set(config, stage)
     tags = {name: value for name, value in layers.config_dict["INCAR"].items() if name != HOLDS_C}
     made = {f.name: getattr(layers, f.name) for f in fields(layers) if f.init}
+    made["dipole"] = "off"
     made["config_dict"] = {**layers.config_dict, "INCAR": {**tags, "LCHARG": False}}
     return BulkSetGenerator(**made)
 

@@ -40,6 +40,22 @@ def command_problem() -> str | None:
     return None
 
 
+def noncollinear_problem(config: VaspEngineConfig) -> str | None:
+    """Why bands with spin-orbit coupling cannot be computed: vasp_std and vasp_gam know none."""
+    command = get_settings().vasp_ncl_cmd
+    if config.spin_orbit == "off":
+        return None
+    if not command:
+        return (
+            f"spin_orbit: {config.spin_orbit} needs VASP's noncollinear build, and SCDM_VASP_NCL_CMD is not set; set "
+            "it to the command that runs it, such as 'srun vasp_ncl', or take spin_orbit: off"
+        )
+    if shutil.which(shlex.split(command)[0]) is None:
+        first = shlex.split(command)[0]
+        return f"SCDM_VASP_NCL_CMD={command!r}: {first} is not on the PATH; give the full path"
+    return None
+
+
 def version_problem(config: VaspEngineConfig | None = None) -> str | None:
     """Why c would not be held: VASP is too old for LATTICE_CONSTRAINTS, or of unknown version."""
     config = config or VaspEngineConfig()
@@ -109,6 +125,8 @@ def scheme_of(config: VaspEngineConfig) -> Scheme:
         encut_ev=config.encut_ev,
         dispersion=config.vdw.lower(),
         symbols=config.potcar_symbols,
+        plus_u=config.hubbard_u_ev if isinstance(config.hubbard_u_ev, dict) else {},
+        mp_u=config.hubbard_u_ev == "materials-project",
     )
 
 

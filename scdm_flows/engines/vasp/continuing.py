@@ -147,5 +147,7 @@ def _left(structure: Structure, folder: Path, holds_c: bool) -> Structure | None
             matrix = np.array(found.lattice.matrix)
             if holds_c:
                 matrix[2] = like.lattice.matrix[2]
-            return Structure(Lattice(matrix), like.species, found.frac_coords, site_properties=like.site_properties)
+            left = Structure(Lattice(matrix), like.species, found.frac_coords, site_properties=like.site_properties)
+            left.properties = dict(like.properties)
+            return left
     return None

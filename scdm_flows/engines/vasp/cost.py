@@ -9,17 +9,16 @@ points of the grid of PREC = Accurate), and four products of bands by bands by p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from scdm_flows.config import VaspEngineConfig
 from scdm_flows.engines.base import StageCost
 from scdm_flows.engines.spin import with_spin
 from scdm_flows.engines.vasp.checks import potcar_symbols
-from scdm_flows.engines.vasp.inputs import line, mesh
+from scdm_flows.engines.vasp.inputs import irreducible, line, with_moments
 
 if TYPE_CHECKING:
     from pymatgen.core.structure import Structure
@@ -34,15 +33,20 @@ SEMICORE = {"pv": 6, "sv": 8, "d": 10}
 
 @dataclass(frozen=True)
 class _Cell:
-    """What one electronic step of one k-point and spin needs: bands, plane waves, grid points."""
+    """What one electronic step of one k-point and spin needs: bands, plane waves, grid points.
+
+    exchange: k-points whose bands, half of them filled, act on each by exact exchange; 0 without.
+    """
 
     bands: int
     waves: float
     grid: float
+    exchange: int = 0
 
     @property
     def flops(self) -> float:
-        transforms = self.bands * HAMILTONIANS * 2 * 5 * self.grid * np.log2(self.grid)
+        pairs = 1 + self.exchange * self.bands / 2
+        transforms = self.bands * HAMILTONIANS * pairs * 2 * 5 * self.grid * np.log2(self.grid)
         return float(transforms + PRODUCTS * 8 * self.bands**2 * self.waves)
 
 
@@ -68,21 +72,12 @@ def electronic_step(structure: Structure, config: VaspEngineConfig) -> _Cell:
     return _Cell(bands, waves, structure.volume * (4 * radius) ** 3 / (2 * np.pi) ** 3)
 
 
-def irreducible(structure: Structure, config: VaspEngineConfig, spacing: float) -> int:
-    """k-points of the in-plane mesh that are left by symmetry and time reversal."""
-    n, m, _ = mesh(structure, spacing).kpts[0]
-    bare = structure.copy()
-    for name in list(bare.site_properties):
-        bare.remove_site_property(name)
-    return len(SpacegroupAnalyzer(bare, symprec=1e-3).get_ir_reciprocal_mesh((int(n), int(m), 1)))
-
-
 def cost(structure: Structure, config: VaspEngineConfig, displaced: list[Structure]) -> list[StageCost]:
     """Each stage's cost in order; displaced: the displaced supercells of the phonons."""
     spins = 2 if with_spin(config.spin, structure) else 1
     cell = electronic_step(structure, config)
     spacing = config.kpoint_spacing_per_angstrom
-    k_points = irreducible(structure, config, spacing)
+    k_points = len(irreducible(structure, spacing)[0])
 
     def stage(name: str, runs: int, of: _Cell, atoms: int, k: int, steps: float) -> StageCost:
         hours = runs * of.flops * k * spins * steps / FLOPS_PER_CORE / 3600
@@ -93,17 +88,31 @@ def cost(structure: Structure, config: VaspEngineConfig, displaced: list[Structu
         for name, steps in IONIC_STEPS.items()
     ]
     found.append(stage("static", 1, cell, len(structure), k_points, FIRST_STEPS))
+    if "afm" in config.magnetism.orderings and spins == 2:
+        from scdm_flows.engines.vasp.orders import orders_of
+
+        orders = orders_of(with_moments(config, structure), config.magnetism.max_orderings)
+        if orders:
+            largest = max(orders, key=len)  # of which most are
+            k = len(irreducible(largest, spacing)[0])
+            found.append(
+                stage("static_orders", len(orders), electronic_step(largest, config), len(largest), k, FIRST_STEPS)
+            )
     if displaced:
         supercell = displaced[0]
-        k = irreducible(supercell, config, spacing)
+        k = len(irreducible(supercell, spacing)[0])
         found.append(
             stage("phonon", len(displaced), electronic_step(supercell, config), len(supercell), k, TIGHT_STEPS)
         )
     wide = _Cell(int(np.ceil(cell.bands * config.band_nbands_factor)), cell.waves, cell.grid)
-    dense = irreducible(structure, config, config.dos_kpoint_spacing_per_angstrom)
+    dense = len(irreducible(structure, config.dos_kpoint_spacing_per_angstrom)[0])
     found.append(stage("uniform", 1, wide, len(structure), dense, FIXED_STEPS))
     on_path = int(line(structure, config.band_points).num_kpts)
     found.append(stage("line", 1, wide, len(structure), on_path, FIXED_STEPS))
+    if config.hse_gap:
+        points, counts = irreducible(structure, spacing)
+        screened = replace(cell, exchange=int(counts.sum()))
+        found.append(stage("hse", 1, screened, len(structure), len(points) + 2, FIRST_STEPS))
     return found
 
 

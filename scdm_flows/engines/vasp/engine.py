@@ -21,7 +21,8 @@ from scdm_flows.documents.bands import GapKind
 from scdm_flows.documents.static import StaticSummary
 from scdm_flows.engines.base import PHONON_SYMPREC_ANGSTROM, Ahead, StageCost
 from scdm_flows.engines.vasp import checks as vasp_checks
-from scdm_flows.engines.vasp.inputs import corrects_dipole, input_set
+from scdm_flows.engines.vasp.inputs import input_set
+from scdm_flows.engines.vasp.tags import hubbard_problem
 from scdm_flows.errors import EngineError, ReferenceDataError
 from scdm_flows.thermo.entries import load_entries, titles_of
 from scdm_flows.thermo.scheme import title_problems
@@ -55,6 +56,7 @@ class VaspEngine:
     def check(self) -> list[str]:
         """What is missing to run."""
         problems = [vasp_checks.command_problem(), vasp_checks.version_problem(self.config)]
+        problems.append(vasp_checks.noncollinear_problem(self.config))
         problems += vasp_checks.potcar_problems(self.config, [])
         try:
             self.references()
@@ -77,6 +79,11 @@ class VaspEngine:
         except EngineError:
             pass  # said by check
         return problems
+
+    def check_settings(self, elements: Sequence[str]) -> list[str]:
+        """Whether +U by hand names elements that no layer has."""
+        problem = hubbard_problem(self.config, elements)
+        return [] if problem is None else [problem]
 
     def layer_problems(self, structure: Structure) -> list[str]:
         """Why a layer cannot be computed."""
@@ -108,14 +115,14 @@ class VaspEngine:
     def predicted(self, structure: Structure) -> None:
         """Nothing: the static energy is on the references' scale."""
 
-    def _maker(self, stage: str, *, dipole: bool | None = None, **kwargs: Any) -> Any:
+    def _maker(self, stage: str, *, of: Structure | None = None, kind: Any = None, **kwargs: Any) -> Any:
         from scdm_flows.engines.vasp.makers import SlabBandsMaker, SlabMaker
 
         holds = stage.startswith("relax") and self.config.cell_constraint == "optcell"
-        kind = SlabBandsMaker if stage in ("uniform", "line") else SlabMaker
-        return kind(
-            name=stage.replace("_", " "),
-            input_set_generator=input_set(self.config, stage, dipole=dipole),
+        usual = SlabBandsMaker if stage in ("uniform", "line") else SlabMaker
+        kwargs.setdefault("name", stage.replace("_", " "))
+        return (kind or usual)(
+            input_set_generator=input_set(self.config, stage, of=of),
             stop_children_kwargs={"handle_unsuccessful": "error"},  # whatever a worker's atomate2 settings say
             run_vasp_kwargs={"max_errors": self.config.max_custodian_errors},
             walltime=self.config.walltime_s,
@@ -138,12 +145,31 @@ class VaspEngine:
         return (Ahead(index, self.relax_maker()) for index in range(len(structures)))
 
     def static_maker(self) -> Maker:
-        """A single point that keeps its charge density for the bands."""
+        """A single point that keeps its charge density for the bands; of other magnetic orders besides where asked."""
         maker: Maker = self._maker("static", task_document_kwargs=NO_RAW_OBJECTS)
-        return maker
+        if "afm" not in self.config.magnetism.orderings:
+            return maker
+        from scdm_flows.engines.vasp.orders import SlabOrderMaker, SlabOrdersMaker
+
+        most = self.config.magnetism.max_orderings
+        orders: list[Maker] = [
+            self._maker(
+                "static",
+                kind=SlabOrderMaker,
+                task_document_kwargs=NO_RAW_OBJECTS,
+                engine=self.config,
+                number=number,
+                most=most,
+                name=f"static order {number + 1}",
+            )
+            for number in range(most)
+        ]
+        return SlabOrdersMaker(maker, orders, self.config)
 
     def static_summary(self, task: Any) -> StaticSummary:
-        """From atomate2's task document."""
+        """From atomate2's task document; what says it already stays as it is."""
+        if isinstance(task, StaticSummary):
+            return task
         calculation = task.calcs_reversed[0]
         output = calculation.output
         forces = task.output.forces
@@ -174,6 +200,8 @@ class VaspEngine:
         matrix = phonon_supercell(structure, self.config.phonon_min_length_angstrom)
         generate: Any = generate_phonon_displacements
         found: list[Structure] = generate.original(structure, matrix, **self.phonopy_arguments())
+        for supercell in found:
+            supercell.properties = dict(structure.properties)
         moments = structure.site_properties.get("magmom")
         if moments:
             copies = len(found[0]) // len(structure)  # phonopy keeps all images of an atom together
@@ -193,9 +221,8 @@ class VaspEngine:
         }
 
     def displacement_maker(self, structure: Structure) -> Any:
-        """The maker of a displaced supercell's forces; dipole correction as for the layer itself."""
-        dipole = corrects_dipole(self.config.dipole_correction, structure)
-        return self._maker("phonon", dipole=dipole, task_document_kwargs=NO_RAW_OBJECTS)
+        """The maker of a displaced supercell's forces; dipole correction and spin as for the layer itself."""
+        return self._maker("phonon", of=structure, task_document_kwargs=NO_RAW_OBJECTS)
 
     def phonon_maker(self) -> Maker:
         """A job for each displaced supercell."""
@@ -204,10 +231,14 @@ class VaspEngine:
         return SlabPhononMaker(self.config)
 
     def bands_maker(self) -> Maker:
-        """Uniform and line runs."""
+        """Uniform and line runs, and one with HSE06 where asked."""
         from scdm_flows.engines.vasp.flows import SlabBandsFlowMaker
+        from scdm_flows.engines.vasp.hybrid import SlabHseMaker
 
-        return SlabBandsFlowMaker(self._maker("uniform"), self._maker("line"))
+        hse = (
+            self._maker("hse", kind=SlabHseMaker, task_document_kwargs=NO_RAW_OBJECTS) if self.config.hse_gap else None
+        )
+        return SlabBandsFlowMaker(self._maker("uniform"), self._maker("line"), hse)
 
     def bulk_problems(self, elements: Sequence[str]) -> list[str]:
         """VASP and POTCARs; references are what is to be made."""

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from atomate2 import SETTINGS
 
+from scdm_flows.engines.spin import with_spin
 from scdm_flows.engines.vasp.checks import potcar_problems
-from scdm_flows.engines.vasp.inputs import corrects_dipole, input_set
+from scdm_flows.engines.vasp.inputs import input_set, with_moments
+from scdm_flows.engines.vasp.orders import orders_of, without_density
 
 if TYPE_CHECKING:
     from pymatgen.core.structure import Structure
@@ -21,11 +23,14 @@ Input of {formula} as a campaign would write it.
 relax_1        from the structure given
 relax_2        the same from the result of relax_1, with a tighter force criterion
 static         from the result of relax_2; its CHGCAR is the start of uniform and line
+static_order_* the same in antiferromagnetic orders, where they were asked for and the atoms keep moments
 phonon_*       displaced supercells {n} x {m} x 1 of the relaxed layer
 uniform, line  density of states, and bands on the in-plane path
+hse            HSE06, where asked for; a run adds PBE's band edges to the k-points, with weight zero
 
 The files here are made for the structure given; a run writes its own for what the run before it left, with that
-run's moments as MAGMOM, and for uniform and line with NBANDS = {factor:g} times the static run's.
+run's moments as MAGMOM, and for uniform and line with NBANDS = {factor:g} times the static run's, twice that with
+spin-orbit coupling.
 {potcar}
 """
 
@@ -37,10 +42,13 @@ def input_files(engine: VaspEngine, structure: Structure) -> dict[str, dict[str,
     matrix, supercells = engine.displaced(structure)
     files: dict[str, dict[str, str]] = {}
 
-    def add(run: str, stage: str, of: Structure, dipole: bool | None = None) -> None:
+    def add(run: str, stage: str, of: Structure, layer: Structure | None = None) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pymatgen on potentials and smearing that are meant
-            made: Any = input_set(config, stage, dipole=dipole).get_input_set(of, potcar_spec=without)
+            generator = input_set(config, stage, of=layer)
+            if run.startswith("static_order") and len(of) != len(structure):
+                generator = without_density(generator)
+            made: Any = generator.get_input_set(of, potcar_spec=without)
         made.incar.update(SETTINGS.VASP_INCAR_UPDATES)  # what atomate2 adds on this machine, such as NCORE
         texts = {"INCAR": made.incar, "KPOINTS": made.kpoints, "POSCAR": made.poscar}
         files[run] = {name: str(value).rstrip("\n") + "\n" for name, value in texts.items()}
@@ -51,11 +59,13 @@ def input_files(engine: VaspEngine, structure: Structure) -> dict[str, dict[str,
 
     for stage in ("relax_1", "relax_2", "static"):
         add(stage, stage, structure)
-    dipole = corrects_dipole(config.dipole_correction, structure)
+    if "afm" in config.magnetism.orderings and with_spin(config.spin, structure):
+        for number, start in enumerate(orders_of(with_moments(config, structure), config.magnetism.max_orderings), 1):
+            add(f"static_order_{number}", "static", start)
     width = len(str(len(supercells)))
     for number, supercell in enumerate(supercells, 1):
-        add(f"phonon_{number:0{width}d}", "phonon", supercell, dipole)
-    for stage in ("uniform", "line"):
+        add(f"phonon_{number:0{width}d}", "phonon", supercell, structure)
+    for stage in ("uniform", "line", *(["hse"] if config.hse_gap else [])):
         add(stage, stage, structure)
     files[""] = {
         "README.txt": NOTE.format(

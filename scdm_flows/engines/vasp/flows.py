@@ -74,10 +74,11 @@ class SlabPhononMaker(Maker):
 
 @dataclass
 class SlabBandsFlowMaker(Maker):
-    """Uniform and line runs on the static run's charge density, and their summary."""
+    """Uniform and line runs on the static run's charge density, their summary, and the gap of HSE06 where asked."""
 
     uniform_maker: Maker
     line_maker: Maker
+    hse_maker: Maker | None = None
     name: str = field(default="bands", kw_only=True)
 
     def make(self, structure: Structure, config: CampaignConfig, candidate_id: str, static: StaticSummary) -> Flow:
@@ -88,4 +89,11 @@ class SlabBandsFlowMaker(Maker):
         line_run = line.make(structure, prev_dir=static.folder, mode="line")
         dump = config.model_dump(mode="json")
         summary = bands_summary(dump, candidate_id, static.model_dump(mode="json"), uniform_run.output, line_run.output)
-        return Flow([uniform_run, line_run, summary], name=self.name)
+        runs = [uniform_run, line_run, summary]
+        if self.hse_maker is not None:
+            from scdm_flows.engines.vasp.hybrid import with_hybrid_gap
+
+            hybrid: Any = self.hse_maker
+            gap = hybrid.make(structure, summary.output)
+            runs += [gap, with_hybrid_gap(summary.output, gap.output)]
+        return Flow(runs, name=self.name)

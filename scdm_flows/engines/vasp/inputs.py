@@ -1,4 +1,4 @@
-"""VASP's input files for slabs: one table of INCAR tags for each stage, in-plane k-points, nothing inherited.
+"""VASP's input files for slabs: INCAR tags for each stage (``tags``), in-plane k-points, nothing inherited.
 
 Every tag that is written stands here or in the campaign's ``VaspEngineConfig``: atomate2's and pymatgen's own
 defaults (PBEsol, ENCUT 680, +U, automatic smearing, k-points along c) are not used. Sites keep their order, so that
@@ -7,19 +7,24 @@ relaxed structures can be compared with samples site by site, and forces belong 
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from atomate2.vasp.sets.base import VaspInputGenerator
-from pymatgen.io.vasp.inputs import Kpoints
+from numpy.typing import NDArray
+from pymatgen.io.vasp.inputs import Incar, Kpoints
 
+from scdm_flows.analysis.bands import MAGNETIC_MOMENT
 from scdm_flows.analysis.phonons import in_plane_path
 from scdm_flows.config import VaspEngineConfig
+from scdm_flows.config.settings import get_settings
 from scdm_flows.engines.spin import F_METALS, OFTEN_MAGNETIC, OTHER_D_METALS, with_spin
 from scdm_flows.engines.vasp.checks import potcar_symbols
+from scdm_flows.engines.vasp.tags import SMEARING, incar_tags, own_tags, parallel_tags, with_spin_orbit
 from scdm_flows.errors import EngineError
-from scdm_flows.thermo.scheme import standard_potentials
 from scdm_models.errors import SymmetryError
 from scdm_models.symmetry.detect import detect_layer_group
 from scdm_models.symmetry.tables import layer_group
@@ -28,49 +33,17 @@ if TYPE_CHECKING:
     from pymatgen.core.structure import Structure
 
 SYMPREC = 0.05  # angstrom, as for relaxed layers in the gate
-D_MOMENT, F_MOMENT, OTHER_D_MOMENT = 5.0, 7.0, 1.0  # Bohr magnetons; pymatgen gives the rest 0.6
-SMEARING = {"gaussian": 0, "fermi": -1, "methfessel-paxton": 1}
+MESH_SYMPREC = 1e-3  # angstrom, of the mesh's irreducible k-points
+D_MOMENT, F_MOMENT, OTHER_D_MOMENT, REST_MOMENT = 5.0, 7.0, 1.0, 0.6  # Bohr magnetons; the rest is pymatgen's
 MOMENTS = {
     **dict.fromkeys(OTHER_D_METALS, OTHER_D_MOMENT),
     **dict.fromkeys(OFTEN_MAGNETIC, D_MOMENT),
     **dict.fromkeys(F_METALS, F_MOMENT),
 }
-LATTICE_CONSTRAINTS = ".TRUE. .TRUE. .FALSE."
 GAMMA = "\\Gamma"  # as pymatgen writes it in KPOINTS
-
-
-def incar_tags(config: VaspEngineConfig) -> dict[str, dict[str, Any]]:
-    """Stage -> the INCAR tags that do not depend on the structure."""
-    common = {
-        "GGA": "PE",
-        "PREC": "Accurate",
-        "ALGO": "Fast",
-        "ENCUT": config.encut_ev,
-        "EDIFF": config.ediff_ev,
-        "NELM": config.max_electronic_steps,
-        "ISMEAR": SMEARING[config.smearing],
-        "SIGMA": config.sigma_ev,
-        "LASPH": True,
-        "LREAL": False,
-        "LORBIT": 11,
-        "LWAVE": False,
-        "LCHARG": False,
-    }
-    if config.vdw == "D3":
-        common["IVDW"] = 11
-    relax = {**common, "IBRION": 2, "ISIF": 3, "NSW": config.max_relax_steps}
-    if config.cell_constraint == "lattice_constraints":
-        relax["LATTICE_CONSTRAINTS"] = LATTICE_CONSTRAINTS
-    static = {**common, "NSW": 0}
-    bands = {**static, "ICHARG": 11}
-    return {
-        "relax_1": {**relax, "EDIFFG": -config.first_fmax_ev_per_angstrom},
-        "relax_2": {**relax, "EDIFFG": -config.fmax_ev_per_angstrom},
-        "static": {**static, "LCHARG": True},
-        "phonon": {**static, "ALGO": "Normal", "EDIFF": config.phonon_ediff_ev},
-        "uniform": {**bands, "NEDOS": config.dos_points},
-        "line": {**bands, "ISYM": 0},
-    }
+ON_OFF = {True: "on", False: "off"}
+BAND_GAP = "band_gap_ev"  # property of a structure: what the run that left it found
+OPPOSITE = 1000  # added to the atomic numbers of atoms whose moments point down, which no operation maps on the others
 
 
 def mesh(structure: Structure, spacing: float) -> Kpoints:
@@ -79,6 +52,39 @@ def mesh(structure: Structure, spacing: float) -> Kpoints:
     n, m = (max(1, int(np.ceil(length / spacing - 1e-6))) for length in lengths)
     return Kpoints(
         comment=f"in-plane, at most {spacing:g} 1/angstrom apart; one point along c", num_kpts=0, kpts=((n, m, 1),)
+    )
+
+
+def irreducible(structure: Structure, spacing: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The k-points (n, 3) of ``mesh`` that symmetry and time reversal leave, and how many each stands for (n,).
+
+    Atoms of one element whose moments (site property ``magmom``) are opposite are different atoms.
+    """
+    import spglib
+
+    n, m, _ = mesh(structure, spacing).kpts[0]
+    moments = structure.site_properties.get("magmom") or [0.0] * len(structure)
+    kinds = [
+        s.specie.Z + OPPOSITE * (m is not None and m < -MAGNETIC_MOMENT)
+        for s, m in zip(structure, moments, strict=True)
+    ]
+    cell: Any = (np.array(structure.lattice.matrix), np.array(structure.frac_coords), kinds)
+    mapping, grid = spglib.get_ir_reciprocal_mesh((int(n), int(m), 1), cell, symprec=MESH_SYMPREC)
+    points, counts = np.unique(mapping, return_counts=True)
+    return np.array(grid)[points] / [n, m, 1], counts
+
+
+def mesh_with(structure: Structure, spacing: float, extra: Sequence[Sequence[float]]) -> Kpoints:
+    """The irreducible k-points of ``mesh`` with their weights, then ``extra`` ones (fractional) of weight zero."""
+    points, counts = irreducible(structure, spacing)
+    rows = [tuple(round(float(x), 8) for x in k) for k in (*points, *extra)]
+    return Kpoints(
+        comment=f"{len(points)} irreducible k-points of the mesh, and {len(extra)} of weight zero",
+        style=Kpoints.supported_modes.Reciprocal,
+        num_kpts=len(rows),
+        kpts=rows,
+        kpts_weights=[*map(int, counts), *[0] * len(extra)],
+        labels=None,
     )
 
 
@@ -127,20 +133,37 @@ def corrects_dipole(choice: str, layer: Structure) -> bool:
     return choice == "on" or (choice == "auto" and is_polar(layer))
 
 
-def _base() -> dict[str, Any]:
-    return {"INCAR": {}, "KPOINTS": {}, "POTCAR": standard_potentials(), "POTCAR_FUNCTIONAL": "PBE"}
+def with_moments(config: VaspEngineConfig, structure: Structure) -> Structure:
+    """The layer with the moments that its runs begin with: its own, else those of its elements."""
+    found, wanted = structure.copy(), {**MOMENTS, **config.initial_moments}
+    if not structure.site_properties.get("magmom"):
+        found.add_site_property("magmom", [wanted.get(str(site.specie), REST_MOMENT) for site in structure])
+    return found
+
+
+def _tables(config: VaspEngineConfig, stage: str) -> dict[str, Any]:
+    return {
+        "INCAR": {**incar_tags(config)[stage], "MAGMOM": {**MOMENTS, **config.initial_moments}},
+        "KPOINTS": {},
+        "POTCAR": potcar_symbols(config),
+        "POTCAR_FUNCTIONAL": config.potcar_functional,
+    }
 
 
 @dataclass
 class SlabSetGenerator(VaspInputGenerator):
     """Input of one stage of a layer, as pymatgen and atomate2 take it.
 
+    Without arguments it is that of a static run with the default configuration.
+
     stage: a key of ``incar_tags``; spacing: of k-points, 1/angstrom, or None for the in-plane path of ``points``
-    points; spin, dipole: auto, on or off; moments: element -> Bohr magnetons; nbands_factor: bands as a multiple of
-    the previous run's. A site's own ``magmom`` goes before its element's.
+    points; extra_points: further k-points of weight zero, fractional; spin, dipole, spin_orbit: auto, on or off;
+    nbands_factor: bands as a multiple of the previous run's; metal_sigma: width (eV) of Methfessel and Paxton's
+    smearing for layers that the run before left as metals (property ``band_gap_ev``), None for the same smearing
+    everywhere. A site's own ``magmom`` goes before its element's.
     """
 
-    config_dict: dict[str, Any] = field(default_factory=_base)
+    config_dict: dict[str, Any] = field(default_factory=lambda: _tables(VaspEngineConfig(), "static"))
     sort_structure: bool = False
     auto_ismear: bool = False
     auto_metal_kpoints: bool = False
@@ -149,9 +172,18 @@ class SlabSetGenerator(VaspInputGenerator):
     stage: str = "static"
     spacing: float | None = 0.2
     points: int = 121
+    extra_points: list[list[float]] | None = None
     spin: str = "auto"
     dipole: str = "auto"
     nbands_factor: float | None = None
+    spin_orbit: str = "off"
+    metal_sigma: float | None = None
+
+    def copy_for(self, structure: Structure) -> SlabSetGenerator:
+        """The same for a structure, without the run before."""
+        found = copy.copy(self)
+        found.structure = structure
+        return found
 
     def _layer(self) -> Structure:
         if self.structure is None:
@@ -163,44 +195,76 @@ class SlabSetGenerator(VaspInputGenerator):
         """No k-points along c."""
         if self.spacing is None:
             return line(self._layer(), self.points)
+        if self.extra_points is not None:
+            return mesh_with(self._layer(), self.spacing, self.extra_points)
         return mesh(self._layer(), self.spacing)
+
+    @property
+    def couples_spin(self) -> bool:
+        """Whether the run has spin-orbit coupling, which needs VASP's noncollinear build."""
+        return with_spin_orbit(self.spin_orbit, [str(e) for e in self._layer().composition])
 
     @property
     def incar_updates(self) -> dict[str, Any]:
         """Tags that depend on the structure or on the run before."""
         layer = self._layer()
         tags: dict[str, Any] = {"ISPIN": 2 if with_spin(self.spin, layer) else 1}
+        if self.metal_sigma is not None and layer.properties.get(BAND_GAP) == 0:
+            tags |= {"ISMEAR": SMEARING["methfessel-paxton"], "SIGMA": self.metal_sigma}
         if corrects_dipole(self.dipole, layer):
             z = np.array(layer.frac_coords)[:, 2]
             angle = np.angle(np.exp(2j * np.pi * z).mean())  # mean on the circle: the slab may cross the boundary
             tags |= {"LDIPOL": True, "IDIPOL": 3, "DIPOL": [0.5, 0.5, round(float(angle / (2 * np.pi)) % 1.0, 4)]}
         if self.nbands_factor is not None and self.prev_vasprun is not None:
             before = int(self.prev_vasprun.parameters["NBANDS"])
-            tags["NBANDS"] = int(np.ceil(before * self.nbands_factor))
+            spins = 2 if self.couples_spin else 1  # of which each band then holds one
+            tags["NBANDS"] = int(np.ceil(before * self.nbands_factor)) * spins
         return tags
 
+    @property
+    def incar(self) -> Incar:
+        """All tags: those of spin-orbit coupling and of the worker's ranks besides.
 
-def input_set(config: VaspEngineConfig, stage: str, *, dipole: bool | None = None) -> SlabSetGenerator:
-    """The generator of a stage: relax_1, relax_2, static, phonon, uniform or line.
+        With spin-orbit coupling the moments, which lie along z, are written out: without them VASP begins with one
+        Bohr magneton on each atom along x, y and z.
+        """
+        found: Incar = super().incar
+        layer, own = self._layer(), self.user_incar_settings
+        if self.couples_spin:
+            moments = found.get("MAGMOM") or [0.0] * len(layer)
+            found.pop("ISPIN", None)  # collinear spins are none of a noncollinear run
+            found.update({"LSORBIT": True, "MAGMOM": [[0.0, 0.0, float(m)] for m in moments]})
+            found["ISYM"] = own.get("ISYM", -1)  # vasp.at/wiki/LSORBIT
+        points = self.kpoints
+        if points is not None and get_settings().vasp_ranks is not None:
+            number = points.num_kpts or len(irreducible(layer, float(self.spacing or 0))[0])
+            found.update(parallel_tags(get_settings().vasp_ranks, number, hybrid=bool(found.get("LHFCALC"))))
+        return found
 
-    dipole: decided elsewhere, for displaced supercells, whose symmetry is not the layer's.
+
+def input_set(config: VaspEngineConfig, stage: str, *, of: Structure | None = None) -> SlabSetGenerator:
+    """The generator of a stage: relax_1, relax_2, static, phonon, uniform, line or hse.
+
+    of: the layer of displaced supercells, which decides on dipole correction and spin: they have another symmetry and
+    another number of electrons.
     """
+    bands = stage in ("uniform", "line")
     spacing: float | None = config.kpoint_spacing_per_angstrom
-    if stage in ("uniform", "line"):
+    if bands:
         spacing = config.dos_kpoint_spacing_per_angstrom if stage == "uniform" else None
     return SlabSetGenerator(
-        config_dict={
-            "INCAR": {**incar_tags(config)[stage], "MAGMOM": {**MOMENTS, **config.initial_moments}},
-            "KPOINTS": {},
-            "POTCAR": potcar_symbols(config),
-            "POTCAR_FUNCTIONAL": config.potcar_functional,
-        },
+        config_dict=_tables(config, stage),
+        user_incar_settings=own_tags(config, stage),
         user_potcar_functional=config.potcar_functional,
+        user_potcar_settings=config.potcar_symbols,  # pymatgen replaces W_pv of PBE_54 unless it is named here
         stage=stage,
         mode="line" if stage == "line" else "uniform",
         spacing=spacing,
         points=config.band_points,
-        spin=config.spin,
-        dipole=config.dipole_correction if dipole is None else ("on" if dipole else "off"),
-        nbands_factor=config.band_nbands_factor if stage in ("uniform", "line") else None,
+        extra_points=[] if stage == "hse" else None,
+        spin=config.spin if of is None else ON_OFF[with_spin(config.spin, of)],
+        dipole=config.dipole_correction if of is None else ON_OFF[corrects_dipole(config.dipole_correction, of)],
+        nbands_factor=config.band_nbands_factor if bands else None,
+        spin_orbit=config.spin_orbit if bands else "off",
+        metal_sigma=config.metal_sigma_ev if config.smearing == "auto" else None,
     )

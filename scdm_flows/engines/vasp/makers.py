@@ -20,16 +20,18 @@ from atomate2.vasp.flows.core import DoubleRelaxMaker
 from atomate2.vasp.jobs.base import BaseVaspMaker, vasp_job
 from atomate2.vasp.jobs.core import NonSCFMaker
 from atomate2.vasp.run import DEFAULT_HANDLERS
-from atomate2.vasp.sets.base import VaspInputGenerator
 from custodian.vasp.handlers import WalltimeHandler
 from jobflow.core.flow import Flow
 from monty.io import zopen
+from monty.os.path import zpath
+from pymatgen.io.vasp.inputs import Kpoints
 
+from scdm_flows.config import VaspEngineConfig
 from scdm_flows.config.settings import get_settings
 from scdm_flows.engines.attempts import attempts
 from scdm_flows.engines.vasp.checks import layer_problems
 from scdm_flows.engines.vasp.continuing import FAIR_SECONDS, beginning, take_wave_functions
-from scdm_flows.engines.vasp.inputs import SlabSetGenerator
+from scdm_flows.engines.vasp.inputs import BAND_GAP, SlabSetGenerator, input_set
 from scdm_flows.errors import EngineError, ProgramKilled, StructureError, Unfinished
 
 if TYPE_CHECKING:
@@ -46,13 +48,16 @@ FORCE_SLACK = 1.1  # VASP judges its forces before they are rounded and drift is
 WALLTIME_START = "CUSTODIAN_WALLTIME_START"  # custodian counts from here, through all jobs of a process
 
 
-def fresh_run_settings(walltime: float | None = None, *, relaxes: bool = False) -> dict[str, Any]:
+def fresh_run_settings(
+    walltime: float | None = None, *, relaxes: bool = False, noncollinear: bool = False
+) -> dict[str, Any]:
     """Arguments of atomate2's ``run_vasp`` for one run on this machine.
 
     The handlers are new objects: atomate2's own are shared by all jobs of a process, and their error counts go from
     one job to the next. The same holds for the start of the wall time, which custodian keeps in the environment.
 
-    walltime: seconds after which VASP is told to stop, after an ionic step where it relaxes, else at once.
+    walltime: seconds after which VASP is told to stop, after an ionic step where it relaxes, else at once;
+    noncollinear: whether it needs the build for spin-orbit coupling.
     """
     settings = get_settings()
     poll, monitor = settings.vasp_poll_seconds, MONITOR_SECONDS
@@ -65,13 +70,20 @@ def fresh_run_settings(walltime: float | None = None, *, relaxes: bool = False) 
         "handlers": handlers,
         "custodian_kwargs": {"polling_time_step": poll, "monitor_freq": max(1, round(monitor / poll))},
     }
-    if settings.vasp_cmd:  # else atomate2's own settings on the worker
+    if noncollinear:
+        if not settings.vasp_ncl_cmd:
+            raise EngineError(
+                "a run with spin-orbit coupling needs SCDM_VASP_NCL_CMD on this worker, and it is not set; set it to "
+                "the command of VASP's noncollinear build, such as 'srun vasp_ncl'"
+            )
+        found["vasp_cmd"] = found["vasp_gamma_cmd"] = settings.vasp_ncl_cmd
+    elif settings.vasp_cmd:  # else atomate2's own settings on the worker
         found["vasp_cmd"] = settings.vasp_cmd
         found["vasp_gamma_cmd"] = settings.vasp_gamma_cmd or settings.vasp_cmd
     return found
 
 
-def _run(maker: Any, structure: Structure, run: Callable[[Any, Structure], Response[Any]]) -> Response[Any]:
+def run_slab(maker: Any, structure: Structure, run: Callable[[Any, Structure], Response[Any]]) -> Response[Any]:
     """Check the slab, run VASP through ``run``, check the result; every failure in words.
 
     A relaxation goes on from the last geometry of its earlier attempts.
@@ -95,11 +107,18 @@ def _run(maker: Any, structure: Structure, run: Callable[[Any, Structure], Respo
     left = None if known.until is None else max(known.until - time.time(), 1.0)
     limit = min((t for t in (maker.walltime, left) if t is not None), default=None)
     of_worker = limit is not None and limit == left
-    settings = fresh_run_settings(limit, relaxes=relaxes)
+    generator = maker.input_set_generator.copy_for(start)
+    settings = fresh_run_settings(limit, relaxes=relaxes, noncollinear=generator.couples_spin)
     try:
         response = run(replace(maker, run_vasp_kwargs={**settings, **maker.run_vasp_kwargs}), start)
         if relaxes:
             _check_relaxation(response.output, structure, -float(incar["EDIFFG"]), holds_c=slab)
+            relaxed, moments = response.output.structure, start.site_properties.get("magmom")
+            if moments and not relaxed.site_properties.get("magmom"):  # a run without spin names none
+                relaxed.add_site_property("magmom", moments)
+        check_k_points(Path.cwd(), generator.kpoints)
+        if generator.metal_sigma is not None:  # what follows is smeared by it
+            response.output.structure.properties[BAND_GAP] = response.output.calcs_reversed[0].output.bandgap
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise  # the machine's trouble, no candidate's
@@ -111,6 +130,29 @@ def _run(maker: Any, structure: Structure, run: Callable[[Any, Structure], Respo
             raise ProgramKilled(words) from error
         raise EngineError(words) from error
     return response
+
+
+def check_k_points(folder: Path, intended: Kpoints) -> None:
+    """``EngineError`` where a run ended with other k-points than it began with, whose energies are not comparable.
+
+    Of errors of the density's mixing (BRMIX) custodian's third remedy is another mesh.
+    """
+    final = Kpoints.from_file(zpath(str(folder / "KPOINTS")))
+    one, other = (_mesh_in_words(points) for points in (intended, final))
+    same = intended.style == final.style and np.shape(intended.kpts) == np.shape(final.kpts)
+    one_shift, other_shift = (np.array(points.kpts_shift or (0, 0, 0)) for points in (intended, final))
+    if not same or not np.allclose(intended.kpts, final.kpts, atol=1e-6) or not np.allclose(one_shift, other_shift):
+        raise EngineError(
+            f"the run was to have k-points {one} and ended with {other}, as custodian had changed them; energies of "
+            "the two are not comparable: let the density settle otherwise (engine.incar, such as {static: {AMIX: 0.1, "
+            "BMIX: 0.001}}), or leave the layer out"
+        )
+
+
+def _mesh_in_words(points: Kpoints) -> str:
+    if points.num_kpts:
+        return f"{points.num_kpts} one by one"
+    return f"{points.style.name} {' '.join(f'{n:g}' for n in points.kpts[0])}"
 
 
 def _check_relaxation(task: Any, before: Structure, fmax: float, *, holds_c: bool = True) -> None:
@@ -134,16 +176,21 @@ def _check_relaxation(task: Any, before: Structure, fmax: float, *, holds_c: boo
         )
 
 
+def default_set(stage: str = "static") -> SlabSetGenerator:
+    """The input of a stage by the default configuration."""
+    return input_set(VaspEngineConfig(), stage)
+
+
 @dataclass
 class SlabMaker(BaseVaspMaker):
-    """One VASP run of a layer.
+    """One VASP run of a layer; without arguments a static run as the default configuration has it.
 
     min_vacuum: angstrom, or None for a bulk crystal, whose cell is free; optcell: content of an OPTCELL file, for a
     VASP patched to read it; walltime: seconds.
     """
 
     name: str = "slab"
-    input_set_generator: VaspInputGenerator = field(default_factory=SlabSetGenerator)
+    input_set_generator: SlabSetGenerator = field(default_factory=default_set)
     min_vacuum: float | None = 10.0
     optcell: str | None = None
     walltime: int | None = None
@@ -152,7 +199,7 @@ class SlabMaker(BaseVaspMaker):
     def make(self, structure: Structure, prev_dir: str | Path | None = None) -> Response[Any]:
         """Run VASP on the layer; prev_dir: folder of a run to start from."""
         original: Any = BaseVaspMaker.make
-        return _run(self, structure, lambda maker, start: original.original(maker, start, prev_dir))
+        return run_slab(self, structure, lambda maker, start: original.original(maker, start, prev_dir))
 
 
 @dataclass
@@ -160,7 +207,7 @@ class SlabBandsMaker(NonSCFMaker):
     """A run on a fixed charge density: uniform (density of states) or line (bands); see ``SlabMaker``."""
 
     name: str = "bands"
-    input_set_generator: VaspInputGenerator = field(default_factory=SlabSetGenerator)
+    input_set_generator: SlabSetGenerator = field(default_factory=lambda: default_set("uniform"))
     min_vacuum: float = 10.0
     optcell: str | None = None
     walltime: int | None = None
@@ -175,7 +222,7 @@ class SlabBandsMaker(NonSCFMaker):
                 "file system, or run the static stage again"
             )
         original: Any = NonSCFMaker.make
-        return _run(self, structure, lambda maker, start: original.original(maker, start, prev_dir, mode))
+        return run_slab(self, structure, lambda maker, start: original.original(maker, start, prev_dir, mode))
 
 
 @dataclass
@@ -186,8 +233,10 @@ class SlabDoubleRelaxMaker(DoubleRelaxMaker):
     """
 
     name: str = "relax"
-    relax_maker1: BaseVaspMaker | None = field(default_factory=SlabMaker)
-    relax_maker2: BaseVaspMaker = field(default_factory=SlabMaker)
+    relax_maker1: BaseVaspMaker | None = field(
+        default_factory=lambda: SlabMaker(input_set_generator=default_set("relax_1"))
+    )
+    relax_maker2: BaseVaspMaker = field(default_factory=lambda: SlabMaker(input_set_generator=default_set("relax_2")))
 
     def make(self, structure: Structure, prev_dir: str | Path | None = None) -> Flow:
         """A flow whose output is the second relaxation's."""

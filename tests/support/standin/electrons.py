@@ -22,6 +22,7 @@ Array = NDArray[np.float64]
 WIDTH_EV = 1.0
 SPACING_EV = 1.0  # between the edges of bands that follow each other
 GAP_EV_PER_ELECTRONEGATIVITY = 4.0
+HYBRID = 1.5  # the gap with HSE06, as a multiple
 METAL_EV = 0.5  # between the bands of a layer of one element; both fall from Gamma, and they overlap
 ORBITALS = ("s", "py", "pz", "px", "dxy", "dyz", "dz2", "dxz", "x2-y2")
 
@@ -78,7 +79,11 @@ def electrons(inputs: Inputs, structure: Structure, moment: float) -> Electrons:
     """
     kpoints, weights = inputs.points
     number, spins, gap = inputs.electrons, inputs["ISPIN"], band_gap(structure)
-    if spins == 2:
+    if inputs["LHFCALC"]:
+        gap *= HYBRID
+    if inputs["LSORBIT"]:
+        filled, moment = [number], 0.0
+    elif spins == 2:
         moment = 2 * round((moment - number % 2) / 2) + number % 2
         filled = [(number + moment) / 2, (number - moment) / 2]
     else:
@@ -89,7 +94,7 @@ def electrons(inputs: Inputs, structure: Structure, moment: float) -> Electrons:
         valence = -SPACING_EV * np.arange(int(np.ceil(full))) - down
         conduction = SPACING_EV * np.arange(inputs.bands - valence.shape[1]) + (gap + down if gap else METAL_EV - down)
         energies.append(np.sort(np.hstack([valence, conduction]), axis=1))
-    bands, per_band = np.array(energies), 2.0 / spins
+    bands, per_band = np.array(energies), 1.0 if inputs["LSORBIT"] else 2.0 / spins
     smearing = float(inputs["SIGMA"]) if inputs["ISMEAR"] >= -1 else 0.05
 
     def occupied(level: float) -> Array:
@@ -100,7 +105,8 @@ def electrons(inputs: Inputs, structure: Structure, moment: float) -> Electrons:
         middle = (low + high) / 2
         count = per_band * (occupied(middle) * weights[:, None]).sum()
         low, high = (middle, high) if count < number else (low, middle)
-    fermi = middle if gap == 0 or (number % 2 and spins == 1) else gap / 2
+    odd = number % 2 and spins == 1 and not inputs["LSORBIT"]
+    fermi = middle if gap == 0 or odd else gap / 2
     occupations = occupied(fermi)
     if spins == 2:
         moment = float(((occupations[0] - occupations[1]) * weights[:, None]).sum())

@@ -6,6 +6,7 @@ the atoms, lines of k-points without a charge density, constraints on a cell who
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ DEFAULTS: dict[str, Any] = {
     "AEXX": 0.0,
     "HFSCREEN": 0.0,
     "LUSE_VDW": False,
+    "LSORBIT": False,
     "LCHIMAG": False,
     "LEPSILON": False,
 }
@@ -106,6 +108,8 @@ class Inputs:
     @property
     def bands(self) -> int:
         """NBANDS; VASP's default of it (vasp.at/wiki/NBANDS) where INCAR has none."""
+        if self["LSORBIT"]:  # a band for each electron
+            return int(self.incar.get("NBANDS", 1.2 * self.electrons + len(self.structure)))
         moments = self.incar.get("MAGMOM") or [1.0] * len(self.structure)
         extra = int((abs(sum(moments)) + 1) // 2) if self["ISPIN"] == 2 else 0
         usual = int(self.electrons + 2.5) // 2 + max(len(self.structure) // 2, 3)
@@ -227,7 +231,11 @@ def _check_electrons(inputs: Inputs, folder: Path) -> None:
         )
     if inputs["LDIPOL"] and inputs["IDIPOL"] not in (1, 2, 3, 4):
         raise RefusedError("ERROR: LDIPOL needs a direction, IDIPOL = 1, 2, 3 or 4")
-    if inputs["LHFCALC"] or inputs["LEPSILON"]:
-        raise RefusedError("ERROR: the stand-in has neither hybrid functionals nor linear response")
-    if inputs.bands * 2 <= inputs.electrons:
+    if inputs["LEPSILON"]:
+        raise RefusedError("ERROR: the stand-in has no linear response")
+    if inputs["LSORBIT"] and os.environ.get("STANDIN_VASP_BUILD") != "ncl":
+        raise RefusedError(
+            "ERROR: non collinear calculations require that VASP is compiled\n without the flag -DNGXhalf and -DNGZhalf"
+        )
+    if inputs.bands * (1 if inputs["LSORBIT"] else 2) <= inputs.electrons:
         raise RefusedError("TOO FEW BANDS")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -17,6 +18,7 @@ from support.standin.inputs import Inputs
 
 Array = NDArray[np.float64]
 KILOBAR_PER_EV_PER_CUBIC_ANGSTROM = 1602.1766
+EXCHANGE = "STANDIN_VASP_EXCHANGE"  # eV that each Bohr magneton of the cell's total moment costs
 SMALLEST_MOMENT = 0.1  # mu_B; what CHGNet gives below it is noise of nonmagnetic crystals
 
 
@@ -66,6 +68,8 @@ def relax(inputs: Inputs, *, forever: bool = False) -> Iterator[Step]:
             matrix[2], matrix[:, 2] = start.lattice.matrix[2], start.lattice.matrix[:, 2]
         energy, forces = float(atoms.get_potential_energy()), atoms.get_forces()
         moments = np.array(atoms.calc.results["magmoms"], dtype=float).reshape(-1)
+        moments = np.where(moments < SMALLEST_MOMENT, 0.0, moments * signs)
+        energy += float(os.environ.get(EXCHANGE, "0")) * abs(moments.sum())
         tolerance = inputs["EDIFFG"]
         if tolerance < 0:
             converged = np.linalg.norm(moving.get_forces(), axis=1).max() < -tolerance
@@ -76,7 +80,7 @@ def relax(inputs: Inputs, *, forever: bool = False) -> Iterator[Step]:
             energy,
             np.array(forces, dtype=float),
             -KILOBAR_PER_EV_PER_CUBIC_ANGSTROM * atoms.get_stress(voigt=False),
-            np.where(moments < SMALLEST_MOMENT, 0.0, moments * signs),
+            moments,
             bool(converged) and not forever,
         )
         before = energy

@@ -299,6 +299,8 @@ def _energy(energy: float) -> str:
 
 def _item(name: str, value: Any) -> str:
     if isinstance(value, list | tuple):
+        if isinstance(value[0], list):
+            value = [number for vector in value for number in vector]
         kind = ' type="logical"' if isinstance(value[0], bool) else ""
         return f'  <v{kind} name="{name}"> {" ".join(_plain(v) for v in value)} </v>\n'
     kind = {bool: ' type="logical"', int: ' type="int"', str: ' type="string"'}.get(type(value), "")

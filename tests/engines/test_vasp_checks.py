@@ -125,7 +125,7 @@ def test_spin_orbit_coupling_needs_the_noncollinear_build(ready: Path, monkeypat
 
 
 def test_plus_u_of_an_element_that_no_layer_has(ready: Path) -> None:
-    write(ready.parent / "references.json", {"scheme": "vasp-pbe+u-Mo3", "entries": MO_S})
+    write(ready.parent / "references.json", {"scheme": "vasp-pbe-U3Mo", "entries": MO_S})
     assert obstacles(campaign(ready, hubbard_u_ev={"Mo": 3})) == []
     told = obstacles(campaign(ready, hubbard_u_ev={"Mo": 3, "Fe": 4}))
     assert any("+U to Fe (Fe: 4 eV), which the layers lack; leave the values out" in text for text in told)

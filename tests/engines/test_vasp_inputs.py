@@ -333,7 +333,7 @@ def test_plus_u_by_hand_and_by_the_materials_project() -> None:
     sulfide = oxide.replace_species({"O": "S"})
     assert "LDAU" not in incar("static", sulfide, hubbard_u_ev="materials-project")
     schemes = [VaspEngine(VaspEngineConfig(**s)).scheme for s in ({}, {"hubbard_u_ev": {"Mn": 3.0}, "vdw": "D3BJ"})]
-    assert schemes == ["vasp-pbe", "vasp-pbe+u-Mn3-d3bj"]
+    assert schemes == ["vasp-pbe", "vasp-pbe-d3bj-U3Mn"]
 
 
 def test_displaced_supercells_have_the_spin_of_the_layer() -> None:

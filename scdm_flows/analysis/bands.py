@@ -73,15 +73,15 @@ def spin_orbit_matters(elements: Iterable[str]) -> bool:
 def find_gap(path: Bands, mesh: Bands | None, efermi: float) -> Gap:
     """The gap over path and mesh.
 
-    efermi: eV, in or at the edge of the gap of an insulator, in the bands of a metal.
+    efermi: eV, of the mesh, or of the path where there is none; in or at the edge of the gap of an insulator, in the
+    bands of a metal. It may lie anywhere in the gap of the mesh, so it says which bands are occupied there; the path,
+    on which an edge may lie beyond it, has the same.
     """
     sets = [(path, True), *([(mesh, False)] if mesh is not None else [])]
     occupied: dict[str, int] = {}
     for spin in path.energies:
-        parts = [bands.energies[spin] for bands, _ in sets]
-        n = min(part.shape[1] for part in parts)
-        low = np.min([part[:, :n].min(axis=0) for part in parts], axis=0)
-        high = np.max([part[:, :n].max(axis=0) for part in parts], axis=0)
+        own = (path if mesh is None else mesh).energies[spin]
+        low, high = own.min(axis=0), own.max(axis=0)
         if np.any((low < efermi - CROSSING_EV) & (high > efermi + CROSSING_EV)):
             return Gap(GapKind.METAL, 0.0, 0.0)
         occupied[spin] = int((high <= efermi + CROSSING_EV).sum())

@@ -41,7 +41,10 @@ class Relaxation:
         largest = None if forces is None else float(np.linalg.norm(np.array(forces, dtype=float), axis=1).max())
         # of atoms and cell; a force field's ``is_force_converged`` is of the atoms alone
         converged = str(getattr(task, "state", "")).rpartition(".")[2].lower() in ("successful", "success")
-        return cls(task.structure, converged, getattr(output, "n_steps", None), largest)
+        steps, runs = getattr(output, "n_steps", None), getattr(task, "calcs_reversed", None)
+        if steps is None and runs:  # VASP's
+            steps = len(runs[0].output.ionic_steps or []) or None
+        return cls(task.structure, converged, steps, largest)
 
 
 def rmsd(first: Structure, second: Structure) -> float:

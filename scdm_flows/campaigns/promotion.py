@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 from pymatgen.core.structure import Structure
 
-from scdm_flows.campaigns.registration import register
+from scdm_flows.campaigns.estimate import estimate
+from scdm_flows.campaigns.registration import is_same, register, registered
 from scdm_flows.campaigns.removal import clear, who_computes
 from scdm_flows.campaigns.stored import outputs
-from scdm_flows.config import CampaignConfig, parse_config
+from scdm_flows.config import CampaignConfig, parse_config, stored_config
+from scdm_flows.config.science import science
 from scdm_flows.documents import CampaignDoc, CandidateDoc, ParentRecord, StageName
 from scdm_flows.engines import engine_of
-from scdm_flows.engines.base import Engine
 from scdm_flows.errors import CampaignError, ConfigError
 from scdm_flows.flows.campaign import shard_count, stored_shard
 from scdm_flows.flows.identity import job_uuid
@@ -141,19 +142,19 @@ def promote(database: Database, asked: Asked, *, dry_run: bool = False) -> Promo
     draft = _draft(asked, parent)
     known = database.campaign(draft.name)
     if known is not None:
-        stored = parse_config(known.config, origin=f"campaign {known.name}")
+        stored = stored_config(known.config, origin=f"campaign {known.name}")
         _refuse_another(stored, draft)
         records = [_stored(database, stored, shard) for shard in range(shard_count(stored)[0])]
         if all(one is not None for one in records):
             ids = tuple(str(record["promoted_from"]) for one in records for record in one or ())
-            config = _with_hours(stored, asked.node_hours)
+            config = _with_hours(stored.model_copy(update={"engine": draft.engine}), asked.node_hours)
             changed = config != stored
             if changed and not dry_run:
                 register(config, database)
             return Promotion(config, changed, ids, existed=True)
     engine = engine_of(draft.engine)
     missing = tuple(engine.check())
-    chosen, left_out, hours = _choose(query, asked, engine, ready=not missing)
+    chosen, left_out, hours = _choose(query, asked, draft, ready=not missing)
     made = [_record(document) for document in chosen]
     generator = draft.generator.model_copy(update={"n": len(made), "sha256": _digest(made)})
     config = draft.model_copy(update={"generator": generator})
@@ -161,9 +162,9 @@ def promote(database: Database, asked: Asked, *, dry_run: bool = False) -> Promo
     layers = sum(document.novel is False for document in chosen)
     if dry_run:
         return Promotion(config, True, ids, layers, left_out, hours, missing, parent.funnel.pending)
-    if known is not None and known.config_hash != config.config_hash:
+    if known is not None and not is_same(known, config):
         _forget_beginnings(database, config.name)
-    register(config, database)
+    config = registered(config, database)
     with store_errors(database.uri):
         for shard, records_of_shard in enumerate(_shards(made, config.generator.shard_size)):
             if _stored(database, config, shard) is None:
@@ -208,7 +209,7 @@ def _refuse_another(known: CampaignConfig, draft: CampaignConfig) -> None:
         raise CampaignError(f"campaign {draft.name!r} exists and is no promoted one; {remedy}")
     there, here = (
         {key: config.generator.model_dump()[key] for key in ASKED}
-        | {f"engine.{key}": value for key, value in config.engine.model_dump(mode="json").items()}
+        | {f"engine.{key}": value for key, value in science(config)["engine"].items()}
         | {f"gate.{key}": value for key, value in config.gate.model_dump(mode="json").items()}
         for config in (known, draft)
     )
@@ -235,7 +236,7 @@ def _forget_beginnings(database: Database, name: str) -> None:
 
 
 def _choose(
-    query: CandidateDB, asked: Asked, engine: Engine, *, ready: bool
+    query: CandidateDB, asked: Asked, draft: CampaignConfig, *, ready: bool
 ) -> tuple[list[CandidateDoc], dict[str, int], float | None]:
     """The best that can be promoted, why others are not -> how many, and the estimated core hours of the former.
 
@@ -253,7 +254,7 @@ def _choose(
     for document in _in_order(query, asked):
         if len(chosen) == asked.top:
             break
-        why, cost = _why_not(document, engine, ready=ready)
+        why, cost = _why_not(document, draft, ready=ready)
         if why is None and asked.within is not None and document.e_above_hull is not None:
             above = document.e_above_hull - lowest[document.formula]
             if above > asked.within:
@@ -304,9 +305,11 @@ def _lowest(query: CandidateDB, campaign: str) -> dict[str, float]:
     return found
 
 
-def _why_not(document: CandidateDoc, engine: Engine, *, ready: bool) -> tuple[tuple[str, str] | None, float | None]:
+def _why_not(
+    document: CandidateDoc, draft: CampaignConfig, *, ready: bool
+) -> tuple[tuple[str, str] | None, float | None]:
     """Why a candidate is not promoted (reason, in words of its own), and what it costs, core hours."""
-    name = document.candidate_id
+    name, engine = document.candidate_id, engine_of(draft.engine)
     if document.duplicate_of is not None:
         return (DUPLICATE, f"{name} is the same layer as {document.duplicate_of}"), None
     if document.relaxed_structure is None:
@@ -319,7 +322,7 @@ def _why_not(document: CandidateDoc, engine: Engine, *, ready: bool) -> tuple[tu
         problems += engine.layer_problems(structure)
         if problems:
             return (NOT_COMPUTABLE, f"{name}: {'; '.join(dict.fromkeys(problems))}"), None
-        stages = engine.cost(structure, len(structure))
+        stages = estimate(draft, structure, len(structure))
     except Exception as error:  # one odd structure must not end the choice
         return (NOT_COMPUTABLE, f"{name}: {reason_of(error)}"), None
     return None, sum(stage.core_hours for stage in stages) if stages else None

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from scdm_flows.campaigns.controls import refuse_cancelled
 from scdm_flows.campaigns.removal import clear, has_computed, is_being_removed, who_computes
-from scdm_flows.config import CampaignConfig
+from scdm_flows.config import CampaignConfig, as_registered, stored_config
+from scdm_flows.config.science import science
 from scdm_flows.config.settings import get_settings
 from scdm_flows.documents import CampaignDoc
 from scdm_flows.documents.provenance import made_here
@@ -39,7 +40,10 @@ def shard_size(config: CampaignConfig, shard: int) -> int:
 
 
 def register(config: CampaignConfig, database: Database) -> bool:
-    """Write the campaign document; returns False where it is there already, if with another objective or budget.
+    """Write the campaign document; returns False where it is there already.
+
+    Then another objective, another budget and other execution settings of the engine are taken over: they compute
+    nothing again. The campaign keeps the hash under which it was registered; see ``registered``.
 
     A campaign of this name with another configuration is corrected where it has computed nothing yet: what waits on the
     LaunchPad is taken off it.
@@ -54,25 +58,23 @@ def register(config: CampaignConfig, database: Database) -> bool:
     """
     known = database.campaign(config.name)
     conflicts = _conflicts(config, known, database)
-    if known is not None and known.config_hash == config.config_hash and not conflicts:
-        wanted = config.model_dump(mode="json")
-        if any(known.config.get(part) != wanted[part] for part in ("objective", "budget")):
+    same = known is not None and is_same(known, config)
+    if known is not None and same and not conflicts:
+        before = stored_config(known.config)
+        wanted = as_registered(config, before).model_dump(mode="json")
+        if wanted["engine"] != before.model_dump(mode="json")["engine"]:
+            _raise(EngineError, _engine_problems(config))
+        if known.config != wanted:
             known.config = wanted
             database.upsert(database.campaigns, [known.model_dump()])
         return False
     generator, engine = _generator_problems(config), _engine_problems(config)
-    if conflicts or generator or engine:
-        told = "; ".join(_once(conflicts + generator + engine))
-        if conflicts:
-            raise CampaignError(told)
-        if generator:
-            raise ConfigError(told)
-        error = EngineError(told)
-        error.exit_code = 2  # nothing has been computed: to be mended first
-        raise error
+    kind = CampaignError if conflicts else ConfigError if generator else EngineError
+    _raise(kind, conflicts + generator + engine)
+    config = as_registered(config.model_copy(update={"registered": None}))
     if known is not None:
         clear(database, config.name)
-        changes = ", ".join(_differences(known.config, config.model_dump(mode="json")))
+        changes = ", ".join(_differences(_science_of(known), science(config)))
         logger.warning("campaign %r had computed nothing yet and was corrected (%s)", config.name, changes)
     document = CampaignDoc(
         name=config.name,
@@ -84,6 +86,35 @@ def register(config: CampaignConfig, database: Database) -> bool:
     )
     database.upsert(database.campaigns, [document.model_dump()])
     return True
+
+
+def registered(config: CampaignConfig, database: Database) -> CampaignConfig:
+    """Register a campaign; the configuration as it is registered, by which its ids and uuids are made."""
+    register(config, database)
+    known = database.campaign(config.name)
+    assert known is not None
+    return stored_config(known.config)
+
+
+def is_same(known: CampaignDoc, config: CampaignConfig) -> bool:
+    """Whether a campaign computes what the stored one does: the same science, however it is executed."""
+    return known.config_hash == config.config_hash or _science_of(known) == science(config)
+
+
+def _science_of(known: CampaignDoc) -> dict[str, Any]:
+    try:
+        return science(stored_config(known.config))
+    except ConfigError:  # of a program that knows other fields
+        return known.config
+
+
+def _raise(kind: type[ScdmError], problems: list[str]) -> None:
+    if not problems:
+        return
+    error = kind("; ".join(_once(problems)))
+    if isinstance(error, EngineError):
+        error.exit_code = 2  # nothing has been computed: to be mended first
+    raise error
 
 
 def obstacles(config: CampaignConfig) -> list[str]:
@@ -107,7 +138,7 @@ def refusals(config: CampaignConfig, database: Database | None) -> list[str]:
         refuse_cancelled(database, config.name)
     except CampaignError as error:
         found.append(str(error))
-    if known is None or known.config_hash != config.config_hash:
+    if known is None or not is_same(known, config):
         found += obstacles(config)
     return found
 
@@ -129,9 +160,9 @@ def _conflicts(config: CampaignConfig, known: CampaignDoc | None, database: Data
     with store_errors(database.uri):
         if is_being_removed(database.mongo, name):
             return [f"campaign {name!r} is being removed; `scdm campaign remove {name}` completes that"]
-        if known is None or known.config_hash == config.config_hash:
+        if known is None or is_same(known, config):
             return []
-        changes = ", ".join(_differences(known.config, config.model_dump(mode="json")))
+        changes = ", ".join(_differences(_science_of(known), science(config)))
         other = f"campaign {name!r} exists with another configuration ({changes})"
         if has_computed(database.mongo, name):
             remedy = f"give the changed file a new name, or take the old one away with `scdm campaign remove {name}`"
@@ -177,7 +208,8 @@ def _layer_problems(config: CampaignConfig, structure: Structure) -> list[str]:
     from scdm_flows.analysis.screening import prepared
 
     try:
-        return engine_of(config.engine).layer_problems(prepared(config, structure))
+        engine, layer = engine_of(config.engine), prepared(config, structure)
+        return engine.layer_problems(layer) or engine.time_problems(layer)
     except ScdmError as error:
         return [str(error)]
 

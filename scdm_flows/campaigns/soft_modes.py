@@ -23,7 +23,7 @@ def follow_campaign(origin: CampaignDoc, candidate_id: str, path: Path, n_atoms:
     Novelty is not asked for (whoever follows a mode wants to know where it leads), and limits on the number of atoms
     are raised to ``n_atoms`` where they are lower.
     """
-    data: dict[str, Any] = {**origin.config}
+    data: dict[str, Any] = {**origin.config, "registered": None}
     screen, gate = dict(data.get("screen", {})), dict(data.get("gate", {}))
     usual_screen, usual_gate = ScreenConfig(), GateConfig()
     screen |= {"require_novel": False, "max_atoms": max(n_atoms, screen.get("max_atoms", usual_screen.max_atoms))}

@@ -10,7 +10,7 @@ import click
 from scdm_flows.cli.again import rerun
 from scdm_flows.cli.cancel import cancel
 from scdm_flows.cli.common import DRY, JSON, USAGE, as_text, database, echo_json, table
-from scdm_flows.cli.inputs import costs, inputs, show_costs
+from scdm_flows.cli.inputs import costs, inputs, known_fits, show_costs
 from scdm_flows.cli.launchpad import initialise, launchpad_dir
 from scdm_flows.cli.progress import progress_bar
 from scdm_flows.cli.promote import promote
@@ -46,7 +46,7 @@ STEPS = {
 
 def _config(file: Path) -> CampaignConfig:
     """The campaign of a file; where there is no such file, the stored campaign of that name."""
-    from scdm_flows.config import load_config, parse_config
+    from scdm_flows.config import load_config, stored_config
     from scdm_flows.config.settings import get_settings
 
     if not file.exists() and not file.suffix and len(file.parts) == 1:
@@ -55,7 +55,7 @@ def _config(file: Path) -> CampaignConfig:
             with database(create=False) as connected:
                 stored = connected.campaign(str(file))
             if stored is not None:
-                return parse_config(stored.config, origin=f"campaign {stored.name}")
+                return stored_config(stored.config, origin=f"campaign {stored.name}")
     return load_config(file)
 
 
@@ -147,7 +147,8 @@ def plan(config: CampaignConfig, *, as_json: bool) -> None:
         shards, total = shard_count(config)
     except ScdmError:
         raise ConfigError("; ".join(missing)) from None
-    estimates = costs(config)
+    known = known_fits(config)
+    estimates = costs(config, known)
     facts: dict[str, Any] = {
         "campaign": config.name,
         "samples": total,
@@ -157,6 +158,7 @@ def plan(config: CampaignConfig, *, as_json: bool) -> None:
         "budget": config.budget.model_dump(mode="json", exclude_defaults=True),
         "missing": missing,
         "costs": estimates,
+        "fits": {stage.value: vars(fit) for stage, fit in known.items()},
     }
     if as_json:
         echo_json(facts)
@@ -168,7 +170,7 @@ def plan(config: CampaignConfig, *, as_json: bool) -> None:
         f"configuration {config.config_hash[:12]}; nothing was written"
     )
     most = total if config.budget.max_candidates is None else min(total, config.budget.max_candidates)
-    show_costs(estimates, most)
+    show_costs(estimates, config, most, known)
     for key, value in facts["budget"].items():
         click.echo(f"budget: {key.replace('_', ' ')} {as_text(value)}")
     if config.budget.node_hours is not None:

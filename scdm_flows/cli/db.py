@@ -15,6 +15,7 @@ from scdm_flows.cli.common import FAILED, JSON, database, echo_json, table
 from scdm_flows.cli.progress import progress_bar
 
 if TYPE_CHECKING:
+    from scdm_flows.stores.blobs import Room
     from scdm_flows.stores.database import Database
     from scdm_flows.stores.embedded import EmbeddedServer
 
@@ -169,6 +170,49 @@ def _show_manifest(what: str, collections: dict[str, int], *, as_json: bool, siz
         echo_json({"collections": collections, "bytes": size})
     else:
         table(f"{what} ({size / 1e6:.1f} MB)", ["collection", "documents"], [list(x) for x in collections.items()])
+
+
+@db.command()
+@JSON
+def size(as_json: bool) -> None:
+    """How much room the large objects of job outputs take, by kind.
+
+    Structures of a generation, force constants, band structures and densities of states of VASP.
+    """
+    from scdm_flows.stores.blobs import rooms
+
+    with _without_new_indexes() as connected:
+        found = rooms(connected)
+    _show_rooms("Large objects", found, as_json=as_json)
+
+
+@db.command()
+@click.option(
+    "--set-aside-days",
+    type=click.FloatRange(0),
+    metavar="DAYS",
+    help="Also large objects of outputs that were set aside longer ago; the outputs themselves stay.",
+)
+@click.option("--dry-run", is_flag=True, help="Remove nothing, and say what would be.")
+@JSON
+def prune(set_aside_days: float | None, dry_run: bool, as_json: bool) -> None:
+    """Remove large objects that no job output names; they are left by kills and removals.
+
+    Those that an output names stay as long as it does, those of outputs set aside unless --set-aside-days is given.
+    """
+    from scdm_flows.stores.blobs import prune as let_go
+
+    with _without_new_indexes() as connected:
+        found = let_go(connected, set_aside_days, dry_run=dry_run)
+    _show_rooms("Would be removed" if dry_run else "Removed", found, as_json=as_json)
+
+
+def _show_rooms(title: str, found: list[Room], *, as_json: bool) -> None:
+    if as_json:
+        echo_json([asdict(room) for room in found])
+        return
+    rows = [[room.kind, room.belongs, room.objects, f"{room.bytes / 1e6:.2f}"] for room in found]
+    table(f"{title}: {sum(room.bytes for room in found) / 1e6:.2f} MB", ["kind", "belongs", "objects", "MB"], rows)
 
 
 @db.command()

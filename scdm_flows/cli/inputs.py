@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,12 +10,14 @@ import click
 
 from scdm_flows.cli.common import FORCE, JSON, database, echo_json, table
 from scdm_flows.cli.files import check_output, make_folder, output_file
-from scdm_flows.errors import ConfigError, StructureError
+from scdm_flows.errors import ConfigError, StoreError, StructureError
 
 if TYPE_CHECKING:
     from pymatgen.core.structure import Structure
 
+    from scdm_flows.campaigns.estimate import Fit
     from scdm_flows.config import CampaignConfig
+    from scdm_flows.documents import StageName
 
 YAML_SUFFIXES = (".yaml", ".yml")
 MOST_ESTIMATED = 50  # known layers whose cost is worked out one by one; the mean stands for the others
@@ -78,7 +81,7 @@ def _layers(file_or_id: str) -> tuple[CampaignConfig | None, list[tuple[str, Str
     """The configuration, where one belongs to it; (name, structure); whether those are as a user gave them."""
     from pymatgen.core.structure import Structure
 
-    from scdm_flows.config import FilesGeneratorConfig, load_config, parse_config
+    from scdm_flows.config import FilesGeneratorConfig, load_config, stored_config
     from scdm_flows.engines import engine_of
     from scdm_flows.generators import GENERATORS
     from scdm_flows.query import CandidateDB
@@ -100,7 +103,7 @@ def _layers(file_or_id: str) -> tuple[CampaignConfig | None, list[tuple[str, Str
     with database(create=False) as connected:
         query = CandidateDB(connected)
         document = query.get(file_or_id)
-        stored = parse_config(query.campaign(document.campaign).config, origin=f"campaign {document.campaign}")
+        stored = stored_config(query.campaign(document.campaign).config, origin=f"campaign {document.campaign}")
     structure = Structure.from_dict(document.relaxed_structure or document.structure)
     reads_files = bool(engine_of(stored.engine).input_files(structure))
     return stored if reads_files else None, [(file_or_id, structure)], False
@@ -111,21 +114,45 @@ def _safe(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in Path(name).name) or "structure"
 
 
-def costs(config: CampaignConfig) -> list[dict[str, Any]]:
-    """Estimated cost of each known layer, or of typical ones; empty for an engine that costs next to nothing."""
+def known_fits(config: CampaignConfig) -> dict[StageName, Fit]:
+    """What the database, where there is one, says of finished jobs of the campaign's kind of engine."""
+    from scdm_flows.campaigns.estimate import fits
+    from scdm_flows.stores.database import connect
+
+    try:
+        with connect(create=False, indexes=False) as connected:
+            return fits(connected, config)
+    except StoreError:
+        return {}
+
+
+def costs(config: CampaignConfig, known: Mapping[StageName, Fit]) -> list[dict[str, Any]]:
+    """Estimated cost of each known layer, or of typical ones; empty for an engine that costs next to nothing.
+
+    known: fits to finished jobs, by stage.
+    """
     from scdm_flows.analysis.screening import prepared
-    from scdm_flows.engines import engine_of
+    from scdm_flows.campaigns.estimate import estimate, in_node_hours
     from scdm_flows.generators import GENERATORS
     from scdm_models.errors import ScdmError
 
-    engine = engine_of(config.engine)
     found: list[dict[str, Any]] = []
 
-    def add(name: str, atoms: int, known: bool, layer: Structure | None) -> None:
-        stages = [vars(stage) for stage in engine.cost(layer, atoms)]
-        if stages:
-            total = float(f"{sum(s['core_hours'] for s in stages):.2g}")
-            found.append({"name": name, "atoms": atoms, "known": known, "core_hours": total, "stages": stages})
+    def add(name: str, atoms: int, is_known: bool, layer: Structure | None) -> None:
+        runs = estimate(config, layer, atoms)
+        if not runs:
+            return
+        fitted = in_node_hours(runs, known)
+        one = {
+            "name": name,
+            "atoms": atoms,
+            "known": is_known,
+            "core_hours": float(f"{sum(run.core_hours for run in runs):.2g}"),
+            "node_hours": None if fitted is None else float(f"{fitted[0]:.2g}"),
+            "factor": None if fitted is None else float(f"{fitted[1]:.2g}"),
+            "stages": [vars(run) for run in runs],
+        }
+        found.append(one)
 
     for number, (name, structure) in enumerate(GENERATORS[config.generator.kind].given(config.generator)):
         if number == MOST_ESTIMATED:
@@ -140,8 +167,13 @@ def costs(config: CampaignConfig) -> list[dict[str, Any]]:
     return found
 
 
-def show_costs(estimates: list[dict[str, Any]], total: int) -> None:
-    """The estimates as a table."""
+def show_costs(
+    estimates: list[dict[str, Any]], config: CampaignConfig, total: int, known: Mapping[StageName, Fit]
+) -> None:
+    """The estimates as a table, and what ``total`` layers cost."""
+    from scdm_flows.campaigns.estimate import MODEL_FACTOR, PARTS
+    from scdm_flows.documents import StageName
+
     if not estimates:
         return
     rows = [
@@ -149,10 +181,28 @@ def show_costs(estimates: list[dict[str, Any]], total: int) -> None:
         for e in estimates
         for s in e["stages"]
     ]
-    title = "Estimated cost (good to a factor of three; every gate open)"
+    title = f"Estimated cost (good to a factor of {MODEL_FACTOR:g}; every energy within the gates)"
     table(title, ["layer", "stage", "runs", "atoms", "k-points", "bands", "core hours"], rows)
+    for stage, one in known.items():
+        click.echo(
+            f"{stage.value}: {one.jobs} finished jobs took {one.node_hours_per_core_hour:.2g} node hours for each "
+            f"estimated core hour, 95 % of them within a factor of {one.factor:.2g}"
+        )
+    most = dict.fromkeys(StageName, total)
+    if config.budget.phonons is not None:
+        most[StageName.PHONON] = min(total, config.budget.phonons.best)
     mean = sum(e["core_hours"] for e in estimates) / len(estimates)
+    runs = [(PARTS.get(s["stage"]) or StageName(s["stage"]), s["core_hours"]) for e in estimates for s in e["stages"]]
+    whole = sum(hours * most[stage] for stage, hours in runs) / len(estimates)
     if estimates[0]["known"]:
-        click.echo(f"{mean:.2g} core hours a layer, {mean * total:.2g} for {total} that pass every gate")
+        phonons = f" (phonons of {config.budget.phonons.best})" if config.budget.phonons is not None else ""
+        click.echo(f"{mean:.2g} core hours a layer, {whole:.2g} for {total} that pass every gate{phonons}")
+        fitted = [e for e in estimates if e["node_hours"] is not None]
+        if len(fitted) == len(estimates):
+            hours = sum(core * most[stage] * known[stage].node_hours_per_core_hour for stage, core in runs) / len(
+                estimates
+            )
+            factor = max(e["factor"] for e in fitted)
+            click.echo(f"by finished jobs {hours:.2g} node hours, each layer's to a factor of {factor:.2g}")
     else:
         click.echo("structures are made later: layers without symmetry are shown, an upper bound for their size")

@@ -11,7 +11,7 @@ import click
 from scdm_flows.cli.common import FORCE, database
 from scdm_flows.cli.files import check_output, make_folder, output_file, output_path
 from scdm_flows.cli.progress import progress_bar
-from scdm_flows.config import parse_config
+from scdm_flows.config import stored_config
 
 if TYPE_CHECKING:
     from scdm_flows.report.results import MarkdownReport
@@ -133,7 +133,7 @@ def _is_promoted(connected: Database, name: str) -> bool:
 
 def _promotion(config: dict[str, Any]) -> str:
     """The command that promoted a campaign; its gates, as they stand, but for the ones that are as by default."""
-    made = parse_config(config)
+    made = stored_config(config)
     generator: Any = made.generator
     engine = made.engine.model_dump(mode="json", exclude_defaults=True, exclude={"kind"})
     gates = made.gate.model_dump(mode="json", exclude_defaults=True)

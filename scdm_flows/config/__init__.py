@@ -20,6 +20,7 @@ from scdm_flows.config.generators import (
     SeveralGeneratorConfig,
     UnscdmGeneratorConfig,
 )
+from scdm_flows.config.stored import as_registered, check_contents, engine_now, executed, executing, stored_config
 
 __all__ = [
     "CATEGORIES",
@@ -39,6 +40,12 @@ __all__ = [
     "SeveralGeneratorConfig",
     "UnscdmGeneratorConfig",
     "VaspEngineConfig",
+    "as_registered",
+    "check_contents",
+    "engine_now",
+    "executed",
+    "executing",
     "load_config",
     "parse_config",
+    "stored_config",
 ]

@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
 LARGEST_INTEGER = 2**63 - 1  # of a database and of random number generators: signed, 64 bits
+
+
+class Mark:
+    """What a field of a configuration is, said in its annotation."""
+
+
+EXECUTION = Mark()  # how and where something is computed, not what: another value computes nothing again
+FILE = Mark()  # the path of a file, whose content is what counts
+
+
+def marked(model: type[BaseModel] | BaseModel, mark: Mark) -> list[str]:
+    """Names of the fields with a mark, in their order."""
+    fields = (model if isinstance(model, type) else type(model)).model_fields
+    return [name for name, field in fields.items() if _has(field.annotation, mark) or mark in field.metadata]
+
+
+def _has(annotation: Any, mark: Mark) -> bool:
+    """Whether a mark stands in an annotation, such as that of ``FilePath | None``."""
+    if mark in getattr(annotation, "__metadata__", ()):
+        return True
+    return any(_has(part, mark) for part in get_args(annotation))
 
 
 class Frozen(BaseModel):

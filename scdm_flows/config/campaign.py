@@ -7,8 +7,6 @@ live (database, executables, directories) is the business of ``scdm_flows.config
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 import re
 import reprlib
 from collections.abc import Iterable
@@ -21,6 +19,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from scdm_flows.config.base import Frozen
 from scdm_flows.config.engines import EngineConfig, ForceFieldEngineConfig
 from scdm_flows.config.generators import GeneratorConfig, ScdmGeneratorConfig
+from scdm_flows.config.science import Registered, science_hash
 from scdm_flows.config.yaml_files import YamlRuleError, read_yaml
 from scdm_flows.errors import ConfigError
 
@@ -76,29 +75,6 @@ class ObjectiveConfig(Frozen):
 
 Category = Literal["generate", "compute", "gpaw", "vasp"]  # of FireWorks, by what a job needs: a GPU, a CPU, or it
 CATEGORIES: tuple[str, ...] = get_args(Category)
-# (part, kind, field, default): fields that are younger than stored campaigns, whose hash must not change
-ADDED_LATER: tuple[tuple[str, str, str, Any], ...] = (
-    ("engine", "forcefield", "fix_symmetry", False),
-    ("engine", "forcefield", "force_field_options", {}),
-    ("engine", "forcefield", "energy_model", None),
-    ("engine", "forcefield", "references", None),
-    *(
-        ("generator", kind, field, default)
-        for kind in ("scdm", "unscdm")
-        for field, default in (
-            ("unknown_formulas", False),
-            ("max_predicted_e_hull", None),
-            ("gap", None),
-            ("magnetic", None),
-        )
-    ),
-    ("engine", "vasp", "metal_sigma_ev", 0.1),
-    ("engine", "vasp", "magnetism", {"orderings": ["fm"], "max_orderings": 3}),
-    ("engine", "vasp", "hubbard_u_ev", "none"),
-    ("engine", "vasp", "spin_orbit", "off"),
-    ("engine", "vasp", "hse_gap", False),
-    ("engine", "vasp", "incar", {}),
-)
 LONGEST_NAME = 63
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
 
@@ -144,6 +120,7 @@ class CampaignConfig(Frozen):
     gate: GateConfig = Field(default_factory=GateConfig)
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
     budget: BudgetConfig = Field(default_factory=BudgetConfig)
+    registered: Registered | None = Field(None, description="what registration has fixed; not for files")
 
     @field_validator("name", mode="before")
     @classmethod
@@ -159,15 +136,8 @@ class CampaignConfig(Frozen):
 
     @property
     def config_hash(self) -> str:
-        """sha256 of the canonical JSON form, 64 hex digits; of what is computed, so without objective and budget."""
-        computed = self.model_dump(mode="json", exclude={"objective", "budget"})
-        for part, kind, field, default in ADDED_LATER:
-            whole = computed[part]
-            for one in (whole, *whole.get("generators", ())):
-                if one["kind"] == kind and one[field] == default:
-                    one.pop(field)
-        canonical = json.dumps(computed, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        """Who the campaign is, 64 hex digits: the hash under which it is registered, else that of its science."""
+        return science_hash(self) if self.registered is None else self.registered.config_hash
 
 
 def _known_keys(model: Any, found: set[str]) -> set[str]:
@@ -193,7 +163,7 @@ _SHORT.maxlevel = 4
 
 
 def parse_config(data: Any, origin: str = "campaign") -> CampaignConfig:
-    """The validated campaign of a mapping; every mistake is named with the key, the value and the rule.
+    """The validated campaign of a mapping that a person wrote; every mistake with the key, the value and the rule.
 
     Raises
     ------
@@ -201,6 +171,13 @@ def parse_config(data: Any, origin: str = "campaign") -> CampaignConfig:
         If anything is wrong; the first ``MOST_MISTAKES`` are listed, and an unknown key or kind gets the nearest known
         one.
     """
+    if isinstance(data, dict) and data.get("registered") is not None:
+        raise ConfigError(f"{origin}: 'registered' is what a registration has fixed; leave it out")
+    return validated(data, origin)
+
+
+def validated(data: Any, origin: str) -> CampaignConfig:
+    """The same, also of what is stored."""
     if not isinstance(data, dict):
         raise ConfigError(f"{origin}: a campaign is a mapping of keys to values, found {type(data).__name__}")
     try:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from scdm_flows.config.base import Frozen
+from scdm_flows.config.base import EXECUTION, FILE, Frozen
 
 DEFAULT_FORCE_FIELD = "CHGNet"
 CHGNETS = ("CHGNet",)
@@ -42,7 +42,7 @@ def _absolute(path: str) -> str:
 
 
 # workers run elsewhere: a relative path is taken from the folder of the command that reads the campaign's file
-FilePath = Annotated[str, AfterValidator(_absolute)]
+FilePath = Annotated[str, AfterValidator(_absolute), FILE]
 
 
 def check_force_field(name: str, options: Mapping[str, Any] | None = None) -> None:
@@ -245,7 +245,7 @@ class VaspEngineConfig(Frozen):
         "110",
         description="content of the OPTCELL file, where that holds c; patches differ, 110 is the most common form",
     )
-    vasp_version: str | None = Field(
+    vasp_version: Annotated[str | None, EXECUTION] = Field(
         None, description="version of the VASP that will run, such as 6.4.3; SCDM_VASP_VERSION when absent"
     )
     min_vacuum_angstrom: float = Field(
@@ -267,13 +267,20 @@ class VaspEngineConfig(Frozen):
         "set are refused",
     )
 
-    walltime_s: int | None = Field(
+    walltime_s: Annotated[int | None, EXECUTION] = Field(
         None,
         gt=0,
         description="seconds that a VASP run may take before it is told to stop; a worker whose own time is shorter "
         "tells it sooner, and a relaxation goes on in the next attempt; no limit of its own when absent",
     )
-    max_custodian_errors: int = Field(5, ge=0, description="errors that custodian mends in one run before it gives up")
+    max_custodian_errors: Annotated[int, EXECUTION] = Field(
+        5, ge=0, description="errors that custodian mends in one run before it gives up"
+    )
+    keep_files: Annotated[tuple[Literal["WAVECAR", "CHGCAR", "CHG"], ...], EXECUTION] = Field(
+        (),
+        description="large files that stay on disk when no later run needs them; else WAVECAR goes when a relaxation "
+        "has ended, CHGCAR when the candidate's bands are done",
+    )
 
     @field_validator("vasp_version")
     @classmethod
@@ -350,7 +357,7 @@ class GpawEngineConfig(Frozen):
     )
     phonon_displacement_angstrom: float = Field(0.05, gt=0, description="finite displacement, angstrom")
     strain: float = Field(0.01, gt=0, lt=0.1, description="strain of the stiffness tensor's cells, dimensionless")
-    walltime_s: int | None = Field(
+    walltime_s: Annotated[int | None, EXECUTION] = Field(
         None, gt=0, description="seconds that a run of GPAW may take before it is stopped; no limit when absent"
     )
 

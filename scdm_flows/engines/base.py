@@ -86,6 +86,9 @@ class Engine(Protocol):
     def layer_problems(self, structure: Structure) -> list[str]:
         """Why a layer, as the screen hands it on, cannot be computed."""
 
+    def time_problems(self, structure: Structure) -> list[str]:
+        """Why a layer that is known beforehand cannot be computed within the engine's wall time."""
+
     def cost(self, structure: Structure | None, n_atoms: int = 0) -> list[StageCost]:
         """Each stage's estimated cost for a layer, or for a typical one of ``n_atoms``; empty for next to nothing."""
 
@@ -106,6 +109,9 @@ class Engine(Protocol):
 
     def static_summary(self, task: Any) -> StaticSummary:
         """What the document of ``static_maker``'s job says."""
+
+    def no_bands_to_come(self, static: StaticSummary) -> None:
+        """Let go of what only the bands would have read of the static run's files: they are done, or left out."""
 
     def references(self) -> ReferenceTable:
         """The reference phases of ``scheme``; ``EngineError`` where there are none."""

@@ -7,7 +7,7 @@ from typing import Any
 from jobflow import job
 from pymatgen.core.structure import Structure
 
-from scdm_flows.config import CampaignConfig
+from scdm_flows.config import stored_config
 from scdm_flows.documents.bands import BandsDoc
 from scdm_flows.documents.phonon import PhononDoc
 from scdm_flows.documents.static import StaticSummary
@@ -19,7 +19,7 @@ from scdm_flows.errors import EngineError
 @job(output_schema=PhononDoc)
 def phonon(config: dict[str, Any], candidate_id: str, structure: Structure) -> PhononDoc:
     """Phonon bands of a relaxed candidate from a force field, all in one job."""
-    campaign = CampaignConfig.model_validate(config)
+    campaign = stored_config(config)
     engine: Any = engine_of(campaign.engine)
     if campaign.engine.kind != "forcefield":
         raise EngineError(f"phonons in one job are the forcefield engine's, campaign {campaign.name} has another")
@@ -45,7 +45,7 @@ def phonon_summary(
     from phonopy import Phonopy
     from pymatgen.io.phonopy import get_phonopy_structure
 
-    campaign = CampaignConfig.model_validate(config)
+    campaign = stored_config(config)
     engine = engine_of(campaign.engine)
     # the tolerance of the displacements: with another one, almost equal images would not share their force constants
     calculation = Phonopy(
@@ -78,14 +78,17 @@ def bands_summary(
     """Bands, gap, masses and density of states from atomate2's documents of the uniform and the line run."""
     from scdm_flows.analysis.bands import bands_document
 
-    campaign = CampaignConfig.model_validate(config)
-    return bands_document(
+    campaign = stored_config(config)
+    engine, summary = engine_of(campaign.engine), StaticSummary.model_validate(static)
+    document = bands_document(
         line.vasp_objects["bandstructure"],
         uniform.vasp_objects.get("bandstructure"),
         uniform.vasp_objects.get("dos"),
         candidate_id=candidate_id,
         campaign=campaign.name,
-        scheme=engine_of(campaign.engine).scheme,
-        static=StaticSummary.model_validate(static),
+        scheme=engine.scheme,
+        static=summary,
         spin_orbit=bool(line.calcs_reversed[0].input.incar.get("LSORBIT")),
     )
+    engine.no_bands_to_come(summary)
+    return document

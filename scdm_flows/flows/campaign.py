@@ -13,7 +13,7 @@ from jobflow.core.job import Job
 from jobflow.core.maker import Maker
 
 from scdm_flows.analysis import screening
-from scdm_flows.config import CampaignConfig
+from scdm_flows.config import CampaignConfig, as_registered, stored_config
 from scdm_flows.documents import ScreenOutput, StageName
 from scdm_flows.documents.provenance import made_here
 from scdm_flows.engines import engine_of
@@ -26,7 +26,7 @@ from scdm_flows.stores.known_sets import known_layers
 @job(data="records")
 def generate(config: dict[str, Any], shard: int, progress: Callable[[int], None] | None = None) -> dict[str, Any]:
     """Records of one shard; the large part goes to the blob store. progress: called with how many are made."""
-    campaign = CampaignConfig.model_validate(config)
+    campaign = stored_config(config)
     generator = GENERATORS[campaign.generator.kind]
     size = campaign.generator.shard_size
     stop = min((shard + 1) * size, generator.count(campaign.generator))
@@ -37,7 +37,7 @@ def generate(config: dict[str, Any], shard: int, progress: Callable[[int], None]
 @job(output_schema=ScreenOutput)
 def screen(config: dict[str, Any], shard: int, records: list[dict[str, Any]]) -> Response[ScreenOutput]:
     """Verdicts of one shard; adds a flow for each accepted candidate."""
-    campaign = CampaignConfig.model_validate(config)
+    campaign = stored_config(config)
     verdicts = screening.screen(campaign, records, known_layers())
     engine = engine_of(campaign.engine)
     told: dict[tuple[str, ...], list[str]] = {}  # elements -> why they cannot be computed
@@ -114,5 +114,6 @@ class CampaignMaker(Maker):
 
         Budgets limit nothing here: they are the business of whoever executes a campaign.
         """
-        shards = shard_count(self.config)[0]
-        return Flow([shard_flow(self.config, shard) for shard in range(shards)], name=f"{self.name} {self.config.name}")
+        config = as_registered(self.config)
+        shards = shard_count(config)[0]
+        return Flow([shard_flow(config, shard) for shard in range(shards)], name=f"{self.name} {self.config.name}")

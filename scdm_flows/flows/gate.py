@@ -11,7 +11,7 @@ from pymatgen.core.structure import Structure
 
 from scdm_flows.analysis.gate import Relaxation
 from scdm_flows.analysis.gate import gate as decide
-from scdm_flows.config import CampaignConfig
+from scdm_flows.config import CampaignConfig, check_contents, stored_config
 from scdm_flows.documents import GateDoc, ScreenedCandidate, StageName, StaticSummary
 from scdm_flows.documents.provenance import made_here
 from scdm_flows.documents.static import MagneticOrder
@@ -36,7 +36,8 @@ def gate(
     screened: the verdict without its structure, which is ``sample``; relaxed, static: atomate2's documents;
     phonon_maker, bands_maker: instead of the engine's.
     """
-    campaign = CampaignConfig.model_validate(config)
+    campaign = stored_config(config)
+    check_contents(campaign)
     candidate = ScreenedCandidate.model_validate({**screened, "structure": sample})
     engine = engine_of(campaign.engine)
     summary = engine.static_summary(static)
@@ -70,6 +71,8 @@ def gate(
         flows.append(phonon_flow(campaign, candidate.candidate_id, doc.relaxed_structure, phonon_maker))
     if doc.bands:
         flows.append(bands_flow(campaign, candidate.candidate_id, doc.relaxed_structure, summary, bands_maker))
+    else:
+        engine.no_bands_to_come(summary)
     return Response(output=doc, addition=flows) if flows else Response(output=doc)
 
 

@@ -151,7 +151,11 @@ def render_documents(
         failures=[*failures][:FAILURES],
         n_failures=len(failures),
         n_failed=sum(c.state is CandidateState.FAILED for c in candidates),
-        config=yaml.safe_dump(campaign.config, sort_keys=False, allow_unicode=True),
+        config=yaml.safe_dump(
+            {key: part for key, part in campaign.config.items() if key != "registered"},
+            sort_keys=False,
+            allow_unicode=True,
+        ),
         objective=Objective.of(campaign.config),
         ranking_window=WINDOW_EV,
         data={

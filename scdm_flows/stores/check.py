@@ -18,6 +18,7 @@ from scdm_flows.documents.base import utc_now
 from scdm_flows.documents.migrations import NewerDocumentError, migrate, stored_version, version_of
 from scdm_flows.errors import StoreError
 from scdm_flows.stores.backup import RESTORES
+from scdm_flows.stores.blobs import FRESH, REMOVED, pointers
 from scdm_flows.stores.database import strip
 from scdm_flows.stores.driver_errors import store_errors
 from scdm_flows.stores.indexes import duplicates, index_problems
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from scdm_flows.stores.database import Database
 
 CLOCKS_DIFFER = timedelta(minutes=5)  # clocks of two machines may differ by as much
-FRESH = timedelta(hours=1)  # a job in this hour may still be storing its large objects
 _BUILD = "run `scdm build`, which writes it anew from the job outputs"
 
 # what the provenance of a collection's documents has to say
@@ -196,7 +196,9 @@ def _blobs(database: Database) -> Iterator[Finding]:
     named: dict[str, str] = {}
     for collection in (OUTPUTS, SET_ASIDE):
         for output in database.mongo[collection].find({}, batch_size=BATCH):
-            for blob in _blobs_in(output.get("output")):
+            if REMOVED in output:
+                continue
+            for _, blob in pointers(output.get("output")):
                 named[blob] = f"{output.get('uuid')} index {output.get('index')}"
     whole = set()
     fresh = utc_now() - FRESH
@@ -207,7 +209,7 @@ def _blobs(database: Database) -> Iterator[Finding]:
                 continue
             whole.add(blob)
         elif _utc(file["uploadDate"]) < fresh:
-            remedy = "none is needed: it only takes space (its job was removed, or lost its document)"
+            remedy = "`scdm db prune` takes it away (its job was removed, or lost its document)"
             detail = f"{file['length']} bytes that no job output names"
             yield Finding("blob-dangling", FILES, str(file["_id"]), detail, remedy)
     for blob, owner in named.items():
@@ -219,18 +221,6 @@ def _blobs(database: Database) -> Iterator[Finding]:
                 f"its large object {blob} is missing or has parts missing",
                 "restore it from a backup; without one, remove that document of outputs and run the campaign again",
             )
-
-
-def _blobs_in(value: Any) -> Iterator[str]:
-    """The blob_uuid of every reference in an output."""
-    if isinstance(value, dict):
-        if isinstance(value.get("blob_uuid"), str):
-            yield value["blob_uuid"]
-        for part in value.values():
-            yield from _blobs_in(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _blobs_in(part)
 
 
 def _chunks_lacking(database: Database, file: dict[str, Any]) -> bool:

@@ -82,6 +82,13 @@ def test_an_edge_off_the_path_counts() -> None:
     assert masses(bands, gap.cbm, hole=False) == []  # no neighbours on a line
 
 
+def test_a_fermi_level_anywhere_in_the_gap_of_the_mesh_is_no_crossing_of_the_path() -> None:
+    bands = made(np.full(2 * N, -1.0), 0.5 + parabola(0.5, N))  # the conduction edge is at 0.5, on the path alone
+    mesh = Bands(np.zeros((2, 3)), {"up": np.array([[-1.0, 0.9], [-1.0, 1.2]])})
+    for efermi in (-1.0, 0.0, 0.7, 0.9 - 1e-4):  # VASP 6.2 says the last
+        assert find_gap(bands, mesh, efermi).gap == pytest.approx(1.5)
+
+
 def test_a_band_that_crosses_the_fermi_level_is_a_metal() -> None:
     bands = made(-parabola(0.5, N), parabola(0.5, N) - 0.2)
     assert find_gap(bands, None, efermi=-0.1).kind is GapKind.METAL

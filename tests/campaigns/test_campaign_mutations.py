@@ -16,7 +16,7 @@ from support.layers import mx2
 from support.memory import memory_database
 
 from scdm_flows.campaigns.registration import refusals, register
-from scdm_flows.config import CampaignConfig, load_config, parse_config
+from scdm_flows.config import CampaignConfig, load_config, stored_config
 from scdm_flows.errors import ConfigError
 from scdm_models.model import checkpoint
 
@@ -133,6 +133,6 @@ def test_whatever_a_file_holds_it_is_refused_in_words_or_registered(
         assert register(config, database), path.read_text()
         document = database.campaign(config.name)
         assert document is not None
-        assert parse_config(document.config).config_hash == config.config_hash
+        assert stored_config(document.config).config_hash == config.config_hash
         counts["registered"] += 1
     assert all(count >= FILES // 10 for count in counts.values()), counts  # each end is seen often

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.vasp import Poscar
 
+from scdm_flows.config import VaspEngineConfig
 from scdm_flows.engines.attempts import Attempts
-from scdm_flows.engines.vasp.continuing import FAIR_SECONDS, MOST, STALLED, beginning, ionic_steps, take_wave_functions
+from scdm_flows.engines.vasp.continuing import FAIR_SECONDS, MOST, STALLED, beginning, ionic_steps
+from scdm_flows.engines.vasp.disk import needed, take_wave_functions, tidy
+from scdm_flows.engines.vasp.inputs import incar_tags
 from scdm_flows.errors import EngineError
 
 NSW = 10
@@ -107,3 +112,24 @@ def test_wave_functions_of_a_run_that_ended_by_itself_are_taken(tmp_path: Path) 
     assert (target / "WAVECAR").read_bytes() == b"wave functions"
     assert ionic_steps(source) == 2
     assert ionic_steps(target) == 0
+    (target / "WAVECAR").unlink()
+    for name in ("WAVECAR", "OUTCAR"):  # atomate2 packs the files of a run that was stopped
+        (source / f"{name}.gz").write_bytes(gzip.compress((source / name).read_bytes()))
+        (source / name).unlink()
+    assert take_wave_functions(source, target)
+    assert (target / "WAVECAR").read_bytes() == b"wave functions"
+
+
+def test_large_files_stay_as_long_as_a_later_run_reads_them(tmp_path: Path) -> None:
+    def left(incar: dict[str, Any], stay: tuple[str, ...] = ()) -> set[str]:
+        for name in ("WAVECAR", "CHGCAR.gz", "CHG", "CONTCAR", "OUTCAR.gz"):
+            (tmp_path / name).touch()
+        tidy(tmp_path, {*needed(incar), *stay})
+        return {path.name for path in tmp_path.iterdir()} - {"CONTCAR", "OUTCAR.gz"}
+
+    tags = incar_tags(VaspEngineConfig())
+    assert left(tags["relax_1"]) == left(tags["phonon"]) == left(tags["line"]) == set()
+    assert left(tags["static"]) == {"CHGCAR.gz"}  # the bands begin with it
+    assert left(tags["relax_2"], ("WAVECAR",)) == {"WAVECAR"}
+    assert {path.name for path in tmp_path.iterdir()} >= {"CONTCAR", "OUTCAR.gz"}
+    tidy(tmp_path / "elsewhere")

@@ -1,4 +1,4 @@
-"""Outputs of real VASP 6 runs (bulk silicon) through atomate2's flows: what they say is what comes out.
+"""Outputs of real VASP 6 runs (bulk silicon) through atomate2's flows, and our makers: what they say is what comes out.
 
 The runs are those of atomate2's own tests; ``monkeypatch_vasp`` compares the inputs that the makers write with the
 inputs of the runs, and gives the outputs of the runs back. Expected numbers are read off OSZICAR, OUTCAR and the bands.
@@ -22,8 +22,16 @@ from jobflow import Flow, JobStore, run_locally
 from maggma.stores import MemoryStore
 from pymatgen.core import Structure
 
+from scdm_flows.analysis.gate import Relaxation
+from scdm_flows.config import VaspEngineConfig, parse_config
+from scdm_flows.documents import GapKind
+from scdm_flows.engines.jobs import bands_summary
+from scdm_flows.engines.vasp import makers
+from scdm_flows.engines.vasp.engine import VaspEngine
+from scdm_flows.errors import EngineError
+
 CHECKED = ["NSW", "ISMEAR", "ISIF", "IBRION", "ICHARG", "EDIFF", "NELM", "PREC", "LORBIT"]
-Replay = Callable[[dict[str, str], Any], dict[str, Any]]
+Replay = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
@@ -46,8 +54,8 @@ def replay(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "runs" / "Si_band_structure" / "static" / "outputs" / "CHGCAR").touch()
     for mock in monkeypatch_vasp(monkeypatch, tmp_path / "runs", nelect=8):
 
-        def run(folders: dict[str, str], flow: Any, mock: Any = mock) -> dict[str, Any]:
-            mock(folders, {name: {"incar_settings": CHECKED} for name in folders})
+        def run(folders: dict[str, str], flow: Any, checked: Any = None, mock: Any = mock) -> dict[str, Any]:
+            mock(folders, checked or {name: {"incar_settings": CHECKED} for name in folders})
             (tmp_path / "work").mkdir()
             monkeypatch.chdir(tmp_path / "work")
             store = JobStore(MemoryStore(), additional_stores={"data": MemoryStore()})
@@ -108,3 +116,66 @@ def test_phonons(replay: Replay, tmp_path: Path) -> None:
     optical = document.phonon_bandstructure.bands[-3:, 0]
     assert optical == pytest.approx([thz] * 3, rel=2e-3)
     assert thz == pytest.approx(15.53, rel=0.04)  # measured (Dolling 1963); PBE-type functionals are a little softer
+
+
+def unchecked(folders: dict[str, str]) -> Any:
+    """Runs whose inputs are compared with nothing: ours are for layers, those of the runs for a crystal."""
+    return {name: {"check_inputs": []} for name in folders}
+
+
+@pytest.fixture
+def crystals_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our makers take a bulk crystal, which they refuse otherwise."""
+    monkeypatch.setattr(makers, "layer_problems", lambda *_: [])
+
+
+@pytest.mark.usefixtures("crystals_too")
+def test_our_makers_read_a_static_run_and_bands(replay: Replay, silicon: Structure) -> None:
+    engine = VaspEngine(VaspEngineConfig())
+    config = parse_config({"name": "real", "engine": {"kind": "vasp"}})
+    static: Any = engine.static_maker()
+    job = static.make(silicon)
+    folder = "Si_band_structure"
+    folders = {"static": f"{folder}/static", "uniform": f"{folder}/non-scf_uniform", "line": f"{folder}/non-scf_line"}
+    bands: Any = engine.bands_maker()
+    uniform = bands.uniform_maker.make(silicon, prev_dir=job.output.dir_name, mode="uniform")
+    line = bands.line_maker.make(silicon, prev_dir=job.output.dir_name, mode="line")
+    outputs = replay(folders, Flow([job, uniform, line]), unchecked(folders))
+    summary = engine.static_summary(outputs["static"])
+    assert summary.energy_per_atom == pytest.approx(-10.850371 / 2, abs=1e-6)
+    assert summary.band_gap_ev == pytest.approx(0.6172, abs=1e-4)
+    assert summary.gap_kind is GapKind.INDIRECT
+    assert summary.engine_version == "6.2.1"
+    assert (summary.spin_polarised, summary.magnetic) == (True, False)  # ISPIN = 2, and silicon has no moment
+    left = Path(str(summary.folder).partition(":")[2])
+    assert list(left.glob("CHGCAR*"))  # the bands begin with it
+    document = bands_summary.original(
+        config.model_dump(mode="json"), "real-1", summary.model_dump(mode="json"), outputs["uniform"], outputs["line"]
+    )
+    # the top of the valence bands is at Gamma, which is on both, the bottom of the conduction bands nearer on the line
+    assert document.band_gap_ev == pytest.approx(0.6107, abs=1e-4)
+    assert document.gap_kind is GapKind.INDIRECT
+    assert document.dos is not None
+    assert document.engine_version == "6.2.1"
+    assert not list(left.glob("CHGCAR*"))
+
+
+@pytest.mark.usefixtures("crystals_too")
+def test_our_makers_read_a_double_relaxation(replay: Replay, silicon: Structure) -> None:
+    folders = {"relax 1": "Si_double_relax/relax_1", "relax 2": "Si_double_relax/relax_2"}
+    flow = VaspEngine(VaspEngineConfig()).relax_maker().make(silicon)
+    second = replay(folders, flow, unchecked(folders))["relax 2"]
+    relaxation = Relaxation.of_task(second)
+    assert second.output.energy == pytest.approx(-10.841776, abs=1e-6)
+    assert (relaxation.converged, relaxation.steps) == (True, 1)  # by symmetry there are no forces
+    assert relaxation.max_force == pytest.approx(0, abs=1e-6)
+    assert relaxation.structure.lattice.c == pytest.approx(3.866975, abs=1e-6)
+
+
+@pytest.mark.usefixtures("crystals_too")
+def test_our_makers_see_that_a_relaxation_has_moved_c(replay: Replay, silicon: Structure) -> None:
+    engine: Any = VaspEngine(VaspEngineConfig())
+    folders = {"relax 1": "Si_double_relax/relax_1"}
+    silicon.scale_lattice(1.01**3 * silicon.volume)  # as if the run had begun with that
+    with pytest.raises(EngineError, match=r"c moved by 0\.\d+ angstrom .* this VASP \(6\.2\.1\)"):
+        replay(folders, engine.relax_maker().relax_maker1.make(silicon), unchecked(folders))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ from support.layers import mx2
 from support.memory import memory_database
 from support.standin.potcars import fake_potcars, use_potcars
 
-from scdm_flows.campaigns.registration import obstacles, register
+from scdm_flows.campaigns.registration import obstacles, refusals, register, registered
 from scdm_flows.cli import cli, doctor
 from scdm_flows.cli.common import run
 from scdm_flows.config import CampaignConfig, VaspEngineConfig, parse_config
 from scdm_flows.engines.vasp import checks as vasp_checks
+from scdm_flows.engines.vasp.cost import ionic_step
 from scdm_flows.engines.vasp.engine import VaspEngine
-from scdm_flows.errors import ConfigError, EngineError, ReferenceDataError
+from scdm_flows.errors import CampaignError, ConfigError, EngineError, ReferenceDataError
 from scdm_flows.thermo.entries import load_entries
 from scdm_models.symmetry.lattice import vacuum_thickness
 
@@ -81,6 +83,36 @@ def test_everything_that_is_missing_is_told_at_once() -> None:
     for words in ("SCDM_VASP_CMD is not set", "SCDM_VASP_VERSION", "PMG_VASP_PSP_DIR is not set", "engine.references"):
         assert any(words in text for text in told), words
     assert all("; " in text for text in told)  # what; remedy
+
+
+def test_the_same_science_is_the_same_campaign_however_it_is_executed(ready: Path, tmp_path: Path) -> None:
+    database, config = memory_database(), campaign(ready, walltime_s=60)
+    name, first = config.config_hash, registered(config, database)
+    references = Path(str(config.engine.references))  # type: ignore[union-attr]
+    moved = references.rename(tmp_path / "moved.json")
+    other = campaign(ready, walltime_s=7200, references=str(moved))
+    assert refusals(other, database) == []
+    assert not register(other, database)
+    now = registered(other, database)
+    assert now.config_hash == first.config_hash == name
+    assert now.engine == other.engine
+    with pytest.raises(EngineError, match=r"VASP 5\.4 ignores"):  # it is asked whether it can run
+        register(campaign(ready, references=str(moved), vasp_version="5.4"), database)
+    moved.write_text(moved.read_text() + "\n")
+    database.mongo["outputs"].insert_one({"metadata": {"campaign": "v"}})
+    with pytest.raises(CampaignError, match=r"another configuration \(engine\.references: 'sha256 \w+' there"):
+        register(other, database)
+
+
+def test_a_wall_time_shorter_than_an_ionic_step(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # by hand 0.9 core seconds a k-point and electronic step (the docstring of cost); 19 k-points, 15 steps
+    assert ionic_step(mx2("1H"), VaspEngineConfig(spin="off")) == pytest.approx(0.9 * 19 * 15, rel=0.3)
+    monkeypatch.setenv("SCDM_VASP_CMD", "true -n 4")
+    (told,) = obstacles(campaign(ready, walltime_s=10))
+    assert re.search(r"walltime_s = 10 is shorter than one ionic step, about \d+ s on 4 cores .*; raise it", told)
+    assert obstacles(campaign(ready, walltime_s=100)) == []
+    monkeypatch.setenv("SCDM_VASP_CMD", "true")  # may be many cores
+    assert obstacles(campaign(ready, walltime_s=10)) == []
 
 
 def test_a_command_that_is_not_there(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:

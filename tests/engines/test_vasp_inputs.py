@@ -39,7 +39,7 @@ WHY = {
     "LASPH": "aspherical terms, as the Materials Project's GGA has them",
     "LREAL": "exact projectors; Auto loses accuracy in the forces of phonons",
     "LORBIT": "11: moments of atoms, which the documents hold",
-    "LWAVE": "no WAVECAR: gigabytes that no later run reads",
+    "LWAVE": "only a relaxation's next attempt reads WAVECAR, which is gone when it has ended: gigabytes",
     "LCHARG": "only the static run's charge density is read again (by uniform and line)",
     "LMAXMIX": "on-site densities of d (4, after calcium) and f (6, after barium) in CHGCAR, else bands on it are wrong",
     "ISPIN": "2 where an element may carry a moment, else 1 at half the cost",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import chdir
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from support.memory import memory_database
 
 from scdm_flows.campaigns.budget import in_words, take_candidates
 from scdm_flows.campaigns.controls import cancelled_campaigns, control_of
-from scdm_flows.config import CampaignConfig, parse_config
+from scdm_flows.campaigns.node_hours import node_hours
+from scdm_flows.config import CampaignConfig, parse_config, stored_config
 from scdm_flows.engines.forcefield.engine import ForceFieldEngine
 from scdm_flows.errors import CampaignError
 from scdm_flows.execution import fireworks as launch
@@ -124,6 +126,68 @@ def test_shards_that_are_screened_at_the_same_moment_share_one_budget(tmp_path: 
     assert sum(map(len, taken)) == 25
     again = [take_candidates(launchpad.db, "b", s, [f"{s}-{k}" for k in range(10)]) for s in range(6)]
     assert sorted(map(tuple, again)) == sorted(map(tuple, taken))
+
+
+def test_a_queued_job_is_executed_as_its_campaign_was_submitted_last(
+    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch, idle_engine: list[str]
+) -> None:
+    """The file of the energy model has moved since the job was put into the queue: another path, the same science."""
+    idle, seen = firetask.run_job, []
+
+    def run_job(job: Any, store: Any, **more: Any) -> Any:
+        if job.metadata["stage"] == "gate":
+            seen.append(stored_config(job.function_args[0]))
+        return idle(job, store, **more)
+
+    monkeypatch.setattr(firetask, "run_job", run_job)
+    file = tmp_path / "model.npz"
+    file.write_bytes(files("scdm_flows").joinpath("thermo", "data", "energy-model.npz").read_bytes())
+    config = campaign(tmp_path, n=1, shard=1)
+    before = config.model_copy(update={"engine": config.engine.model_copy(update={"energy_model": str(file)})})
+    assert launch.submit(before, database) == 1
+    launchpad = launch.launchpad_of(database)
+    work(launchpad, times=4)  # generate and screen; relax and static
+    moved = file.rename(tmp_path / "moved.npz")
+    now = config.model_copy(update={"engine": config.engine.model_copy(update={"energy_model": str(moved)})})
+    assert launch.submit(now, database) == 0
+    work(launchpad)
+    (gate,) = seen
+    assert gate.engine == now.engine
+    assert gate.config_hash == now.config_hash
+
+
+def test_node_hours_are_those_that_were_spent(
+    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To 5 %, an attempt that failed among them: not less than its jobs took, not more than their worker did."""
+    real, inside = firetask.run_job, []
+
+    def sleep(*_: Any, **__: Any) -> dict[str, Any]:
+        begun = time.monotonic()
+        time.sleep(0.5)
+        inside.append(time.monotonic() - begun)
+        if len(inside) == 1:
+            raise RuntimeError("a node fault")
+        return {}
+
+    def run_job(job: Any, store: Any, **more: Any) -> Any:
+        if job.metadata["stage"] not in ("generate", "screen"):
+            job.function, job.output_schema, job.config.resolve_references = sleep, None, False
+        return real(job, store, **more)
+
+    monkeypatch.setattr(firetask, "run_job", run_job)
+    launch.submit(campaign(tmp_path, n=1, shard=1), database)
+    launchpad = launch.launchpad_of(database)
+    work(launchpad, times=2)  # generate and screen
+    before, begun = node_hours(launchpad.db["outputs"], "b"), time.monotonic()
+    work(launchpad)
+    (failed,) = launchpad.get_fw_ids({"state": "FIZZLED"})
+    launchpad.rerun_fw(failed)
+    work(launchpad)
+    outside = time.monotonic() - begun
+    assert len(inside) == 3 + 1  # relax, static, gate; and relax once more
+    counted = 3600 * (node_hours(launchpad.db["outputs"], "b") - before)
+    assert 0.95 * sum(inside) <= counted <= 1.05 * outside
 
 
 def test_no_candidate_starts_when_the_node_hours_are_used_up(

@@ -31,6 +31,7 @@ from scdm_flows.config import CampaignConfig, parse_config
 from scdm_flows.config.settings import ScdmSettings
 from scdm_flows.documents import CandidateDoc, CandidateState, GapKind
 from scdm_flows.documents.static import MagneticOrder
+from scdm_flows.engines.vasp.disk import LARGE
 from scdm_flows.execution.local.runner import run_campaign
 from scdm_flows.query import CandidateDB
 from scdm_flows.report import render
@@ -176,6 +177,8 @@ def test_layers_through_all_stages(tmp_path: Path) -> None:
     runs = tmp_path / "data" / "runs" / "v" / by_formula["BN"].candidate_id
     names = {path.name for path in runs.iterdir()}
     assert {"relax_1", "relax", "static", "uniform", "line"} <= names
+    # of the large files none, as all that reads them has been done: relaxations ended, bands computed
+    assert not [path for name in LARGE for path in (tmp_path / "data").rglob(f"{name}*")]
     # nothing is computed again
     before = database.job_store.docs_store.count()
     assert run_campaign(config, database, processes=1).computed == 0
@@ -363,6 +366,11 @@ def test_rlaunch_reaches_the_same_end_and_a_failure_can_be_run_again(
     assert by_formula["BN"].state is CandidateState.COMPLETED  # without bands
     assert by_formula["BN"].stages["phonon"].status == "passed"
     assert launch.status(server, "v")["relax"] == {"COMPLETED": 2, "FIZZLED": 1, "WAITING": 1}
+    # what has failed is tried again, executed otherwise: the gate in the queue knows the references by their old path
+    engine: Any = config.engine
+    moved = Path(engine.references).rename(tmp_path / "moved.json")
+    engine = engine.model_copy(update={"references": str(moved), "walltime_s": 3600, "max_custodian_errors": 3})
+    assert launch.submit(config.model_copy(update={"engine": engine}), server) == 0
     launchpad = launch.launchpad_of(server)
     for firework in list(launchpad.fireworks.find({"state": "FIZZLED"}, {"fw_id": 1})):
         launchpad.rerun_fw(firework["fw_id"])

@@ -27,6 +27,7 @@ from scdm_flows.errors import OutputError, StoreError
 from scdm_flows.stores import Database, EmbeddedServer, connect
 from scdm_flows.stores.archive import Archive
 from scdm_flows.stores.backup import RESTORES, backup, restore
+from scdm_flows.stores.blobs import ASIDE, NOBODY, OF_OUTPUT, prune, rooms
 from scdm_flows.stores.check import RULES, Finding, check
 from scdm_flows.stores.database import database_of
 from scdm_flows.stores.indexes import ensure, ensure_or_raise, index_problems
@@ -287,6 +288,39 @@ def test_large_objects_without_job_and_jobs_without_large_object(served: Callabl
     assert found["blob-missing"].id == "a-job index 1"
     files.delete_many({})
     assert set(_found(database)) == {"blob-missing"}
+
+
+def test_large_objects_by_kind_and_the_rule_by_which_they_go(served: Callable[..., Database]) -> None:
+    database = served("rooms")
+    _fill(database)
+    mongo = database.mongo
+    (before,) = rooms(database)
+    assert (before.belongs, before.objects) == (OF_OUTPUT, 1)
+    file = mongo["outputs_blobs.files"].find_one({})
+    assert before.bytes == file["length"] > 0
+    old = utc_now() - timedelta(days=10)
+    for name in ("nobody's", "aside"):
+        key = bson.ObjectId()
+        mongo["outputs_blobs.files"].insert_one(
+            {**file, "_id": key, "metadata": {"blob_uuid": name}, "uploadDate": old}
+        )
+        for chunk in mongo["outputs_blobs.chunks"].find({"files_id": file["_id"]}):
+            mongo["outputs_blobs.chunks"].insert_one({**chunk, "_id": bson.ObjectId(), "files_id": key})
+    pointer = {"@class": "CompleteDos", "blob_uuid": "aside", "store": "data"}
+    output = {"uuid": "u", "index": 1, "metadata": {"part_of": "bands"}, "output": {"vasp_objects": {"dos": pointer}}}
+    mongo["outputs_set_aside"].insert_one({**output, "set_aside_at": old})
+    assert {(room.kind, room.belongs) for room in rooms(database)} == {
+        (before.kind, OF_OUTPUT),
+        ("bands dos", ASIDE),
+        ("", NOBODY),
+    }
+    assert {room.belongs for room in prune(database, 9, dry_run=True)} == {NOBODY, ASIDE}
+    assert {room.belongs for room in prune(database)} == {NOBODY}
+    assert prune(database, 11) == []
+    assert [room.kind for room in prune(database, 9)] == ["bands dos"]
+    assert rooms(database) == [before]
+    assert list(check(database)) == []  # the output set aside says that its large objects are gone
+    assert mongo["outputs_blobs.chunks"].distinct("files_id") == [file["_id"]]
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,10 @@ class ForceFieldEngine(PackagedReferences):
         """Nothing: the screen has oriented the layer."""
         return []
 
+    def time_problems(self, structure: Structure) -> list[str]:
+        """Nothing that is known beforehand."""
+        return []
+
     def cost(self, structure: Structure | None, n_atoms: int = 0) -> list[StageCost]:
         """Nothing worth an estimate: seconds a candidate."""
         return []
@@ -100,6 +104,9 @@ class ForceFieldEngine(PackagedReferences):
     def input_files(self, structure: Structure) -> dict[str, dict[str, str]]:
         """None: the model is called in this process."""
         return {}
+
+    def no_bands_to_come(self, static: StaticSummary) -> None:
+        """Nothing: no large files are left."""
 
     def references(self) -> ReferenceTable:
         """The packaged table where an energy model predicts, else the campaign's file of computed entries."""

@@ -88,6 +88,10 @@ class GpawEngine(PackagedReferences):
             )
         return problems + self.check_elements([str(e) for e in structure.composition])
 
+    def time_problems(self, structure: Structure) -> list[str]:
+        """Nothing that is known beforehand."""
+        return []
+
     def cost(self, structure: Structure | None, n_atoms: int = 0) -> list[StageCost]:
         """See ``cost``."""
         from scdm_flows.engines.gpaw.cost import cost
@@ -114,6 +118,9 @@ class GpawEngine(PackagedReferences):
         for number, supercell in enumerate(supercells, 1):
             tasks[f"phonon_{number:0{width}d}"] = inputs.forces_task(self.config, supercell, dipole=dipole)
         return {run: {process.INPUT: json.dumps(task, indent=1) + "\n"} for run, task in tasks.items()}
+
+    def no_bands_to_come(self, static: StaticSummary) -> None:
+        """Nothing: no large files are left."""
 
     def references(self) -> ReferenceTable:
         """The packaged phases: they are on C2DB's scale, as this engine's energies are brought to it."""

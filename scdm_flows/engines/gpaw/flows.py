@@ -15,7 +15,7 @@ from pymatgen.core.structure import Structure
 from scdm_flows.analysis.bands import document_of_path, of_path
 from scdm_flows.analysis.phonons import in_plane_path
 from scdm_flows.analysis.stability import c2db_criteria
-from scdm_flows.config import CampaignConfig, GpawEngineConfig
+from scdm_flows.config import CampaignConfig, GpawEngineConfig, stored_config
 from scdm_flows.documents.bands import BandsDoc, DosData
 from scdm_flows.documents.phonon import PhononDoc
 from scdm_flows.documents.static import StaticSummary
@@ -64,7 +64,7 @@ def phonons_of_forces(
     forces: of each displaced supercell (n_atoms, 3), eV/angstrom, in the order of ``GpawEngine.displaced``; stiffness:
     (3, 3) N/m; version: of GPAW.
     """
-    campaign = CampaignConfig.model_validate(config)
+    campaign = stored_config(config)
     engine: Any = engine_of(campaign.engine)
     phonon, supercells = engine.displaced(structure)
     # the residual force of a relaxed layer is no restoring force; what all displacements share in the mean is drift
@@ -105,7 +105,7 @@ def bands(config: dict[str, Any], candidate_id: str, structure: Structure, stati
 
     static: the ``StaticSummary``; where its density does not lie on this machine, it is computed anew.
     """
-    campaign = CampaignConfig.model_validate(config)
+    campaign = stored_config(config)
     engine: Any = engine_of(campaign.engine)
     summary = StaticSummary.model_validate(static)
     density = None if summary.folder is None else str(Path(summary.folder) / DENSITY)

@@ -20,7 +20,7 @@ from jobflow import job
 from pydantic import Field
 from pymatgen.core import Structure
 
-from scdm_flows.config import GpawEngineConfig
+from scdm_flows.config import GpawEngineConfig, executed
 from scdm_flows.engines.attempts import attempts
 from scdm_flows.engines.forcefield.curvature import first_guess
 from scdm_flows.engines.gpaw import process
@@ -108,7 +108,7 @@ class GpawMaker(AseMaker):
         if task["task"] == "relax":
             task["history"] = history_of(task, folder)
             task["hessian"] = hessian_of(task, folder / task["history"])
-        answer = process.run(task, folder, walltime=self.engine.walltime_s)
+        answer = process.run(task, folder, walltime=executed(self.engine).walltime_s)
         return task_document(answer, structure, fmax_of(self.engine))
 
 
@@ -147,7 +147,7 @@ class GpawStiffnessMaker(AseMaker):
         """(3, 3) N/m, in Voigt order xx, yy, xy."""
         task, folder = stiffness_task(self.engine, structure), Path.cwd()
         task |= {"history": history_of(task, folder), "hessian": hessian_of(task)}  # it keeps no geometries
-        answer = process.run(task, folder, walltime=self.engine.walltime_s)
+        answer = process.run(task, folder, walltime=executed(self.engine).walltime_s)
         tensor: list[list[float]] = (np.array(answer["stiffness"]) * EV_PER_SQUARE_ANGSTROM).round(4).tolist()
         return tensor
 

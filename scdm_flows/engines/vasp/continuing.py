@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +22,6 @@ STALLED = 3  # attempts in a row without a finished ionic step, after which a re
 FAIR_SECONDS = 600.0  # at least so long for it: a worker whose time is nearly over gives none its fair try
 MOST = 3  # times the most ionic steps of one run, in all attempts together
 SAME_C_ANGSTROM = 1e-3
-ENDED_WELL = "General timing and accounting"  # what OUTCAR says where VASP ended by itself
-LAST_WORDS = 20_000  # bytes of OUTCAR that are looked at for it
 
 
 @dataclass(frozen=True)
@@ -105,24 +102,6 @@ def _seconds(folder: Path) -> float:
     """How long a run was at work: from its input to the last change of a file."""
     times = [path.stat().st_mtime for path in folder.iterdir()]
     return max(times) - min(times)
-
-
-def take_wave_functions(folder: Path, into: Path) -> bool:
-    """Copy WAVECAR where the earlier run ended by itself, as one that was cut off would stop VASP; whether it did."""
-    source = folder / "WAVECAR"
-    if not source.is_file() or not source.stat().st_size or not _ended_well(folder / "OUTCAR"):
-        return False
-    shutil.copyfile(source, into / "WAVECAR")
-    return True
-
-
-def _ended_well(outcar: Path) -> bool:
-    try:
-        with outcar.open("rb") as file:
-            file.seek(max(0, outcar.stat().st_size - LAST_WORDS))
-            return ENDED_WELL in file.read().decode(errors="replace")
-    except OSError:
-        return False
 
 
 def _left(structure: Structure, folder: Path, holds_c: bool) -> Structure | None:

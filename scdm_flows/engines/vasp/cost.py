@@ -9,6 +9,7 @@ points of the grid of PREC = Accurate), and four products of bands by bands by p
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,8 @@ FLOPS_PER_CORE = 2e9
 HAMILTONIANS, PRODUCTS = 8, 4
 FIRST_STEPS, NEXT_STEPS, TIGHT_STEPS, FIXED_STEPS = 15, 8, 20, 12  # electronic: from scratch, moved, 1e-8, fixed charge
 IONIC_STEPS = {"relax_1": 15, "relax_2": 6}
+FACTOR = 3.0  # within which this is good
+MANY_CORES = 128  # of a large node
 WAVE_NUMBER = 0.5123167  # sqrt(2 m_e) / hbar in 1/(angstrom sqrt(eV))
 SEMICORE = {"pv": 6, "sv": 8, "d": 10}
 
@@ -70,6 +73,35 @@ def electronic_step(structure: Structure, config: VaspEngineConfig) -> _Cell:
     radius = WAVE_NUMBER * np.sqrt(config.encut_ev)
     waves = structure.volume * radius**3 / (6 * np.pi**2)
     return _Cell(bands, waves, structure.volume * (4 * radius) ** 3 / (2 * np.pi) ** 3)
+
+
+def ionic_step(structure: Structure, config: VaspEngineConfig) -> float:
+    """Core seconds of the first ionic step of a relaxation, whose wave functions begin from nothing."""
+    spins = 2 if with_spin(config.spin, structure) else 1
+    k_points = len(irreducible(structure, config.kpoint_spacing_per_angstrom)[0])
+    return electronic_step(structure, config).flops * k_points * spins * FIRST_STEPS / FLOPS_PER_CORE
+
+
+def cores_of(command: str | None) -> int:
+    """Cores that a command such as ``srun -n 32 vasp_std`` asks for; ``MANY_CORES`` where it does not say."""
+    found = re.search(r"\s(?:-np?|--ntasks)[\s=]*(\d+)", command or "")
+    return int(found[1]) if found else MANY_CORES
+
+
+def walltime_problem(structure: Structure, config: VaspEngineConfig, command: str | None) -> str | None:
+    """Why a run that is told to stop after ``walltime_s`` finishes no ionic step of a layer, in words.
+
+    Only where the estimate is beyond it by more than its own error.
+    """
+    if config.walltime_s is None:
+        return None
+    cores, seconds = cores_of(command), ionic_step(structure, config)
+    if seconds / cores <= FACTOR * config.walltime_s:
+        return None
+    return (
+        f"walltime_s = {config.walltime_s} is shorter than one ionic step, about {seconds / cores:.0f} s on {cores} "
+        "cores (SCDM_VASP_CMD), so no attempt would get anywhere; raise it, or leave it out"
+    )
 
 
 def cost(structure: Structure, config: VaspEngineConfig, displaced: list[Structure]) -> list[StageCost]:

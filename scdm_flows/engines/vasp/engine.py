@@ -16,7 +16,8 @@ import numpy as np
 
 from scdm_flows.analysis.bands import is_magnetic
 from scdm_flows.analysis.phonons import phonon_supercell
-from scdm_flows.config import VaspEngineConfig
+from scdm_flows.config import VaspEngineConfig, executed
+from scdm_flows.config.settings import get_settings
 from scdm_flows.documents.bands import GapKind
 from scdm_flows.documents.static import StaticSummary
 from scdm_flows.engines.base import PHONON_SYMPREC_ANGSTROM, Ahead, StageCost
@@ -89,6 +90,13 @@ class VaspEngine:
         """Why a layer cannot be computed."""
         return vasp_checks.layer_problems(structure, self.config.min_vacuum_angstrom)
 
+    def time_problems(self, structure: Structure) -> list[str]:
+        """Why no run gets anywhere within its wall time."""
+        from scdm_flows.engines.vasp.cost import walltime_problem
+
+        problem = walltime_problem(structure, self.config, get_settings().vasp_cmd)
+        return [] if problem is None else [problem]
+
     def cost(self, structure: Structure | None, n_atoms: int = 0) -> list[StageCost]:
         """See ``vasp_cost``."""
         from scdm_flows.engines.vasp.cost import cost, typical_layer
@@ -126,6 +134,7 @@ class VaspEngine:
             stop_children_kwargs={"handle_unsuccessful": "error"},  # whatever a worker's atomate2 settings say
             run_vasp_kwargs={"max_errors": self.config.max_custodian_errors},
             walltime=self.config.walltime_s,
+            keep_files=self.config.keep_files,
             min_vacuum=self.config.min_vacuum_angstrom,
             optcell=self.config.optcell if holds else None,
             **kwargs,
@@ -192,6 +201,13 @@ class VaspEngine:
             potentials=_titles(task) or None,
             folder=task.dir_name,
         )
+
+    def no_bands_to_come(self, static: StaticSummary) -> None:
+        """Remove the static run's charge density."""
+        from scdm_flows.engines.vasp.disk import local_folder, tidy
+
+        if static.folder is not None:
+            tidy(local_folder(static.folder), executed(self.config).keep_files)
 
     def displaced(self, structure: Structure) -> tuple[list[list[int]], list[Structure]]:
         """The (n, m, 1) supercell matrix and the displaced supercells, in phonopy's order."""

@@ -26,11 +26,12 @@ from monty.io import zopen
 from monty.os.path import zpath
 from pymatgen.io.vasp.inputs import Kpoints
 
-from scdm_flows.config import VaspEngineConfig
+from scdm_flows.config import VaspEngineConfig, engine_now
 from scdm_flows.config.settings import get_settings
 from scdm_flows.engines.attempts import attempts
 from scdm_flows.engines.vasp.checks import layer_problems
-from scdm_flows.engines.vasp.continuing import FAIR_SECONDS, beginning, take_wave_functions
+from scdm_flows.engines.vasp.continuing import FAIR_SECONDS, beginning
+from scdm_flows.engines.vasp.disk import local_folder, needed, take_wave_functions, tidy
 from scdm_flows.engines.vasp.inputs import BAND_GAP, SlabSetGenerator, input_set
 from scdm_flows.errors import EngineError, ProgramKilled, StructureError, Unfinished
 
@@ -92,6 +93,7 @@ def run_slab(maker: Any, structure: Structure, run: Callable[[Any, Structure], R
     problems = layer_problems(structure, maker.min_vacuum) if slab else []
     if problems:
         raise StructureError("; ".join(problems))
+    maker = _executed(maker)
     incar, known = maker.input_set_generator.config_dict["INCAR"], attempts()
     relaxes = incar.get("NSW", 0) > 0
     start = structure
@@ -129,7 +131,19 @@ def run_slab(maker: Any, structure: Structure, run: Callable[[Any, Structure], R
         if KILLED in words:
             raise ProgramKilled(words) from error
         raise EngineError(words) from error
+    tidy(Path.cwd(), {*needed(incar), *maker.keep_files})
+    for folder in known.folders if relaxes else ():
+        tidy(folder, maker.keep_files)
     return response
+
+
+def _executed(maker: Any) -> Any:
+    """The maker with the execution settings that its campaign has now."""
+    now = engine_now("vasp")
+    if not isinstance(now, VaspEngineConfig):
+        return maker
+    limits = {**maker.run_vasp_kwargs, "max_errors": now.max_custodian_errors}
+    return replace(maker, walltime=now.walltime_s, keep_files=now.keep_files, run_vasp_kwargs=limits)
 
 
 def check_k_points(folder: Path, intended: Kpoints) -> None:
@@ -186,7 +200,7 @@ class SlabMaker(BaseVaspMaker):
     """One VASP run of a layer; without arguments a static run as the default configuration has it.
 
     min_vacuum: angstrom, or None for a bulk crystal, whose cell is free; optcell: content of an OPTCELL file, for a
-    VASP patched to read it; walltime: seconds.
+    VASP patched to read it; walltime: seconds; keep_files: large files that stay though no later run reads them.
     """
 
     name: str = "slab"
@@ -194,6 +208,7 @@ class SlabMaker(BaseVaspMaker):
     min_vacuum: float | None = 10.0
     optcell: str | None = None
     walltime: int | None = None
+    keep_files: tuple[str, ...] = ()
 
     @vasp_job
     def make(self, structure: Structure, prev_dir: str | Path | None = None) -> Response[Any]:
@@ -211,11 +226,12 @@ class SlabBandsMaker(NonSCFMaker):
     min_vacuum: float = 10.0
     optcell: str | None = None
     walltime: int | None = None
+    keep_files: tuple[str, ...] = ()
 
     @vasp_job
     def make(self, structure: Structure, prev_dir: str | Path | None, mode: str = "uniform") -> Response[Any]:
         """Run VASP on the charge density in ``prev_dir``; mode: uniform or line."""
-        folder = Path(str(prev_dir).partition(":")[2] or str(prev_dir))
+        folder = local_folder(str(prev_dir))
         if not list(folder.glob("CHGCAR*")):
             raise EngineError(
                 f"the static run's CHGCAR is not in {folder} on this machine; keep all VASP runs of a candidate on one "

@@ -35,7 +35,7 @@ def incar_tags(config: VaspEngineConfig) -> dict[str, dict[str, Any]]:
     if DISPERSION[config.vdw] is not None:
         common["IVDW"] = DISPERSION[config.vdw]
     common |= hubbard_tags(config)
-    relax = {**common, "IBRION": 2, "ISIF": 3, "NSW": config.max_relax_steps}
+    relax = {**common, "IBRION": 2, "ISIF": 3, "NSW": config.max_relax_steps, "LWAVE": True}
     if config.cell_constraint == "lattice_constraints":
         relax["LATTICE_CONSTRAINTS"] = LATTICE_CONSTRAINTS
     static = {**common, "NSW": 0}

@@ -21,9 +21,10 @@ from jobflow.core.flow import get_flow
 from jobflow.managers.fireworks import JobFiretask
 
 from scdm_flows.campaigns.budget import take_candidates
+from scdm_flows.config import CampaignConfig, executing, stored_config
 from scdm_flows.documents import DYNAMIC_STAGES, StageName
 from scdm_flows.engines.attempts import Attempts, among
-from scdm_flows.errors import StoreError, Unfinished
+from scdm_flows.errors import ConfigError, StoreError, Unfinished
 from scdm_flows.execution.fireworks import worker_guard
 from scdm_flows.execution.fireworks.delivery import deliver
 from scdm_flows.execution.fireworks.keeping import Kept, store_or_keep
@@ -71,7 +72,7 @@ class ScdmJobFiretask(JobFiretask):
                     logger.info("%s is stored already", job.name)
                     return FWAction(stored_data={"stored_already": True})
                 job.metadata["fw_id"] = self.fw_id
-                with among(attempts_of(launchpad, int(self.fw_id))):
+                with among(attempts_of(launchpad, int(self.fw_id))), executing(_campaign_of(launchpad, job)):
                     response = run_job(job, store, write=partial(self._store, launchpad, store))
             finally:
                 store.close()
@@ -147,6 +148,19 @@ def attempts_of(launchpad: LaunchPad | None, fw_id: int) -> Attempts:
         until=SHIFT.until or end_of_allocation(),
         went_on_from=further,
     )
+
+
+def _campaign_of(launchpad: LaunchPad | None, job: Job) -> CampaignConfig | None:
+    """A job's campaign as it is stored now, by which the job is executed; None where that is not known."""
+    name = job.metadata.get("campaign")
+    if launchpad is None or name is None:
+        return None
+    found = launchpad.db["campaigns"].find_one({"name": name}, {"config": 1})
+    try:
+        return None if found is None else stored_config(found["config"])
+    except ConfigError as error:
+        logger.warning("campaign %s is executed as it was submitted: %s", name, error)
+        return None
 
 
 def end_of_allocation() -> float | None:

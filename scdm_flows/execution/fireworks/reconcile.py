@@ -18,7 +18,7 @@ from fireworks.fw_config import RESERVATION_EXPIRATION_SECS
 
 from scdm_flows.campaigns.controls import cancelled_campaigns
 from scdm_flows.campaigns.node_hours import add_lost
-from scdm_flows.config import CampaignConfig
+from scdm_flows.config import stored_config
 from scdm_flows.config.settings import get_settings
 from scdm_flows.documents import DYNAMIC_STAGES, utc_now
 from scdm_flows.errors import CampaignError, ScdmError
@@ -155,7 +155,7 @@ class _Reconciliation:
             if document is None:
                 continue
             try:
-                config = CampaignConfig.model_validate(document.config)
+                config = stored_config(document.config)
                 missing = missing_work(config, self.database, self.launchpad)
                 if (missing.shards or missing.candidates) and not self.dry_run:
                     submit(config, self.database, self.launchpad)
@@ -324,7 +324,7 @@ class _Reconciliation:
             if document is None or self.dry_run:
                 continue
             try:
-                new = begin_phonons(CampaignConfig.model_validate(document.config), self.database, self.launchpad)
+                new = begin_phonons(stored_config(document.config), self.database, self.launchpad)
             except (ScdmError, ValueError) as error:
                 self._add(Kind.TROUBLE, None, name, str(error))
                 continue

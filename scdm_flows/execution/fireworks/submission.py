@@ -11,7 +11,7 @@ from scdm_flows.builders import build_all
 from scdm_flows.campaigns.choice import choose, needs_ranking
 from scdm_flows.campaigns.controls import control_of, refuse_cancelled
 from scdm_flows.campaigns.plan import Plan, Stored, plan
-from scdm_flows.campaigns.registration import register
+from scdm_flows.campaigns.registration import registered
 from scdm_flows.campaigns.stored import relaxed_structure, repeats, screened, stored_of
 from scdm_flows.config import CampaignConfig
 from scdm_flows.documents import StageName
@@ -53,7 +53,7 @@ def submit(config: CampaignConfig, database: Database, launchpad: LaunchPad | No
     """
     launchpad = launchpad or launchpad_of(database)
     refuse_cancelled(database, config.name)
-    register(config, database)
+    config = registered(config, database)
     missing, added = missing_work(config, database, launchpad), 0
     for start in range(0, len(missing.shards), AT_ONCE):
         flows = ((k, shard_flow(config, k)) for k in missing.shards[start : start + AT_ONCE])

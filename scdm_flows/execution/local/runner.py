@@ -18,7 +18,7 @@ from scdm_flows.campaigns.choice import choose, needs_ranking
 from scdm_flows.campaigns.controls import refuse_cancelled
 from scdm_flows.campaigns.failures import failure, forget_all, record
 from scdm_flows.campaigns.plan import Plan, open_stages, plan
-from scdm_flows.campaigns.registration import register, shard_size
+from scdm_flows.campaigns.registration import registered, shard_size
 from scdm_flows.campaigns.stored import screened, stored_of
 from scdm_flows.config import CampaignConfig
 from scdm_flows.documents import CampaignState, ScreenedCandidate, StageName
@@ -77,7 +77,7 @@ def run_campaign(
         On Ctrl-C, with how far it came; workers are ended first, and the same call goes on from there.
     """
     refuse_cancelled(database, config.name)
-    register(config, database)
+    config = registered(config, database)
     if retry_failed:
         forget_all(database, config.name)
     run = _Run(config, database, processes, progress or (lambda stage, done, total: None))

@@ -14,9 +14,14 @@ def utc_now() -> datetime:
     return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
 
-def queryable(default: Any, description: str, *, indexed: bool = False, **constraints: Any) -> Any:
-    """A field that the command line, pages and OPTIMADE may filter and sort by."""
-    extra: dict[str, Any] = {"queryable": True, "indexed": indexed}
+def queryable(
+    default: Any, description: str, *, indexed: bool = False, sortable: bool = True, **constraints: Any
+) -> Any:
+    """A field that the command line, pages and OPTIMADE may filter by and, where ``sortable``, sort by.
+
+    What can be sorted by has an index, of which a collection holds few; a list is never sorted by.
+    """
+    extra: dict[str, Any] = {"queryable": True, "indexed": indexed, **({} if sortable else {"sortable": False})}
     return Field(default, description=description, json_schema_extra=extra, **constraints)
 
 

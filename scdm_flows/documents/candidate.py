@@ -75,7 +75,7 @@ class CandidateDoc(ScdmDocument):
         None, description="shortest distance between atoms of the sample, angstrom"
     )
     valid_distance: bool | None = queryable(None, "shortest distance above the threshold (paper: 0.5 angstrom)")
-    valid_radii: bool | None = queryable(None, "shortest distances compatible with covalent radii")
+    valid_radii: bool | None = queryable(None, "shortest distances compatible with covalent radii", sortable=False)
     one_layer: bool | None = queryable(None, "one connected layer")
     sample_novel: bool | None = queryable(None, "the sample, before it is relaxed, equals no known layer")
     sample_known_as: list[str] = Field(default_factory=list, description="ids of known layers that equal the sample")
@@ -134,6 +134,7 @@ class CandidateDoc(ScdmDocument):
     e_above_hull_lower_bound: bool | None = queryable(
         None,
         "e_above_hull is a lower bound, as competing phases are missing among the references (missing_competitors)",
+        sortable=False,
     )
     missing_competitors: list[str] = Field(
         default_factory=list, description="compositions that belong on the hull and that the references lack"
@@ -161,11 +162,14 @@ class CandidateDoc(ScdmDocument):
         "without an energy model",
     )
     nonmetal_probability: float | None = queryable(
-        None, "probability that PBE gives the layer a band gap, by the energy model, dimensionless; null without one"
+        None,
+        "probability that PBE gives the layer a band gap, by the energy model, dimensionless; null without one",
+        sortable=False,
     )
     magnetic_probability: float | None = queryable(
         None,
         "probability that PBE gives the layer magnetic moments, by the energy model, dimensionless; null without one",
+        sortable=False,
     )
     predicted_band_gap: float | None = queryable(
         None,
@@ -186,8 +190,11 @@ class CandidateDoc(ScdmDocument):
     lacks_spin_orbit: bool | None = queryable(
         None,
         "band_gap is without spin-orbit coupling, which matters to elements of period 5 or below; null without a gap",
+        sortable=False,
     )
-    hse_gap: float | None = queryable(None, "HSE06 gap at PBE's band edges, eV; null where it was not computed")
+    hse_gap: float | None = queryable(
+        None, "HSE06 gap at PBE's band edges, eV; null where it was not computed", sortable=False
+    )
     magnetic: bool | None = queryable(None, "some atom's moment is above 0.1 Bohr magnetons; null where unknown")
     total_magnetization: float | None = queryable(None, "Bohr magnetons per cell; null without spin polarisation")
     magnetic_order: MagneticOrder | None = Field(
@@ -223,15 +230,28 @@ HULL_FIELDS = (
 RANK_FIELDS = ("score", "score_terms", "score_unknown", "rank", "pareto_front")
 
 
-@cache
-def queryable_fields() -> dict[str, type]:
-    """Queryable field -> its type without None (a list's type is ``list``)."""
-    found: dict[str, type] = {}
+def _queryable() -> dict[str, tuple[type, dict[str, Any]]]:
+    """Queryable field -> its type without None (a list's type is ``list``), and what it declares."""
+    found: dict[str, tuple[type, dict[str, Any]]] = {}
     for name, field in CandidateDoc.model_fields.items():
         extra = field.json_schema_extra
         if isinstance(extra, dict) and extra.get("queryable"):
             kind: Any = field.annotation
             if get_origin(kind) in (Union, types.UnionType):
                 kind = next(k for k in get_args(kind) if k is not type(None))
-            found[name] = get_origin(kind) or kind
+            found[name] = get_origin(kind) or kind, extra
     return found
+
+
+@cache
+def queryable_fields() -> dict[str, type]:
+    """Queryable field -> its type without None (a list's type is ``list``)."""
+    return {name: kind for name, (kind, _) in _queryable().items()}
+
+
+@cache
+def sort_fields() -> tuple[str, ...]:
+    """Queryable fields that listings may be sorted by."""
+    return tuple(
+        name for name, (kind, extra) in _queryable().items() if kind is not list and extra.get("sortable", True)
+    )

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from scdm_flows.documents import StageName
-from scdm_flows.documents.candidate import queryable_fields
+from scdm_flows.documents.candidate import queryable_fields, sort_fields
 from scdm_flows.errors import ConfigError
 from scdm_flows.stores.indexes import passed_field
 
@@ -88,6 +88,8 @@ def sort_field(sort: str) -> tuple[str, bool]:
     """The field that ``field`` or ``-field`` sorts by, and whether descending."""
     name = sort.removeprefix("-")
     one_value(name, f"sort={sort!r}", "sort by")
+    if name not in sort_fields():
+        raise ConfigError(f"sort={sort!r}: {name} has no index to sort by; filter by it and sort by another field")
     return name, sort.startswith("-")
 
 

@@ -8,11 +8,11 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from scdm_flows.documents import StageName
-from scdm_flows.documents.candidate import queryable_fields
+from scdm_flows.documents.candidate import queryable_fields, sort_fields
 from scdm_flows.query.conditions import KNOWN_AS, RANGES, Criteria, criteria_of
 from scdm_flows.query.listing import Order
 from scdm_flows.stores.driver_errors import store_errors
-from scdm_flows.stores.indexes import sort_fields, wanted
+from scdm_flows.stores.indexes import wanted
 
 if TYPE_CHECKING:
     from scdm_flows.stores.database import Database

@@ -14,7 +14,7 @@ from optimade.models import StructureResource, StructureResourceAttributes
 from optimade.server.mappers import StructureMapper
 
 from scdm_flows.documents import CandidateDoc
-from scdm_flows.documents.candidate import queryable_fields
+from scdm_flows.documents.candidate import queryable_fields, sort_fields
 
 PREFIX = "scdm"
 INSIDE = "optimade."
@@ -50,7 +50,11 @@ def provider_fields() -> dict[str, dict[str, Any]]:
             continue
         description = str(CandidateDoc.model_fields[field].description)
         words = f"ids of {description}" if kind is list else description
-        entry: dict[str, Any] = {"description": words, "type": types.get(kind, "string"), "sortable": kind is not list}
+        entry: dict[str, Any] = {
+            "description": words,
+            "type": types.get(kind, "string"),
+            "sortable": field in sort_fields(),
+        }
         if kind is float:
             entry["unit"] = _unit(description)
         found[field] = entry

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from scdm_flows.documents import CandidateDoc, StageName
-from scdm_flows.documents.candidate import queryable_fields
+from scdm_flows.documents.candidate import sort_fields
 from scdm_flows.errors import StoreError
 from scdm_flows.stores.driver_errors import READ_ONLY, store_errors
 from scdm_flows.stores.embedded_faults import slow_to_index, sorts_by_index
@@ -97,11 +97,6 @@ def _indexed() -> list[str]:
 def passed_field(stage: str) -> str:
     """The field of a candidate that is "passed" where it passed the stage."""
     return f"stages.{stage}.status"
-
-
-def sort_fields() -> list[str]:
-    """Fields of a candidate that listings may be sorted by."""
-    return [name for name, kind in queryable_fields().items() if kind is not list]
 
 
 def declared(keys: dict[str, str]) -> list[Index]:

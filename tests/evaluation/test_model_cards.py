@@ -230,14 +230,14 @@ def test_the_command_makes_samples_judges_them_and_writes_the_card(
 def test_held_out_skeletons_alone(tmp_path: Path, curated: Path) -> None:
     out = tmp_path / "found.json"
     done = CliRunner().invoke(
-        assemble, ["--data", str(curated), "-n", "3", "--json", "-o", str(out)], catch_exceptions=False
+        assemble, ["--data", str(curated), "-n", "2", "--json", "-o", str(out)], catch_exceptions=False
     )
     found = json.loads(done.stdout)
     assert found == json.loads(out.read_text())
-    assert found["n"] == len(found["ids"]) == 3
+    assert found["n"] == len(found["ids"]) == 2
     assert list(found["matches"]) == list(found["bonded"])
     assert len(found["matches"]) == 6  # each model as it samples, by copying, and from noise
-    assert {row["1-4"]["n"] for row in found["matches"].values()} == {3}
+    assert {row["1-4"]["n"] for row in found["matches"].values()} == {2}
 
 
 def test_pictures_of_the_judgements_lie_beside_the_numbers(

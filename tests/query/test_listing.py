@@ -20,11 +20,11 @@ from support.memory import memory_database
 
 from scdm_flows.config.settings import ScdmSettings
 from scdm_flows.documents import CampaignDoc, CandidateDoc
+from scdm_flows.documents.candidate import sort_fields
 from scdm_flows.errors import ConfigError, StoreError
 from scdm_flows.query import CandidateDB
 from scdm_flows.query.candidate_db import count_words
 from scdm_flows.stores import Database, EmbeddedServer, connect
-from scdm_flows.stores.indexes import sort_fields
 from scdm_flows.stores.process import free_port
 
 

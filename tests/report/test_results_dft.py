@@ -13,7 +13,7 @@ from support.memory import memory_database
 from scdm_flows.builders import build_all
 from scdm_flows.campaigns import promotion
 from scdm_flows.cli.report import write_dft
-from scdm_flows.config import parse_config
+from scdm_flows.config import parse_config, stored_config
 from scdm_flows.documents import BandsDoc, CampaignDoc, CandidateDoc, CandidateState, PhononDoc
 from scdm_flows.documents.novelty import KnownAs
 from scdm_flows.documents.static import MagneticOrder
@@ -162,7 +162,7 @@ def test_the_page_of_a_promoted_campaign(tmp_path: Path) -> None:
     build_all(database, "t")
     asked = promotion.Asked("t", 1, {**engine, "fmax_ev_per_angstrom": 0.05}, "u", {}, None, None, {}, 0.1, None)
     promotion.promote(database, asked)
-    run_campaign(parse_config(database.campaigns.query_one({"name": "u"})["config"]), database, processes=1)
+    run_campaign(stored_config(database.campaigns.query_one({"name": "u"})["config"]), database, processes=1)
     out = tmp_path / "page.md"
     write_dft(database, "u", out, (), ("u",), None, force=False)
     text = out.read_text()

@@ -377,7 +377,11 @@ def test_properties_carry_what_the_field_declares() -> None:
         "_scdm_prototype_distance",
         "_scdm_score",
         "_scdm_stable_probability",
+        "_scdm_nonmetal_probability",
+        "_scdm_magnetic_probability",
     }  # a new field's unit would be missed otherwise
     assert {entry["type"] for entry in fields.values()} == {"string", "integer", "float", "boolean", "list"}
-    assert fields.keys() - sortable() == {"_scdm_known_as"}
+    unsorted = ("known_as", "e_above_hull_lower_bound", "nonmetal_probability", "magnetic_probability")
+    unsorted += ("lacks_spin_orbit", "hse_gap", "valid_radii")
+    assert fields.keys() - sortable() == {f"_scdm_{name}" for name in unsorted}
     assert fields["_scdm_surrogate"]["description"] == CandidateDoc.model_fields["surrogate"].description

@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 from monty.os.path import zpath
-from pymatgen.core import Lattice, Structure
+from pymatgen.core import SETTINGS, Lattice, Structure
 from pymatgen.io.vasp import Poscar
 from support.places import ROOT
 
@@ -86,8 +86,9 @@ def campaign(folder: Path, name: str) -> CampaignConfig:
     )
 
 
-def _work(config: str, folder: str, walltime: float | None, environment: dict[str, str]) -> None:
+def _work(config: str, folder: str, walltime: float | None, environment: dict[str, str], potcars: str) -> None:
     os.environ.update(environment)  # the fork server has that of the first test
+    SETTINGS["PMG_VASP_PSP_DIR"] = potcars
     from scdm_flows.execution.fireworks.worker import launchpad_in, work, worker_of
 
     work(launchpad_in(Path(config)), worker_of([]), folder=Path(folder), walltime=walltime)
@@ -108,7 +109,8 @@ class Machine:
         walltime = random.uniform(*WALLTIME) if random is not None and how == "walltime" else None
         begun = time.time()
         process: Any = CONTEXT.Process(
-            target=_work, args=(str(self.config), str(self.folder), walltime, dict(os.environ))
+            target=_work,
+            args=(str(self.config), str(self.folder), walltime, dict(os.environ), SETTINGS["PMG_VASP_PSP_DIR"]),
         )
         process.start()
         if random is not None and walltime is None:
@@ -129,7 +131,9 @@ class Machine:
         self.seconds += time.time() - begun
         if how == "SIGKILL":
             launch.resume(self.database, lost_after=0.1)
-        left = self.database.mongo["fireworks"].count_documents({"state": {"$nin": ["COMPLETED", "ARCHIVED"]}})
+        fireworks = self.database.mongo["fireworks"]
+        assert [f["name"] for f in fireworks.find({"state": "FIZZLED"})] == []
+        left = fireworks.count_documents({"state": {"$nin": ["COMPLETED", "ARCHIVED"]}})
         return (interrupted or how == "walltime") and left > 0
 
     def _steps_since(self, begun: float) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from scdm_flows.config import CampaignConfig, parse_config
 from scdm_flows.engines import engine_of
 from scdm_flows.engines.vasp.bulk import bulk_input_set
 from scdm_flows.engines.vasp.inputs import input_set
+from scdm_flows.stores import EmbeddedServer
 from scdm_flows.thermo.completeness import missing_phases
 from scdm_flows.thermo.entries import load_entries
 from scdm_flows.thermo.hull import PhaseSystem
@@ -38,7 +40,7 @@ LI_F = {
 
 
 @pytest.fixture
-def campaign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CampaignConfig:
+def campaign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CampaignConfig]:
     """A campaign file for one layer of Li and F, and a folder with bulk crystals."""
     monkeypatch.chdir(tmp_path)
     for name in ("SCDM_MONGO_URI", "SCDM_DATA_DIR"):
@@ -53,7 +55,8 @@ def campaign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CampaignConfig:
         "engine": {**ENGINE, "references": str(tmp_path / "references.json")},
     }
     (tmp_path / "r.yaml").write_text(json.dumps(data))
-    return parse_config(data)
+    yield parse_config(data)
+    EmbeddedServer(tmp_path / "scdm-data").stop()  # where a command has started one
 
 
 def invoke(*arguments: str) -> tuple[int, dict[str, Any]]:

@@ -370,10 +370,7 @@ class _Stream:
     def run(
         self, batches: Iterator[range], processes: int, progress: Callable[[int], None] | None
     ) -> Iterator[GeneratedRecord]:
-        serial = processes == 1
-        finished = (
-            (self.job.drawn(b, self.left_out()) for b in batches) if serial else self._side_by_side(batches, processes)
-        )
+        finished = self._here(batches) if processes == 1 else self._side_by_side(batches, processes)
         with closing(finished):
             for drawn in finished:
                 for one in drawn:
@@ -395,6 +392,18 @@ class _Stream:
                         f"{self.at.draws:,} draws gave {self.at.done} samples that may be kept; ask for less: a higher "
                         "predicted energy, known formulas too, other elements"
                     )
+
+    def _here(self, batches: Iterator[range]) -> Generator[list[_Draw], None, None]:
+        """The batches one after the other, on one thread: several gain nothing on tensors so small, and wait for each
+        other without end where other programs want the cores, too."""
+        threads = torch.get_num_threads()
+        for batch in batches:
+            torch.set_num_threads(1)
+            try:
+                drawn = self.job.drawn(batch, self.left_out())
+            finally:
+                torch.set_num_threads(threads)
+            yield drawn
 
     def left_out(self) -> frozenset[int]:
         """Skeletons that get no geometry: those of the samples, while ``ROOM`` more repetitions may be passed over."""

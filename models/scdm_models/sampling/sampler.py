@@ -15,13 +15,12 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from hashlib import blake2b
 from itertools import chain, count
 from typing import Any
 
 import numpy as np
 import torch
-from pymatgen.core import Composition, Element, Structure
+from pymatgen.core import Structure
 
 from scdm_models.errors import GenerationError, ScdmError
 from scdm_models.model.batch import from_batch, to_batch
@@ -30,10 +29,9 @@ from scdm_models.processes import pool
 from scdm_models.sampling.geometries import geometries
 from scdm_models.sampling.guidance import settle
 from scdm_models.sampling.paper import paper_decoding
-from scdm_models.sampling.skeletons import SkeletonRules, draw, draw_skeletons, skeleton_prior
+from scdm_models.sampling.skeletons import SkeletonRules, draw, draw_skeletons, formula_of, name_of, skeleton_prior
 from scdm_models.symmetry.detect import detect_layer_group, detect_space_group
 from scdm_models.symmetry.encoding import LayerCrystal, decode
-from scdm_models.symmetry.normalizer import canonical
 
 DEFAULT_STEPS = 8
 ATTEMPTS = 4  # at a bonded layer on a skeleton, before the draw is passed over
@@ -196,9 +194,9 @@ def _draw_batch(
     drawn: dict[int, _Draw] = {}
     for rows, skeletons in draw_skeletons(checkpoint, groups, counts, rngs, options.skeletons):
         plain = from_batch(skeletons)
-        names = [_name(crystal) for crystal in plain]
+        names = [name_of(crystal) for crystal in plain]
         known_formulas = options.known_formulas
-        refused = {i for i, one in enumerate(plain) if known_formulas and _formula(one) in known_formulas}
+        refused = {i for i, one in enumerate(plain) if known_formulas and formula_of(one) in known_formulas}
         drawn |= {rows[i]: _Draw(plain[i], names[i], None, refused=True) for i in refused}
         repeated = {i for i, name in enumerate(names) if name in known} - refused
         drawn |= {rows[i]: _Draw(plain[i], names[i], None) for i in repeated}
@@ -440,20 +438,3 @@ class _Stream:
                 waiting.append(workers.submit(_work, batch))
                 if len(waiting) >= 2 * processes:
                     yield waiting.popleft().result()
-
-
-def _formula(crystal: LayerCrystal) -> str:
-    """Reduced formula, as pymatgen writes it."""
-    group = crystal.group
-    amounts: dict[str, int] = {}
-    for site in crystal.sites:
-        symbol = Element.from_Z(site.element).symbol
-        amounts[symbol] = amounts.get(symbol, 0) + group.positions[group.index(site.letter)].multiplicity
-    return str(Composition(amounts).reduced_formula)
-
-
-def _name(crystal: LayerCrystal) -> int:
-    """A hash of the layer group and of what occupies which positions, whatever their letters are called."""
-    group = crystal.group
-    occupied = canonical(crystal.layer_group, ((group.index(s.letter), s.element) for s in crystal.sites))
-    return int.from_bytes(blake2b(repr((crystal.layer_group, occupied)).encode(), digest_size=8).digest())

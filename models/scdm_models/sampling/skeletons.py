@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 import torch
+from pymatgen.core import Composition, Element
 from torch import Tensor
 
 from scdm_models.errors import GenerationError
@@ -19,7 +21,8 @@ from scdm_models.model.checkpoint import Checkpoint
 from scdm_models.model.denoiser import MASKED_ELEMENT, Conditions, stability_class
 from scdm_models.model.diffusion import exhausted_letters
 from scdm_models.sampling.composition import CompositionRequest, elements_allowed, feasible, letters_allowed, refusal
-from scdm_models.symmetry.encoding import MAX_ATOMS
+from scdm_models.symmetry.encoding import MAX_ATOMS, LayerCrystal
+from scdm_models.symmetry.normalizer import canonical
 from scdm_models.symmetry.tables import CENTRED
 
 CHUNK = 16  # crystals drawn together, alike in their number of sites
@@ -211,3 +214,20 @@ def _affordable(logits: Tensor, group: Tensor, letter: Tensor, known: Tensor) ->
     limited = logits.masked_fill(too_many, -torch.inf)
     dead = torch.isneginf(limited).all(-1, keepdim=True)
     return torch.where(dead, logits, limited)
+
+
+def formula_of(crystal: LayerCrystal) -> str:
+    """Reduced formula, as pymatgen writes it."""
+    group = crystal.group
+    amounts: dict[str, int] = {}
+    for site in crystal.sites:
+        symbol = Element.from_Z(site.element).symbol
+        amounts[symbol] = amounts.get(symbol, 0) + group.positions[group.index(site.letter)].multiplicity
+    return str(Composition(amounts).reduced_formula)
+
+
+def name_of(crystal: LayerCrystal) -> int:
+    """A hash of the layer group and of what occupies which positions, whatever their letters are called."""
+    group = crystal.group
+    occupied = canonical(crystal.layer_group, ((group.index(s.letter), s.element) for s in crystal.sites))
+    return int.from_bytes(blake2b(repr((crystal.layer_group, occupied)).encode(), digest_size=8).digest())

@@ -161,14 +161,14 @@ def fetch(elements: str | None, campaign: str | None, largest: int, out: Path, a
 
 
 def _config(campaign: str) -> CampaignConfig:
-    from scdm_flows.config import load_config, parse_config
+    from scdm_flows.config import load_config, stored_config
     from scdm_flows.query import CandidateDB
 
     if Path(campaign).suffix.lower() in (".yaml", ".yml"):
         return load_config(campaign)
     with database(create=False) as connected:
         stored = CandidateDB(connected).campaign(campaign)
-    return parse_config(stored.config, origin=f"campaign {campaign}")
+    return stored_config(stored.config, origin=f"campaign {campaign}")
 
 
 def _systems(campaign: str | None, config: CampaignConfig | None, elements: str | None) -> list[tuple[str, ...]]:

@@ -32,7 +32,8 @@ _MP_U = "mpu"  # its values of U for d metals in oxides and fluorides
 
 
 @cache
-def _materials_project() -> dict[str, Any]:
+def materials_project() -> dict[str, Any]:
+    """INCAR tags, potentials and k-points of the Materials Project's relaxations, as pymatgen has them."""
     from pymatgen.io.vasp.sets import MPRelaxSet
 
     return dict(MPRelaxSet()._config_dict)
@@ -41,7 +42,7 @@ def _materials_project() -> dict[str, Any]:
 @cache
 def standard_potentials() -> dict[str, str]:
     """Element -> potential of the Materials Project's GGA runs, so that energies fit its entries."""
-    return dict(_materials_project()["POTCAR"])
+    return dict(materials_project()["POTCAR"])
 
 
 def element_of(potential: str) -> str:
@@ -123,7 +124,7 @@ class Scheme:
         values: Mapping[str, float] = self.plus_u
         if self.mp_u:  # pymatgen's MPRelaxSet: by the most electronegative element
             anion = next((e for e in ("F", "O") if e in present), None)
-            values = {} if anion is None else _materials_project()["INCAR"]["LDAUU"][anion]
+            values = {} if anion is None else materials_project()["INCAR"]["LDAUU"][anion]
         return {e: float(u) for e, u in values.items() if u and e in present}
 
     def differences(self, wanted: Scheme) -> list[str]:

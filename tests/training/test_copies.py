@@ -17,8 +17,8 @@ from scdm_models.model.corruption import Noise, Scales, corrupt
 from scdm_models.model.prototypes import START, Prototypes
 from scdm_models.symmetry.encoding import LayerCrystal, Site, decode, in_plane_matrix
 from scdm_models.symmetry.normalizer import normalizer
-from scdm_models.symmetry.tables import first_points, layer_group
-from scdm_models.training.copies import align, pairs, wrapped
+from scdm_models.symmetry.tables import first_points, layer_group, wrap
+from scdm_models.training.copies import align, pairs
 
 
 def moved(crystal: LayerCrystal, axes: np.ndarray, origin: np.ndarray, point: int) -> LayerCrystal:
@@ -45,7 +45,7 @@ def moved(crystal: LayerCrystal, axes: np.ndarray, origin: np.ndarray, point: in
 def on_first(number: int, index: int, point: np.ndarray) -> bool:
     position = layer_group(number).positions[index]
     free = first_points(number).parameters(index, point)
-    return bool(np.abs(wrapped(position.rotations[0] @ free + position.translations[0] - point)).max() < 1e-6)
+    return bool(np.abs(wrap(position.rotations[0] @ free + position.translations[0] - point)).max() < 1e-6)
 
 
 @settings(max_examples=80, deadline=None)
@@ -59,7 +59,7 @@ def test_what_was_only_moved_comes_back(number: int, seed: int, point: int, shif
     found = align(moved(crystal, axes, origin + shift * np.isin(np.arange(3), free), point), crystal)
     assert found is not None
     assert [(s.element, s.letter) for s in found.sites] == [(s.element, s.letter) for s in crystal.sites]
-    apart = wrapped(np.array([s.xyz for s in found.sites]) - np.array([s.xyz for s in crystal.sites]))
+    apart = wrap(np.array([s.xyz for s in found.sites]) - np.array([s.xyz for s in crystal.sites]))
     assert np.abs(apart).max() < 1e-6
     assert found.lattice == pytest.approx(crystal.lattice, abs=1e-6)
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scdm_models.model.prototypes import Prototypes
 from scdm_models.symmetry.encoding import LayerCrystal, Site, in_plane_matrix
 from scdm_models.symmetry.normalizer import normalizer
-from scdm_models.symmetry.tables import first_points, layer_group
+from scdm_models.symmetry.tables import first_points, layer_group, wrap
 
 Array = NDArray[np.float64]
 FAR_ANGSTROM = 1.0  # a copy with a site farther from its place is of another structure and shows no way
@@ -65,7 +65,7 @@ def align(crystal: LayerCrystal, copy: LayerCrystal) -> LayerCrystal | None:
     for site, atom in zip(copy.sites, nearest.tolist(), strict=True):
         index = group.index(site.letter)
         position, free = group.positions[index], families.parameters(index, here[atom])
-        apart = wrapped(position.rotations[0] @ free + position.translations[0] - here[atom])
+        apart = wrap(position.rotations[0] @ free + position.translations[0] - here[atom])
         if np.abs(apart).max() > 1e-3:
             return None  # the atom lies on another letter
         found.append(
@@ -76,16 +76,9 @@ def align(crystal: LayerCrystal, copy: LayerCrystal) -> LayerCrystal | None:
     return LayerCrystal(group.number, (a, b, gamma), tuple(found))
 
 
-def wrapped(delta: Array) -> Array:
-    """Differences (..., 3) by the shortest way in fractions of the cell."""
-    out = delta.copy()
-    out[..., :2] -= np.round(out[..., :2])
-    return out
-
-
 def _squared(delta: Array, cell: Array) -> Array:
     """(...) squared lengths of differences (..., 3), angstrom^2; the wrapping is by fractions, exact where short."""
-    delta = wrapped(delta)
+    delta = wrap(delta)
     found: Array = ((delta[..., :2] @ cell) ** 2).sum(-1) + delta[..., 2] ** 2
     return found
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cache
 from typing import Any
 
 from scdm_flows.analysis.bands import spin_orbit_matters
 from scdm_flows.config import VaspEngineConfig
+from scdm_flows.thermo.scheme import materials_project
 
 SMEARING = {"gaussian": 0, "fermi": -1, "methfessel-paxton": 1, "auto": 0}
 DISPERSION = {"none": None, "D3": 11, "D3BJ": 12}  # IVDW
@@ -61,13 +61,6 @@ def own_tags(config: VaspEngineConfig, stage: str) -> dict[str, Any]:
     return {tag: list(value) if isinstance(value, tuple) else value for tag, value in tags.items()}
 
 
-@cache
-def _materials_project() -> dict[str, Any]:
-    from pymatgen.io.vasp.sets import MPRelaxSet
-
-    return {tag: value for tag, value in MPRelaxSet()._config_dict["INCAR"].items() if tag.startswith("LDAU")}
-
-
 def hubbard_tags(config: VaspEngineConfig) -> dict[str, Any]:
     """+U as pymatgen takes it: element -> value, which it writes for the species of POSCAR that have one.
 
@@ -77,7 +70,7 @@ def hubbard_tags(config: VaspEngineConfig) -> dict[str, Any]:
     if config.hubbard_u_ev == "none" or not config.hubbard_u_ev:
         return {}
     if config.hubbard_u_ev == "materials-project":
-        told = _materials_project()
+        told = materials_project()["INCAR"]
         return {tag: told[tag] for tag in ("LDAU", "LDAUTYPE", "LDAUU", "LDAUJ", "LDAUL")}
     from pymatgen.core import Element
 

@@ -13,12 +13,14 @@ from click.testing import CliRunner
 from pymatgen.core import Lattice, Structure
 from support.layers import mx2
 
+from scdm_flows.campaigns import registration
 from scdm_flows.cli.refs import refs
 from scdm_flows.config import CampaignConfig, parse_config
+from scdm_flows.config.settings import ScdmSettings
 from scdm_flows.engines import engine_of
 from scdm_flows.engines.vasp.bulk import bulk_input_set
 from scdm_flows.engines.vasp.inputs import input_set
-from scdm_flows.stores import EmbeddedServer
+from scdm_flows.stores import EmbeddedServer, connect
 from scdm_flows.thermo.completeness import missing_phases
 from scdm_flows.thermo.entries import load_entries
 from scdm_flows.thermo.hull import PhaseSystem
@@ -122,6 +124,17 @@ def test_computed_phases_are_a_hull_with_its_bulk_phases(
     lengths = np.array(Structure.from_dict(lif["structure"]).lattice.abc)
     assert np.ptp(lengths) < 0.02  # all three axes relaxed, cubic as it was
     assert abs(lengths[0] - 4.03) > 1e-3
+
+
+def test_the_plan_of_a_stored_campaign_is_that_of_its_file(
+    campaign: CampaignConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registration, "_engine_problems", lambda _: [])  # no VASP here, and references are what is missing
+    with connect(ScdmSettings()) as database:
+        registration.register(campaign, database)
+    from_file, stored = (invoke("plan", of, "--structures", "bulk", "--elements", "Li,F") for of in ("r.yaml", "r"))
+    assert stored == from_file
+    assert stored[1]["missing"]
 
 
 def test_an_engine_that_computes_no_references_says_so(campaign: CampaignConfig, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@
 VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-PYTEST_ARGS ?= -n 3 --dist worksteal
+PYTEST_ARGS ?= -n 4 --dist worksteal
 
 TORCH := $(shell sed -n 's/^torch==//p' requirements.lock)
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --no-input

@@ -21,6 +21,15 @@ from scdm_models.datasets.known import KnownLayers
 pytest_plugins = ["support.standin.fixtures"]
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Worker processes, which get equal shares of the list to begin with, each begin with their share of slow tests."""
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    rest = [item for item in items if not item.get_closest_marker("slow")]
+    at = [k * len(rest) // workers for k in range(workers + 1)]
+    items[:] = [item for k in range(workers) for item in (*slow[k::workers], *rest[at[k] : at[k + 1]])]
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder with the compact JSON lines of the real data sets; the test is skipped where there is none."""

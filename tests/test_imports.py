@@ -90,7 +90,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "execution": {"builders", "campaigns", "query", "flows", "engines", "analysis", "stores", "scdm_models.processes"},
     "builders": {"campaigns", "engines", "analysis", "thermo", "stores", "scdm_models.datasets"},
-    "campaigns": {"query", "flows", "generators", "engines", "analysis", "stores"},
+    "campaigns": {"query", "flows", "generators", "engines", "analysis", "thermo", "stores"},
     "query": {"stores", "scdm_models.datasets", "scdm_models.symmetry"},
     "flows": {"generators", "engines", "analysis", "thermo", "stores"},
     "generators": {

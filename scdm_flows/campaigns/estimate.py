@@ -8,6 +8,7 @@ them, with the spread as the error.
 from __future__ import annotations
 
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -132,6 +133,26 @@ def _taken(database: Database, candidate_id: str) -> dict[StageName, float]:
         seconds[str(about.get("stage") or about.get("part_of"))] += float(about.get("seconds") or 0.0)
         done.add(about.get("stage"))
     return {stage: seconds[stage.value] / 3600 for stage in StageName if stage.value in done}
+
+
+def ends_in_time(
+    config: CampaignConfig,
+    database: Database,
+    structure: Structure | None,
+    deadline: float,
+    stage: StageName | None = None,
+) -> bool:
+    """Whether a candidate that begins now is expected to end before the deadline (``time.time()``).
+
+    Every stage that its size opens counts, or the one that is named; by the fits to finished jobs of the store, by the
+    engine's model where there is none. An engine that costs next to nothing ends at once.
+    """
+    left = (deadline - time.time()) / 3600
+    if left <= 0 or structure is None:
+        return left > 0
+    runs = [run for run in estimate(config, structure, len(structure)) if stage in (None, stage_of(run))]
+    fitted = in_node_hours(runs, fits(database, config)) if runs else None
+    return (sum(run.core_hours for run in runs) if fitted is None else fitted[0]) <= left
 
 
 def in_node_hours(runs: Sequence[StageCost], known: Mapping[StageName, Fit]) -> tuple[float, float] | None:

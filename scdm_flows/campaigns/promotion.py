@@ -39,7 +39,7 @@ UNRANKED = "without a rank: failed, or rejected by the gate"
 NOT_COMPUTABLE = "that the engine cannot compute"
 HIGHER = "too far above the lowest candidate of their formula"
 TOO_DEAR = "beyond the core hours, where the choice ends"
-ASKED = ("parent", "top", "where", "within", "draw", "core_hours")  # of the generator: what was asked for
+ASKED = ("parent", "top", "where", "within", "draw", "core_hours", "candidates")  # of the generator: what was asked for
 Record = dict[str, Any]
 
 
@@ -70,6 +70,10 @@ class Asked:
         What of the parent's gate is changed, such as ``phonon_max_atoms``.
     node_hours
         The new campaign's budget: when its jobs have used it up, no new candidate begins; no limit when absent.
+    candidates
+        Ids of those that are wanted, in this order, instead of the best; they may be other campaigns', too.
+    description
+        Of the new campaign, instead of words made of the above.
     """
 
     parent: str
@@ -82,6 +86,8 @@ class Asked:
     gate: Mapping[str, Any] = field(default_factory=dict)
     within: float | None = None
     draw: int | None = None
+    candidates: tuple[str, ...] | None = None
+    description: str | None = None
 
 
 @dataclass(frozen=True)
@@ -183,7 +189,7 @@ def _draft(asked: Asked, parent: CampaignDoc) -> CampaignConfig:
     data["gate"] = {**data.get("gate", {}), **asked.gate}
     data |= {
         "name": asked.name or f"{asked.parent}-{kind}",
-        "description": f"{which} {asked.top} of campaign {asked.parent} by {kind}",
+        "description": asked.description or f"{which} {asked.top} of campaign {asked.parent} by {kind}",
         "generator": {
             "kind": "promoted",
             "parent": asked.parent,
@@ -192,6 +198,7 @@ def _draft(asked: Asked, parent: CampaignDoc) -> CampaignConfig:
             "within": asked.within,
             "draw": asked.draw,
             "core_hours": asked.core_hours,
+            "candidates": asked.candidates,
             "n": 1,
             "sha256": "0" * 64,
         },
@@ -254,7 +261,7 @@ def _choose(
     for document in _in_order(query, asked):
         if len(chosen) == asked.top:
             break
-        why, cost = _why_not(document, draft, ready=ready)
+        why, cost = why_not(document, draft, ready=ready)
         if why is None and asked.within is not None and document.e_above_hull is not None:
             above = document.e_above_hull - lowest[document.formula]
             if above > asked.within:
@@ -287,7 +294,9 @@ def _choose(
 
 
 def _in_order(query: CandidateDB, asked: Asked) -> Iterator[CandidateDoc]:
-    """The parent's candidates, the best first or in random order."""
+    """The parent's candidates, the best first or in random order, or those that were asked for by name."""
+    if asked.candidates is not None:
+        return map(query.get, asked.candidates)
     filters = {"campaign": asked.parent, **asked.where}
     if asked.draw is None:
         return query.stream(sort="rank", **filters)
@@ -305,7 +314,7 @@ def _lowest(query: CandidateDB, campaign: str) -> dict[str, float]:
     return found
 
 
-def _why_not(
+def why_not(
     document: CandidateDoc, draft: CampaignConfig, *, ready: bool
 ) -> tuple[tuple[str, str] | None, float | None]:
     """Why a candidate is not promoted (reason, in words of its own), and what it costs, core hours."""

@@ -11,19 +11,17 @@ from scdm_flows.cli.again import rerun
 from scdm_flows.cli.cancel import cancel
 from scdm_flows.cli.common import DRY, JSON, USAGE, as_text, database, echo_json, table
 from scdm_flows.cli.inputs import costs, inputs, known_fits, show_costs
-from scdm_flows.cli.launchpad import initialise, launchpad_dir
-from scdm_flows.cli.progress import progress_bar
+from scdm_flows.cli.loop import loop
 from scdm_flows.cli.promote import promote
 from scdm_flows.cli.remove import remove
 from scdm_flows.cli.report import report, write_report
 from scdm_flows.cli.resume import resume
+from scdm_flows.cli.running import HOURS, deadline_of, run_and_build, worker_config
 from scdm_flows.errors import ConfigError, ScdmError
 
 if TYPE_CHECKING:
     from scdm_flows.config import CampaignConfig
     from scdm_flows.documents import CampaignDoc
-    from scdm_flows.execution.local.runner import RunResult
-    from scdm_flows.stores.database import Database
 
 FILE = click.argument("file", type=click.Path(path_type=Path))
 CANCELLED = "cancelled"  # on the LaunchPad; the document keeps how far it came
@@ -66,6 +64,7 @@ def campaign() -> None:
 
 campaign.add_command(inputs)
 campaign.add_command(cancel)
+campaign.add_command(loop)
 campaign.add_command(promote)
 campaign.add_command(remove)
 campaign.add_command(resume)
@@ -76,10 +75,13 @@ campaign.add_command(report)
 @campaign.command()
 @FILE
 @click.option("--processes", type=click.IntRange(1), help="Worker processes; SCDM_PROCESSES or 2 when absent.")
+@HOURS
 @click.option("--retry-failed", is_flag=True, help="Try candidates that failed once more.")
 @DRY
 @JSON
-def run(file: Path, processes: int | None, retry_failed: bool, dry_run: bool, as_json: bool) -> None:
+def run(
+    file: Path, processes: int | None, hours: float | None, retry_failed: bool, dry_run: bool, as_json: bool
+) -> None:
     """Run the campaign of FILE, or the stored one of that name, on this machine, or go on with it.
 
     What is stored is not computed again: the same command after an interruption goes on from there.
@@ -92,49 +94,15 @@ def run(file: Path, processes: int | None, retry_failed: bool, dry_run: bool, as
 
     with database() as connected:
         refuse_cancelled(connected, config.name)
-        result, document = run_and_build(config, connected, processes=processes, retry_failed=retry_failed)
+        result, document = run_and_build(
+            config, connected, processes=processes, retry_failed=retry_failed, deadline=deadline_of(hours)
+        )
         path = write_report(connected, config.name, None, force=True)
     if as_json:
         echo_json({**document.model_dump(mode="json"), "report": str(path), "computed_now": result.computed})
         return
     show_funnel(document)
     click.echo(f"report: {path}")
-
-
-def run_and_build(
-    config: CampaignConfig, connected: Database, *, processes: int | None = None, retry_failed: bool = False
-) -> tuple[RunResult, CampaignDoc]:
-    """Run a campaign in this process, then the builders; the run's counts and the campaign's document."""
-    from scdm_flows.builders import build_all
-    from scdm_flows.campaigns.under_way import running
-    from scdm_flows.config.settings import get_settings
-    from scdm_flows.execution.jobs import quiet
-    from scdm_flows.execution.local.runner import run_campaign
-    from scdm_flows.query import CandidateDB
-
-    quiet()
-    with progress_bar() as report, running(connected, config.name):
-        result = run_campaign(
-            config,
-            connected,
-            processes=processes or get_settings().processes,
-            retry_failed=retry_failed,
-            progress=report,
-        )
-        report("novelty, hulls and ranking", 0, 1)
-        written = build_all(connected, config.name)
-        report("novelty, hulls and ranking", 1, 1)
-    click.echo(
-        f"{result.accepted} candidates passed the screen: {result.computed} computed now, "
-        f"{result.already_done} were done, {result.failed} failed; {sum(written.values())} documents updated",
-        err=True,
-    )
-    if result.left_out:
-        click.echo(
-            f"{result.left_out} candidates are left out by the campaign's budget; raise it in the file to go on",
-            err=True,
-        )
-    return result, CandidateDB(connected).campaign(config.name)
 
 
 def plan(config: CampaignConfig, *, as_json: bool) -> None:
@@ -209,28 +177,6 @@ def submit(file: Path, dry_run: bool, as_json: bool) -> None:
         return
     click.echo(f"{new} workflow{'s' * (new != 1)} submitted" if new else "already submitted, nothing added")
     click.echo(f"start workers with: scdm worker -c {folder}, or rlaunch -c {folder} rapidfire")
-
-
-def worker_config(connected: Database) -> Path:
-    """A FireWorks folder for this database: the packaged one where it fits, else one written to the data
-    folder.
-    """
-    import yaml
-
-    from scdm_flows.config.settings import get_settings
-    from scdm_flows.execution.fireworks import write_worker_config
-
-    packaged = launchpad_dir()
-    if yaml.safe_load((packaged / "my_launchpad.yaml").read_text()).get("host") == connected.uri:
-        return packaged
-    settings = get_settings()
-    folder = settings.data_dir.absolute() / "launchpad"
-    if (folder / "env.sh").is_file():  # what was edited there stays
-        write_worker_config(connected, folder)
-    else:
-        assert connected.uri is not None
-        initialise(folder, connected.uri, settings, force=True)
-    return folder
 
 
 @campaign.command()

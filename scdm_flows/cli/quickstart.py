@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scdm_flows.cli.campaign import run_and_build, show_funnel
+from scdm_flows.cli.campaign import show_funnel
 from scdm_flows.cli.candidates import COLUMNS, show_records
 from scdm_flows.cli.common import JSON, database, echo_json, table
 from scdm_flows.cli.launchpad import launchpad_dir
 from scdm_flows.cli.report import write_report
+from scdm_flows.cli.running import run_and_build
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -183,12 +183,16 @@ def validated(data: Any, origin: str) -> CampaignConfig:
     try:
         return CampaignConfig.model_validate(data)
     except ValidationError as error:
-        mistakes = error.errors()
-        known = _known_keys(CampaignConfig, set())
-        lines = [_in_words(item, known) for item in mistakes[:MOST_MISTAKES]]
-        if len(mistakes) > MOST_MISTAKES:
-            lines.append(f"and {len(mistakes) - MOST_MISTAKES} more")
-        raise ConfigError(f"{origin}: " + "; ".join(lines)) from None
+        raise ConfigError(f"{origin}: {in_words(error, CampaignConfig)}") from None
+
+
+def in_words(error: ValidationError, model: type[BaseModel]) -> str:
+    """All mistakes that pydantic found in what was to be a model; the first ``MOST_MISTAKES`` are listed."""
+    mistakes, known = error.errors(), _known_keys(model, set())
+    lines = [_in_words(item, known) for item in mistakes[:MOST_MISTAKES]]
+    if len(mistakes) > MOST_MISTAKES:
+        lines.append(f"and {len(mistakes) - MOST_MISTAKES} more")
+    return "; ".join(lines)
 
 
 def _in_words(mistake: Any, known: Iterable[str]) -> str:
@@ -224,15 +228,19 @@ def _cut(text: str) -> str:
 
 def load_config(path: str | Path) -> CampaignConfig:
     """The campaign of a YAML file; ``ConfigError`` when it is missing, not YAML or wrong."""
+    return parse_config(read_mapping(path, "campaign", "launchpad/campaigns"), origin=str(path))
+
+
+def read_mapping(path: str | Path, what: str, examples: str) -> Any:
+    """What a YAML file holds; ``ConfigError`` where it cannot be read. what: it is; examples: a folder of such."""
     path = Path(path)
     try:
-        data = read_yaml(path)
+        return read_yaml(path)
     except FileNotFoundError:
-        raise ConfigError(f"campaign file {path} does not exist; launchpad/campaigns holds examples") from None
+        raise ConfigError(f"{what} file {path} does not exist; {examples} holds examples") from None
     except OSError as error:
-        raise ConfigError(f"campaign file {path} cannot be read: {error.strerror}") from None
+        raise ConfigError(f"{what} file {path} cannot be read: {error.strerror}") from None
     except YamlRuleError as error:
-        raise ConfigError(f"campaign file {path}: {error}") from None
+        raise ConfigError(f"{what} file {path}: {error}") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"campaign file {path} is not YAML: {_cut(str(error))}") from None
-    return parse_config(data, origin=str(path))
+        raise ConfigError(f"{what} file {path} is not YAML: {_cut(str(error))}") from None

@@ -159,6 +159,9 @@ class PromotedGeneratorConfig(Frozen):
     core_hours: float | None = Field(
         None, gt=0, description="estimated core hours of all of them together that are not exceeded; any when absent"
     )
+    candidates: tuple[str, ...] | None = Field(
+        None, description="ids that were asked for instead of the best, of the parent or of other campaigns"
+    )
     n: int = Field(ge=1, description="how many there are")
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="of the stored records, 64 hex digits")
     shard_size: int = Field(100, ge=1, le=LARGEST_SHARD, description="records of a generation job")

@@ -35,6 +35,7 @@ ADDED_LATER: tuple[tuple[str, str, str, Any], ...] = (
             ("magnetic", None),
         )
     ),
+    ("generator", "promoted", "candidates", None),
     ("engine", "vasp", "metal_sigma_ev", 0.1),
     ("engine", "vasp", "magnetism", {"orderings": ["fm"], "max_orderings": 3}),
     ("engine", "vasp", "hubbard_u_ev", "none"),

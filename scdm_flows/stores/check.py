@@ -40,6 +40,7 @@ PROVENANCE = {
     "hulls": ("versions",),
     "failures": ("versions",),
     "rankings": ("versions",),
+    "loops": ("versions", "config_hash"),
 }
 
 RULES = {

@@ -38,6 +38,7 @@ class Database:
     hulls: Store
     failures: Store
     rankings: Store
+    loops: Store
     uri: str | None = None
 
     def __repr__(self) -> str:

@@ -16,5 +16,6 @@ KEYS = {
     "hulls": "hull_id",
     "failures": "failure_id",
     "rankings": "campaign",
+    "loops": "name",
 }
 GONE = ("ranking_blocks",)  # collections of earlier versions, which ``scdm db migrate`` drops

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from scdm_flows.documents import BandsDoc, CampaignDoc, CandidateDoc, PhononDoc, RankingDoc, StageFailure
+from scdm_flows.documents import BandsDoc, CampaignDoc, CandidateDoc, LoopDoc, PhononDoc, RankingDoc, StageFailure
 from scdm_flows.documents.hull import HullDoc
 from scdm_flows.documents.migrations import MIGRATIONS, NewerDocumentError, Step, migrate, stored_version, version_of
 from scdm_flows.errors import StoreError
@@ -32,6 +32,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "hulls": HullDoc,
     "failures": StageFailure,
     "rankings": RankingDoc,
+    "loops": LoopDoc,
 }
 
 

@@ -104,7 +104,7 @@ def fit(
     card: dict[str, Any] = {"id": "+".join(str(name).lower() for name in header["features"]) + f"-{digest[:8]}"}
     properties, quality = fit_properties(relaxed, layers, folds[: len(layers.ids)], found.distance, len(target))
     card |= {**header, **quality_of(layers, found, at_hull), **quality}
-    model = EnergyModel(scaling, variances, rows, weights, mean, errors, properties, card)
+    model = EnergyModel(scaling, variances, rows, weights, mean, errors, properties, card, noise)
     if outside is not None:
         card["external"] = _external(model, outside, hull)
     return model

@@ -206,7 +206,11 @@ PROPERTIES = Variances(
 
 @dataclass(frozen=True)
 class EnergyModel:
-    """A fitted model; header: how it was fitted and how good it is, JSON-able."""
+    """A fitted model.
+
+    noise: (n,) variances of the rows' targets, eV^2, with which it can learn more (``thermo.learning``), None in files
+    of earlier versions; header: how it was fitted and how good it is, JSON-able.
+    """
 
     scaling: Scaling
     variances: Variances
@@ -216,6 +220,7 @@ class EnergyModel:
     errors: ErrorByDistance
     properties: PropertyModel
     header: dict[str, Any]
+    noise: Array | None = None
 
     @property
     def id(self) -> str:
@@ -275,6 +280,7 @@ class EnergyModel:
             "mean": np.array([self.mean]),
             **self.errors.arrays(""),
             **self.properties.arrays(),
+            **({} if self.noise is None else {"noise": self.noise}),
         }
         for k, (centre, spread) in enumerate(zip(self.scaling.centres, self.scaling.spreads, strict=True)):
             arrays |= {f"centre_{k}": centre, f"spread_{k}": spread}
@@ -308,7 +314,8 @@ class EnergyModel:
             errors = ErrorByDistance.of_arrays(arrays, "")
             variances = Variances(*arrays["variances"].tolist())
             weights, mean = arrays["weights"], float(arrays["mean"][0])
-            return cls(scaling, variances, rows, weights, mean, errors, PropertyModel.of_arrays(arrays), header)
+            properties, noise = PropertyModel.of_arrays(arrays), arrays.get("noise")
+            return cls(scaling, variances, rows, weights, mean, errors, properties, header, noise)
         except FileNotFoundError:
             raise ReferenceDataError(f"the energy model {name} does not exist; make it with `scdm refs fit`") from None
         except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:

@@ -30,6 +30,7 @@ def stamps(database: Database) -> dict[str, str]:
     return {d["metadata"]["stage"]: str(d["completed_at"]) for d in found}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quiet_place")
 def test_a_candidate_goes_again_from_a_stage_on(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()

@@ -113,6 +113,7 @@ def read(path: Path) -> CampaignConfig | str:
         return str(error)
 
 
+@pytest.mark.slow
 def test_whatever_a_file_holds_it_is_refused_in_words_or_registered(
     originals: list[dict[str, Any]], tmp_path: Path
 ) -> None:

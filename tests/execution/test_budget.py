@@ -323,6 +323,7 @@ def test_budgets_hold_without_fireworks_too(tmp_path: Path, monkeypatch: pytest.
     assert len(list(documents)) == 1
 
 
+@pytest.mark.slow
 def test_within_node_hours_no_process_is_given_candidates_ahead(
     tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -129,7 +129,8 @@ def test_computed_phases_are_a_hull_with_its_bulk_phases(
 def test_the_plan_of_a_stored_campaign_is_that_of_its_file(
     campaign: CampaignConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registration, "_engine_problems", lambda _: [])  # no VASP here, and references are what is missing
+    # there is no VASP here, and references are what is missing
+    monkeypatch.setattr(registration, "_engine_problems", lambda _: [])
     with connect(ScdmSettings()) as database:
         registration.register(campaign, database)
     from_file, stored = (invoke("plan", of, "--structures", "bulk", "--elements", "Li,F") for of in ("r.yaml", "r"))

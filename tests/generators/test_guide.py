@@ -43,19 +43,20 @@ def test_only_formulas_that_no_known_layer_has() -> None:
             assert one.structure.composition == shared[one.draw].structure.composition
 
 
+@pytest.mark.slow
 def test_what_is_not_accepted_is_passed_over_and_a_call_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     options = SamplerOptions(accept=Few(4))
-    samples = list(generate(12, 5, options=options))
+    samples = list(generate(8, 5, options=options))
     assert {len(one.structure) for one in samples} <= {1, 2, 3, 4}
     assert not any(one.mended for one in samples)
     position, first = Position(), []
-    for one in generate(12, 5, options=options, position=position):
+    for one in generate(8, 5, options=options, position=position):
         first.append(one)
         if position.done == 5:
             break
-    rest = list(generate(12, 5, options=options, position=position))
+    rest = list(generate(8, 5, options=options, position=position))
     assert [one.draw for one in [*first, *rest]] == [one.draw for one in samples]
-    assert [one.draw for one in generate(12, 5, options=options, processes=2)] == [one.draw for one in samples]
+    assert [one.draw for one in generate(8, 5, options=options, processes=2)] == [one.draw for one in samples]
     monkeypatch.setattr(sampler, "MOST_DRAWS", 20)
     with pytest.raises(GenerationError, match="draws gave 0 samples that may be kept; ask for less"):
         list(generate(2, 5, options=SamplerOptions(accept=Few(0))))

@@ -22,6 +22,7 @@ COLUMNS = {
 }
 
 
+@pytest.mark.slow
 def test_published_values(shared_data: Path) -> None:
     # tables of CSPBenchMetrics (Wei et al., doi:10.1016/j.commatsci.2024.112802), printed with four decimals
     with gzip.open(shared_data / "cspbench_reference.json.gz", "rt", encoding="utf-8") as file:

@@ -328,6 +328,7 @@ def _output(uuid: str, stage: str, candidate: str | None, output: dict[str, Any]
     return {"uuid": uuid, "index": 1, "metadata": metadata, "output": output}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("packaged_energy_model")
 def test_the_command_writes_the_page_and_its_figures(
     database: Database, campaign_documents: CampaignDocuments, tmp_path: Path

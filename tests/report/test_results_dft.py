@@ -152,6 +152,7 @@ def test_rows_of_another_file_are_refused(tmp_path: Path) -> None:
             read_rows(path)
 
 
+@pytest.mark.slow
 def test_the_page_of_a_promoted_campaign(tmp_path: Path) -> None:
     mx2("1H").to(str(tmp_path / "a.cif"))
     database = memory_database()

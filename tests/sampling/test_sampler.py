@@ -37,6 +37,7 @@ def test_samples_are_crystals_of_allowed_size(samples: list) -> None:
         assert {s.specie.Z for s in sample.structure} <= trained_on
 
 
+@pytest.mark.slow
 def test_same_seed_same_samples_whatever_the_batches(samples: list) -> None:
     again = list(generate(60, seed=3, options=SamplerOptions(steps=20)))
     assert [s.to_dict() for s in again] == [s.to_dict() for s in samples]

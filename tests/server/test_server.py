@@ -449,6 +449,7 @@ def session() -> Iterator[requests.Session]:
         yield found
 
 
+@pytest.mark.slow
 def test_an_empty_database_and_one_that_goes_away(tmp_path: Path) -> None:
     database = EmbeddedServer(tmp_path, free_port())
     assert database.port is not None

@@ -194,7 +194,7 @@ def test_reading_makes_no_database(tmp_path: Path) -> None:
 
 def test_strip() -> None:
     assert strip({"_id": 1, "name": "c"}) == {"name": "c"}
-    assert set(KEYS) == {"candidates", "campaigns", "phonons", "bands", "hulls", "failures", "rankings"}
+    assert set(KEYS) == {"candidates", "campaigns", "phonons", "bands", "hulls", "failures", "rankings", "loops"}
 
 
 def test_what_reading_loads() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,62 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymatgen.core import Structure
 from support.layers import mx2
+from support.made_up_layers import ELEMENTS, fitted, hull, made_up_layers
 
 from scdm_flows.analysis.relaxed import Relaxed
 from scdm_flows.engines.forcefield.relaxed_layers import relax_known
 from scdm_flows.errors import ReferenceDataError
 from scdm_flows.thermo.energy_fit import fit
-from scdm_flows.thermo.energy_model import EnergyModel, Seen, energy_model_for, load_energy_model
+from scdm_flows.thermo.energy_model import Seen, energy_model_for, load_energy_model
 from scdm_flows.thermo.left_out import errors_by_distance
 from scdm_flows.thermo.training_layers import Measured, in_other_half, measured, records_of
-
-ELEMENTS = ("Mo", "W", "S", "Se", "Ti", "Cl")
-
-
-def layers(n: int, seed: int, noise: float = 0.01, spread: float = 1.0) -> Measured:
-    """Made-up layers: DFT's energy is the force field's plus 0.5 eV for each S atom's share, a smooth function of the
-    first feature, and noise; its phonons are stable with a probability of 1 / (1 + exp(-3 x)), x the second feature, it
-    is magnetic where the third is above 1, one in six, and a gap of 1 + y / 2 eV opens where y, the fourth, is above
-    0."""
-    rng = np.random.default_rng(seed)
-    compositions, systems, seen, truth, stable, magnetic, gap = [], [], [], [], [], [], []
-    for _ in range(n):
-        a, b = sorted(rng.choice(len(ELEMENTS), 2, replace=False))
-        x = float(rng.choice([1 / 3, 1 / 2, 2 / 3]))
-        fractions = {ELEMENTS[a]: x, ELEMENTS[b]: 1 - x}
-        features = rng.normal(0, spread, 4)
-        energy = float(rng.normal(-5, 0.3))
-        compositions.append(fractions)
-        systems.append("-".join(sorted(fractions)) + str(rng.integers(12)))
-        seen.append(Seen(energy, features))
-        truth.append(energy + 0.5 * fractions.get("S", 0.0) + 0.2 * np.sin(features[0]) + rng.normal(0, noise))
-        stable.append(float(rng.random() < 1 / (1 + np.exp(-3 * features[1]))))
-        magnetic.append(float(features[2] > 1))
-        gap.append(1 + features[3] / 2 if features[3] > 0 else 0.0)
-    formation = np.array(truth)
-    above = formation - [hull(c) for c in compositions]
-    ids = [f"l{k}" for k in range(n)]
-    kept = np.ones(n, dtype=bool)
-    said = (np.array(stable), np.array(gap), np.array(magnetic))
-    return Measured(ids, compositions, systems, [seen], [seen], np.zeros(n), kept, formation, above, *said, {})
-
-
-def hull(fractions: Mapping[str, float]) -> float:
-    """Hull energy, eV/atom."""
-    return -1.0 - 0.5 * fractions.get("S", 0.0)
-
-
-def fitted(n: int = 400, noise: float = 0.01) -> EnergyModel:
-    """A model of made-up layers; the elements lie at 0."""
-    known = layers(n, 0, noise)
-    return fit(
-        known,
-        layers(120, 1, noise, spread=1.5),
-        hull_left_out={i: hull(c) for i, c in zip(known.ids, known.compositions, strict=True)},
-        hull=hull,
-        elemental=[dict.fromkeys(ELEMENTS, 0.0)],
-        header={"force_field": "made-up", "features": ["made-up"]},
-    )
 
 
 def test_cross_validation_finds_what_can_be_learned_and_no_more() -> None:
@@ -84,7 +36,7 @@ def test_cross_validation_finds_what_can_be_learned_and_no_more() -> None:
 
 def test_what_is_said_of_phonons_comes_true_as_often() -> None:
     model = fitted(800)
-    new = layers(1500, 9)
+    new = made_up_layers(1500, 9)
     said = np.array([p.properties.stable_probability for p in model.predict(new.compositions, new.seen)])
     truth = 1 / (1 + np.exp(-3 * np.array([s.features[1] for s in new.seen[0]])))
     # 1,500 coins: among those said to be stable with 70 to 90 %, the share that is has a standard error of 0.025
@@ -99,7 +51,7 @@ def test_what_is_said_of_phonons_comes_true_as_often() -> None:
 
 
 def test_band_gaps_and_magnetism_are_learned_and_errors_hold() -> None:
-    model, new = fitted(800), layers(600, 9)
+    model, new = fitted(800), made_up_layers(600, 9)
     found = [p.properties for p in model.predict(new.compositions, new.seen)]
     gap, truth = np.array([p.band_gap for p in found], dtype=float), new.band_gap
     assert np.mean((gap > 0) == (truth > 0)) > 0.9
@@ -109,7 +61,7 @@ def test_band_gaps_and_magnetism_are_learned_and_errors_hold() -> None:
     assert np.mean(inside) == pytest.approx(0.9, abs=0.07)
     assert all((p.band_gap_error is None) is (p.band_gap == 0) for p in found)
     # one in six is magnetic: 1/2 is too high a bar for a rare answer, the share among the known layers is the right one
-    share, magnetic = float(np.mean(layers(800, 0).magnetic)), new.magnetic == 1
+    share, magnetic = float(np.mean(made_up_layers(800, 0).magnetic)), new.magnetic == 1
     said = np.array([p.magnetic_probability for p in found]) > share
     assert (said[magnetic].mean() + (~said)[~magnetic].mean()) / 2 > 0.85
     told = model.header["magnetic"]
@@ -119,7 +71,7 @@ def test_band_gaps_and_magnetism_are_learned_and_errors_hold() -> None:
 
 
 def test_too_few_phonon_verdicts_are_refused() -> None:
-    known = layers(200, 0)
+    known = made_up_layers(200, 0)
     known.stable[:150] = np.nan
     with pytest.raises(ReferenceDataError, match="50 layers have a phonon verdict .* at least 100"):
         fit(
@@ -134,7 +86,7 @@ def test_too_few_phonon_verdicts_are_refused() -> None:
 
 def test_predictions_and_errors_of_new_layers() -> None:
     model = fitted()
-    new = layers(300, 7)
+    new = made_up_layers(300, 7)
     found = model.predict(new.compositions, new.seen)
     off = np.abs(np.array([p.formation_energy_per_atom for p in found]) - new.formation)
     assert off.mean() < 0.03
@@ -152,7 +104,7 @@ def test_predictions_and_errors_of_new_layers() -> None:
 
 
 def test_a_model_survives_its_file_and_a_damaged_file_says_so(tmp_path: Path) -> None:
-    model, new = fitted(200), layers(20, 3)
+    model, new = fitted(200), made_up_layers(20, 3)
     path = tmp_path / "model.npz"
     model.save(path)
     read = load_energy_model(str(path))

@@ -241,7 +241,7 @@ def test_the_packaged_table_is_what_the_data_give(shared_data: Path) -> None:
     # placed on this hull, C2DB's layers lie where C2DB says: within 0.01 eV/atom on average, as the fit has seen them
     systems: dict[str, PhaseSystem] = {}
     off = []
-    for one in layers:
+    for one in layers[::8]:
         if one.system not in systems:
             systems[one.system] = PhaseSystem(list(one.fractions), table.entries(list(one.fractions)))
         system = systems[one.system]

@@ -55,16 +55,25 @@ def predict(structures: Sequence[Structure | None], config: ForceFieldEngineConf
 
 def predict_by(model: EnergyModel, layers: Sequence[Structure]) -> list[PredictedEnergy | str]:
     """The energy of each layer as it is, or why it has none; in their order."""
-    found: list[PredictedEnergy | str] = []
-    for layer, seen in zip(layers, see(layers, model.force_fields), strict=True):
-        if isinstance(seen, str):
-            found.append(seen)
-            continue
-        fractions = {str(e): float(x) for e, x in layer.composition.fractional_composition.items()}
-        try:
-            found += model.predict([fractions], [[seen[name]] for name in model.force_fields])
-        except ReferenceDataError as error:  # one odd layer stops none of the others
-            found.append(str(error))
+    seen = see(layers, model.force_fields)
+    found: list[PredictedEnergy | str] = [one if isinstance(one, str) else "" for one in seen]
+    able = [k for k, one in enumerate(seen) if not isinstance(one, str)]
+    compositions = [layers[k].composition.fractional_composition for k in able]
+    fractions = [{str(e): float(x) for e, x in one.items()} for one in compositions]
+
+    def predicted(rows: Sequence[int]) -> list[PredictedEnergy]:
+        given = [[seen[able[row]][name] for row in rows] for name in model.force_fields]  # type: ignore[index]
+        return model.predict([fractions[row] for row in rows], given)
+
+    try:
+        for k, one in zip(able, predicted(range(len(able))) if able else [], strict=True):
+            found[k] = one
+    except ReferenceDataError:  # one odd layer stops none of the others
+        for row, k in enumerate(able):
+            try:
+                found[k] = predicted([row])[0]
+            except ReferenceDataError as error:
+                found[k] = str(error)
     return found
 
 

@@ -22,6 +22,7 @@ from scdm_flows.campaigns.registration import registered, shard_size
 from scdm_flows.campaigns.stored import screened, stored_of
 from scdm_flows.config import CampaignConfig
 from scdm_flows.documents import CampaignState, ScreenedCandidate, StageName
+from scdm_flows.engines import engine_of
 from scdm_flows.errors import CampaignError
 from scdm_flows.execution.local.processes import WorkerDied, work_off
 from scdm_flows.execution.local.work import Task, run_candidates, run_phonons, run_shards, start_worker
@@ -29,6 +30,7 @@ from scdm_flows.flows.campaign import shard_count
 from scdm_flows.stores.database import Database
 
 TOGETHER = 200  # candidates that a worker process has at a time, to fill its batches
+IN_TIME = 20  # the same where there is a deadline
 Progress = Callable[[str, int, int], None]
 Item = TypeVar("Item")
 
@@ -51,6 +53,7 @@ def run_campaign(
     processes: int = 2,
     retry_failed: bool = False,
     progress: Progress | None = None,
+    deadline: float | None = None,
 ) -> RunResult:
     """Run or go on with a campaign until every candidate has an end state.
 
@@ -66,6 +69,8 @@ def run_campaign(
         Forget the campaign's failures first, so that they are tried again.
     progress
         Called with (stage, done, total).
+    deadline
+        ``time.time()`` beyond which no candidate begins that is not expected to end before it (``ends_in_time``).
 
     Raises
     ------
@@ -80,7 +85,7 @@ def run_campaign(
     config = registered(config, database)
     if retry_failed:
         forget_all(database, config.name)
-    run = _Run(config, database, processes, progress or (lambda stage, done, total: None))
+    run = _Run(config, database, processes, progress or (lambda stage, done, total: None), deadline)
     try:
         return run.all()
     except KeyboardInterrupt:
@@ -93,8 +98,11 @@ def run_campaign(
 class _Run:
     """One call: shards, then candidates, then the phonons of the best; the plan is asked before each."""
 
-    def __init__(self, config: CampaignConfig, database: Database, processes: int, report: Progress) -> None:
+    def __init__(
+        self, config: CampaignConfig, database: Database, processes: int, report: Progress, deadline: float | None
+    ) -> None:
         self.config, self.database, self.processes, self.report = config, database, processes, report
+        self.deadline = deadline
         self.n_shards, self.total = shard_count(config)
         self.samples: dict[str, ScreenedCandidate] = {}
         self.repeated: set[str] = set()  # samples that repeat one of another shard
@@ -153,15 +161,22 @@ class _Run:
             self._set_state(CampaignState.RUNNING)
         before, failed, held = total - len(todo), 0, 0
         self.report(step, before, total)
-        # within node hours the best go first, so nobody is given candidates ahead
-        together = 1 if config.budget.node_hours is not None else TOGETHER
-        for candidate, outcome in self._spread(todo, run_candidates, together):
+        task = partial(run_candidates, deadline=self.deadline)
+        for candidate, outcome in self._spread(todo, task, self._together()):
             self.done += 1
             ok = self._judged(candidate.candidate_id, outcome)
             failed += ok is False
             held += ok is None
             self.report(step, before + self.done, total)
         return failed, held
+
+    def _together(self) -> int:
+        """Candidates that a worker process has at a time: one where each asks for itself whether it may begin."""
+        if self.config.budget.node_hours is not None:
+            return 1
+        if self.deadline is None:
+            return TOGETHER
+        return 1 if engine_of(self.config.engine).cost(None, 1) else IN_TIME
 
     def _run_phonons(self) -> int:
         """Choose the best and compute their phonons; returns how many failed now."""
@@ -174,7 +189,8 @@ class _Run:
         todo = list(self._plan().phonons)
         self.report("phonon", len(best) - len(todo), len(best))
         failed = 0
-        for done, (candidate, outcome) in enumerate(self._spread(todo, run_phonons), 1):
+        task = partial(run_phonons, deadline=self.deadline)
+        for done, (candidate, outcome) in enumerate(self._spread(todo, task), 1):
             failed += self._judged(candidate, outcome) is False
             self.report("phonon", len(best) - len(todo) + done, len(best))
         return failed

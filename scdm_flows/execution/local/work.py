@@ -9,6 +9,7 @@ from typing import TypeVar
 from jobflow.core.flow import Flow
 
 from scdm_flows.campaigns.budget import hours_are_used_up
+from scdm_flows.campaigns.estimate import ends_in_time
 from scdm_flows.campaigns.failures import failure, record
 from scdm_flows.campaigns.node_hours import add_lost
 from scdm_flows.campaigns.stored import relaxed_structure
@@ -54,13 +55,27 @@ def run_shards(
 
 
 def run_candidates(
-    config: CampaignConfig, database: Database, candidates: Sequence[ScreenedCandidate]
+    config: CampaignConfig,
+    database: Database,
+    candidates: Sequence[ScreenedCandidate],
+    deadline: float | None = None,
 ) -> Iterator[tuple[int, bool | None]]:
     """Run what candidates lack, those to be relaxed together; yields the place of each and how it went.
 
-    None where it has not begun and the campaign's node hours are used up. A candidate's jobs run as soon as its
-    relaxation has ended, while others are still under way.
+    None where it has not begun as the campaign's node hours are used up, or as it would not end before the deadline
+    (``time.time()``). A candidate's jobs run as soon as its relaxation has ended, while others are still under way.
     """
+    if deadline is not None:
+        late = {
+            place
+            for place, candidate in enumerate(candidates)
+            if not ends_in_time(config, database, candidate.structure, deadline)
+        }
+        yield from ((place, None) for place in sorted(late))
+        left = [place for place in range(len(candidates)) if place not in late]
+        for place, outcome in run_candidates(config, database, [candidates[k] for k in left]):
+            yield left[place], outcome
+        return
     if config.budget.node_hours is not None:  # each asks for itself whether it may begin, so none is relaxed ahead
         for place, candidate in enumerate(candidates):
             yield place, _run_candidate(config, database, candidate) if _may_go(config, database, candidate) else None
@@ -94,10 +109,19 @@ def _run_candidate(
     return _run_flow(config, database, candidate.candidate_id, flow, spent)
 
 
-def run_phonons(config: CampaignConfig, database: Database, candidate_ids: Sequence[str]) -> Iterator[tuple[int, bool]]:
-    """Phonons of candidates whose gate is open to them; yields the place of each and whether it went well."""
+def run_phonons(
+    config: CampaignConfig, database: Database, candidate_ids: Sequence[str], deadline: float | None = None
+) -> Iterator[tuple[int, bool | None]]:
+    """Phonons of candidates whose gate is open to them; yields the place of each and whether it went well.
+
+    None where they would not end before the deadline, ``time.time()``.
+    """
     for place, candidate_id in enumerate(candidate_ids):
-        flow = phonon_flow(config, candidate_id, relaxed_structure(config, database, candidate_id))
+        structure = relaxed_structure(config, database, candidate_id)
+        if deadline is not None and not ends_in_time(config, database, structure, deadline, StageName.PHONON):
+            yield place, None
+            continue
+        flow = phonon_flow(config, candidate_id, structure)
         yield place, _run_flow(config, database, candidate_id, flow)
 
 

@@ -1,0 +1,157 @@
+"""``scdm campaign loop`` and ``scdm campaign yields``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from scdm_flows.cli.common import DRY, JSON, USAGE, database, echo_json, table
+from scdm_flows.cli.running import HOURS, deadline_of, run_and_build, worker_config
+
+if TYPE_CHECKING:
+    from scdm_flows.config import CampaignConfig
+    from scdm_flows.config.loop import LoopConfig
+    from scdm_flows.documents import LoopDoc
+    from scdm_flows.stores.database import Database
+
+
+def _config(file: Path) -> LoopConfig:
+    """The loop of a file; where there is no such file, the stored loop of that name."""
+    from scdm_flows.config.loop import load_loop
+
+    if not file.exists() and not file.suffix and len(file.parts) == 1:
+        from scdm_flows.campaigns.rounds import stored_loop
+
+        with database(create=False) as connected:
+            return stored_loop(connected, str(file))[0]
+    return load_loop(file)
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--submit", is_flag=True, help="Put each round's work on the LaunchPad instead of running it here.")
+@click.option("--processes", type=click.IntRange(1), help="Worker processes; SCDM_PROCESSES or 2 when absent.")
+@HOURS
+@DRY
+@JSON
+def loop(file: Path, submit: bool, processes: int | None, hours: float | None, dry_run: bool, as_json: bool) -> None:
+    """Run the loop of FILE, or the stored one of that name, or go on with it.
+
+    A round generates and relaxes candidates with a surrogate, chooses those most worth while, computes them with the
+    loop's engine and learns from what was found. Stored work is not done again: the same command after an interruption
+    goes on from there. With --submit workers compute, and the same command takes the next step when they are done.
+    """
+    if submit and hours is not None:
+        raise click.UsageError(
+            "--hours is of runs in this process; give the loop core_hours, or the workers a walltime"
+        )
+    config = _config(file)
+    if dry_run:
+        _plan(config, as_json=as_json)
+        return
+    from scdm_flows.execution.loop import go_on
+
+    with database() as connected:
+        deadline = deadline_of(hours)
+        execute = _submitter(connected) if submit else _runner(connected, processes, deadline)
+        went = go_on(config, connected, execute, deadline=deadline, report=lambda words: click.echo(words, err=True))
+    if as_json:
+        echo_json(went.document.model_dump(mode="json") | {"waits_for": went.waits_for})
+        return
+    show_rounds(went.document)
+    if went.waits_for == "time":
+        click.echo("the time is used up; the same command goes on from here")
+    elif went.waits_for is not None and submit:
+        click.echo(
+            f"workers compute campaign {went.waits_for}; when they are done, the same command takes the next step"
+        )
+    elif went.waits_for is not None:
+        click.echo(f"campaign {went.waits_for} is not finished; the same command goes on with it")
+    else:
+        click.echo(f"loop {config.name}: {went.document.ended}")
+
+
+def _runner(connected: Database, processes: int | None, deadline: float | None) -> Any:
+    def run(campaign: CampaignConfig) -> None:
+        run_and_build(campaign, connected, processes=processes, retry_failed=False, deadline=deadline)
+
+    return run
+
+
+def _submitter(connected: Database) -> Any:
+    from scdm_flows.execution.fireworks import collect_failures
+    from scdm_flows.execution.fireworks import submit as put
+
+    def submit(campaign: CampaignConfig) -> None:
+        new = put(campaign, connected)
+        collect_failures(connected, campaign.name)
+        if new:
+            words = f"{new} workflow{'s' * (new != 1)} of campaign {campaign.name} submitted"
+            click.echo(f"{words}; start workers with: scdm worker -c {worker_config(connected)}", err=True)
+
+    return submit
+
+
+def _plan(config: LoopConfig, *, as_json: bool) -> None:
+    """Say what a loop would do; exit code 2 where it would be refused."""
+    from scdm_flows.campaigns.registration import refusals_here
+    from scdm_flows.flows.campaign import shard_count
+
+    first = config.campaign(1)
+    assert first is not None
+    engine = first.model_copy(update={"name": config.computed(1), "engine": config.compute.engine})
+    missing = list(dict.fromkeys(refusals_here(first) + refusals_here(engine)))
+    total = shard_count(first)[1] if not missing else None
+    facts = {
+        "loop": config.name,
+        "samples_a_round": total,
+        "computed_a_round": config.choose.n,
+        "rounds": config.rounds,
+        "core_hours": config.core_hours,
+        "engine": config.compute.engine.kind,
+        "config_hash": config.config_hash,
+        "missing": missing,
+    }
+    if as_json:
+        echo_json(facts)
+    else:
+        click.echo(
+            f"loop {config.name}: {config.rounds} rounds of {total} samples, of which {config.choose.n} are computed "
+            f"by the {config.compute.engine.kind} engine, chosen by {config.choose.by}; nothing was written"
+        )
+        if config.core_hours is not None:
+            click.echo(f"nothing begins after {config.core_hours:g} core hours")
+        for line in missing:
+            click.echo(f"missing: {line}", err=True)
+    if missing:
+        raise click.exceptions.Exit(USAGE)
+
+
+def show_rounds(document: LoopDoc) -> None:
+    """A line for each round."""
+    from scdm_flows.campaigns.rounds import summary
+
+    rows: list[list[Any]] = []
+    for one in document.rounds:
+        rows.append(
+            [
+                one.number,
+                one.pool,
+                len(one.chosen),
+                f"{one.expected:.1f} ({one.expected_by_rank:.1f}, {one.expected_at_random:.1f})",
+                one.ended,
+                one.found,
+                None if one.core_hours is None else f"{one.core_hours:.2f}",
+                one.learned_from,
+            ]
+        )
+    whole = summary(document.rounds)
+    rows.append(
+        ["all", None, sum(len(r.chosen) for r in document.rounds), None, whole["computed"], whole["found"],
+         f"{whole['core_hours']:.2f}", None]
+    )  # fmt: skip
+    heads = ["round", "to choose from", "chosen", "expected (by rank, at random)", "computed", "found", "core hours",
+             "learned from"]  # fmt: skip
+    table(f"Loop {document.name}", heads, rows)

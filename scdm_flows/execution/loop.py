@@ -1,0 +1,126 @@
+"""Goes on with a loop: does what its plan says next until it ends or has to wait for workers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from scdm_flows.builders import build_all
+from scdm_flows.campaigns.plan import plan
+from scdm_flows.campaigns.promotion import promote
+from scdm_flows.campaigns.rounds import (
+    Step,
+    asked_of,
+    choose_round,
+    count,
+    hours_left,
+    hours_of,
+    next_step,
+    register_loop,
+    save,
+)
+from scdm_flows.campaigns.stored import stored_of
+from scdm_flows.config import CampaignConfig, stored_config
+from scdm_flows.config.loop import LoopConfig
+from scdm_flows.documents import LoopDoc
+from scdm_flows.flows.campaign import shard_count
+from scdm_flows.stores.database import Database
+
+# computes what is open of a campaign, or sees to it that workers do
+Execute = Callable[[CampaignConfig], None]
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Went:
+    """How far a call came: the loop's document, and the campaign that workers are at; None where the loop ended."""
+
+    document: LoopDoc
+    waits_for: str | None = None
+
+
+def go_on(
+    config: LoopConfig,
+    database: Database,
+    execute: Execute,
+    *,
+    deadline: float | None = None,
+    report: Report = lambda words: None,
+) -> Went:
+    """Go on with a loop, from wherever it is.
+
+    Parameters
+    ----------
+    execute
+        Runs a campaign (then it is over when this returns, or out of budget or time), or submits it.
+    deadline
+        ``time.time()`` from which on nothing begins; the same call goes on later.
+    report
+        Called with what happens, in words.
+
+    Raises
+    ------
+    CampaignError
+        If there is another loop of this name, or another campaign of one of its names.
+    ReferenceDataError
+        If there is no energy model to choose by.
+    """
+    document = register_loop(config, database)
+    while True:
+        number = len(document.rounds) + 1
+        campaign = config.campaign(number)
+        over = [campaign.name] if campaign is not None and is_over(database, campaign.name) else []
+        spent = sum(hours_of(config, database, k) for k in range(1, number + 1))
+        now = next_step(config, document, over, spent)
+        if now.step is Step.END:
+            if document.ended != now.why:
+                document.ended = now.why
+                save(database, document)
+            return Went(document)
+        if deadline is not None and time.time() >= deadline:
+            return Went(document, "time")
+        report(f"round {now.number}: {now.step.value}")
+        if now.step is Step.GENERATE:
+            assert campaign is not None
+            execute(campaign)
+            build_all(database, campaign.name)
+            if not is_over(database, campaign.name):
+                return Went(document, campaign.name)
+        elif now.step is Step.CHOOSE:
+            build_all(database)
+            document.rounds.append(choose_round(config, database, now.number, document))
+            document.ended = None
+            save(database, document)
+        else:
+            waits = _compute(config, database, document, execute)
+            if waits is not None:
+                return Went(document, waits)
+
+
+def _compute(config: LoopConfig, database: Database, document: LoopDoc, execute: Execute) -> str | None:
+    """Compute what the last round has chosen, and count what it found; the campaign that is still under way, or None.
+
+    A campaign whose core hours are used up is over, whatever it has not begun.
+    """
+    *before, this = document.rounds
+    left = hours_left(config, database, this.number)
+    promotion = promote(database, asked_of(config, this, left))
+    name = promotion.config.name
+    execute(promotion.config)
+    build_all(database, name)
+    document.rounds[-1] = count(config, database, this, before)
+    used_up = config.core_hours is not None and hours_left(config, database, this.number + 1) == 0
+    document.rounds[-1].finished = used_up or is_over(database, name)
+    save(database, document)
+    return None if document.rounds[-1].finished else name
+
+
+def is_over(database: Database, name: str) -> bool:
+    """Whether a campaign is there and nothing of it is open."""
+    document = database.campaign(name)
+    if document is None:
+        return False
+    config = stored_config(document.config)
+    open_work = plan(config, shard_count(config)[0], stored_of(config, database))
+    return not (open_work.shards or open_work.candidates or open_work.phonons)

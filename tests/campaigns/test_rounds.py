@@ -1,0 +1,178 @@
+"""A loop's plan, its configuration, and what counts as found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pymatgen.core import Structure
+from support.documents import candidate, energies, six_candidates
+from support.layers import mx2
+from support.memory import memory_database
+
+from scdm_flows.campaigns.findings import OTHER_SCALE_EV, SAME_SCALE_EV, findings_of
+from scdm_flows.campaigns.rounds import Next, Step, is_found, next_step, register_loop, stored_loop
+from scdm_flows.config.loop import LoopConfig, load_loop, parse_loop
+from scdm_flows.documents import CandidateDoc, LoopDoc, LoopRound, ParentRecord
+from scdm_flows.engines.forcefield.energies import see
+from scdm_flows.errors import CampaignError, ConfigError
+from scdm_flows.thermo.energy_model import load_energy_model
+from scdm_flows.thermo.table import ReferenceTable
+
+LOOP: dict[str, Any] = {
+    "name": "l",
+    "candidates": {"generator": {"kind": "scdm", "n": 20, "seed": 4}},
+    "compute": {"engine": {"kind": "gpaw"}},
+    "choose": {"n": 2},
+    "rounds": 3,
+}
+
+
+def this(number: int, *, finished: bool = True) -> LoopRound:
+    return LoopRound(
+        number=number, energy_model="m", learned_from=0, pool=5, expected=1.0, expected_by_rank=1.0,
+        expected_at_random=0.5, finished=finished,
+    )  # fmt: skip
+
+
+def loop(**changes: Any) -> LoopConfig:
+    return parse_loop(LOOP | changes)
+
+
+def document(*rounds: LoopRound) -> LoopDoc:
+    config = loop()
+    return LoopDoc(name="l", config=config.model_dump(mode="json"), config_hash=config.config_hash, rounds=rounds)
+
+
+def test_rounds_follow_each_other() -> None:
+    assert next_step(loop(), document(), [], 0) == Next(Step.GENERATE, 1)
+    assert next_step(loop(), document(), ["l-r01"], 0) == Next(Step.CHOOSE, 1)
+    assert next_step(loop(), document(this(1, finished=False)), ["l-r01"], 0) == Next(Step.COMPUTE, 1)
+    assert next_step(loop(), document(this(1)), ["l-r01"], 0) == Next(Step.GENERATE, 2)
+    done = [this(k) for k in (1, 2, 3)]
+    assert next_step(loop(), document(*done), [], 0).step is Step.END
+    assert next_step(loop(rounds=4), document(*done), [], 0) == Next(Step.GENERATE, 4)  # a raised number goes on
+
+
+def test_a_used_up_budget_ends_it_but_not_what_was_chosen() -> None:
+    short = loop(core_hours=1)
+    assert next_step(short, document(this(1)), [], 1.0).step is Step.END
+    assert "1 core hours" in str(next_step(short, document(this(1)), [], 1.0).why)
+    assert next_step(short, document(this(1, finished=False)), [], 1.0) == Next(Step.COMPUTE, 1)
+
+
+@given(st.integers(0, 5), st.booleans(), st.booleans())
+def test_every_step_leads_on(n: int, finished: bool, generated: bool) -> None:
+    """Whatever is stored, doing what comes next reaches the end after at most three steps for each round that is left."""
+    config, rounds = loop(rounds=4), [this(k + 1) for k in range(min(n, 4))]
+    if rounds:
+        rounds[-1].finished = finished
+    over, steps = {f"l-r{len(rounds) + 1:02d}"} if generated else set(), 0
+    while (now := next_step(config, document(*rounds), over, 0.0)).step is not Step.END:
+        if now.step is Step.GENERATE:
+            over.add(f"l-r{now.number:02d}")
+        elif now.step is Step.CHOOSE:
+            rounds.append(this(now.number, finished=False))
+        else:
+            rounds[-1].finished = True
+        steps += 1
+    assert [r.number for r in rounds] == [1, 2, 3, 4]
+    assert steps <= 3 * (4 - min(n, 4)) + 1
+
+
+def test_campaigns_of_the_rounds() -> None:
+    first, second = loop().campaign(1), loop().campaign(2)
+    assert first is not None
+    assert second is not None
+    assert (first.name, second.name, loop().computed(2)) == ("l-r01", "l-r02", "l-r02-gpaw")
+    assert (first.generator.seed, second.generator.seed) == (4, 5)  # type: ignore[union-attr]
+    files = loop(candidates={"generator": {"kind": "files", "paths": ["/x"]}})
+    assert files.campaign(1) is not None
+    assert files.campaign(2) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"chose": {"n": 2}}, "unknown key 'chose'; did you mean 'choose'"),
+        ({"choose": {"n": 0}}, "choose.n = 0: .* greater than or equal to 1"),
+        ({"choose": {"by": "luck"}}, "choose.by = 'luck': .*'chance', 'improvement'"),
+        ({"compute": {"engine": {"kind": "gpa"}}}, "did you mean 'gpaw'"),
+        ({"name": "a" * 51}, "at most 50 characters"),
+        ({"candidates": {"generator": {"kind": "promoted"}}}, "candidates.generator.kind = 'promoted': must be one of"),
+    ],
+)
+def test_mistakes_are_told_in_words(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        loop(**change)
+
+
+def test_a_file_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="loop file .*x.yaml does not exist; launchpad/loops holds examples"):
+        load_loop(tmp_path / "x.yaml")
+
+
+def test_a_loop_is_registered_once_and_may_grow() -> None:
+    database = memory_database()
+    register_loop(loop(), database)
+    register_loop(loop(rounds=5, core_hours=2), database)
+    config, known = stored_loop(database, "l")
+    assert (config.rounds, config.core_hours, known.rounds) == (5, 2, [])
+    with pytest.raises(CampaignError, match="another configuration; only rounds, core_hours"):
+        register_loop(loop(choose={"n": 3}), database)
+    with pytest.raises(CampaignError, match="no loop 'm'; there are l"):
+        stored_loop(database, "m")
+
+
+def test_what_is_found() -> None:
+    def one(e: float, **fields: Any) -> CandidateDoc:
+        return candidate(0, mx2("1H"), **energies(e, **{"surrogate": False, **fields}))
+
+    assert is_found(loop(), one(0.1))
+    assert not is_found(loop(), one(0.11))
+    assert not is_found(loop(), one(0.0, novel=False))
+    assert not is_found(loop(), one(0.0, novel=None))  # not judged is not new
+    assert not is_found(loop(), one(0.0, e_above_hull_lower_bound=True))
+    asked = loop(choose={"gap_ev": [1.0, 2.0]})
+    assert is_found(asked, one(0.0, band_gap=1.5))
+    assert not is_found(asked, one(0.0, band_gap=0.5))
+    assert not is_found(asked, one(0.0))
+
+
+def test_findings_are_computed_layers_in_both_geometries() -> None:
+    """Of six candidates of a surrogate nothing is learned; of a promoted DFT one its own and its parent's geometry."""
+    database, model = memory_database(), load_energy_model()
+    documents = six_candidates()
+    documents.store(database)
+    layer, relaxed = mx2("1H", a=3.2), mx2("1H", a=3.18)
+    dft = {"surrogate": False, "energy_model": None, "formation_energy_per_atom": -0.9, "band_gap": 1.6}
+    parent = ParentRecord(candidate_id="x", campaign="demo")
+    made = [
+        candidate(10, layer, **energies(0.0, energy_scheme="gpaw-pbe-c2db", parent=parent, **dft)),
+        candidate(11, layer, **energies(0.05, energy_scheme="vasp-pbe", **dft)),
+        candidate(12, layer, **energies(0.05, energy_scheme="vasp-pbe", e_above_hull_lower_bound=True, **dft)),
+    ]
+    for one in made:
+        one.relaxed_structure = relaxed.as_dict()
+    database.upsert(database.candidates, [one.model_dump() for one in made])
+    found = {f.key: f for f in findings_of(database, model)}
+    first, other = made[0].candidate_id, made[1].candidate_id
+    assert set(found) == {f"{first} computed", f"{first} as relaxed before", f"{other} computed"}
+    computed, before = found[f"{first} computed"], found[f"{first} as relaxed before"]
+    assert (computed.formation_energy_per_atom, computed.error) == (-0.9, SAME_SCALE_EV)
+    assert before.formation_energy_per_atom == -0.9
+    names = model.force_fields
+    for finding, structure in ((computed, relaxed), (before, layer)):
+        seen = see([Structure.from_dict(structure.as_dict())], names)[0]
+        assert not isinstance(seen, str)
+        assert finding.seen[names[0]].energy_per_atom == pytest.approx(seen[names[0]].energy_per_atom, abs=1e-5)
+    # of another scheme its energy above hull counts, on the hull of this one
+    vasp = found[f"{other} computed"]
+    hull = ReferenceTable.load().hull_energy({"Mo": 1 / 3, "S": 2 / 3})
+    assert vasp.formation_energy_per_atom == pytest.approx(hull + 0.05, abs=1e-9)
+    assert vasp.error == OTHER_SCALE_EV
+    # molybdenum is heavy, and nobody said that the gap is without spin-orbit coupling
+    assert (vasp.nonmetal, vasp.band_gap) == (True, None)

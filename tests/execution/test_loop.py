@@ -1,0 +1,193 @@
+"""Loops that run: to their end, within a time, and killed again and again to the same end."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from pymatgen.core import Structure
+from support.layers import mx2
+from support.memory import memory_database
+
+from scdm_flows.campaigns.rounds import loop_document
+from scdm_flows.config import CampaignConfig
+from scdm_flows.config.loop import LoopConfig, parse_loop
+from scdm_flows.documents import LoopDoc
+from scdm_flows.execution import jobs as execution
+from scdm_flows.execution.local.runner import run_campaign
+from scdm_flows.execution.loop import go_on
+from scdm_flows.query import CandidateDB
+from scdm_flows.stores import Database
+from scdm_models.datasets.known import KnownLayers
+
+KILLS = 10
+
+
+class Killed(BaseException):
+    """What nothing catches."""
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(KnownLayers, "load", classmethod(lambda cls, path=None: cls.build([])[0]))
+
+
+@pytest.fixture
+def config(tmp_path: Path, graphene: Structure) -> LoopConfig:
+    """Five layers of a file, of which each round computes two, with the force field in the place of DFT."""
+    layers = {"mos2": mx2("1H", a=3.18), "mos2-t": mx2("1T", a=3.2), "graphene": graphene}
+    for name, metal in (("nbs2", "Nb"), ("ws2", "W")):
+        layers[name] = mx2("1H", a=3.2)
+        layers[name].replace_species({"Mo": metal})
+    for name, layer in layers.items():
+        layer.to(str(tmp_path / f"{name}.cif"))
+    engine = {"kind": "forcefield", "fmax_ev_per_angstrom": 0.3}
+    return parse_loop(
+        {
+            "name": "l",
+            "candidates": {"generator": {"kind": "files", "paths": [str(tmp_path)]}, "engine": engine},
+            "compute": {"engine": {**engine, "fmax_ev_per_angstrom": 0.2}},
+            "choose": {"n": 2, "stable_ev": 0.2},
+            "rounds": 4,
+        }
+    )
+
+
+def here(database: Database) -> Any:
+    def run(campaign: CampaignConfig) -> None:
+        run_campaign(campaign, database, processes=1)
+
+    return run
+
+
+def told(document: LoopDoc) -> dict[str, Any]:
+    """All but times and what code made it."""
+    found = document.model_dump(exclude={"last_updated", "provenance"})
+    for one in found["rounds"]:
+        one.pop("core_hours")
+        one["chosen"] = [{k: v for k, v in choice.items() if k != "why"} for choice in one["chosen"]]
+    return found
+
+
+def nearly(value: Any) -> Any:
+    """The same with numbers to a thousandth: layers that are relaxed in other company differ in their last digits."""
+    if isinstance(value, dict):
+        return {k: nearly(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [nearly(v) for v in value]
+    return pytest.approx(value, abs=1e-3) if isinstance(value, float) else value
+
+
+def test_a_loop_to_its_end(config: LoopConfig) -> None:
+    database, said = memory_database(), []
+    went = go_on(config, database, here(database), report=said.append)
+    document = went.document
+    assert went.waits_for is None
+    assert document.ended == "all 4 rounds are done"
+    assert [len(r.chosen) for r in document.rounds] == [2, 2, 1, 0]  # five layers, each once
+    chosen = [c.candidate_id for r in document.rounds for c in r.chosen]
+    assert len(set(chosen)) == 5
+    # the likeliest first, as long as no two are alike: 1T-MoS2 lies 0.28 eV/atom above 1H in C2DB
+    formulas = {c.candidate_id: c.formula for r in document.rounds for c in r.chosen}
+    worst = document.rounds[2].chosen[0]
+    assert formulas[worst.candidate_id] == "MoS2"
+    assert worst.e_above_hull == pytest.approx(0.28, abs=0.06)
+    assert worst.chance < 0.1
+    # force fields' energies are no findings, so nothing is learned, and the documents say so
+    assert {r.learned_from for r in document.rounds} == {0}
+    # every computed candidate says where it is from, and what was found is stable
+    query = CandidateDB(database)
+    for one in document.rounds[:3]:
+        own = query.find(campaign=one.computed)
+        assert sorted(str(c.promoted_from) for c in own) == sorted(c.candidate_id for c in one.chosen)
+        assert one.ended == len(own)
+        stable = [c.candidate_id for c in own if c.e_above_hull is not None and c.e_above_hull <= 0.2]
+        assert sorted(one.found_ids) == sorted(stable)
+        assert one.core_hours is not None
+        assert one.core_hours > 0
+    assert sum(r.found or 0 for r in document.rounds) == 4
+    assert said[:3] == ["round 1: generate and relax", "round 1: choose", "round 1: compute"]
+    # and again: nothing is done twice
+    before = told(document)
+    assert told(go_on(config, database, here(database)).document) == before
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(
+    config: LoopConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unkilled = memory_database()
+    whole = go_on(config, unkilled, here(unkilled)).document
+    database, rng, moments = memory_database(), random.Random(5), [0, 0]
+    job, upsert = execution.run_job, Database.upsert
+
+    def lives() -> None:
+        moments[0] += 1
+        if moments[0] == moments[1]:
+            raise Killed
+
+    def run_job(*args: Any, **more: Any) -> Any:
+        lives()
+        return job(*args, **more)
+
+    def write(self: Database, store: Any, documents: list[dict[str, Any]]) -> None:
+        lives()
+        upsert(self, store, documents)
+        lives()  # after it was written, and nobody was told
+
+    monkeypatch.setattr(execution, "run_job", run_job)
+    monkeypatch.setattr(Database, "upsert", write)
+    for _ in range(KILLS):
+        moments[:] = [0, rng.randrange(1, 25)]
+        with pytest.raises(Killed):
+            go_on(config, database, here(database))
+    moments[1] = -1
+    assert told(go_on(config, database, here(database)).document) == nearly(told(whole))
+    outputs = database.job_store.docs_store
+    assert outputs.count() == len(outputs.distinct("uuid")) == unkilled.job_store.docs_store.count()
+
+
+def test_a_time_that_is_over_is_kept_to(config: LoopConfig) -> None:
+    database = memory_database()
+    went = go_on(config, database, here(database), deadline=time.time() - 1)
+    assert went.waits_for == "time"
+    assert went.document.rounds == []
+    # a campaign that had no time is not over, and the loop says which one
+    late: list[str] = []
+
+    def run(campaign: CampaignConfig) -> None:
+        late.append(campaign.name)
+        run_campaign(campaign, database, processes=1, deadline=time.time() - 1)
+
+    assert go_on(config, database, run).waits_for == "l-r01"
+    assert late == ["l-r01"]
+    assert go_on(config, database, here(database)).document.ended == "all 4 rounds are done"
+
+
+def test_used_up_core_hours_end_it(config: LoopConfig) -> None:
+    database = memory_database()
+    short = config.model_copy(update={"core_hours": 1e-7})
+    document = go_on(short, database, here(database)).document
+    assert document.ended == "its 1e-07 core hours are used up"
+    stored = loop_document(database, "l")
+    assert stored is not None
+    assert told(stored) == told(document)
+
+
+def test_the_command(config: LoopConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import yaml
+
+    from scdm_flows.cli import cli
+
+    monkeypatch.setenv("SCDM_DATA_DIR", str(tmp_path / "data"))
+    file = tmp_path / "loop.yaml"
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    plan = CliRunner().invoke(cli, ["campaign", "loop", str(file), "--dry-run"])
+    assert plan.exit_code == 0, plan.output
+    assert "4 rounds of 5 samples, of which 2 are computed by the forcefield engine" in plan.output
+    wrong = CliRunner().invoke(cli, ["campaign", "loop", str(file), "--submit", "--hours", "1"])
+    assert wrong.exit_code == 2

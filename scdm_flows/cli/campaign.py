@@ -11,7 +11,7 @@ from scdm_flows.cli.again import rerun
 from scdm_flows.cli.cancel import cancel
 from scdm_flows.cli.common import DRY, JSON, USAGE, as_text, database, echo_json, table
 from scdm_flows.cli.inputs import costs, inputs, known_fits, show_costs
-from scdm_flows.cli.loop import loop
+from scdm_flows.cli.loop import loop, yields
 from scdm_flows.cli.promote import promote
 from scdm_flows.cli.remove import remove
 from scdm_flows.cli.report import report, write_report
@@ -65,6 +65,7 @@ def campaign() -> None:
 campaign.add_command(inputs)
 campaign.add_command(cancel)
 campaign.add_command(loop)
+campaign.add_command(yields)
 campaign.add_command(promote)
 campaign.add_command(remove)
 campaign.add_command(resume)

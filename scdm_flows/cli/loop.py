@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from scdm_flows.cli.common import DRY, JSON, USAGE, database, echo_json, table
+from scdm_flows.cli.common import DRY, FORCE, JSON, USAGE, database, echo_json, table
+from scdm_flows.cli.files import check_output
+from scdm_flows.cli.report import write_page
 from scdm_flows.cli.running import HOURS, deadline_of, run_and_build, worker_config
+from scdm_flows.errors import ConfigError
 
 if TYPE_CHECKING:
     from scdm_flows.config import CampaignConfig
@@ -51,12 +55,15 @@ def loop(file: Path, submit: bool, processes: int | None, hours: float | None, d
     if dry_run:
         _plan(config, as_json=as_json)
         return
+    from scdm_flows.config.settings import get_settings
     from scdm_flows.execution.loop import go_on
 
     with database() as connected:
         deadline = deadline_of(hours)
         execute = _submitter(connected) if submit else _runner(connected, processes, deadline)
-        went = go_on(config, connected, execute, deadline=deadline, report=lambda words: click.echo(words, err=True))
+        folder = get_settings().data_dir.absolute() / "loops" / config.name
+        said = partial(click.echo, err=True)
+        went = go_on(config, connected, execute, folder, deadline=deadline, report=said)
     if as_json:
         echo_json(went.document.model_dump(mode="json") | {"waits_for": went.waits_for})
         return
@@ -155,3 +162,43 @@ def show_rounds(document: LoopDoc) -> None:
     heads = ["round", "to choose from", "chosen", "expected (by rank, at random)", "computed", "found", "core hours",
              "learned from"]  # fmt: skip
     table(f"Loop {document.name}", heads, rows)
+
+
+@click.command()
+@click.argument("loops", nargs=-1, required=True, metavar="LOOP...")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), required=True, help="FILE.md; its figure goes into FILE/."
+)
+@FORCE
+def yields(loops: tuple[str, ...], out: Path, force: bool) -> None:
+    """Write a page of what the rounds of each LOOP gave, side by side.
+
+    A LOOP is the name of a stored one, or a JSON file that `scdm campaign loop NAME --json` wrote elsewhere.
+    """
+    import json
+
+    from pydantic import ValidationError
+
+    from scdm_flows.campaigns.rounds import stored_loop
+    from scdm_flows.documents import LoopDoc
+    from scdm_flows.report.loops import render
+
+    if out.suffix != ".md":
+        raise click.UsageError(f"-o {out} must be a Markdown file, such as loop.md")
+    check_output(out, force=force)
+    documents = []
+    for one in loops:
+        if not one.endswith(".json"):
+            with database(create=False) as connected:
+                documents.append(stored_loop(connected, one)[1])
+            continue
+        try:
+            data = json.loads(Path(one).read_text())
+            data.pop("waits_for", None)
+            documents.append(LoopDoc.model_validate(data))
+        except (OSError, ValueError, AttributeError, ValidationError) as error:
+            raise ConfigError(
+                f"{one} is no loop ({str(error).splitlines()[0]}); write it with `scdm campaign loop NAME --json`"
+            ) from None
+    path = write_page(render(documents, folder=out.stem), out, "yields.svg", force=force)
+    click.echo(f"report: {path}")

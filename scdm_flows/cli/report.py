@@ -122,7 +122,7 @@ def write_results(
         bar("page", 0, 1)
         page = render(study, folder=out.stem)
         bar("page", 1, 1)
-    return _write_page(page, out, "best-*.svg", force=force)
+    return write_page(page, out, "best-*.svg", force=force)
 
 
 def _is_promoted(connected: Database, name: str) -> bool:
@@ -191,10 +191,10 @@ def write_dft(
             progress=bar,
         )
         page = render(study, folder=out.stem)
-    return _write_page(page, out, "bands-*.svg", force=force)
+    return write_page(page, out, "bands-*.svg", force=force)
 
 
-def _write_page(page: MarkdownReport, out: Path, of_candidates: str, *, force: bool) -> Path:
+def write_page(page: MarkdownReport, out: Path, of_candidates: str, *, force: bool) -> Path:
     """Write a page and its files; of_candidates: pictures that an earlier page may have had more of."""
     folder = out.with_suffix("")
     make_folder(folder)

@@ -6,7 +6,7 @@ from scdm_flows.documents.bands import BandEdge, BandMass, BandsDoc, DosData, Ga
 from scdm_flows.documents.base import Provenance, ScdmDocument, utc_now
 from scdm_flows.documents.campaign import CampaignDoc, Funnel
 from scdm_flows.documents.candidate import CandidateDoc, StageRecord
-from scdm_flows.documents.loop import Choice, LoopDoc, LoopRound
+from scdm_flows.documents.loop import Choice, LoopDoc, LoopRound, Taught
 from scdm_flows.documents.novelty import KnownAs, Novelty
 from scdm_flows.documents.phonon import PhononDoc, PhononDos, SoftMode, ThermalQuantities
 from scdm_flows.documents.promotion import ParentRecord
@@ -59,6 +59,7 @@ __all__ = [
     "StageName",
     "StageRecord",
     "StaticSummary",
+    "Taught",
     "ThermalQuantities",
     "utc_now",
 ]

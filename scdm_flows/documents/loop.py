@@ -16,11 +16,17 @@ class Choice(BaseModel):
 
     candidate_id: str = Field(description="of a surrogate campaign of the loop")
     formula: str = Field(description="reduced formula")
-    value: float = Field(description="by which it was chosen, larger is better; of the kind that the loop's `by` names")
-    chance: float = Field(description="probability that it is what is looked for, by the energy model of the round")
+    value: float = Field(
+        description="by which it was chosen, larger is better; what the loop's `by` names, dimensionless or eV/atom"
+    )
+    chance: float = Field(
+        description="probability that it is what is looked for, by the energy model of the round, dimensionless"
+    )
     e_above_hull: float = Field(description="predicted by that model, eV/atom")
     e_above_hull_error: float = Field(description="half-width that holds nine in ten, eV/atom")
-    core_hours: float | None = Field(None, description="estimated cost; null where the engine costs next to nothing")
+    core_hours: float | None = Field(
+        None, description="estimated cost, h of one core; null where the engine costs next to nothing"
+    )
     why: str = Field(description="the same in words")
 
 
@@ -32,19 +38,34 @@ class LoopRound(BaseModel):
     number: int = Field(description="1 is the first")
     surrogate: str | None = Field(None, description="campaign that generated and relaxed; null where none was needed")
     computed: str | None = Field(None, description="campaign that computes the chosen; null where none was chosen")
-    generator_model: str | None = Field(None, description="checkpoint file of a generator that had learned; else null")
+    generator_model: str | None = Field(None, description="id of a generator's model that had learned; else null")
     energy_model: str = Field(description="id of the energy model that chose")
     learned_from: int = Field(description="computed layers which that model has learned from, besides its own data")
     pool: int = Field(description="candidates to choose from: new, no duplicates, small enough, computable")
-    expected: float = Field(description="how many of the chosen are what is looked for, by the energy model")
-    expected_by_rank: float = Field(description="of as many of the pool by rank alone, by the same model")
-    expected_at_random: float = Field(description="of as many of the pool at random, by the same model")
+    expected: float = Field(
+        description="how many of the chosen are what is looked for, by the energy model, dimensionless"
+    )
+    expected_by_rank: float = Field(
+        description="of as many of the pool by rank alone, by the same model, dimensionless"
+    )
+    expected_at_random: float = Field(description="of as many of the pool at random, by the same model, dimensionless")
     chosen: list[Choice] = Field(default_factory=list, description="in the order of the choice")
     finished: bool = Field(False, description="everything that was chosen has an end, or ran out of the budget")
     ended: int | None = Field(None, description="chosen ones that have an energy above hull now")
     found: int | None = Field(None, description="of these, those that are what is looked for")
     found_ids: list[str] = Field(default_factory=list, description="their candidate ids, as computed")
-    core_hours: float | None = Field(None, description="wall time of all jobs of the round, hours of one core each")
+    core_hours: float | None = Field(None, description="wall time of all jobs of the round, h of one core each")
+
+
+class Taught(BaseModel):
+    """A generator that has learned, or why it could not."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    number: int = Field(description="round whose generator it is")
+    checkpoint: str | None = Field(None, description="its file; null where the one of the start goes on")
+    model_id: str | None = Field(None, description="as in the candidates' model_id")
+    why_not: str | None = Field(None, description="why it could not learn")
 
 
 class LoopDoc(ScdmDocument):
@@ -55,4 +76,5 @@ class LoopDoc(ScdmDocument):
     config: dict[str, Any] = Field(description="what was asked for, as in the file")
     config_hash: str = Field(description="sha256 of what may not change between its rounds")
     ended: str | None = Field(None, description="why there are no more rounds; null while there may be")
+    taught: list[Taught] = Field(default_factory=list, description="generators that have learned, the first one first")
     rounds: list[LoopRound] = Field(default_factory=list, description="the first one first")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from scdm_flows.builders import build_all
 from scdm_flows.campaigns.plan import plan
@@ -12,7 +13,6 @@ from scdm_flows.campaigns.promotion import promote
 from scdm_flows.campaigns.rounds import (
     Step,
     asked_of,
-    choose_round,
     count,
     hours_left,
     hours_of,
@@ -21,6 +21,7 @@ from scdm_flows.campaigns.rounds import (
     save,
 )
 from scdm_flows.campaigns.stored import stored_of
+from scdm_flows.campaigns.worth import choose_round, teach_round
 from scdm_flows.config import CampaignConfig, stored_config
 from scdm_flows.config.loop import LoopConfig
 from scdm_flows.documents import LoopDoc
@@ -44,6 +45,7 @@ def go_on(
     config: LoopConfig,
     database: Database,
     execute: Execute,
+    folder: Path,
     *,
     deadline: float | None = None,
     report: Report = lambda words: None,
@@ -54,6 +56,8 @@ def go_on(
     ----------
     execute
         Runs a campaign (then it is over when this returns, or out of budget or time), or submits it.
+    folder
+        Of the loop: checkpoints of generators that have learned go there, and those who generate read them there.
     deadline
         ``time.time()`` from which on nothing begins; the same call goes on later.
     report
@@ -72,7 +76,7 @@ def go_on(
         campaign = config.campaign(number)
         over = [campaign.name] if campaign is not None and is_over(database, campaign.name) else []
         spent = sum(hours_of(config, database, k) for k in range(1, number + 1))
-        now = next_step(config, document, over, spent)
+        now = next_step(config, document, over, spent, [one.number for one in document.taught])
         if now.step is Step.END:
             if document.ended != now.why:
                 document.ended = now.why
@@ -81,9 +85,13 @@ def go_on(
         if deadline is not None and time.time() >= deadline:
             return Went(document, "time")
         report(f"round {now.number}: {now.step.value}")
-        if now.step is Step.GENERATE:
+        if now.step is Step.TEACH:
+            file = folder / f"r{number:02d}.safetensors"
+            document.taught.append(teach_round(config, database, number, document, file))
+            save(database, document)
+        elif now.step is Step.GENERATE:
             assert campaign is not None
-            execute(campaign)
+            execute(_with_taught(campaign, document, number))
             build_all(database, campaign.name)
             if not is_over(database, campaign.name):
                 return Went(document, campaign.name)
@@ -114,6 +122,14 @@ def _compute(config: LoopConfig, database: Database, document: LoopDoc, execute:
     document.rounds[-1].finished = used_up or is_over(database, name)
     save(database, document)
     return None if document.rounds[-1].finished else name
+
+
+def _with_taught(campaign: CampaignConfig, document: LoopDoc, number: int) -> CampaignConfig:
+    """The campaign with the generator of its round that has learned, where there is one."""
+    taught = next((one.checkpoint for one in document.taught if one.number == number), None)
+    if taught is None:
+        return campaign
+    return campaign.model_copy(update={"generator": campaign.generator.model_copy(update={"checkpoint": taught})})
 
 
 def is_over(database: Database, name: str) -> bool:

@@ -64,6 +64,14 @@ def test_a_used_up_budget_ends_it_but_not_what_was_chosen() -> None:
     assert next_step(short, document(this(1, finished=False)), [], 1.0) == Next(Step.COMPUTE, 1)
 
 
+def test_a_generator_learns_before_it_generates_from_the_second_round_on() -> None:
+    learning = loop(learn={"generator": True})
+    assert next_step(learning, document(), [], 0) == Next(Step.GENERATE, 1)
+    assert next_step(learning, document(this(1)), [], 0) == Next(Step.TEACH, 2)
+    assert next_step(learning, document(this(1)), [], 0, taught=[2]) == Next(Step.GENERATE, 2)
+    assert next_step(loop(), document(this(1)), [], 0) == Next(Step.GENERATE, 2)
+
+
 @given(st.integers(0, 5), st.booleans(), st.booleans())
 def test_every_step_leads_on(n: int, finished: bool, generated: bool) -> None:
     """Whatever is stored, doing what comes next reaches the end after at most three steps for each round that is left."""

@@ -25,6 +25,7 @@ from scdm_flows.stores import Database
 from scdm_models.datasets.known import KnownLayers
 
 KILLS = 10
+FOLDER = Path("/nowhere")  # no generator learns here
 
 
 class Killed(BaseException):
@@ -84,7 +85,7 @@ def nearly(value: Any) -> Any:
 
 def test_a_loop_to_its_end(config: LoopConfig) -> None:
     database, said = memory_database(), []
-    went = go_on(config, database, here(database), report=said.append)
+    went = go_on(config, database, here(database), FOLDER, report=said.append)
     document = went.document
     assert went.waits_for is None
     assert document.ended == "all 4 rounds are done"
@@ -113,7 +114,7 @@ def test_a_loop_to_its_end(config: LoopConfig) -> None:
     assert said[:3] == ["round 1: generate and relax", "round 1: choose", "round 1: compute"]
     # and again: nothing is done twice
     before = told(document)
-    assert told(go_on(config, database, here(database)).document) == before
+    assert told(go_on(config, database, here(database), FOLDER).document) == before
 
 
 @pytest.mark.slow
@@ -121,7 +122,7 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(
     config: LoopConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unkilled = memory_database()
-    whole = go_on(config, unkilled, here(unkilled)).document
+    whole = go_on(config, unkilled, here(unkilled), FOLDER).document
     database, rng, moments = memory_database(), random.Random(5), [0, 0]
     job, upsert = execution.run_job, Database.upsert
 
@@ -144,16 +145,16 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(
     for _ in range(KILLS):
         moments[:] = [0, rng.randrange(1, 25)]
         with pytest.raises(Killed):
-            go_on(config, database, here(database))
+            go_on(config, database, here(database), FOLDER)
     moments[1] = -1
-    assert told(go_on(config, database, here(database)).document) == nearly(told(whole))
+    assert told(go_on(config, database, here(database), FOLDER).document) == nearly(told(whole))
     outputs = database.job_store.docs_store
     assert outputs.count() == len(outputs.distinct("uuid")) == unkilled.job_store.docs_store.count()
 
 
 def test_a_time_that_is_over_is_kept_to(config: LoopConfig) -> None:
     database = memory_database()
-    went = go_on(config, database, here(database), deadline=time.time() - 1)
+    went = go_on(config, database, here(database), FOLDER, deadline=time.time() - 1)
     assert went.waits_for == "time"
     assert went.document.rounds == []
     # a campaign that had no time is not over, and the loop says which one
@@ -163,15 +164,15 @@ def test_a_time_that_is_over_is_kept_to(config: LoopConfig) -> None:
         late.append(campaign.name)
         run_campaign(campaign, database, processes=1, deadline=time.time() - 1)
 
-    assert go_on(config, database, run).waits_for == "l-r01"
+    assert go_on(config, database, run, FOLDER).waits_for == "l-r01"
     assert late == ["l-r01"]
-    assert go_on(config, database, here(database)).document.ended == "all 4 rounds are done"
+    assert go_on(config, database, here(database), FOLDER).document.ended == "all 4 rounds are done"
 
 
 def test_used_up_core_hours_end_it(config: LoopConfig) -> None:
     database = memory_database()
     short = config.model_copy(update={"core_hours": 1e-7})
-    document = go_on(short, database, here(database)).document
+    document = go_on(short, database, here(database), FOLDER).document
     assert document.ended == "its 1e-07 core hours are used up"
     stored = loop_document(database, "l")
     assert stored is not None

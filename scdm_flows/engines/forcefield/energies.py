@@ -57,17 +57,21 @@ def predict_by(model: EnergyModel, layers: Sequence[Structure]) -> list[Predicte
     """The energy of each layer as it is, or why it has none; in their order."""
     seen = see(layers, model.force_fields)
     found: list[PredictedEnergy | str] = [one if isinstance(one, str) else "" for one in seen]
-    able = [k for k, one in enumerate(seen) if not isinstance(one, str)]
+    able, answers = [], []
+    for k, one in enumerate(seen):
+        if not isinstance(one, str):
+            able.append(k)
+            answers.append(one)
     compositions = [layers[k].composition.fractional_composition for k in able]
     fractions = [{str(e): float(x) for e, x in one.items()} for one in compositions]
 
     def predicted(rows: Sequence[int]) -> list[PredictedEnergy]:
-        given = [[seen[able[row]][name] for row in rows] for name in model.force_fields]  # type: ignore[index]
+        given = [[answers[row][name] for row in rows] for name in model.force_fields]
         return model.predict([fractions[row] for row in rows], given)
 
     try:
-        for k, one in zip(able, predicted(range(len(able))) if able else [], strict=True):
-            found[k] = one
+        for k, energy in zip(able, predicted(range(len(able))) if able else [], strict=True):
+            found[k] = energy
     except ReferenceDataError:  # one odd layer stops none of the others
         for row, k in enumerate(able):
             try:

@@ -126,9 +126,9 @@ def save(database: Database, document: LoopDoc) -> None:
 def hours_of(config: LoopConfig, database: Database, number: int) -> float:
     """Core hours of a round's jobs; each job has one core."""
     campaign = config.campaign(number)
-    names = [config.computed(number), *([] if campaign is None else [campaign.name])]
+    names = [config.computed(number), None if campaign is None else campaign.name]
     with store_errors(database.uri):
-        return sum(node_hours(database.mongo[OUTPUTS], name) for name in names)
+        return sum(node_hours(database.mongo[OUTPUTS], name) for name in names if name is not None)
 
 
 def asked_of(config: LoopConfig, this: LoopRound, left: float | None) -> Asked:
@@ -136,6 +136,7 @@ def asked_of(config: LoopConfig, this: LoopRound, left: float | None) -> Asked:
     last = next(n for n in range(this.number, 0, -1) if config.campaign(n) is not None)
     parent = config.campaign(last)
     assert parent is not None
+    assert config.compute is not None
     return Asked(
         parent=parent.name,
         top=len(this.chosen),

@@ -17,7 +17,7 @@ from scdm_flows.campaigns.estimate import Fit, estimate, fits, in_node_hours
 from scdm_flows.campaigns.findings import findings_of
 from scdm_flows.campaigns.promotion import why_not
 from scdm_flows.campaigns.rounds import hours_left, is_found
-from scdm_flows.config import CampaignConfig, FilesGeneratorConfig
+from scdm_flows.config import FilesGeneratorConfig
 from scdm_flows.config.loop import LoopConfig
 from scdm_flows.documents import CandidateDoc, Choice, LoopDoc, LoopRound, StageName, Taught
 from scdm_flows.engines.forcefield.energies import predict_by
@@ -41,17 +41,18 @@ def choose_round(config: LoopConfig, database: Database, number: int, document: 
     """
     model = _model(config, database)
     pool = _pool(config, database, document)
-    known = fits(database, _draft(config)) if pool else {}
+    known = fits(database, config.computing()) if pool else {}
     options, documents = [], {}
     for candidate, predicted in zip(pool, predict_by(model, _relaxed(pool)), strict=True):
         if isinstance(predicted, PredictedEnergy):  # what the model cannot say anything of is not chosen
             options.append(_option(config, candidate, predicted, known))
             documents[candidate.candidate_id] = candidate
     rules = config.choose
-    before = list(_options_before(document, CandidateDB(database)))
+    query = CandidateDB(database)
+    before = list(_options_before(document, query))
     chosen = choose(
         options,
-        rules.n,
+        0 if config.compute is None else rules.n,
         by=rules.by,
         below=rules.stable_ev,
         diversity=rules.diversity,
@@ -61,6 +62,7 @@ def choose_round(config: LoopConfig, database: Database, number: int, document: 
         seed=rules.seed + number - 1,
     )
     campaign = config.campaign(number)
+    own = [o for o in options if campaign is not None and documents[o.candidate_id].campaign == campaign.name]
     n, chances = len(chosen), chance(options, rules.stable_ev)
     by_rank = choose(options, n, by="rank", below=rules.stable_ev)
     choices = []
@@ -84,6 +86,8 @@ def choose_round(config: LoopConfig, database: Database, number: int, document: 
         computed=config.computed(number) if chosen else None,
         energy_model=model.id,
         learned_from=int(model.header.get("learned", {}).get("n", 0)),
+        samples=None if campaign is None else query.campaign(campaign.name).funnel.generated,
+        promising=sum(o.e_above_hull <= rules.stable_ev for o in own),
         pool=len(options),
         expected=round(sum(c.chance for c in choices), 4),
         expected_by_rank=round(float(chance([o for o, _ in by_rank], rules.stable_ev).sum()), 4),
@@ -105,16 +109,9 @@ def _model(config: LoopConfig, database: Database) -> EnergyModel:
     return learn(model, findings_of(database, model)) if config.learn.energies else model
 
 
-def _draft(config: LoopConfig) -> CampaignConfig:
-    """A campaign that computes as the loop does, for what that costs."""
-    first = config.campaign(1)
-    assert first is not None
-    return first.model_copy(update={"engine": config.compute.engine, "gate": config.compute.gate})
-
-
 def _pool(config: LoopConfig, database: Database, document: LoopDoc) -> list[CandidateDoc]:
     """New, relaxed, computable candidates of all rounds so far that none has chosen, each layer once."""
-    query, draft, number = CandidateDB(database), _draft(config), len(document.rounds) + 1
+    query, draft, number = CandidateDB(database), config.computing(), len(document.rounds) + 1
     chosen = {choice.candidate_id for one in document.rounds for choice in one.chosen}
     computed = re.compile(rf"{re.escape(config.name)}-r\d\d-[a-z]+-[0-9a-f]+")
     pool: list[CandidateDoc] = []
@@ -144,7 +141,7 @@ def _option(
     config: LoopConfig, candidate: CandidateDoc, predicted: PredictedEnergy, known: Mapping[StageName, Fit]
 ) -> Option:
     structure = Structure.from_dict(candidate.relaxed_structure or {})
-    runs = estimate(_draft(config), structure, len(structure))
+    runs = estimate(config.computing(), structure, len(structure))
     fitted = in_node_hours(runs, known)
     fractions = {str(e): float(x) for e, x in structure.composition.fractional_composition.items()}
     said = predicted.properties
@@ -194,7 +191,7 @@ def teach_round(config: LoopConfig, database: Database, number: int, document: L
         known = computed.get(layers[k].candidate_id)
         if known is not None and known.e_above_hull is not None:
             rewards[k] = float(is_found(config, known))
-        elif isinstance(predicted, PredictedEnergy):
+        elif isinstance(predicted, PredictedEnergy) and not predicted.extrapolated:
             rewards[k] = chance([_option(config, layers[k], predicted, {})], config.choose.stable_ev)[0]
     try:
         model_id = teach(

@@ -106,10 +106,12 @@ def _plan(config: LoopConfig, *, as_json: bool) -> None:
     from scdm_flows.campaigns.registration import refusals_here
     from scdm_flows.flows.campaign import shard_count
 
-    first = config.campaign(1)
+    first, computes = config.campaign(1), config.computing()
     assert first is not None
-    engine = first.model_copy(update={"name": config.computed(1), "engine": config.compute.engine})
-    missing = list(dict.fromkeys(refusals_here(first) + refusals_here(engine)))
+    missing = refusals_here(first)
+    if config.compute is not None:
+        missing += refusals_here(computes.model_copy(update={"name": config.computed(1)}))
+    missing = list(dict.fromkeys(missing))
     total = shard_count(first)[1] if not missing else None
     facts = {
         "loop": config.name,
@@ -117,17 +119,20 @@ def _plan(config: LoopConfig, *, as_json: bool) -> None:
         "computed_a_round": config.choose.n,
         "rounds": config.rounds,
         "core_hours": config.core_hours,
-        "engine": config.compute.engine.kind,
+        "engine": None if config.compute is None else computes.engine.kind,
         "config_hash": config.config_hash,
         "missing": missing,
     }
     if as_json:
         echo_json(facts)
     else:
-        click.echo(
-            f"loop {config.name}: {config.rounds} rounds of {total} samples, of which {config.choose.n} are computed "
-            f"by the {config.compute.engine.kind} engine, chosen by {config.choose.by}; nothing was written"
-        )
+        then = "from which the generator learns" if config.learn.generator else "from which nothing learns"
+        if config.compute is not None:
+            then = (
+                f"of which {config.choose.n} are computed by the {computes.engine.kind} engine, "
+                f"chosen by {config.choose.by}"
+            )
+        click.echo(f"loop {config.name}: {config.rounds} rounds of {total} samples, {then}; nothing was written")
         if config.core_hours is not None:
             click.echo(f"nothing begins after {config.core_hours:g} core hours")
         for line in missing:
@@ -145,6 +150,8 @@ def show_rounds(document: LoopDoc) -> None:
         rows.append(
             [
                 one.number,
+                one.samples,
+                one.promising,
                 one.pool,
                 len(one.chosen),
                 f"{one.expected:.1f} ({one.expected_by_rank:.1f}, {one.expected_at_random:.1f})",
@@ -156,11 +163,13 @@ def show_rounds(document: LoopDoc) -> None:
         )
     whole = summary(document.rounds)
     rows.append(
-        ["all", None, sum(len(r.chosen) for r in document.rounds), None, whole["computed"], whole["found"],
+        ["all", None, None, None, sum(len(r.chosen) for r in document.rounds), None, whole["computed"], whole["found"],
          f"{whole['core_hours']:.2f}", None]
     )  # fmt: skip
-    heads = ["round", "to choose from", "chosen", "expected (by rank, at random)", "computed", "found", "core hours",
-             "learned from"]  # fmt: skip
+    heads = [
+        *("round", "samples", "promising", "to choose from", "chosen", "expected (by rank, at random)"),
+        *("computed", "found", "core hours", "learned from"),
+    ]
     table(f"Loop {document.name}", heads, rows)
 
 

@@ -86,7 +86,7 @@ class LearnConfig(Frozen):
     """What the rounds learn."""
 
     energies: bool = Field(True, description="the energy model learns from every computed layer of the database")
-    generator: bool = Field(False, description="the generator learns from what was found, from the second round on")
+    generator: bool = Field(True, description="the generator learns from what was found, from the second round on")
     steps: int = Field(200, ge=1, le=100_000, description="training steps of the generator in a round")
     pull: float = Field(
         1.0, ge=0, le=100, description="weight of the starting model's own samples, which hold it near to what it was"
@@ -99,7 +99,9 @@ class LoopConfig(Frozen):
     name: Annotated[str, Field(pattern=NAME, max_length=LONGEST_LOOP_NAME, description="letters, digits, - and _")]
     description: str = Field("", description="free text")
     candidates: CandidatesConfig = Field(default_factory=CandidatesConfig)
-    compute: ComputeConfig
+    compute: ComputeConfig | None = Field(
+        None, description="how the chosen are computed; when absent nobody is chosen, and the generator alone learns"
+    )
     choose: ChooseConfig = Field(default_factory=ChooseConfig)
     learn: LearnConfig = Field(default_factory=LearnConfig)
     rounds: int = Field(3, ge=1, le=MOST_ROUNDS, description="at most so many; a raised number goes on")
@@ -127,18 +129,24 @@ class LoopConfig(Frozen):
             objective=self.candidates.objective,
         )
 
-    def computed(self, number: int) -> str:
-        """Name of the campaign that computes what a round has chosen."""
-        return f"{self.name}-r{number:02d}-{self.compute.engine.kind}"
+    def computed(self, number: int) -> str | None:
+        """Name of the campaign that computes what a round has chosen; None where nothing is computed."""
+        return None if self.compute is None else f"{self.name}-r{number:02d}-{self.compute.engine.kind}"
+
+    def computing(self) -> CampaignConfig:
+        """A campaign that computes as the loop does, for what that costs and means; the surrogate's where none does."""
+        first = self.campaign(1)
+        assert first is not None
+        how = self.candidates if self.compute is None else self.compute
+        return first.model_copy(update={"engine": how.engine, "gate": how.gate})
 
     @property
     def config_hash(self) -> str:
         """Of what may not change between rounds, 64 hex digits; how many there are, and the budget, may."""
-        first = self.campaign(1)
-        assert first is not None
         parts = [
-            science(first),
-            science(first.model_copy(update={"engine": self.compute.engine, "gate": self.compute.gate})),
+            science(self.campaign(1)),
+            science(self.computing()),
+            self.compute is None,
             self.choose.model_dump(mode="json"),
             self.learn.model_dump(mode="json"),
         ]

@@ -41,6 +41,8 @@ class LoopRound(BaseModel):
     generator_model: str | None = Field(None, description="id of a generator's model that had learned; else null")
     energy_model: str = Field(description="id of the energy model that chose")
     learned_from: int = Field(description="computed layers which that model has learned from, besides its own data")
+    samples: int | None = Field(None, description="samples that the surrogate campaign made; null without one")
+    promising: int = Field(0, description="of these, new layers whose predicted energy above hull is as looked for")
     pool: int = Field(description="candidates to choose from: new, no duplicates, small enough, computable")
     expected: float = Field(
         description="how many of the chosen are what is looked for, by the energy model, dimensionless"

@@ -66,6 +66,7 @@ def _rounds(one: LoopDoc) -> Iterator[str]:
     rows = [
         [
             str(r.number),
+            "–" if r.samples is None else f"{r.promising} of {r.samples}",
             str(r.pool),
             str(r.learned_from),
             f"{r.expected:.1f}",
@@ -76,7 +77,17 @@ def _rounds(one: LoopDoc) -> Iterator[str]:
         ]
         for r in one.rounds
     ]
-    head = ["round", "to choose from", "learned from", "expected", "by rank", "at random", "found", "core hours"]
+    head = [
+        "round",
+        "promising samples",
+        "to choose from",
+        "learned from",
+        "expected",
+        "by rank",
+        "at random",
+        "found",
+        "core hours",
+    ]
     yield table(head, rows)
     yield "\nExpected is what the energy model of the round says of its choice, and of as many chosen otherwise.\n"
     names = {name for r in one.rounds for name in r.found_ids}

@@ -27,6 +27,7 @@ LOOP: dict[str, Any] = {
     "candidates": {"generator": {"kind": "scdm", "n": 20, "seed": 4}},
     "compute": {"engine": {"kind": "gpaw"}},
     "choose": {"n": 2},
+    "learn": {"generator": False},
     "rounds": 3,
 }
 
@@ -89,6 +90,14 @@ def test_every_step_leads_on(n: int, finished: bool, generated: bool) -> None:
         steps += 1
     assert [r.number for r in rounds] == [1, 2, 3, 4]
     assert steps <= 3 * (4 - min(n, 4)) + 1
+
+
+def test_without_a_computation_the_generator_alone_learns() -> None:
+    alone = parse_loop({"name": "l", "candidates": {"generator": {"kind": "scdm", "n": 20}}})
+    assert alone.computed(1) is None
+    assert alone.computing().engine == alone.candidates.engine
+    assert alone.config_hash != loop().config_hash
+    assert next_step(alone, document(this(1)), [], 0) == Next(Step.TEACH, 2)
 
 
 def test_campaigns_of_the_rounds() -> None:

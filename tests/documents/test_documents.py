@@ -31,7 +31,7 @@ WITHOUT_UNIT = {
     ("BandMass", "r_squared"): "1 is perfect",
 }
 UNITS = re.compile(
-    r"\b(eV|meV|angstrom|THz|GPa|K|s|C|electron masses|Bohr magnetons?|Boltzmann constants?|states/eV|modes per THz"
+    r"\b(eV|meV|angstrom|THz|GPa|K|s|h|C|electron masses|Bohr magnetons?|Boltzmann constants?|states/eV|modes per THz"
     r"|fractions?|fractional|dimensionless|e/angstrom|N/m)\b|\d/angstrom"
 )
 

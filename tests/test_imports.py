@@ -75,7 +75,15 @@ ROOMS: dict[str, set[str]] = {
         "scdm_models.processes",
     },
     "server": {"report", "query", "analysis", "stores", "scdm_models.symmetry"},
-    "report": {"evaluation", "campaigns", "query", "analysis", "thermo", "scdm_models.symmetry"},
+    "report": {
+        "evaluation",
+        "campaigns",
+        "query",
+        "analysis",
+        "thermo",
+        "scdm_models.model",
+        "scdm_models.symmetry",
+    },
     "evaluation": {
         "engines",
         "analysis",

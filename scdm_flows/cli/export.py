@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import click
@@ -31,6 +32,8 @@ def export(name: str, out: Path, licence: str | None, authors: tuple[str, ...], 
     campaigns that it was promoted from; and the candidates as OPTIMADE JSON lines, which optimade-maker serves.
     Passwords and folders are taken out. It is written as it was built last; the same campaign gives the same files.
     """
+    if importlib.util.find_spec("rocrate") is None:  # younger than many an installation
+        raise click.UsageError('rocrate is not installed; pip install "rocrate>=0.16,<0.17"')
     from scdm_flows.report.crate.export import METADATA, write_crate
     from scdm_flows.report.crate.rights import license_of, person
     from scdm_flows.server.optimade_file import OptimadeFile
@@ -58,6 +61,10 @@ def export(name: str, out: Path, licence: str | None, authors: tuple[str, ...], 
     for words in counts.missing:
         click.echo(f"not in it: {words}", err=True)
     if counts.without_entry:
-        click.echo(f"without an OPTIMADE entry: {counts.without_entry} candidates", err=True)
+        click.echo(
+            f"without an OPTIMADE entry: {counts.without_entry} candidates; `scdm build` gives one to those with a "
+            "structure that an earlier version built",
+            err=True,
+        )
     if address is None:
         click.echo("it states no licence, so nobody may use it; --license CC-BY-4.0 states one", err=True)

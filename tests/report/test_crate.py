@@ -1,13 +1,13 @@
 """The crate of a campaign: what Workflow Run Crate asks for, the way from DFT back to the sample, nothing private.
 
-The profile's own validator (roc-validator) wants rich < 14, where this project is tested with rich 15, and fetches
-RO-Crate's context from the network. So what it requires is looked at here rule by rule; ``docs/howto.md`` says how to run
-it on a crate.
+The profile's own validator (roc-validator) wants rich < 14, where this project has rich 15, and fetches RO-Crate's
+context from the network. So what it requires is looked at here rule by rule; ``make test-crate`` runs it.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,6 +138,7 @@ def test_the_graph_is_flat_and_every_reference_leads_somewhere(crate: Crate) -> 
     assert len(crate.metadata["@graph"]) == len(crate.entities)
     outside = {"https://w3id.org/ro/crate/1.1", "https://w3id.org/workflowhub/workflow-ro-crate/1.0"}
     for key, entity in crate.entities.items():
+        assert not re.search(r"""[\s<>"{}|\\^`]""", key)  # RFC 3987: what an IRI must not hold
         for name, value in entity.items():
             assert not (isinstance(value, list) and len(value) == 1), (key, name)
             for one in value if isinstance(value, list) else [value]:
@@ -271,7 +272,9 @@ def scdm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     return commands(capsys)
 
 
-def test_export_writes_once_and_again_with_force(scdm: Callable[..., Any], tmp_path: Path) -> None:
+def test_export_writes_once_and_again_with_force(
+    scdm: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     command = ("campaign", "export", "demo", "-o", "crate")
     assert scdm(*command, "--json")["relaxed"] == 3
     assert "not stated" in Crate(tmp_path / "crate").entities["./"]["license"]
@@ -284,6 +287,9 @@ def test_export_writes_once_and_again_with_force(scdm: Callable[..., Any], tmp_p
     assert "holds no ro-crate-metadata.json" in scdm(*command[:-1], "mine", "--force", code=2)
     assert "did you mean 'demo'" in scdm("campaign", "export", "dmo", "-o", "new", code=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["crate", "mine"]
+    with monkeypatch.context() as patch:
+        patch.setattr("importlib.util.find_spec", lambda name: None)
+        assert 'pip install "rocrate' in scdm(*command, code=2)
 
 
 def test_an_export_that_breaks_off_leaves_what_was_there(database: Database, tmp_path: Path) -> None:

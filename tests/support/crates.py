@@ -64,7 +64,7 @@ def promoted(number: int, parent: CandidateDoc, **fields: Any) -> CandidateDoc:
     document = candidate(number, Structure.from_dict(parent.relaxed_structure), **{**known, **fields})
     document.candidate_id, document.campaign = f"demo-gpaw-{number:012x}", "demo-gpaw"
     document.promoted_from, document.parent = parent.candidate_id, ParentRecord(**kept)
-    document.engine_version = "25.7.0"
+    document.engine_version = "25.7.0 (a stand-in)"
     return with_structures(document)
 
 

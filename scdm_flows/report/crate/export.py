@@ -232,8 +232,7 @@ class _Crate:
         self.folder.write(sample, as_cif(Structure.from_dict(document.structure)))
         self.folder.write(relaxed, as_cif(Structure.from_dict(document.relaxed_structure)))
         step = step_of(document, campaign.config.engine, sample, relaxed)
-        failure = None if step.failure is None else self.private.text(step.failure)
-        self.steps.append(replace(step, failure=failure))
+        self.steps.append(replace(step, reason=self.private(step.reason)))
 
     def _ancestors(self) -> None:
         """The candidates that those of the crate were promoted from, back to the first."""

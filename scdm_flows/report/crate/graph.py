@@ -9,16 +9,16 @@ text.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from scdm_flows import __version__
-from scdm_flows.documents import CampaignState
+from scdm_flows.documents import CampaignState, CandidateState
 from scdm_flows.report.crate.campaigns import Exported, Ingredient
 from scdm_flows.report.crate.folder import Written
+from scdm_flows.report.crate.ids import fragment
 from scdm_flows.report.crate.rights import Person
 from scdm_flows.report.crate.steps import Software, Step, on_pypi, said_of
 
@@ -208,8 +208,9 @@ class _Graph:
         return self.thing(PAPER, "ScholarlyArticle", name=title, identifier=PAPER)
 
     def ingredient(self, found: Ingredient) -> str:
-        key = f"#{re.sub(r'[^A-Za-z0-9._+-]+', '-', found.name)}"
-        return self.thing(key, "CreativeWork", name=found.name, description=found.what, sha256=found.sha256)
+        return self.thing(
+            fragment(found.name), "CreativeWork", name=found.name, description=found.what, sha256=found.sha256
+        )
 
     def plain_files(self, contents: Sequence[Content]) -> None:
         """All files but the workflows; those of a folder are its parts."""
@@ -309,8 +310,8 @@ class _Graph:
             result=[step.relaxed],
             began=step.began,
             ended=step.ended,
-            status=FAILED if step.failure is not None else COMPLETED,
-            error=step.failure,
+            status={CandidateState.FAILED: FAILED, CandidateState.PENDING: None}.get(step.state, COMPLETED),
+            error=step.reason if step.state is CandidateState.FAILED else None,
             identifier=_some(list(step.jobs)),
         )
 

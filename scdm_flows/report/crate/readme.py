@@ -53,7 +53,8 @@ def readme(
     again = (
         "scdm-flows: all commands that take structures read `candidates.jsonl`."
         if promoted
-        else "scdm-flows: `scdm campaign run campaign.yaml` does the same again, from this folder."
+        else "scdm-flows: `scdm campaign run campaign.yaml` does the same again, from this folder. Files that it "
+        "names and that are not here, such as reference phases, belong beside it."
     )
     return PAGE.format(
         name=campaign.name,

@@ -6,9 +6,11 @@ import re
 from dataclasses import dataclass
 
 from scdm_flows.errors import ConfigError
+from scdm_flows.report.crate.ids import fragment
 
 _SPDX = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
-_AUTHOR = re.compile(r"\s*([^<>]*[^<>\s])\s*(?:<(https?://[^<>\s]+)>)?\s*")
+_ADDRESS = r"https?://[^\s<>\"{}|\\^`]+"
+_AUTHOR = re.compile(rf"\s*([^<>]*[^<>\s])\s*(?:<({_ADDRESS})>)?\s*")
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ def person(text: str) -> Person:
     if match is None:
         raise ConfigError(f"{text!r} is no author; give NAME, or 'NAME <https://orcid.org/...>'")
     name, address = match.groups()
-    return Person(address or "#" + re.sub(r"\W+", "-", name.lower()).strip("-"), name)
+    return Person(address or fragment(name.lower()), name)
 
 
 def license_of(text: str | None) -> str | None:
@@ -42,7 +44,7 @@ def license_of(text: str | None) -> str | None:
     ConfigError
         If it is neither a name nor an address.
     """
-    if text is None or re.fullmatch(r"https?://\S+", text):
+    if text is None or re.fullmatch(_ADDRESS, text):
         return text
     if not _SPDX.fullmatch(text):
         raise ConfigError(f"{text!r} is no licence; give its SPDX name, such as CC-BY-4.0, or its address")

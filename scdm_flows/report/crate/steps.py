@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from scdm_flows.config.engines import EngineConfig
 from scdm_flows.documents import CandidateDoc, CandidateState, ParentRecord, StageName
 from scdm_flows.documents.hull import at_least
+from scdm_flows.report.crate.ids import fragment
 
 SAMPLED = (StageName.GENERATE, StageName.SCREEN)
 PYPI = "https://pypi.org/project"
@@ -29,7 +30,7 @@ class Step:
 
     sample, relaxed: names of files in the crate; promoted_from: the candidate whose relaxed structure the sample is;
     parent: what is remembered of that; sampled: when the sample was screened; began, ended: of the relaxation and what
-    followed; failure: why a stage failed; jobs: stages with their uuids.
+    followed; state, reason: the candidate's; jobs: stages with their uuids.
     """
 
     candidate_id: str
@@ -44,7 +45,8 @@ class Step:
     sampled: datetime | None
     began: datetime | None
     ended: datetime | None
-    failure: str | None
+    state: CandidateState
+    reason: str | None
     jobs: tuple[str, ...]
 
 
@@ -69,7 +71,8 @@ def step_of(document: CandidateDoc, engine: EngineConfig, sample: str, relaxed: 
         None if screened is None else screened.completed_at,
         min((begin for _, begin in ended), default=None),
         max((end for end, _ in ended), default=None),
-        document.reason if document.state is CandidateState.FAILED else None,
+        document.state,
+        document.reason,
         tuple(
             f"{stage} {record.job_uuid}"
             for stage, record in document.stages.items()
@@ -100,14 +103,14 @@ def engine_software(document: CandidateDoc, engine: EngineConfig) -> Software:
     """The program that computed a candidate, in the version that was noted."""
     version = document.engine_version
     if engine.kind == "gpaw":
-        return Software(f"#gpaw-{version or 'unknown'}", "GPAW", version, "https://gpaw.readthedocs.io/")
+        return Software(fragment(f"gpaw-{version or 'unknown'}"), "GPAW", version, "https://gpaw.readthedocs.io/")
     if engine.kind == "vasp":
-        return Software(f"#vasp-{version or 'unknown'}", "VASP", version, "https://www.vasp.at/")
+        return Software(fragment(f"vasp-{version or 'unknown'}"), "VASP", version, "https://www.vasp.at/")
     name, versions = engine.force_field, document.provenance.versions
     package = "chgnet" if "chgnet" in name.lower() else "sevenn" if "seven" in name.lower() else None
     if package is None or package not in versions:
-        return Software(f"#force-field-{name}", name, version, None)
-    key = f"#force-field-{name}-{versions[package]}"
+        return Software(fragment(f"force-field-{name}"), name, version, None)
+    key = fragment(f"force-field-{name}-{versions[package]}")
     return Software(key, f"{name} of {package}", versions[package], on_pypi(package, versions[package]))
 
 

@@ -1,7 +1,7 @@
 """The campaigns of a crate: the one that is exported, and those that it was promoted from.
 
-Structures that a campaign was given go along as they were read, since a user's files may hold anything. Models and
-files of reference phases go by their sha256.
+Structures that a campaign was given go along as the screen has set them (c along the vacuum), and not the user's files,
+which may hold anything. Models and files of reference phases go by their sha256.
 """
 
 from __future__ import annotations

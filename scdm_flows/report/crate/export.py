@@ -39,7 +39,7 @@ CANDIDATES, ANCESTORS, PHONONS, BANDS = "candidates.jsonl", "ancestors.jsonl", "
 FAILURES, OPTIMADE = "failures.jsonl", "optimade.jsonl"
 SAMPLES, RELAXED = "samples/", "structures/"
 CONTENTS = (
-    Content(GIVEN, "structures that the campaign was given, as they were read", is_input=True),
+    Content(GIVEN, "structures that the campaign was given, in the setting of the screen", is_input=True),
     Content(ANCESTORS, "the candidates that these were promoted from, with all that is known of them", is_input=True),
     Content(CANDIDATES, "every candidate with all that is known of it, the best first"),
     Content(PHONONS, "phonons: bands, density of states, the verdict"),

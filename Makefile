@@ -2,7 +2,9 @@
 # make test         the tests
 # make test-cluster a campaign through a Slurm that it starts on this machine
 # make test-docker  builds the image with buildah and runs a worker from it; needs root, 10 GB and some minutes
-#                   these are skipped with the reason where that cannot be had, which REQUIRED=1 makes a failure
+# make test-crate   a campaign's RO-Crate by the profile's validator, its OPTIMADE file by optimade-maker, which pip
+#                   installs in an environment of their own. These last three are skipped with the reason where that cannot
+#                   be had, which REQUIRED=1 makes a failure
 # make test-browser the web pages in Debian's chromium, at 1440 and 390 pixels; SCREENSHOTS=folder keeps the pictures
 # make lint         ruff and mypy
 # make bench        our speed beside the alternatives', as ratios within one run
@@ -23,7 +25,7 @@ INSTALL := $(PIP) install --quiet --constraint requirements.lock
 INPUTS := pyproject.toml requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart install dev test test-cluster test-docker test-browser lint bench results clean
+.PHONY: help quickstart install dev test test-cluster test-docker test-crate test-browser lint bench results clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -74,6 +76,9 @@ test-cluster: dev
 test-docker: dev
 	@tests/apt-install.sh "buildah debootstrap" buildah debootstrap
 	@OMP_NUM_THREADS=1 TORCH_INDEX="$(TORCH_INDEX)" $(VENV)/bin/python -m pytest -s tests/image
+
+test-crate: dev
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest tests/crate
 
 # The pages in a real browser; skipped, with the reason, where no chromium is installed.
 test-browser: dev

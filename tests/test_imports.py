@@ -82,6 +82,7 @@ ROOMS: dict[str, set[str]] = {
         "analysis",
         "thermo",
         "scdm_models.metrics",
+        "scdm_models.model",
         "scdm_models.symmetry",
     },
     "evaluation": {

@@ -247,6 +247,7 @@ def checks() -> list[tuple[str, bool, Callable[[], str]]]:
         ("database indexes", False, _indexes),
         ("FireWorks", False, _package("fireworks", "fireworks", "pip install 'fireworks>=2.1.3,<3'")),
         ("FireWorks configuration", False, _launchpad),
+        ("rocrate (campaign export)", False, _package("rocrate", "rocrate", "pip install 'rocrate>=0.16,<0.17'")),
         ("GPAW (DFT)", False, _gpaw),
         ("VASP", False, _vasp),
         ("VASP holds c (LATTICE_CONSTRAINTS)", False, _vasp_version),

@@ -82,6 +82,48 @@ def output_path(path: Path, *, force: bool) -> Iterator[Path]:
         raise OutputError(f"{path} was not written: {disk_full(error) or error}") from error
 
 
+@contextmanager
+def output_folder(path: Path, mark: str, *, force: bool) -> Iterator[Path]:
+    """An empty folder beside, which gets the name ``path`` when all went well; whatever happens, it goes otherwise.
+
+    mark: the file that makes it what it is. With ``force`` a folder that has it is replaced, and no other but an empty
+    one: what lies there may be anything.
+
+    Raises
+    ------
+    OutputError
+        If it exists without ``force`` or is something else, its parent cannot be written (exit code 2), or the disk is
+        full (1).
+    """
+    full = path.is_dir() and any(path.iterdir())
+    if path.exists() and not path.is_dir():
+        raise _usage_error(f"{path} is a file; give the name of a folder")
+    if full and not force:
+        raise _usage_error(f"{path} exists; give another name, or --force to replace it")
+    if full and not (path / mark).is_file():
+        raise _usage_error(f"{path} holds no {mark}, so it is not replaced; give another name")
+    parent = path.absolute().parent
+    if not parent.is_dir():
+        raise _usage_error(f"folder {parent} does not exist; create it first")
+    if not os.access(parent, os.W_OK):
+        raise _usage_error(f"folder {parent} cannot be written; choose another")
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=parent) as temporary:
+            made, old = Path(temporary) / "new", Path(temporary) / "old"
+            made.mkdir()
+            yield made
+            if path.exists():
+                path.rename(old)
+            try:
+                made.rename(path)
+            except OSError:
+                if old.exists():
+                    old.rename(path)
+                raise
+    except OSError as error:
+        raise OutputError(f"{path} was not written: {disk_full(error) or error}") from error
+
+
 def make_folder(folder: Path) -> None:
     """Create a folder and its parents; ``OutputError`` (exit code 2) where that cannot be."""
     try:

@@ -74,16 +74,22 @@ def as_text(document: CandidateDoc, fmt: str) -> str:
     """The candidate's structure as ``cif`` or ``poscar``, or its whole document as ``json``."""
     if fmt == "json":
         return document.model_dump_json(indent=1) + "\n"
-    structure = _by_element(structure_of(document))
+    structure = structure_of(document)
     if fmt == "poscar":
         from pymatgen.io.vasp import Poscar
 
+        structure = _by_element(structure)
         sign = ">=" if document.e_above_hull_lower_bound else "="
         e_hull = "" if document.e_above_hull is None else f" E_hull{sign}{document.e_above_hull:.3f} eV/atom"
         return str(Poscar(structure, comment=f"{document.formula} {document.candidate_id}{e_hull}"))
+    return as_cif(structure)
+
+
+def as_cif(structure: Structure) -> str:
+    """The structure as CIF, in P1."""
     from pymatgen.io.cif import CifWriter
 
-    return str(CifWriter(structure, significant_figures=DECIMALS))
+    return str(CifWriter(_by_element(structure), significant_figures=DECIMALS))
 
 
 def _by_element(structure: Structure) -> Structure:

@@ -22,7 +22,6 @@ from fastapi.routing import APIRoute
 from pydantic import AnyHttpUrl
 from starlette.exceptions import HTTPException
 
-from scdm_flows import __version__
 from scdm_flows.errors import StoreError
 from scdm_flows.server.security import UNAVAILABLE
 
@@ -39,7 +38,6 @@ from optimade.models import (  # noqa: E402
     ResponseMeta,
     StructureResource,
 )
-from optimade.server.config import ServerConfig  # noqa: E402
 from optimade.server.exception_handlers import general_exception, http_exception_handler  # noqa: E402
 from optimade.server.mappers import BaseResourceMapper, LinksMapper, ReferenceMapper  # noqa: E402
 from optimade.server.middleware import AddWarnings, EnsureQueryParamIntegrity, HandleApiHint  # noqa: E402
@@ -47,7 +45,13 @@ from optimade.server.routers import info, links, references, structures, version
 from optimade.server.routers.utils import BASE_URL_PREFIXES, JSONAPIResponse  # noqa: E402
 
 from scdm_flows.server.entries import Entries  # noqa: E402
-from scdm_flows.server.properties import INSIDE, PREFIX, CandidateMapper, provider_fields, sortable  # noqa: E402
+from scdm_flows.server.properties import (  # noqa: E402
+    INSIDE,
+    PAGE_LIMIT_MAX,
+    CandidateMapper,
+    optimade_config,
+    sortable,
+)
 from scdm_flows.server.records import LINKS, REFERENCES  # noqa: E402
 
 if TYPE_CHECKING:
@@ -55,40 +59,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PAGE_LIMIT, PAGE_LIMIT_MAX = 20, 500
 _VERSION = re.compile(r"^/(v[0-9]+(\.[0-9]+){0,2})(/|$)")
-
-
-def _config() -> ServerConfig:
-    return ServerConfig(
-        debug=False,
-        insert_test_data=False,
-        insert_from_jsonl=None,
-        page_limit=PAGE_LIMIT,
-        page_limit_max=PAGE_LIMIT_MAX,
-        is_index=False,
-        license=None,
-        index_base_url=None,
-        request_delay=None,
-        base_url=None,
-        custom_landing_page=None,
-        aliases={},
-        length_aliases={},
-        validate_api_response=True,
-        implementation={"name": "scdm-flows", "version": __version__},
-        provider={
-            "prefix": PREFIX,
-            "name": "scdm-flows",
-            "description": "Generated two-dimensional crystals: relaxed, screened and ranked candidates",
-            "homepage": None,
-        },
-        provider_fields={"structures": [{"name": name, **entry} for name, entry in provider_fields().items()]},
-    )
 
 
 def optimade_app(database: Database) -> FastAPI:
     """The application, to be mounted below any path. database: connected; it is only read."""
-    config = _config()
+    config = optimade_config()
     app = FastAPI(
         title="OPTIMADE API of scdm-flows",
         description="Generated two-dimensional crystals by the OPTIMADE specification.",

@@ -11,12 +11,15 @@ from functools import cache
 from typing import Any
 
 from optimade.models import StructureResource, StructureResourceAttributes
+from optimade.server.config import ServerConfig
 from optimade.server.mappers import StructureMapper
 
+from scdm_flows import __version__
 from scdm_flows.documents import CandidateDoc
 from scdm_flows.documents.candidate import queryable_fields, sort_fields
 
 PREFIX = "scdm"
+PAGE_LIMIT, PAGE_LIMIT_MAX = 20, 500
 INSIDE = "optimade."
 _OWN_NAMES = {"candidate_id", "elements", "nelements", "nsites"}  # OPTIMADE has names for these
 _UNITS = (  # what descriptions call them -> (unit as OPTIMADE writes it)
@@ -68,6 +71,34 @@ def _unit(description: str) -> str:
 def sortable() -> set[str]:
     """Properties that can be sorted by."""
     return _SORTABLE | {f"_{PREFIX}_{field}" for field, entry in provider_fields().items() if entry["sortable"]}
+
+
+def optimade_config() -> ServerConfig:
+    """The configuration of optimade's mappers, models and routes."""
+    return ServerConfig(
+        debug=False,
+        insert_test_data=False,
+        insert_from_jsonl=None,
+        page_limit=PAGE_LIMIT,
+        page_limit_max=PAGE_LIMIT_MAX,
+        is_index=False,
+        license=None,
+        index_base_url=None,
+        request_delay=None,
+        base_url=None,
+        custom_landing_page=None,
+        aliases={},
+        length_aliases={},
+        validate_api_response=True,
+        implementation={"name": "scdm-flows", "version": __version__},
+        provider={
+            "prefix": PREFIX,
+            "name": "scdm-flows",
+            "description": "Generated two-dimensional crystals: relaxed, screened and ranked candidates",
+            "homepage": None,
+        },
+        provider_fields={"structures": [{"name": name, **entry} for name, entry in provider_fields().items()]},
+    )
 
 
 class CandidateMapper(StructureMapper):  # type: ignore[misc] # optimade has no type information

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from scdm_models.errors import CheckpointError
-from scdm_models.model.checkpoint import load_checkpoint, save_checkpoint
+from scdm_models.model.checkpoint import identity, load_checkpoint, save_checkpoint
 from scdm_models.model.denoiser import stability_class
 
 
@@ -45,6 +45,22 @@ def test_foreign_and_changed_checkpoints_are_refused(tmp_path: Path) -> None:
     changed.write_bytes(raw)
     with pytest.raises(CheckpointError, match="does not match its checksum"):
         load_checkpoint(changed)
+
+
+def test_identity_is_that_of_the_loaded_model(tmp_path: Path) -> None:
+    packaged = load_checkpoint()
+    name, digest = identity()
+    assert (name, len(digest)) == (packaged.model_id, 64)
+    assert name == f"scdm-{digest[:8]}"
+    changed = tmp_path / "changed.safetensors"
+    save_checkpoint(changed, packaged.model, packaged.prior + 1, packaged.card, packaged.prototypes)
+    assert identity(changed) != identity()
+    assert identity(changed)[0] == load_checkpoint(changed).model_id
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"x": torch.zeros(2)}, foreign)
+    for path in (foreign, tmp_path / "none.safetensors"):
+        with pytest.raises(CheckpointError, match="is no checkpoint"):
+            identity(path)
 
 
 def test_stability_classes_have_their_edges_where_they_say() -> None:

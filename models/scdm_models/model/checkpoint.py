@@ -97,6 +97,22 @@ def _model_id(card: dict[str, Any], digest: str) -> str:
     return f"{card.get('name', 'scdm').lower()}-{digest[:8]}"
 
 
+def identity(path: str | Path | None = None, *, packaged: str = "scdm") -> tuple[str, str]:
+    """Model id of a checkpoint and the sha256 of its tensors, 64 hex digits, as its header says; it is not loaded.
+
+    Parameters are those of ``load_checkpoint``. ``CheckpointError`` where there is no such file, or it is none of ours.
+    """
+    if path is None:
+        with as_file(files("scdm_models").joinpath("data", f"{packaged}.safetensors")) as file:
+            return identity(file)
+    try:
+        with safe_open(str(path), framework="pt") as handle:
+            header = handle.metadata() or {}
+        return _model_id(json.loads(header["card"]), header["sha256"]), header["sha256"]
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path} is no checkpoint ({error}); use a file that `scdm train` wrote") from error
+
+
 def load_checkpoint(path: str | Path | None = None, *, packaged: str = "scdm") -> Checkpoint:
     """The checkpoint of a file, a packaged one when no path is given.
 

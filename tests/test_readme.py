@@ -56,7 +56,7 @@ def test_named_files_exist() -> None:
 
 
 def test_table_of_variables_is_the_settings() -> None:
-    named = set(re.findall(r"^\| `SCDM_(\w+)`", README, re.MULTILINE))
+    named = set(re.findall(r"^\| `SCDM_(\w+)`", (ROOT / "docs" / "settings.md").read_text(), re.MULTILINE))
     assert named == {name.upper() for name in ScdmSettings.model_fields}
 
 

@@ -143,6 +143,13 @@ class CandidateDoc(ScdmDocument):
     e_above_same_composition: float | None = queryable(
         None, "energy above the lowest other phase of the same composition, eV/atom, on the scale of e_above_hull"
     )
+    exfoliation_mev_per_angstrom2: float | None = queryable(
+        None,
+        "exfoliation energy: energy of the layer above bulk_parent over its area, meV/angstrom^2; null where the "
+        "references name no parent",
+        sortable=False,
+    )
+    bulk_parent: str | None = Field(None, description="bulk crystal that the references call the layer's parent")
     hull_revision: int | None = Field(None, description="revision of the hull document that e_above_hull comes from")
     hull_pending: str | None = Field(
         None, description="hash of what the hull has still to take in; null where it has", json_schema_extra=INDEXED

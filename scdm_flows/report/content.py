@@ -198,6 +198,13 @@ def magnetic_words(candidate: CandidateDoc) -> str | None:
     return words if above is None else f"{words}, E(AFM) - E(FM) = {1000 * above:.1f} meV/atom"
 
 
+def exfoliation_words(candidate: CandidateDoc) -> str | None:
+    """The exfoliation energy and whose layer it is; None where unknown."""
+    if candidate.exfoliation_mev_per_angstrom2 is None:
+        return None
+    return f"{number(candidate.exfoliation_mev_per_angstrom2, 1)} meV/Å², from {candidate.bulk_parent}"
+
+
 def vacuum_words(candidate: CandidateDoc) -> list[tuple[str, str]]:
     """Name and value of what is known against the vacuum, on each side where a dipole makes them differ."""
     found, apart = [], candidate.vacuum_level_difference or 0.0

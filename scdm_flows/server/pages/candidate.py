@@ -199,7 +199,7 @@ def _fidelities(query: CandidateDB, document: CandidateDoc) -> html.Section | No
 
 
 def _energies(document: CandidateDoc) -> html.Section:
-    from scdm_flows.report.content import competing_phases, magnetic_words
+    from scdm_flows.report.content import competing_phases, exfoliation_words, magnetic_words
 
     if document.energy_per_atom is None and document.e_above_hull is None:
         return section("Energy", _missing(document, "static", "energy"))
@@ -220,6 +220,7 @@ def _energies(document: CandidateDoc) -> html.Section:
         ("scheme", document.energy_scheme),
         ("energy model", document.energy_model),
         ("magnetic order", magnetic_words(document)),
+        ("exfoliation energy", exfoliation_words(document)),
     ]
     found: list[Any] = [facts(rows)]
     if document.decomposition:

@@ -1,9 +1,9 @@
 """Where the vacuum levels of a layer lie, from its electrostatic potential along c. Pure.
 
-On each side the planar average of the potential is taken in the middle of what lies between the layer and the middle of
-the vacuum: far enough from the layer for its electrons to have decayed, and from the middle, where a dipole correction
-puts its step. There it must be flat. Of a polar layer without a dipole correction it is not, as a field of no physical
-meaning makes up for the step, and there is no level.
+On each side the planar average of the potential is taken between the layer and where a dipole correction puts its step,
+near the middle of the vacuum: far enough from the layer for its electrons to have decayed, and from the step. There it
+must be flat. Of a polar layer without a dipole correction it is not, as a field of no physical meaning makes up for the
+step, and there is no level.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pymatgen.core import Structure
 from scdm_flows.documents.static import VacuumLevels
 
 Array = NDArray[np.float64]
-WINDOW = (0.6, 0.85)  # of the way from the outermost atom to the middle of the vacuum
+WINDOW = (0.6, 0.85)  # of the way from the outermost atom to the step
 FLAT_EV = 0.05  # largest difference within a window
 LEAST_POINTS = 3
 
@@ -43,12 +43,16 @@ def vacuum_levels(
     values, c = np.array(potential, dtype=float), float(structure.lattice.c)
     bottom, thickness = _extent(np.array(structure.frac_coords)[:, 2])
     heights = (np.arange(len(values)) / len(values) - bottom) % 1.0  # above the lowest atom, in units of c
-    half = (1.0 - thickness) / 2
-    near, far = (share * half for share in WINDOW)
-    above = (heights >= thickness + near) & (heights <= thickness + far)
-    below = (heights >= 1.0 - far) & (heights <= 1.0 - near)
+    # of GPAW's correction, and of VASP's, which is half a cell from the middle of the atoms (DIPOL)
+    steps = [(1.0 + thickness) / 2, (mean_height(structure) + 0.5 - bottom) % 1.0]
+    upwards, downwards = max(0.0, min(steps) - thickness), max(0.0, 1.0 - max(steps))
+    above, below = (
+        (away >= WINDOW[0] * way) & (away <= WINDOW[1] * way)
+        for away, way in ((heights - thickness, upwards), (1.0 - heights, downwards))
+    )
     if min(above.sum(), below.sum()) < LEAST_POINTS or not np.isfinite(values).all():
-        return f"the potential has {len(values)} points along c, too few to have some in {2 * half * c:.1f} Å of vacuum"
+        vacuum = (1.0 - thickness) * c
+        return f"the potential has {len(values)} points along c, too few to have some in {vacuum:.1f} Å of vacuum"
     spread = max(float(np.ptp(values[side])) for side in (above, below))
     if spread > FLAT_EV:
         return (
@@ -63,6 +67,12 @@ def vacuum_levels(
         valence_maximum_ev=valence_maximum,
         conduction_minimum_ev=conduction_minimum,
     )
+
+
+def mean_height(structure: Structure) -> float:
+    """The mean height of the atoms on the circle of c, as a slab may cross the boundary; in units of c, 0 to 1."""
+    angle = np.angle(np.exp(2j * np.pi * np.array(structure.frac_coords)[:, 2]).mean())
+    return float(angle / (2 * np.pi)) % 1.0
 
 
 def _extent(heights: Array) -> tuple[float, float]:

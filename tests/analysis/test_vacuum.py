@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pymatgen.core import Structure
+from pymatgen.core import Lattice, Structure
 from support.layers import mx2
 from support.standin.potential import STEP_EV, VACUUM_EV, potential, step
 
-from scdm_flows.analysis.vacuum import vacuum_levels
+from scdm_flows.analysis.vacuum import mean_height, vacuum_levels
 from scdm_flows.documents.static import VacuumLevels
 
 
@@ -37,6 +37,18 @@ def test_each_side_of_a_layer_with_a_dipole(shift: float) -> None:
     assert found.mean_ev == pytest.approx(VACUUM_EV, abs=1e-4)
     assert (found.fermi_level_ev, found.valence_maximum_ev, found.conduction_minimum_ev) == (1.0, 0.0, 1.6)
     assert found.spread_ev < 1e-3
+
+
+def test_a_layer_whose_atoms_crowd_on_one_side() -> None:
+    # the step lies half a cell from the mean of the atoms, as VASP has it: here 1.5 angstrom off the middle of the vacuum
+    heights = np.array([0.0, 0.3, 0.6, 0.9, 1.2, 6.0])
+    c = 24.0
+    frac = [[k / 6, k / 6, z / c] for k, z in enumerate(heights)]
+    layer = Structure(Lattice.hexagonal(3.2, c), ["Mo"] * 5 + ["O"], frac)
+    assert abs((mean_height(layer) - 3.0 / c + 0.5) % 1.0 - 0.5) * c > 1.4
+    found = levels(layer, corrected=True, points=240)
+    assert isinstance(found, VacuumLevels)
+    assert found.above_ev - found.below_ev == pytest.approx(step(layer), abs=0.02)
 
 
 def test_both_sides_of_a_layer_without_one_are_equal() -> None:

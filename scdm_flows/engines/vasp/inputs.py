@@ -19,6 +19,7 @@ from pymatgen.io.vasp.inputs import Incar, Kpoints
 
 from scdm_flows.analysis.magnetism import kinds_of_atoms
 from scdm_flows.analysis.phonons import in_plane_path
+from scdm_flows.analysis.vacuum import mean_height
 from scdm_flows.config import VaspEngineConfig
 from scdm_flows.config.settings import get_settings
 from scdm_flows.engines.spin import F_METALS, OFTEN_MAGNETIC, OTHER_D_METALS, with_spin
@@ -216,9 +217,7 @@ class SlabSetGenerator(VaspInputGenerator):
         if self.metal_sigma is not None and layer.properties.get(BAND_GAP) == 0:
             tags |= {"ISMEAR": SMEARING["methfessel-paxton"], "SIGMA": self.metal_sigma}
         if corrects_dipole(self.dipole, layer):
-            z = np.array(layer.frac_coords)[:, 2]
-            angle = np.angle(np.exp(2j * np.pi * z).mean())  # mean on the circle: the slab may cross the boundary
-            tags |= {"LDIPOL": True, "IDIPOL": 3, "DIPOL": [0.5, 0.5, round(float(angle / (2 * np.pi)) % 1.0, 4)]}
+            tags |= {"LDIPOL": True, "IDIPOL": 3, "DIPOL": [0.5, 0.5, round(mean_height(layer), 4)]}
         if self.nbands_factor is not None and self.prev_vasprun is not None:
             before = int(self.prev_vasprun.parameters["NBANDS"])
             spins = 2 if self.couples_spin else 1  # of which each band then holds one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +16,14 @@ from scdm_flows.documents.states import StageName
 from scdm_flows.errors import ReferenceDataError, ScdmError
 from scdm_flows.thermo.completeness import missing_phases
 from scdm_flows.thermo.energy_model import PredictedEnergy
+from scdm_flows.thermo.exfoliation import exfoliation_of
 from scdm_flows.thermo.hull import energy_above_hull
 from scdm_flows.thermo.scheme import refuse_other_potentials
 from scdm_flows.thermo.table import ReferenceTable
 from scdm_models.symmetry.detect import detect_layer_group, detect_space_group
-from scdm_models.symmetry.lattice import is_one_layer, slab_thickness
+from scdm_models.symmetry.lattice import area_per_atom, is_one_layer, slab_thickness
 
+logger = logging.getLogger(__name__)
 RELAXED_SYMPREC = 0.05
 
 
@@ -108,7 +111,7 @@ def gate(
         reference_sha256=None if table is None else table.sha256,
         one_layer=is_one_layer(relaxed),
         thickness_angstrom=float(slab_thickness(relaxed)),
-        area_per_atom_angstrom2=relaxed.volume / relaxed.lattice.c / len(relaxed),
+        area_per_atom_angstrom2=area_per_atom(relaxed),
         in_window=False,
         phonon=False,
     )
@@ -127,6 +130,8 @@ def gate(
     except ReferenceDataError as error:
         doc.reason = f"no energy above hull: {error}"
         return doc
+    if predicted is None:  # an energy model's error is as large as what binds layers
+        _add_exfoliation(doc, screened, relaxed, table)
     doc.reason = _judge(doc, config.gate)
     if doc.reason is None:
         doc.skipped = _skipped(doc, config.gate, len(relaxed), cannot or {})
@@ -157,6 +162,18 @@ def _add_energies(
     doc.e_above_hull, doc.decomposition = hull.e_above_hull, hull.decomposition
     doc.missing_competitors = missing_phases(references, list(fractions))
     doc.e_above_hull_lower_bound = bool(doc.missing_competitors)
+
+
+def _add_exfoliation(doc: GateDoc, screened: ScreenedCandidate, relaxed: Structure, references: ReferenceTable) -> None:
+    known = [name for name in (screened.source_id, screened.candidate_id, *screened.known_as) if name]
+    fractions = {str(e): float(x) for e, x in relaxed.composition.fractional_composition.items()}
+    try:
+        found = exfoliation_of(known, fractions, doc.energy_per_atom, area_per_atom(relaxed), references)
+    except ReferenceDataError as error:
+        logger.warning("no exfoliation energy of %s: %s", screened.candidate_id, error)
+        return
+    if found is not None:
+        doc.exfoliation_mev_per_angstrom2, doc.bulk_parent = found.mev_per_angstrom2, found.parent
 
 
 def _judge(doc: GateDoc, rules: GateConfig) -> str | None:

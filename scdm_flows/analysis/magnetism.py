@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scdm_flows.analysis.bands import is_magnetic
+from scdm_flows.analysis.bands import MAGNETIC_MOMENT, is_magnetic
 from scdm_flows.documents.static import MagneticOrder, StaticSummary
 
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
 CANCELLED = 0.1  # of the moments' sum without their signs: below, they count as cancelling
+OPPOSITE = 1000  # added to the atomic numbers of atoms whose moments point down, which no operation maps on the others
+
+
+def kinds_of_atoms(structure: Structure) -> list[int]:
+    """(n_atoms,) what spglib takes for an atom's kind: atoms of one element with opposite moments are different ones.
+
+    Moments are the site property ``magmom``, Bohr magnetons.
+    """
+    moments = structure.site_properties.get("magmom") or [0.0] * len(structure)
+    return [
+        site.specie.Z + OPPOSITE * (moment is not None and moment < -MAGNETIC_MOMENT)
+        for site, moment in zip(structure, moments, strict=True)
+    ]
 
 
 def _cancel(moments: Sequence[float], total: float) -> bool:

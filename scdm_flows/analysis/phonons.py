@@ -7,6 +7,7 @@ stable is decided in ``stability``, the sum rules are in ``sum_rules``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,6 +90,16 @@ def phonon_supercell(structure: Structure, min_length: float) -> list[list[int]]
     sine = np.sin(np.deg2rad(gamma))
     n, m = (max(1, int(np.ceil(min_length / (length * sine) - 1e-6))) for length in (a, b))
     return [[n, 0, 0], [0, m, 0], [0, 0, 1]]
+
+
+def restoring_forces(displaced: Sequence[Any], at_rest: Any) -> list[Array]:
+    """Forces of displaced supercells without what is no restoring force, each (n_atoms, 3) eV/angstrom.
+
+    That is the force at rest, which a relaxation has left, and the mean over the atoms, which is drift: the forces on a
+    crystal sum to zero. at_rest: of the undisplaced supercell; zeros where it was not computed.
+    """
+    forces = [np.array(found, dtype=float) - np.array(at_rest, dtype=float) for found in displaced]
+    return [found - found.mean(axis=0) for found in forces]
 
 
 def phonon_bands(phonon: Any, structure: Structure) -> PhononBands:

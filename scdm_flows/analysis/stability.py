@@ -1,8 +1,14 @@
 """Whether a layer is dynamically stable, from its bands and a mesh in the plane. Pure.
 
-A mode is imaginary below -0.2 THz (``THRESHOLD_THZ``). Near Gamma, within 0.1 of the zone in units of the reciprocal
-lattice vectors, the criterion is looser, 0.5 THz: the flexural branch (ZA) is quadratic there and bends with the
-smallest error of the forces, also when the sum rules hold (``sum_rules``).
+A mode is imaginary below -0.2 THz (``THRESHOLD_THZ``). That is C2DB's tolerance in other units: an eigenvalue of the
+Hessian of -0.01 eV/angstrom^2 (``C2DB_MIN_HESSIAN``) makes an atom of 61 u, such as selenium or molybdenum nearly are,
+vibrate with sqrt(0.01 eV/angstrom^2 / 61 u) / 2 pi = 0.2 THz.
+
+Near Gamma, within 0.1 of the zone in units of the reciprocal lattice vectors, the flexural branch (ZA) is quadratic and
+bends with the smallest error of the forces, also when the sum rules hold (``sum_rules``). The forces of a force field
+have such errors, and its modes are allowed 0.5 THz there. DFT's are converged to a thousandth of an eV/angstrom and
+better, the residual ones of the undisplaced supercell are taken off, and rotations cost nothing by the sum rules: what
+is left of an imaginary mode belongs to the layer, and the 0.2 THz hold there too.
 """
 
 from __future__ import annotations
@@ -17,7 +23,8 @@ from scdm_flows.analysis.phonons import PhononBands, PhononMesh
 
 Array = NDArray[np.float64]
 THRESHOLD_THZ = 0.2
-GAMMA_THRESHOLD_THZ = 0.5
+GAMMA_THRESHOLD_THZ = 0.5  # of force fields
+DFT_GAMMA_THRESHOLD_THZ = THRESHOLD_THZ
 GAMMA_RADIUS = 0.1
 # eV/angstrom^2: the smallest eigenvalue of a 2 x 2 supercell's Hessian that C2DB calls stable
 C2DB_MIN_HESSIAN = -0.01
@@ -25,27 +32,39 @@ C2DB_MIN_HESSIAN = -0.01
 
 @dataclass(frozen=True)
 class DynamicStability:
-    """The verdict: stable, the lowest frequency (THz, imaginary negative) and its q, the threshold, and why."""
+    """The verdict: stable, the lowest frequency (THz, imaginary negative) and its q, the thresholds, and why."""
 
     stable: bool
     min_frequency_thz: float
     q_of_min: tuple[float, float, float]
     threshold_thz: float
+    gamma_threshold_thz: float
     reason: str | None
 
 
-def thresholds(q_points: Array) -> Array:
-    """(n,) THz: a mode below minus this is imaginary; q_points: (n, 3) fractional."""
+def thresholds(q_points: Array, *, surrogate: bool) -> Array:
+    """(n,) THz: a mode below minus this is imaginary.
+
+    q_points: (n, 3) fractional; surrogate: whether the forces are a force field's.
+    """
     wrapped = q_points - np.rint(q_points)
     near_gamma = np.abs(wrapped).max(axis=1) < GAMMA_RADIUS
-    return np.where(near_gamma, GAMMA_THRESHOLD_THZ, THRESHOLD_THZ)
+    return np.where(near_gamma, gamma_threshold(surrogate), THRESHOLD_THZ)
 
 
-def judge(*samples: PhononBands | PhononMesh) -> DynamicStability:
-    """Whether no sample of the zone has an imaginary mode by the criterion of the module."""
+def gamma_threshold(surrogate: bool) -> float:
+    """The threshold near Gamma, THz."""
+    return GAMMA_THRESHOLD_THZ if surrogate else DFT_GAMMA_THRESHOLD_THZ
+
+
+def judge(*samples: PhononBands | PhononMesh, surrogate: bool) -> DynamicStability:
+    """Whether no sample of the zone has an imaginary mode by the criterion of the module.
+
+    surrogate: whether the forces are a force field's.
+    """
     q_points = np.concatenate([s.q_points for s in samples])
     lowest = np.concatenate([s.frequencies.min(axis=1) for s in samples])
-    allowed = thresholds(q_points)
+    allowed = thresholds(q_points, surrogate=surrogate)
     worst, k = int(np.argmin(lowest + allowed)), int(np.argmin(lowest))
     x, y, z = (float(value) for value in q_points[k])
     stable = bool((lowest >= -allowed).all())
@@ -53,7 +72,17 @@ def judge(*samples: PhononBands | PhononMesh) -> DynamicStability:
     if not stable:
         where = ", ".join(f"{value:.3f}" for value in q_points[worst])
         reason = f"imaginary mode of {-lowest[worst]:.2f} THz at q = ({where}), allowed {allowed[worst]:g} THz"
-    return DynamicStability(stable, float(lowest[k]), (x, y, z), THRESHOLD_THZ, reason)
+    near = gamma_threshold(surrogate)
+    return DynamicStability(stable, float(lowest[k]), (x, y, z), THRESHOLD_THZ, near, reason)
+
+
+def softness(stiffness: Array) -> str | None:
+    """Why a layer is unstable against strain; None where its stiffness tensor, (3, 3) N/m, is positive definite.
+
+    C2DB's second criterion (doi:10.1088/2053-1583/ac1059).
+    """
+    softest = float(np.linalg.eigvalsh((stiffness + stiffness.T) / 2)[0])
+    return f"the stiffness tensor has an eigenvalue of {softest:.1f} N/m, it must be positive" if softest <= 0 else None
 
 
 @dataclass(frozen=True)
@@ -93,14 +122,13 @@ def c2db_criteria(phonon: Any, stiffness: Array) -> SupercellStability:
     size = 3 * len(constants)
     hessian = constants.swapaxes(1, 2).reshape(size, size)
     smallest = float(np.linalg.eigvalsh((hessian + hessian.T) / 2)[0])
-    softest = float(np.linalg.eigvalsh((stiffness + stiffness.T) / 2)[0])
-    reasons = []
+    soft = softness(stiffness)
+    reasons = [] if soft is None else [soft]
     if smallest < C2DB_MIN_HESSIAN:
-        reasons.append(
-            f"the supercell's Hessian has an eigenvalue of {smallest:.3f} eV/angstrom^2, allowed {C2DB_MIN_HESSIAN:g}"
+        reasons.insert(
+            0,
+            f"the supercell's Hessian has an eigenvalue of {smallest:.3f} eV/angstrom^2, allowed {C2DB_MIN_HESSIAN:g}",
         )
-    if softest <= 0:
-        reasons.append(f"the stiffness tensor has an eigenvalue of {softest:.1f} N/m, it must be positive")
     n, m = (int(x) for x in np.diag(phonon.supercell_matrix)[:2])
     return SupercellStability(
         not reasons,

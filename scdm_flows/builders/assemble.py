@@ -23,6 +23,7 @@ from scdm_flows.documents import (
     StageName,
     StageRecord,
 )
+from scdm_flows.documents.static import VacuumLevels
 from scdm_flows.errors import ReferenceDataError
 from scdm_flows.thermo.bulk_compounds import bulk_compound_known
 
@@ -100,6 +101,9 @@ def assemble(found: Found, campaign: str) -> CandidateDoc:
         document.band_gap, document.gap_kind = found.bands.band_gap_ev, found.bands.gap_kind
         document.hse_gap = found.bands.hse_gap_ev
         stages[StageName.BANDS.value] = StageRecord(status="passed")
+    static = None if found.gate is None else found.gate.static
+    if static is not None and static.vacuum is not None:
+        _add_vacuum(document, static.vacuum, found.bands)
     if document.band_gap is not None:
         coupled = found.bands is not None and found.bands.spin_orbit
         document.lacks_spin_orbit = not coupled and spin_orbit_matters(elements)
@@ -160,6 +164,21 @@ def _add_gate(document: CandidateDoc, gate: GateDoc, stages: dict[str, StageReco
         if StageName.BANDS.value in gate.skipped:
             reason = gate.skipped[StageName.BANDS.value]
             stages[StageName.BANDS.value] = StageRecord(status="skipped", reason=reason)
+
+
+def _add_vacuum(document: CandidateDoc, vacuum: VacuumLevels, bands: BandsDoc | None) -> None:
+    """Work function, or band edges against the vacuum: of the bands where there are any, else of the static run."""
+    top, bottom, fermi = vacuum.valence_maximum_ev, vacuum.conduction_minimum_ev, vacuum.fermi_level_ev
+    if bands is not None:  # on the static run's density, and so on its scale
+        fermi = bands.efermi_ev
+        top, bottom = (
+            None if edge is None else bands.energy_zero_ev + edge.energy_ev for edge in (bands.vbm, bands.cbm)
+        )
+    document.vacuum_level_difference = round(vacuum.above_ev - vacuum.below_ev, 4)
+    if top is None or bottom is None:
+        document.work_function = round(vacuum.mean_ev - fermi, 4)
+    else:
+        document.vbm_vs_vacuum, document.cbm_vs_vacuum = (round(e - vacuum.mean_ev, 4) for e in (top, bottom))
 
 
 def _add_failures(document: CandidateDoc, found: Found, stages: dict[str, StageRecord]) -> None:

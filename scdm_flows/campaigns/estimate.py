@@ -35,9 +35,12 @@ MODEL_FACTOR = 3.0  # within which the engines' models are good
 PARTS = {
     "relax_1": StageName.RELAX,
     "relax_2": StageName.RELAX,
+    "static_orders": StageName.STATIC,
     "stiffness": StageName.PHONON,
+    "strain": StageName.PHONON,
     "uniform": StageName.BANDS,
     "line": StageName.BANDS,
+    "hse": StageName.BANDS,
 }
 
 

@@ -136,7 +136,7 @@ class MagnetismConfig(Frozen):
         return orderings
 
 
-VaspStage = Literal["relax_1", "relax_2", "static", "phonon", "uniform", "line", "hse"]
+VaspStage = Literal["relax_1", "relax_2", "static", "phonon", "strain", "uniform", "line", "hse"]
 IncarValue = bool | int | float | str | tuple[int | float, ...]
 # tag -> what sets it: it belongs to the energies' scheme, or the engine counts on its value
 OWN_TAGS = {
@@ -256,6 +256,7 @@ class VaspEngineConfig(Frozen):
         12.0, gt=0, description="shortest in-plane edge of the phonon supercell (n, m, 1), angstrom"
     )
     phonon_displacement_angstrom: float = Field(0.01, gt=0, description="finite displacement, angstrom")
+    strain: float = Field(0.01, gt=0, lt=0.1, description="strain of the stiffness tensor's cells, dimensionless")
     band_points: int = Field(121, ge=11, description="k-points on the in-plane path of the bands")
     band_nbands_factor: float = Field(
         1.2, ge=1, description="bands of the band runs, as a multiple of the static run's"
@@ -276,10 +277,10 @@ class VaspEngineConfig(Frozen):
     max_custodian_errors: Annotated[int, EXECUTION] = Field(
         5, ge=0, description="errors that custodian mends in one run before it gives up"
     )
-    keep_files: Annotated[tuple[Literal["WAVECAR", "CHGCAR", "CHG"], ...], EXECUTION] = Field(
+    keep_files: Annotated[tuple[Literal["WAVECAR", "CHGCAR", "CHG", "LOCPOT"], ...], EXECUTION] = Field(
         (),
         description="large files that stay on disk when no later run needs them; else WAVECAR goes when a relaxation "
-        "has ended, CHGCAR when the candidate's bands are done",
+        "has ended, LOCPOT when the static run has, CHGCAR when the candidate's bands are done",
     )
 
     @field_validator("vasp_version")

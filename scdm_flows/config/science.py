@@ -42,6 +42,7 @@ ADDED_LATER: tuple[tuple[str, str, str, Any], ...] = (
     ("engine", "vasp", "spin_orbit", "off"),
     ("engine", "vasp", "hse_gap", False),
     ("engine", "vasp", "incar", {}),
+    ("engine", "vasp", "strain", 0.01),
 )
 
 

@@ -143,6 +143,13 @@ class CandidateDoc(ScdmDocument):
     e_above_same_composition: float | None = queryable(
         None, "energy above the lowest other phase of the same composition, eV/atom, on the scale of e_above_hull"
     )
+    exfoliation_mev_per_angstrom2: float | None = queryable(
+        None,
+        "exfoliation energy: energy of the layer above bulk_parent over its area, meV/angstrom^2; null where the "
+        "references name no parent",
+        sortable=False,
+    )
+    bulk_parent: str | None = Field(None, description="bulk crystal that the references call the layer's parent")
     hull_revision: int | None = Field(None, description="revision of the hull document that e_above_hull comes from")
     hull_pending: str | None = Field(
         None, description="hash of what the hull has still to take in; null where it has", json_schema_extra=INDEXED
@@ -194,6 +201,21 @@ class CandidateDoc(ScdmDocument):
     )
     hse_gap: float | None = queryable(
         None, "HSE06 gap at PBE's band edges, eV; null where it was not computed", sortable=False
+    )
+    work_function: float | None = queryable(
+        None,
+        "of a metal: vacuum level (mean of both sides of the layer) minus Fermi level, eV; null for a layer with a gap",
+        sortable=False,
+    )
+    vbm_vs_vacuum: float | None = queryable(
+        None,
+        "valence band maximum, eV, where 0 is the vacuum level (mean of both sides of the layer); of the bands, else "
+        "on the k-points of the static run; null for a metal",
+        sortable=False,
+    )
+    cbm_vs_vacuum: float | None = queryable(None, "conduction band minimum, as vbm_vs_vacuum, eV", sortable=False)
+    vacuum_level_difference: float | None = queryable(
+        None, "vacuum level above the layer minus that below it, eV; 0 for a layer without a dipole", sortable=False
     )
     magnetic: bool | None = queryable(None, "some atom's moment is above 0.1 Bohr magnetons; null where unknown")
     total_magnetization: float | None = queryable(None, "Bohr magnetons per cell; null without spin polarisation")

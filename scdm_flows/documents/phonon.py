@@ -81,6 +81,14 @@ class PhononDoc(ScdmDocument):
     )
     min_frequency_thz: float = Field(description="lowest on path and mesh; imaginary is negative, THz")
     threshold_thz: float = Field(description="a mode below minus this counts as imaginary, THz")
+    gamma_threshold_thz: float | None = Field(
+        None, description="the same within 0.1 of Gamma in units of the reciprocal lattice vectors, THz; null: 0.5"
+    )
+    residual_force_ev_per_angstrom: float | None = Field(
+        None,
+        description="largest force in the undisplaced supercell, whose forces were taken off from all others, "
+        "eV/angstrom; null where they were not computed",
+    )
     dynamically_stable: bool
     criterion: str | None = Field(None, description="what the verdict follows from; null: modes on path and mesh")
     min_hessian_ev_per_angstrom2: float | None = Field(
@@ -88,6 +96,9 @@ class PhononDoc(ScdmDocument):
     )
     stiffness_n_per_m: list[list[float]] | None = Field(
         None, description="(3, 3) in-plane stiffness tensor in Voigt order xx, yy, xy with relaxed atoms, N/m"
+    )
+    stiffness_note: str | None = Field(
+        None, description="why there is no stiffness tensor though it was computed for; the modes alone then decide"
     )
     reason: str | None = Field(None, description="why it is unstable")
     soft_mode: SoftMode | None = Field(None, description="where unstable at a q that fits in a supercell")

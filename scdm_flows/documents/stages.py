@@ -113,6 +113,8 @@ class GateDoc(_Stored):
         default_factory=list, description="compositions that belong on the hull and that the references lack"
     )
     decomposition: dict[str, float] | None = None
+    exfoliation_mev_per_angstrom2: float | None = None
+    bulk_parent: str | None = None
     reference_sha256: str | None = Field(None, description="sha256 of the frozen reference entries")
     in_window: bool = Field(description="e_above_hull within the campaign's window")
     phonon: bool = Field(description="phonons follow")

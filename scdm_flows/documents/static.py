@@ -17,6 +17,28 @@ class MagneticOrder(StrEnum):
     AFM = "AFM"  # they cancel
 
 
+class VacuumLevels(BaseModel):
+    """The electrostatic potential of an electron in the vacuum on both sides of a layer, and its states beside it.
+
+    All are on the scale of the program, so only differences say something. The levels differ where the layer has a
+    dipole.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    below_ev: float = Field(description="vacuum level below the layer (towards -c), eV")
+    above_ev: float = Field(description="vacuum level above the layer (towards +c), eV")
+    spread_ev: float = Field(description="largest change of the potential where it was averaged, eV")
+    fermi_level_ev: float = Field(description="Fermi level, eV; somewhere in the gap where there is one")
+    valence_maximum_ev: float | None = Field(None, description="highest occupied state, eV; null for a metal")
+    conduction_minimum_ev: float | None = Field(None, description="lowest empty state, eV; null for a metal")
+
+    @property
+    def mean_ev(self) -> float:
+        """The level that a layer's one number refers to, as C2DB's: the mean of both sides, eV."""
+        return (self.below_ev + self.above_ev) / 2
+
+
 class StaticSummary(BaseModel):
     """Energy, forces, gap and moments of a single point; what an engine does not know is null."""
 
@@ -42,4 +64,8 @@ class StaticSummary(BaseModel):
     potentials: dict[str, str] | None = Field(
         None, description="element -> TITEL of its PAW potential; null for engines without, and in older outputs"
     )
+    vacuum: VacuumLevels | None = Field(
+        None, description="vacuum levels, and the states of the run's k-points beside them; null where unknown"
+    )
+    vacuum_note: str | None = Field(None, description="why they are not there, where the potential was looked at")
     folder: str | None = Field(None, description="where the run's files lie, host:path")

@@ -18,7 +18,7 @@ from scdm_flows.analysis.phonons import (
     thermal_quantities,
 )
 from scdm_flows.analysis.soft_mode import soft_mode
-from scdm_flows.analysis.stability import SupercellStability, judge, thresholds
+from scdm_flows.analysis.stability import SupercellStability, judge, softness, thresholds
 from scdm_flows.analysis.sum_rules import enforce, pairs_of
 from scdm_flows.documents.phonon import PhononDoc, PhononDos, ThermalQuantities
 from scdm_flows.documents.provenance import made_here
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from scdm_flows.documents.static import StaticSummary
     from scdm_flows.thermo.energy_model import PredictedEnergy
     from scdm_flows.thermo.table import ReferenceTable
+
+# of displacements and force constants alike, else almost equal images would not share theirs; relaxed layers are
+# symmetric to about that
+PHONON_SYMPREC_ANGSTROM = 1e-3
+SUM_RULES = ["translation", "exchange", "Born-Huang", "Huang"]
 
 
 @dataclass(frozen=True)
@@ -169,8 +174,32 @@ class PackagedReferences:
         raise EngineError(f"{name} is no reference phase that this engine computes")
 
 
-PHONON_SYMPREC_ANGSTROM = 1e-3  # of displacements and force constants; relaxed layers are symmetric to about that
-SUM_RULES = ["translation", "exchange", "Born-Huang", "Huang"]
+def layer_phonopy(structure: Structure, matrix: Any) -> Any:
+    """A ``phonopy.Phonopy`` of a layer and its supercell, rows of ``matrix``; moments and other marks are left out."""
+    from phonopy import Phonopy
+    from pymatgen.io.phonopy import get_phonopy_structure
+
+    plain = structure.copy()
+    for name in list(plain.site_properties):
+        plain.remove_site_property(name)
+    cell = get_phonopy_structure(plain)
+    return Phonopy(cell, matrix, primitive_matrix=np.eye(3), symprec=PHONON_SYMPREC_ANGSTROM)
+
+
+def supercell_of(structure: Structure, matrix: Any) -> Structure:
+    """The supercell with its atoms in phonopy's order."""
+    from pymatgen.io.phonopy import get_pmg_structure
+
+    found: Structure = get_pmg_structure(layer_phonopy(structure, matrix).supercell)
+    return found
+
+
+def with_moments_of(structure: Structure, supercell: Structure) -> Structure:
+    """A supercell of phonopy's, which keeps all images of an atom together, with the moments of its layer."""
+    moments, copies = structure.site_properties.get("magmom"), len(supercell) // len(structure)
+    if moments:
+        supercell.add_site_property("magmom", [m for m in moments for _ in range(copies)])
+    return supercell
 
 
 def phonon_document(
@@ -185,23 +214,34 @@ def phonon_document(
     n_displacements: int,
     virial: NDArray[np.float64] | None = None,
     criteria: SupercellStability | None = None,
+    stiffness: NDArray[np.float64] | None = None,
+    at_rest: NDArray[np.float64] | None = None,
 ) -> PhononDoc:
     """Sum rules, bands, density of states and the verdict of a ``phonopy.Phonopy`` whose force constants are set.
 
     The force constants of ``phonon`` are replaced by those that obey the sum rules. displacement: angstrom;
     n_displacements: supercells whose forces were computed; virial: (3, 3) stress times the volume of the cell, eV, of
-    the layer as it is; None where it is known to be relaxed; criteria: the verdict, instead of one on path and mesh.
+    the layer as it is; None where it is known to be relaxed; criteria: the verdict, instead of one on path and mesh;
+    stiffness: (3, 3) N/m, by which it is judged besides path and mesh; at_rest: (n_atoms, 3) eV/angstrom, the forces of
+    the undisplaced supercell that were taken off.
     """
     enforced = enforce(pairs_of(phonon), virial)
     phonon.force_constants = enforced.constants
     bands, mesh = phonon_bands(phonon, structure), phonon_mesh(phonon)
-    verdict = judge(bands, mesh)
-    stable = verdict.stable if criteria is None else criteria.stable
+    verdict = judge(bands, mesh, surrogate=surrogate)
+    stable, reason, criterion = verdict.stable, verdict.reason, None
+    tensor = None if stiffness is None else np.round(stiffness, 3).tolist()
+    if criteria is not None:
+        stable, reason, criterion, tensor = criteria.stable, criteria.reason, criteria.criterion, criteria.stiffness
+    elif stiffness is not None:
+        soft = softness(stiffness)
+        stable, criterion = stable and soft is None, "modes on path and mesh, and stiffness tensor"
+        reason = "; ".join(filter(None, (reason, soft))) or None
     mode = None
     if not stable:
         q_points = np.concatenate([bands.q_points, mesh.q_points])
         lowest = np.concatenate([bands.frequencies.min(axis=1), mesh.frequencies.min(axis=1)])
-        mode = soft_mode(phonon, q_points, lowest, thresholds(q_points))
+        mode = soft_mode(phonon, q_points, lowest, thresholds(q_points, surrogate=surrogate))
     return PhononDoc(
         candidate_id=candidate_id,
         campaign=campaign,
@@ -219,11 +259,13 @@ def phonon_document(
         mesh=mesh.mesh,
         min_frequency_thz=verdict.min_frequency_thz,
         threshold_thz=verdict.threshold_thz,
+        gamma_threshold_thz=verdict.gamma_threshold_thz,
+        residual_force_ev_per_angstrom=None if at_rest is None else float(np.linalg.norm(at_rest, axis=1).max()),
         dynamically_stable=stable,
-        criterion=None if criteria is None else criteria.criterion,
+        criterion=criterion,
         min_hessian_ev_per_angstrom2=None if criteria is None else criteria.min_hessian,
-        stiffness_n_per_m=None if criteria is None else criteria.stiffness,
-        reason=verdict.reason if criteria is None else criteria.reason,
+        stiffness_n_per_m=tensor,
+        reason=reason,
         soft_mode=mode,
         flexural_exponent=flexural_exponent(phonon),
         dos=_dos(mesh),

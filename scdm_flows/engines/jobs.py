@@ -12,7 +12,7 @@ from scdm_flows.documents.bands import BandsDoc
 from scdm_flows.documents.phonon import PhononDoc
 from scdm_flows.documents.static import StaticSummary
 from scdm_flows.engines import engine_of
-from scdm_flows.engines.base import PHONON_SYMPREC_ANGSTROM, phonon_document
+from scdm_flows.engines.base import layer_phonopy, phonon_document
 from scdm_flows.errors import EngineError
 
 
@@ -38,22 +38,14 @@ def phonon_summary(
 ) -> PhononDoc:
     """Phonon bands of a relaxed candidate from the force constants in atomate2's phonon document.
 
-    atomate2's own bands follow a three-dimensional path; the sum rules are applied here. displacement:
-    angstrom; version: what the engine's program printed.
+    Of jobs that were put in a queue when VASP's phonons had such a document. displacement: angstrom; version: what
+    the engine's program printed.
     """
     import numpy as np
-    from phonopy import Phonopy
-    from pymatgen.io.phonopy import get_phonopy_structure
 
     campaign = stored_config(config)
     engine = engine_of(campaign.engine)
-    # the tolerance of the displacements: with another one, almost equal images would not share their force constants
-    calculation = Phonopy(
-        get_phonopy_structure(structure),
-        phonons.supercell_matrix,
-        primitive_matrix=np.eye(3),
-        symprec=PHONON_SYMPREC_ANGSTROM,
-    )
+    calculation = layer_phonopy(structure, phonons.supercell_matrix)
     calculation.force_constants = np.array(phonons.force_constants.force_constants)
     calculation.symmetrize_force_constants(level=2)
     document = phonon_document(

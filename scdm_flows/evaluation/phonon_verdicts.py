@@ -190,8 +190,8 @@ def band_score(made: Vibrations | str, layer: Structure) -> Row:
 
     def score() -> tuple[float, bool]:
         samples = phonon_bands(made.phonon, layer), phonon_mesh(made.phonon)
-        lowest = [s.frequencies.min(axis=1) + thresholds(s.q_points) - THRESHOLD_THZ for s in samples]
-        return float(np.concatenate(lowest).min()), judge(*samples).stable
+        lowest = [s.frequencies.min(axis=1) + thresholds(s.q_points, surrogate=True) - THRESHOLD_THZ for s in samples]
+        return float(np.concatenate(lowest).min()), judge(*samples, surrogate=True).stable
 
     try:
         without, stable_without = score()

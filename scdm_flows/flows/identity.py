@@ -6,6 +6,7 @@ its output and never adds one.
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -51,7 +52,8 @@ def stage_of_jobs(made: Flow | Job, config: CampaignConfig, stage: StageName, ca
     """The jobs of one stage of a candidate, with their uuids.
 
     Only the last is the stage, which is done when its output is there; the others carry the metadata key
-    ``part_of``. References among the jobs follow their new uuids.
+    ``part_of``. References among the jobs follow their new uuids, which are those of the job's number, or of what the
+    maker has put in its metadata under ``run``: a job that joins a stage later must not take another one's number.
     """
     if isinstance(made, Flow):
         jobs = [job for job, _ in made.iterflow()]
@@ -59,7 +61,12 @@ def stage_of_jobs(made: Flow | Job, config: CampaignConfig, stage: StageName, ca
             job.hosts = []  # they become members of the candidate's flow
     else:
         jobs = [made]
-    new = {job.uuid: job_uuid(config, candidate_id, f"{stage.value}:{number}") for number, job in enumerate(jobs, 1)}
+    runs = {job.uuid: job.metadata.pop("run", None) for job in jobs}
+    numbers = itertools.count(1)
+    new = {
+        old: job_uuid(config, candidate_id, f"{stage.value}:{next(numbers) if run is None else run}")
+        for old, run in runs.items()
+    }
     new[jobs[-1].uuid] = job_uuid(config, candidate_id, stage.value)
     for job in jobs:
         _refer(job, new)

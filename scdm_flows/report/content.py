@@ -37,6 +37,7 @@ UNCERTAIN_EV_PER_ATOM = 0.25
 MOVED_ANGSTROM = 0.5
 HIGHEST_FREQUENCY_THZ = 50.0  # without hydrogen; the C=C and N=N stretches end near 50
 ACOUSTIC_AT_GAMMA_THZ = 0.5
+SAME_LEVEL_EV = 0.01  # vacuum levels that differ by less are those of a layer without a dipole
 SUM_RULE_CHANGE = 0.02  # of 120 layers of C2DB one needs more; the median is 0.003
 
 
@@ -195,6 +196,33 @@ def magnetic_words(candidate: CandidateDoc) -> str | None:
     words = candidate.magnetic_order.value
     above = candidate.antiferromagnetic_ev_per_atom
     return words if above is None else f"{words}, E(AFM) - E(FM) = {1000 * above:.1f} meV/atom"
+
+
+def exfoliation_words(candidate: CandidateDoc) -> str | None:
+    """The exfoliation energy and whose layer it is; None where unknown."""
+    if candidate.exfoliation_mev_per_angstrom2 is None:
+        return None
+    return f"{number(candidate.exfoliation_mev_per_angstrom2, 1)} meV/Å², from {candidate.bulk_parent}"
+
+
+def vacuum_words(candidate: CandidateDoc) -> list[tuple[str, str]]:
+    """Name and value of what is known against the vacuum, on each side where a dipole makes them differ."""
+    found, apart = [], candidate.vacuum_level_difference or 0.0
+
+    def on_sides(value: float) -> str:
+        """value: against the mean of both levels, eV, larger where the level is higher."""
+        if abs(apart) < SAME_LEVEL_EV:
+            return f"{number(value, 2)} eV"
+        return f"{number(value + apart / 2, 2)} eV above, {number(value - apart / 2, 2)} eV below"
+
+    if candidate.work_function is not None:
+        found.append(("work function", on_sides(candidate.work_function)))
+    if candidate.vbm_vs_vacuum is not None and candidate.cbm_vs_vacuum is not None:
+        found.append(("ionisation energy", on_sides(-candidate.vbm_vs_vacuum)))
+        found.append(("electron affinity", on_sides(-candidate.cbm_vs_vacuum)))
+    if found and abs(apart) >= SAME_LEVEL_EV:
+        found.append(("vacuum level above minus below", f"{number(apart, 2)} eV"))
+    return found
 
 
 def competing_phases(candidate: CandidateDoc) -> list[tuple[str, float, str]]:

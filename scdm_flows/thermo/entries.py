@@ -107,6 +107,7 @@ def _load(path: str, stamp: int, scheme: str) -> ReferenceTable:
     for name, reason in left_out.items():
         logger.warning("%s: %s is left out: %s", path, name, reason)
     phases: dict[str, list[Phase]] = {}
+    parents: dict[str, str] = {}
     corrected = 0
     for number, entry in kept:
         corrected += abs(entry.correction) > 1e-9
@@ -114,6 +115,7 @@ def _load(path: str, stamp: int, scheme: str) -> ReferenceTable:
         fractions = {str(e): float(x) for e, x in entry.composition.fractional_composition.items()}
         formula = "".join(f"{e}{n:g}" for e, n in entry.composition.items())
         phase = Phase(str(entry.entry_id or f"entry {number + 1}"), fractions, energy, formula)
+        parents |= dict.fromkeys(_layers(entry.data, phase.name, path), phase.name)
         phases.setdefault("-".join(sorted(fractions)), []).append(phase)
     header = {
         "scheme": scheme,
@@ -123,9 +125,20 @@ def _load(path: str, stamp: int, scheme: str) -> ReferenceTable:
         "corrections_taken_off": corrected,
         "left_out": left_out,
         "titles": titles,
+        "parents": parents,
     }
     frozen = {k: tuple(v) for k, v in phases.items()}
     return ReferenceTable(scheme, False, hashlib.sha256(raw).hexdigest(), header, frozen)
+
+
+def _layers(data: Mapping[str, Any], name: str, path: str) -> list[str]:
+    """The layers that a bulk crystal is made of, by their names."""
+    found = data.get("parent_of") or []
+    if not isinstance(found, list) or not all(isinstance(layer, str) for layer in found):
+        raise ReferenceDataError(
+            f"{path}: parent_of = {found!r} of {name} must be a list of names of layers, such as ['MoS2-b3b4685fb6e1']"
+        )
+    return found
 
 
 def _by_reason(offending: Mapping[str, list[str]]) -> str:

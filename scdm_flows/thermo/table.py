@@ -98,6 +98,11 @@ class ReferenceTable:
         """Element -> TITEL of its PAW potential, where the entries say it."""
         return self.header.get("titles") or {}
 
+    @property
+    def parents(self) -> Mapping[str, str]:
+        """Name of a layer -> name of the bulk crystal that it comes from, where the entries say it."""
+        return self.header.get("parents") or {}
+
     def total_energy(self, fractions: Mapping[str, float], formation_energy: float) -> float:
         """Energy of a composition on the table's scale, eV/atom, from that relative to the elements.
 

@@ -12,7 +12,7 @@ from support.layers import mx2
 from scdm_flows.analysis.phonons import PhononBands, in_plane_path, phonon_supercell
 from scdm_flows.analysis.ranking import Objective, RankInput, pareto_fronts, rank, why, window_bin
 from scdm_flows.analysis.screening import screen
-from scdm_flows.analysis.stability import judge
+from scdm_flows.analysis.stability import C2DB_MIN_HESSIAN, THRESHOLD_THZ, judge
 from scdm_flows.config import ForceFieldEngineConfig, parse_config
 from scdm_flows.errors import ReferenceDataError
 from scdm_flows.thermo.composition import descriptor, element_properties
@@ -138,14 +138,30 @@ def test_in_plane_path_and_supercell(mos2: Structure) -> None:
 
 
 @pytest.mark.parametrize(
-    ("q", "frequency", "stable"),
-    [(0.02, -0.3, True), (0.02, -0.6, False), (0.4, -0.1, True), (0.4, -0.3, False), (0.4, 1.0, True)],
+    ("q", "frequency", "of_force_field", "of_dft"),
+    [
+        (0.02, -0.1, True, True),
+        (0.02, -0.3, True, False),  # what a force field's errors make of a flexural branch, and DFT's do not
+        (0.02, -0.6, False, False),
+        (0.4, -0.1, True, True),
+        (0.4, -0.3, False, False),
+        (0.4, 1.0, True, True),
+    ],
 )
-def test_imaginary_modes_near_gamma_are_judged_apart(q: float, frequency: float, stable: bool) -> None:
+def test_imaginary_modes_near_gamma_are_judged_apart(
+    q: float, frequency: float, of_force_field: bool, of_dft: bool
+) -> None:
     bands = PhononBands(np.array([[q, 0, 0]]), np.array([0.0]), [(0.0, "Γ")], np.array([[frequency, 2.0, 3.0]]))
-    verdict = judge(bands)
-    assert verdict.stable is stable
-    assert (verdict.reason is None) == stable
+    for surrogate, stable in ((True, of_force_field), (False, of_dft)):
+        verdict = judge(bands, surrogate=surrogate)
+        assert verdict.stable is stable
+        assert (verdict.reason is None) == stable
+
+
+def test_the_threshold_is_c2dbs_in_other_units() -> None:
+    # an eigenvalue of the Hessian of -0.01 eV/angstrom^2 (doi:10.1088/2053-1583/ac1059) and an atom of 61 u;
+    # sqrt(eV / u) / angstrom is 15.6333 THz
+    assert 15.6333 * np.sqrt(-C2DB_MIN_HESSIAN / 61) == pytest.approx(THRESHOLD_THZ, abs=0.001)
 
 
 def config(**screen_rules: object):

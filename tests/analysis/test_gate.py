@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,18 @@ def test_a_predicted_energy_stands_in_the_place_of_the_static_one() -> None:
     assert (doc.predicted_band_gap, doc.predicted_band_gap_error) == (1.6, 0.4)
     assert doc.surrogate
     assert doc.extrapolated
+
+
+def test_a_layer_whose_parent_is_named_has_an_exfoliation_energy() -> None:
+    named = dataclasses.replace(REFERENCES, header={"parents": {"t-1": "bulk"}})
+    doc = run(-6.95, references=named)
+    # 0.05 eV/atom above the crystal; three atoms on 3.18^2 sin 60 square angstrom
+    assert doc.exfoliation_mev_per_angstrom2 == pytest.approx(3 * 50 / (3.18**2 * np.sin(np.pi / 3)))
+    assert doc.bulk_parent == "bulk"
+    assert run(-6.95).exfoliation_mev_per_angstrom2 is None
+    # the parent of another composition is named in the log, and the candidate goes on
+    other = run(-6.95, references=dataclasses.replace(REFERENCES, header={"parents": {"t-1": "mo"}}))
+    assert (other.exfoliation_mev_per_angstrom2, other.in_window) == (None, True)
 
 
 def test_energies_of_two_schemes_never_meet() -> None:

@@ -18,6 +18,7 @@ from scdm_flows.analysis.phonons import (
     modes_at,
     phonon_bands,
     phonon_mesh,
+    restoring_forces,
     thermal_quantities,
 )
 from scdm_flows.analysis.soft_mode import commensurate_cell, follow, soft_mode
@@ -25,6 +26,7 @@ from scdm_flows.analysis.stability import judge, thresholds
 from scdm_flows.analysis.sum_rules import enforce, pairs_of
 from scdm_flows.config import ForceFieldEngineConfig
 from scdm_flows.documents.phonon import PhononDoc, SoftMode
+from scdm_flows.engines.base import layer_phonopy, phonon_document
 from scdm_flows.engines.forcefield.phonons import phonons_together
 from scdm_flows.engines.forcefield.relaxation import RelaxSettings, relax_together
 from scdm_flows.errors import EngineError, StructureError
@@ -134,6 +136,43 @@ def test_force_constants_that_are_no_numbers_are_refused() -> None:
         enforce(pairs_of(phonon))
 
 
+def test_forces_at_rest_and_drift_are_no_restoring_forces() -> None:
+    # exact force constants give forces -Phi u; on top of them what a relaxation has left and the same drift on every atom
+    exact, _ = springs(honeycomb(), NEIGHBOURS)
+    phonon = layer_phonopy(honeycomb(), np.diag([5, 5, 1]))
+    phonon.generate_displacements(distance=0.01)
+    right = np.array(exact.force_constants)
+    rest = np.random.default_rng(5).normal(0, 3e-3, (len(phonon.supercell), 3))  # eV/angstrom, as relaxations end
+    found = []
+    for moved, drift in zip(phonon.displacements, (1e-3, -2e-3), strict=True):
+        atom, *step = moved
+        found.append(-np.einsum("iab,b->ia", right[:, int(atom)], np.array(step)) + rest + drift)
+
+    def constants(forces: list[np.ndarray]) -> np.ndarray:
+        phonon.forces = forces
+        phonon.produce_force_constants()
+        return np.array(phonon.force_constants)
+
+    assert constants(restoring_forces(found, rest)) == pytest.approx(right, abs=1e-6)
+    assert np.abs(constants(found) - right).max() > 0.1  # 3e-3 eV/angstrom over 0.01 angstrom
+
+
+def test_a_layer_that_shears_by_itself_is_unstable_whatever_its_modes() -> None:
+    phonon, _ = springs(honeycomb(), NEIGHBOURS)
+    about: Any = {"candidate_id": "c", "campaign": "t", "scheme": "s", "surrogate": False}
+    about |= {"displacement": 0.01, "n_displacements": 2}
+    stable = phonon_document(phonon, honeycomb(), **about, stiffness=np.diag([30.0, 30.0, 9.0]))
+    assert stable.dynamically_stable
+    assert stable.stiffness_n_per_m == np.diag([30.0, 30.0, 9.0]).tolist()
+    assert stable.criterion == "modes on path and mesh, and stiffness tensor"
+    assert stable.gamma_threshold_thz == 0.2
+    soft = phonon_document(phonon, honeycomb(), **about, stiffness=np.diag([30.0, 30.0, -2.0]))
+    assert not soft.dynamically_stable
+    assert soft.reason == "the stiffness tensor has an eigenvalue of -2.0 N/m, it must be positive"
+    assert soft.soft_mode is None  # no mode is imaginary
+    assert phonon_document(phonon, honeycomb(), **about).criterion is None
+
+
 def test_mesh_density_of_states_and_heat() -> None:
     phonon, _ = springs(honeycomb(), NEIGHBOURS)
     mesh = phonon_mesh(phonon)
@@ -185,11 +224,11 @@ def test_a_square_lattice_of_springs_shears() -> None:
     square = Structure(SQUARE, ["Si"], [[0, 0, 0.5]])
     phonon, _ = springs(square, [(4.0, 3.0, 0.0), (5.5, -1.0, 0.0)], repeats=6)
     bands, mesh = phonon_bands(phonon, square), phonon_mesh(phonon)
-    verdict = judge(bands, mesh)
+    verdict = judge(bands, mesh, surrogate=True)
     assert not verdict.stable
     q_points = np.concatenate([bands.q_points, mesh.q_points])
     lowest = np.concatenate([bands.frequencies.min(axis=1), mesh.frequencies.min(axis=1)])
-    mode = soft_mode(phonon, q_points, lowest, thresholds(q_points))
+    mode = soft_mode(phonon, q_points, lowest, thresholds(q_points, surrogate=True))
     assert mode is not None
     assert np.sort(np.abs(mode.q)) == pytest.approx([0, 0, 0.5])
     assert mode.exact

@@ -40,6 +40,14 @@ def test_what_a_gate_leaves_out_costs_nothing() -> None:
     assert stages == [{"relax", "static", "phonon", "bands"}, {"relax", "static", "bands"}, {"relax", "static"}]
 
 
+def test_every_run_is_a_part_of_a_stage() -> None:
+    options = {"magnetism": {"orderings": ["fm", "afm"]}, "hse_gap": True, "phonon_min_length_angstrom": 3}
+    iron = mx2("1T").replace_species({"Mo": "Fe", "S": "Cl"})
+    config = parse_config({"name": "v", "engine": {"kind": "vasp", **options}})
+    found = {run.stage: stage_of(run).value for run in estimate(config, iron, 3)}
+    assert (found["static_orders"], found["strain"], found["hse"]) == ("static", "phonon", "bands")
+
+
 def test_finished_jobs_of_the_store_say_how_many_node_hours_a_core_hour_is() -> None:
     config, database, layer = campaign(phonon_max_atoms=1, bands_max_atoms=1), memory_database(), mx2("1H")
     dump = config.model_dump(mode="json")

@@ -394,6 +394,7 @@ class GPAW(Calculator):
     def get_number_of_spins(self): return 2
     def get_eigenvalues(self, kpt, spin): return np.array([-1.0, 1.0])
     def get_fermi_level(self): return 0.0
+    def get_electrostatic_potential(self): return np.full((2, 2, 100), 4.0)
 """
 
 
@@ -423,6 +424,9 @@ def test_the_order_of_a_heisenberg_magnet(
     assert moments == [3.0] * sites
     found, above = magnetic_order(moments, answer["total_moment"], answer["energy"], answer["orders"])
     assert found is order
+    vacuum = task_document(answer, layer, 0.03).vacuum
+    assert vacuum is not None
+    assert (vacuum.mean_ev, vacuum.valence_maximum_ev, vacuum.conduction_minimum_ev) == (4.0, -1.0, 1.0)
     assert above == pytest.approx(sites * expected)
     cells = [one["repeats"] for one in answer["orders"]]
     assert cells == [[2, 1], [1, 1]][:sites]
@@ -526,6 +530,11 @@ def test_gpaw_computes_mos2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert summary.gap_kind in ("direct", "indirect")  # C2DB: 1.58 eV with spin-orbit coupling
     assert summary.band_gap_ev == pytest.approx(1.75, abs=0.35)
     assert summary.engine_version == answer["version"]
+    # C2DB's "work function" of this semiconductor is from the middle of the gap, where GPAW puts the Fermi level, and
+    # with spin-orbit coupling
+    assert summary.vacuum is not None, summary.vacuum_note
+    assert summary.vacuum.mean_ev - summary.vacuum.fermi_level_ev == pytest.approx(5.097, abs=0.2)
+    assert summary.vacuum.above_ev == pytest.approx(summary.vacuum.below_ev, abs=1e-3)  # a mirror plane
     assert np.abs(np.array(answer["forces"])[:, :2]).max() < 1e-6  # three-fold axes: no force in the plane
     assert isinstance(engine.static_maker(), GpawMaker)
     assert isinstance(engine.relax_maker(), GpawRelaxMaker)

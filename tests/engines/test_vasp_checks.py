@@ -385,7 +385,9 @@ def test_inputs_of_a_structure_file_without_vasp_or_potcars(tmp_path: Path, caps
     code, out, _ = scdm(capsys, "campaign", "inputs", "a.cif", "-o", "files", "--json")
     assert code == 0
     runs = json.loads(out)["files"]
-    assert [r for r in runs if not r.startswith("phonon")] == ["relax_1", "relax_2", "static", "uniform", "line"]
+    strained = ["strain_xx+", "strain_xx-"]  # of a layer with a threefold axis
+    others = [r for r in runs if not r.startswith("phonon")]
+    assert others == ["relax_1", "relax_2", "static", *strained, "uniform", "line"]
     for name in runs:
         assert {p.name for p in (tmp_path / "files" / name).iterdir()} == {"INCAR", "KPOINTS", "POSCAR", "POTCAR.spec"}
     assert "POTCARs are not installed" in (tmp_path / "files" / "README.txt").read_text()
@@ -430,7 +432,12 @@ def test_a_dry_run_tells_what_each_stage_costs(ready: Path, capsys: pytest.Captu
     assert stages["static"]["k_points"] == 19
     # 24 electrons with Mo_pv (12) and S (6): (24 + 2) / 2 + max(3 / 2, 3) = 16, VASP's default (vasp.at/wiki/NBANDS)
     assert stages["static"]["bands"] == 16
-    assert (stages["phonon"]["atoms"], stages["phonon"]["runs"]) == (75, 3)
+    assert (stages["phonon"]["atoms"], stages["phonon"]["runs"]) == (75, 4)  # three displacements, and none
+    assert (stages["strain"]["atoms"], stages["strain"]["runs"]) == (
+        3,
+        2,
+    )  # xx and -xx are enough with a threefold axis
+    assert stages["strain"]["k_points"] > stages["static"]["k_points"]  # which the strain has not
     assert stages["phonon"]["core_hours"] > stages["static"]["core_hours"] * 100
     assert layer["core_hours"] == pytest.approx(sum(s["core_hours"] for s in layer["stages"]), rel=0.05)
 

@@ -23,7 +23,7 @@ from scdm_flows.engines.vasp.tags import incar_tags, parallel_tags
 from scdm_models.symmetry.lattice import orient_slab
 
 GOLDEN = Path(__file__).parent / "golden"
-STAGES = ("relax_1", "relax_2", "static", "phonon", "uniform", "line")
+STAGES = ("relax_1", "relax_2", "static", "phonon", "strain", "uniform", "line")
 
 # Why each tag is not what atomate2 (or, where it writes none, VASP) takes by default. A tag that is not here must not
 # be in any file: that is the test of "nothing inherited".
@@ -41,11 +41,12 @@ WHY = {
     "LORBIT": "11: moments of atoms, which the documents hold",
     "LWAVE": "only a relaxation's next attempt reads WAVECAR, which is gone when it has ended: gigabytes",
     "LCHARG": "only the static run's charge density is read again (by uniform and line)",
+    "LVHAR": "the electrostatic potential, whose vacuum levels work functions and band edges refer to, goes to LOCPOT",
     "LMAXMIX": "on-site densities of d (4, after calcium) and f (6, after barium) in CHGCAR, else bands on it are wrong",
     "ISPIN": "2 where an element may carry a moment, else 1 at half the cost",
     "MAGMOM": "high spin on d metals (5), 0.6 elsewhere; VASP's 1 everywhere often finds no moment",
     "IBRION": "2: conjugate gradients, which LATTICE_CONSTRAINTS knows",
-    "ISIF": "3: the cell relaxes too ...",
+    "ISIF": "3: the cell relaxes too, 2 where it is strained and held ...",
     "LATTICE_CONSTRAINTS": "... but not along c, else the vacuum relaxes",
     "NSW": "100 steps of each relaxation",
     "EDIFFG": "a largest force: 0.02, then 0.005 eV/angstrom, below which phonons are sound",
@@ -172,17 +173,21 @@ WITHOUT_SPIN = {"phosphorene", "graphyne-4"}
 POLAR = {"MoSSe", "GePSSe"}
 
 
+def n_atoms(folder: Path) -> int:
+    return len(Structure.from_file(folder / "POSCAR"))
+
+
 def runs_of(name: str) -> tuple[str, ...]:
     return (*STAGES, *MORE_RUNS.get(name, ()))
 
 
 def files_of(name: str) -> dict[str, dict[str, str]]:
-    """Run -> file -> text, of the phonons the first displacement alone."""
+    """Run -> file -> text, of the phonons the first displacement alone, and of the strains the first one."""
     engine = VaspEngine(VaspEngineConfig(**SETTINGS.get(name, {})))
     found = engine.input_files(orient_slab(LAYERS[name]()))
-    first = next(run for run in found if run.startswith("phonon_"))
-    runs = {"phonon" if run == first else run: texts for run, texts in found.items() if run}
-    return {run: texts for run, texts in runs.items() if not run.startswith("phonon_")}
+    first = {next(run for run in found if run.startswith(f"{kind}_")): kind for kind in ("phonon", "strain")}
+    runs = {first.get(run, run): texts for run, texts in found.items() if run}
+    return {run: texts for run, texts in runs.items() if not run.startswith(("phonon_", "strain_"))}
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -228,7 +233,8 @@ def test_the_golden_files_keep_the_rules_of_slabs(name: str) -> None:
             assert kpoints.style is Kpoints.supported_modes.Gamma
             n, m, k = kpoints.kpts[0]
             assert k == 1
-            cell = Structure.from_file(folder / "POSCAR").lattice.reciprocal_lattice
+            # strained cells have the layer's own mesh
+            cell = (layer if stage == "strain" else Structure.from_file(folder / "POSCAR")).lattice.reciprocal_lattice
             spacing = 0.1 if stage == "uniform" else 0.2
             # no coarser than asked for, and no finer than one division more
             for length, count in zip(cell.abc[:2], (n, m), strict=True):
@@ -237,6 +243,13 @@ def test_the_golden_files_keep_the_rules_of_slabs(name: str) -> None:
         if stage.startswith("relax"):
             assert incar["LATTICE_CONSTRAINTS"] == [True, True, False]
             assert (incar["ISIF"], incar["IBRION"]) == (3, 2)
+        if stage == "strain":
+            assert "LATTICE_CONSTRAINTS" not in incar
+            assert (incar["ISIF"], incar["IBRION"]) == (2, 2)
+            strained = Structure.from_file(folder / "POSCAR")
+            assert strained.lattice.matrix[:, 0] == pytest.approx(1.01 * layer.lattice.matrix[:, 0], abs=1e-6)
+            assert strained.lattice.matrix[:, 1:] == pytest.approx(layer.lattice.matrix[:, 1:], abs=1e-6)
+        assert incar.get("LVHAR", False) is (stage == "static" or (stage in ORDERS and len(layer) == n_atoms(folder)))
         if stage == "phonon":
             supercell = Structure.from_file(folder / "POSCAR")
             assert supercell.lattice.c == pytest.approx(layer.lattice.c)  # never doubled

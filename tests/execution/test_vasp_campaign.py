@@ -17,20 +17,24 @@ from typing import Any
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
+from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.io.vasp.inputs import Kpoints
 from support.layers import mx2
 from support.memory import memory_database
 from support.places import ROOT
 from support.standin.electrons import HYBRID, band_gap
 from support.standin.fixtures import VASP_CMD
+from support.standin.potential import VACUUM_EV
 
 from scdm_flows.analysis.bands import HBAR2_OVER_ME
+from scdm_flows.analysis.stiffness import strains
 from scdm_flows.builders import build_all
 from scdm_flows.campaigns.promotion import Asked, promote
 from scdm_flows.config import CampaignConfig, parse_config
 from scdm_flows.config.settings import ScdmSettings
 from scdm_flows.documents import CandidateDoc, CandidateState, GapKind
 from scdm_flows.documents.static import MagneticOrder
+from scdm_flows.engines.forcefield.curvature import second_derivatives
 from scdm_flows.engines.vasp.disk import LARGE
 from scdm_flows.execution.local.runner import run_campaign
 from scdm_flows.query import CandidateDB
@@ -155,8 +159,38 @@ def check_complete(database: Database) -> list[CandidateDoc]:
         parts = [d["metadata"].get("part_of") for d in jobs]
         assert parts.count("relax") == 1  # the first relaxation; the second is the stage
         assert parts.count("bands") == 2
-        assert parts.count("phonon") == phonon.n_displacements + 1  # and atomate2's phonon document
+        strained = strains(relaxed, 0.01)
+        assert parts.count("phonon") == phonon.n_displacements + 1 + len(strained)  # one is the supercell at rest
+        assert phonon.residual_force_ev_per_angstrom == pytest.approx(0, abs=ENGINE["fmax_ev_per_angstrom"])
+        assert phonon.stiffness_note is None
+        tensor = np.array(phonon.stiffness_n_per_m)
+        assert tensor[1, 1] == pytest.approx(tensor[0, 0], rel=1e-3)  # all three have a threefold axis, which makes
+        assert tensor[2, 2] == pytest.approx((tensor[0, 0] - tensor[0, 1]) / 2, rel=1e-3)  # layers isotropic
+        # the stand-in's vacuum level lies 5 eV above its valence bands' end; no layer here has a dipole
+        assert candidate.vacuum_level_difference == pytest.approx(0, abs=1e-3)
+        if bands.vbm is None:
+            assert candidate.work_function == pytest.approx(VACUUM_EV - bands.efermi_ev, abs=1e-3)
+            assert (candidate.vbm_vs_vacuum, candidate.cbm_vs_vacuum) == (None, None)
+        else:
+            assert candidate.work_function is None
+            assert candidate.vbm_vs_vacuum == pytest.approx(-VACUUM_EV, abs=2e-3)
+            assert candidate.cbm_vs_vacuum == pytest.approx(bands.band_gap_ev - VACUUM_EV, abs=2e-3)
     return found
+
+
+def stiffness_by_energies(layer: Structure) -> np.ndarray:
+    """(3, 3) N/m: CHGNet's second derivatives of the energy by strain, with the atoms at rest (Schur complement)."""
+    n = len(layer)
+    found = second_derivatives(AseAtomsAdaptor.get_atoms(layer, msonable=False))
+    assert found is not None
+    cell = [3 * n + k for k in (0, 1, 3, 4)]  # xx, xy, yx, yy, in units of 1/n
+    atoms, mixed = found[: 3 * n, : 3 * n], found[: 3 * n][:, cell]
+    by_strain = n**2 * (found[np.ix_(cell, cell)] - mixed.T @ np.linalg.pinv(atoms, rcond=1e-6) @ mixed)
+    voigt = np.array([[1, 0, 0], [0, 0, 0.5], [0, 0, 0.5], [0, 1, 0]])
+    in_n_per_m = 16.02176634  # eV/angstrom^2
+    area = layer.volume / layer.lattice.c
+    tensor: np.ndarray = voigt.T @ by_strain @ voigt * in_n_per_m / area
+    return tensor
 
 
 def test_layers_through_all_stages(tmp_path: Path) -> None:
@@ -173,6 +207,12 @@ def test_layers_through_all_stages(tmp_path: Path) -> None:
     assert by_formula["FeCl2"].magnetic is True
     assert by_formula["FeCl2"].total_magnetization == pytest.approx(4, abs=0.5)  # CHGNet's moment of Fe2+; d6 high spin
     assert by_formula["BN"].magnetic is False
+    phonon = CandidateDB(database).phonon(by_formula["BN"].candidate_id)
+    assert phonon is not None
+    # the same force field's energies, which know nothing of VASP's signs and units of stress; 1 % of strain is not small
+    by_energies = stiffness_by_energies(Structure.from_dict(by_formula["BN"].relaxed_structure or {}))
+    assert np.array(phonon.stiffness_n_per_m) == pytest.approx(by_energies, abs=0.05 * by_energies[0, 0])
+    assert phonon.criterion == "modes on path and mesh, and stiffness tensor"
     # every run's folder is kept where people can look at it
     runs = tmp_path / "data" / "runs" / "v" / by_formula["BN"].candidate_id
     names = {path.name for path in runs.iterdir()}

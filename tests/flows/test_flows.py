@@ -118,6 +118,20 @@ def test_parts_of_a_stage_keep_their_uuids_and_their_links(config: CampaignConfi
     assert all(set(job.input_uuids) <= known for job in first)
 
 
+def test_a_run_that_joined_a_stage_later_takes_no_other_runs_uuid(config: CampaignConfig) -> None:
+    """Displacements that were finished before phonons had runs at rest and in strained cells are found again."""
+    from scdm_flows.flows.identity import job_uuid
+
+    vasp = parse_config({**config.model_dump(), "engine": {"kind": "vasp"}})
+    *parts, _ = [job for job, _ in phonon_flow(vasp, "t-1", mx2("1H")).iterflow()]
+    runs = {job.name.removesuffix(" t-1"): job.uuid for job in parts}
+    displaced = [f"phonon {k}/3" for k in (1, 2, 3)]  # of 1H-MoS2: Mo in the plane, S in it and along c
+    known = {name: job_uuid(vasp, "t-1", f"phonon:{k}") for k, name in enumerate(displaced, 1)}
+    assert {name: runs.pop(name) for name in displaced} == known
+    added = {"phonon undisplaced": "undisplaced", "strain xx+": "strain xx+", "strain xx-": "strain xx-"}
+    assert runs == {name: job_uuid(vasp, "t-1", f"phonon:{run}") for name, run in added.items()}
+
+
 def test_a_candidate_without_structure_is_refused(config: CampaignConfig) -> None:
     empty = ScreenedCandidate(
         candidate_id="t-1", index=0, generator="files", structure=None, accepted=False, reason="unreadable"

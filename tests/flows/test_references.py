@@ -83,7 +83,7 @@ def test_bulk_runs_have_the_settings_of_layers_and_a_free_cell(campaign: Campaig
     for stage in ("relax_1", "relax_2", "static"):
         layer, bulk = (make(config, stage) for make in (input_set, bulk_input_set))
         own, theirs = layer.config_dict["INCAR"], bulk.config_dict["INCAR"]
-        assert {k: v for k, v in own.items() if k not in ("LATTICE_CONSTRAINTS", "LCHARG")} == {
+        assert {k: v for k, v in own.items() if k not in ("LATTICE_CONSTRAINTS", "LCHARG", "LVHAR")} == {
             k: v for k, v in theirs.items() if k != "LCHARG"
         }
         made = bulk.get_input_set(LI_F["F"], potcar_spec=True)

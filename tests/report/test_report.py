@@ -317,6 +317,20 @@ def test_implausible_values_are_warned_about(
     assert any(words in w for w in content.candidate_warnings(strange))
 
 
+def test_what_is_said_against_the_vacuum(campaign_documents: CampaignDocuments) -> None:
+    metal = campaign_documents.candidates[0].model_copy(update={"work_function": 4.5, "vacuum_level_difference": 0.0})
+    assert content.vacuum_words(metal) == [("work function", "4.50 eV")]
+    # the level above lies 0.3 eV higher: electrons leave the layer there for 0.3 eV more
+    known = {"vbm_vs_vacuum": -6.0, "cbm_vs_vacuum": -4.4, "vacuum_level_difference": 0.3}
+    polar = campaign_documents.candidates[0].model_copy(update=known)
+    assert content.vacuum_words(polar) == [
+        ("ionisation energy", "6.15 eV above, 5.85 eV below"),
+        ("electron affinity", "4.55 eV above, 4.25 eV below"),
+        ("vacuum level above minus below", "0.30 eV"),
+    ]
+    assert content.vacuum_words(campaign_documents.candidates[1]) == []
+
+
 def test_implausible_phonons_are_warned_about(campaign_documents: CampaignDocuments) -> None:
     candidate = campaign_documents.candidates[0]
     phonon = campaign_documents.phonons[candidate.candidate_id]

@@ -186,6 +186,20 @@ def test_candidate_page_shows_all_that_is_known(browser: Browser) -> None:
         assert words in page.replace("\\u00b1", "±"), words
 
 
+def test_candidate_page_tells_of_vacuum_and_stiffness(campaign_documents: CampaignDocuments) -> None:
+    first, *others = campaign_documents.candidates
+    stiff = {"stiffness_n_per_m": [[130.2, 32.1, 0.0], [32.1, 130.2, 0.0], [0.0, 0.0, 49.0]]}
+    phonons = campaign_documents.phonons | {
+        first.candidate_id: campaign_documents.phonons[first.candidate_id].model_copy(update=stiff)
+    }
+    candidates = [first.model_copy(update={"work_function": 4.5}), *others]
+    database = memory_database()
+    dataclasses.replace(campaign_documents, candidates=candidates, phonons=phonons).store(database)
+    page = Browser(database).page(f"/candidates/{first.candidate_id}")
+    assert "4.50 eV" in page
+    assert "xx 130, yy 130, xx,yy 32, xy 49" in page
+
+
 def test_candidate_page_marks_an_extrapolated_energy(browser: Browser) -> None:
     page = browser.page("/candidates/demo-000000000002")
     assert page.count('"children": "? extrapolated"') == 2  # beside the formula and beside the energy

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from scdm_flows.analysis.phonons import phonon_supercell
+from scdm_flows.analysis.phonons import phonon_supercell, restoring_forces
 from scdm_flows.config import DEFAULT_FORCE_FIELD
 from scdm_flows.documents.phonon import PhononDoc
 from scdm_flows.engines.base import PHONON_SYMPREC_ANGSTROM, phonon_document
@@ -35,10 +35,14 @@ PART = 5  # layers handed to a process at a time
 
 @dataclass(frozen=True)
 class Vibrations:
-    """phonon: ``phonopy.Phonopy`` with force constants; virial: (3, 3) stress times the cell's volume, eV."""
+    """phonon: ``phonopy.Phonopy`` with force constants; virial: (3, 3) stress times the cell's volume, eV.
+
+    at_rest: (n_atoms, 3) forces of the undisplaced supercell, which were taken off, eV/angstrom.
+    """
 
     phonon: Any
     virial: Array
+    at_rest: Array
 
 
 def vibrations(
@@ -115,14 +119,13 @@ def _evaluated(model: ForceField, waiting: Sequence[tuple[Any, list[Structure]] 
             continue
         rest, *displaced = cast(list[Answer], found)
         try:
-            # the residual force of the undisplaced supercell is no restoring force
-            phonon.forces = [forces - rest[1] for _, forces, _ in displaced]
+            phonon.forces = restoring_forces([forces for _, forces, _ in displaced], rest[1])
             phonon.produce_force_constants()
             phonon.symmetrize_force_constants(level=2)
         except Exception as error:  # forces that are not numbers
             yield f"{type(error).__name__}: {error}"
             continue
-        yield Vibrations(phonon, rest[2] * phonon.primitive.volume)
+        yield Vibrations(phonon, rest[2] * phonon.primitive.volume, rest[1])
 
 
 def phonons_together(
@@ -176,6 +179,7 @@ def phonons_together(
                     displacement=displacement,
                     n_displacements=len(vibration.phonon.supercells_with_displacements),
                     virial=vibration.virial,
+                    at_rest=vibration.at_rest,
                 )
             )
         if progress is not None:

@@ -63,5 +63,5 @@ def cost(structure: Structure, config: GpawEngineConfig, displaced: list[Structu
         stage("stiffness", STRAINS, structure, SCF_STEPS * GEOMETRIES_OF_A_STRAIN),
     ]
     if displaced:
-        found.append(stage("phonon", len(displaced), displaced[0], SCF_STEPS))
+        found.append(stage("phonon", len(displaced) + 1, displaced[0], SCF_STEPS))  # and the undisplaced one
     return found

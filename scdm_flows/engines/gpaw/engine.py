@@ -19,7 +19,14 @@ from scdm_flows.analysis.magnetism import magnetic_order
 from scdm_flows.config import GpawEngineConfig
 from scdm_flows.documents.bands import GapKind
 from scdm_flows.documents.static import StaticSummary
-from scdm_flows.engines.base import PHONON_SYMPREC_ANGSTROM, Ahead, PackagedReferences, StageCost
+from scdm_flows.engines.base import (
+    Ahead,
+    PackagedReferences,
+    StageCost,
+    layer_phonopy,
+    supercell_of,
+    with_moments_of,
+)
 from scdm_flows.engines.gpaw import process
 from scdm_flows.engines.gpaw.presets import SCHEME, lacking, missing_offsets, on_scale, read_offsets
 from scdm_flows.errors import EngineError, ReferenceDataError
@@ -114,6 +121,7 @@ class GpawEngine(PackagedReferences):
             "stiffness": inputs.stiffness_task(self.config, structure),
         }
         dipole = bool(tasks["static"]["dipole"])
+        tasks["phonon_undisplaced"] = inputs.forces_task(self.config, self.at_rest(structure), dipole=dipole)
         width = len(str(len(supercells)))
         for number, supercell in enumerate(supercells, 1):
             tasks[f"phonon_{number:0{width}d}"] = inputs.forces_task(self.config, supercell, dipole=dipole)
@@ -170,35 +178,28 @@ class GpawEngine(PackagedReferences):
             magnetic_order=order,
             antiferromagnetic_ev_per_atom=None if afm is None else afm / len(structure),
             engine_version=task.engine_version,
+            vacuum=task.vacuum,
+            vacuum_note=task.vacuum_note,
             folder=task.dir_name,
         )
 
     def displaced(self, structure: Structure) -> tuple[Any, list[Structure]]:
         """A ``phonopy.Phonopy`` of the layer and its displaced (n, n, 1) supercells, in phonopy's order."""
-        from phonopy import Phonopy
-        from pymatgen.io.phonopy import get_phonopy_structure, get_pmg_structure
+        from pymatgen.io.phonopy import get_pmg_structure
 
-        plain = structure.copy()
-        for name in list(plain.site_properties):
-            plain.remove_site_property(name)
         n = self.config.phonon_repeats
-        phonon = Phonopy(
-            get_phonopy_structure(plain),
-            [[n, 0, 0], [0, n, 0], [0, 0, 1]],
-            primitive_matrix=np.eye(3),
-            symprec=PHONON_SYMPREC_ANGSTROM,
-        )
+        phonon = layer_phonopy(structure, [[n, 0, 0], [0, n, 0], [0, 0, 1]])
         phonon.generate_displacements(distance=self.config.phonon_displacement_angstrom)
-        supercells = [get_pmg_structure(cell) for cell in phonon.supercells_with_displacements or []]
-        moments = structure.site_properties.get("magmom")
-        for supercell in supercells:
-            copies = len(supercell) // len(structure)  # phonopy keeps all images of an atom together
-            if moments:
-                supercell.add_site_property("magmom", [m for m in moments for _ in range(copies)])
-        return phonon, supercells
+        cells = phonon.supercells_with_displacements or []
+        return phonon, [with_moments_of(structure, get_pmg_structure(cell)) for cell in cells]
+
+    def at_rest(self, structure: Structure) -> Structure:
+        """The supercell of ``displaced`` before an atom is moved."""
+        n = self.config.phonon_repeats
+        return with_moments_of(structure, supercell_of(structure, [[n, 0, 0], [0, n, 0], [0, 0, 1]]))
 
     def phonon_maker(self) -> Maker:
-        """A job for each displaced supercell, one for the stiffness, and the summary."""
+        """A job for each displaced supercell, one for it at rest, one for the stiffness, and the summary."""
         from scdm_flows.engines.gpaw.flows import GpawPhononMaker
 
         return GpawPhononMaker(self.config)

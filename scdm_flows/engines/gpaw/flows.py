@@ -13,7 +13,7 @@ from jobflow.core.maker import Maker
 from pymatgen.core.structure import Structure
 
 from scdm_flows.analysis.bands import document_of_path, of_path
-from scdm_flows.analysis.phonons import in_plane_path
+from scdm_flows.analysis.phonons import in_plane_path, restoring_forces
 from scdm_flows.analysis.stability import c2db_criteria
 from scdm_flows.config import CampaignConfig, GpawEngineConfig, stored_config
 from scdm_flows.documents.bands import BandsDoc, DosData
@@ -29,7 +29,7 @@ from scdm_flows.engines.vasp.inputs import corrects_dipole
 
 @dataclass
 class GpawPhononMaker(Maker):
-    """A job for each displaced supercell, one for the stiffness tensor, and a summary with C2DB's verdict."""
+    """A job for each displaced supercell, one for it at rest, one for the stiffness tensor, and C2DB's verdict."""
 
     engine: GpawEngineConfig
     name: str = field(default="phonons", kw_only=True)
@@ -42,12 +42,20 @@ class GpawPhononMaker(Maker):
         runs = [maker.make(supercell) for supercell in supercells]
         for number, run in enumerate(runs, 1):
             run.name = f"phonon {number}/{len(runs)}"
+        at_rest = maker.make(engine.at_rest(structure))
+        at_rest.name, at_rest.metadata["run"] = "phonon undisplaced", "undisplaced"
         stiffness = GpawStiffnessMaker(engine=self.engine).make(structure)
         dump, forces = config.model_dump(mode="json"), [run.output.output.forces for run in runs]
         summary = phonons_of_forces(
-            dump, candidate_id, structure, forces, stiffness.output, runs[0].output.engine_version
+            dump,
+            candidate_id,
+            structure,
+            forces,
+            stiffness.output,
+            runs[0].output.engine_version,
+            at_rest=at_rest.output.output.forces,
         )
-        return Flow([*runs, stiffness, summary], name=self.name)
+        return Flow([*runs, at_rest, stiffness, summary], name=self.name)
 
 
 @job(output_schema=PhononDoc)
@@ -58,17 +66,17 @@ def phonons_of_forces(
     forces: list[Any],
     stiffness: list[list[float]],
     version: str,
+    at_rest: Any = None,
 ) -> PhononDoc:
     """Phonons of a relaxed candidate, judged as C2DB judges them.
 
     forces: of each displaced supercell (n_atoms, 3), eV/angstrom, in the order of ``GpawEngine.displaced``; stiffness:
-    (3, 3) N/m; version: of GPAW.
+    (3, 3) N/m; version: of GPAW; at_rest: forces of the undisplaced supercell, which jobs in a queue may lack.
     """
     campaign = stored_config(config)
     engine: Any = engine_of(campaign.engine)
     phonon, supercells = engine.displaced(structure)
-    # the residual force of a relaxed layer is no restoring force; what all displacements share in the mean is drift
-    phonon.forces = [np.array(found) - np.mean(found, axis=0) for found in forces]
+    phonon.forces = restoring_forces(forces, np.zeros(3) if at_rest is None else at_rest)
     phonon.produce_force_constants()
     phonon.symmetrize_force_constants(level=2)
     document = phonon_document(
@@ -81,6 +89,7 @@ def phonons_of_forces(
         displacement=engine.config.phonon_displacement_angstrom,
         n_displacements=len(supercells),
         criteria=c2db_criteria(phonon, np.array(stiffness)),
+        at_rest=None if at_rest is None else np.array(at_rest),
     )
     document.provenance.engine = f"{engine.scheme}, GPAW {version}, preset {engine.config.preset}"
     return document

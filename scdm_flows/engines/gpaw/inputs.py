@@ -75,6 +75,7 @@ def static_task(config: GpawEngineConfig, structure: Structure) -> dict[str, Any
         convergence=close,
         extra=extra,
         density_file=DENSITY,
+        potential=True,
         antiferromagnetic=True,
     )
 

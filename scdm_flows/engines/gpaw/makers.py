@@ -18,9 +18,11 @@ from atomate2.ase.jobs import AseMaker
 from atomate2.ase.schemas import AseResult, AseStructureTaskDoc, AseTaskDoc, IonicStep
 from jobflow import job
 from pydantic import Field
-from pymatgen.core import Structure
+from pymatgen.core import Lattice, Structure
 
+from scdm_flows.analysis.vacuum import vacuum_levels
 from scdm_flows.config import GpawEngineConfig, executed
+from scdm_flows.documents.static import VacuumLevels
 from scdm_flows.engines.attempts import attempts
 from scdm_flows.engines.forcefield.curvature import first_guess
 from scdm_flows.engines.gpaw import process
@@ -47,6 +49,8 @@ class GpawTaskDoc(AseStructureTaskDoc):
     band_gap_ev: float | None = Field(None, description="gap on the k-points of the run, without spin-orbit, eV")
     gap_direct: bool | None = Field(None, description="whether it is direct; null for a metal")
     total_magnetization: float | None = Field(None, description="Bohr magnetons per cell; null without spin")
+    vacuum: VacuumLevels | None = Field(None, description="vacuum levels, and the states of the run beside them")
+    vacuum_note: str | None = Field(None, description="why there are none, where the potential was asked for")
     k_points: int | None = Field(None, description="irreducible k-points")
     soft_mixing: bool = Field(False, description="the first try did not converge, the second with softer mixing did")
     cpu_seconds: float = Field(description="of the process")
@@ -175,6 +179,7 @@ def task_document(answer: Mapping[str, Any], before: Structure, fmax: float) -> 
     document.output.ionic_steps = [
         IonicStep(energy=step["energy"], forces=step["forces"], magmoms=step["moments"]) for step in history
     ]
+    vacuum = _vacuum(answer, before)
     return GpawTaskDoc(
         **{name: getattr(document, name) for name in type(document).model_fields},
         engine_version=answer["version"],
@@ -183,7 +188,19 @@ def task_document(answer: Mapping[str, Any], before: Structure, fmax: float) -> 
         band_gap_ev=answer.get("gap"),
         gap_direct=answer.get("direct"),
         total_magnetization=answer.get("total_moment"),
+        vacuum=None if isinstance(vacuum, str) else vacuum,
+        vacuum_note=vacuum if isinstance(vacuum, str) else None,
         k_points=answer.get("k_points"),
         soft_mixing=answer["soft_mixing"],
         cpu_seconds=answer["cpu_seconds"],
     )
+
+
+def _vacuum(answer: Mapping[str, Any], before: Structure) -> VacuumLevels | str | None:
+    """Of the potential in the runner's cell, whose vacuum is its own; None where it was not asked for."""
+    potential = answer.get("potential")
+    if potential is None:
+        return None
+    layer = Structure(Lattice(answer["cell"]), before.species, answer["positions"], coords_are_cartesian=True)
+    top, bottom = potential["edges"] or (None, None)
+    return vacuum_levels(layer, potential["average"], potential["fermi_level"], top, bottom)

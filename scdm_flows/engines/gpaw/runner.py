@@ -19,6 +19,7 @@ max_scf_steps           before a self-consistent cycle counts as not converged
 dipole                  correct for a dipole along c
 extra                   static: list of (cutoff, kpoint_density) whose energies are wanted besides
 antiferromagnetic       static: whether antiferromagnetic orders are tried where atoms keep a moment
+potential               static: whether the electrostatic potential along c is wanted
 density_file            static: where the density is written; bands: where it is read, computed anew where absent
 fmax, steps, history    relax: largest force, largest number of geometries, file that keeps every geometry
 hessian                 relax, stiffness: (3 n + 9, 3 n + 9) second derivatives to begin with, eV/angstrom^2, in the
@@ -126,6 +127,11 @@ def static(data: dict[str, Any], *, soft: bool) -> dict[str, Any]:
     found = state_of(atoms)
     gap, top, bottom = bandgap(atoms.calc, output=None)
     found |= {"gap": max(0.0, float(gap)), "direct": bool(top[1] == bottom[1]) if gap > 0 else None}
+    if data.get("potential"):
+        average = atoms.calc.get_electrostatic_potential().mean(axis=(0, 1))
+        edges = [float(atoms.calc.get_eigenvalues(spin=s, kpt=k)[n]) for s, k, n in (top, bottom)] if gap > 0 else None
+        fermi = float(atoms.calc.get_fermi_level())
+        found["potential"] = {"average": average.tolist(), "fermi_level": fermi, "edges": edges}
     found["k_points"] = len(atoms.calc.get_ibz_k_points())
     if data.get("density_file"):
         atoms.calc.write(data["density_file"], mode="")

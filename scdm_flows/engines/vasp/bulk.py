@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pymatgen.core.structure import Structure
 
 STAGES = ("relax_1", "relax_2", "static")
-HOLDS_C = "LATTICE_CONSTRAINTS"
+OF_LAYERS = ("LATTICE_CONSTRAINTS", "LVHAR")  # what holds c; the potential, whose vacuum levels are of interest
 
 
 def bulk_mesh(structure: Structure, spacing: float) -> Kpoints:
@@ -45,7 +45,7 @@ class BulkSetGenerator(SlabSetGenerator):
 def bulk_input_set(config: VaspEngineConfig, stage: str) -> BulkSetGenerator:
     """The generator of a stage: one of ``STAGES``."""
     layers = input_set(config, stage)
-    tags = {name: value for name, value in layers.config_dict["INCAR"].items() if name != HOLDS_C}
+    tags = {name: value for name, value in layers.config_dict["INCAR"].items() if name not in OF_LAYERS}
     made = {f.name: getattr(layers, f.name) for f in fields(layers) if f.init}
     made["dipole"] = "off"
     made["config_dict"] = {**layers.config_dict, "INCAR": {**tags, "LCHARG": False}}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scdm_flows.analysis.stiffness import strains
 from scdm_flows.config import VaspEngineConfig
 from scdm_flows.engines.base import StageCost
 from scdm_flows.engines.spin import with_spin
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 FLOPS_PER_CORE = 2e9
 HAMILTONIANS, PRODUCTS = 8, 4
 FIRST_STEPS, NEXT_STEPS, TIGHT_STEPS, FIXED_STEPS = 15, 8, 20, 12  # electronic: from scratch, moved, 1e-8, fixed charge
-IONIC_STEPS = {"relax_1": 15, "relax_2": 6}
+IONIC_STEPS = {"relax_1": 15, "relax_2": 6, "strain": 4}
 FACTOR = 3.0  # within which this is good
 MANY_CORES = 128  # of a large node
 WAVE_NUMBER = 0.5123167  # sqrt(2 m_e) / hbar in 1/(angstrom sqrt(eV))
@@ -118,6 +119,7 @@ def cost(structure: Structure, config: VaspEngineConfig, displaced: list[Structu
     found = [
         stage(name, 1, cell, len(structure), k_points, FIRST_STEPS + NEXT_STEPS * (steps - 1))
         for name, steps in IONIC_STEPS.items()
+        if name.startswith("relax")
     ]
     found.append(stage("static", 1, cell, len(structure), k_points, FIRST_STEPS))
     if "afm" in config.magnetism.orderings and spins == 2:
@@ -134,8 +136,13 @@ def cost(structure: Structure, config: VaspEngineConfig, displaced: list[Structu
         supercell = displaced[0]
         k = len(irreducible(supercell, spacing)[0])
         found.append(
-            stage("phonon", len(displaced), electronic_step(supercell, config), len(supercell), k, TIGHT_STEPS)
+            # the undisplaced one too, whose k-points are fewer
+            stage("phonon", len(displaced) + 1, electronic_step(supercell, config), len(supercell), k, TIGHT_STEPS)
         )
+        strained = strains(structure, config.strain)
+        k = len(irreducible(strained[0].of(structure), spacing)[0])
+        steps = FIRST_STEPS + NEXT_STEPS * (IONIC_STEPS["strain"] - 1)
+        found.append(stage("strain", len(strained), cell, len(structure), k, steps))
     wide = _Cell(int(np.ceil(cell.bands * config.band_nbands_factor)), cell.waves, cell.grid)
     dense = len(irreducible(structure, config.dos_kpoint_spacing_per_angstrom)[0])
     found.append(stage("uniform", 1, wide, len(structure), dense, FIXED_STEPS))

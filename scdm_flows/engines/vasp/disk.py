@@ -4,6 +4,8 @@ What people and parsers read of a run stays. Of the large files these stay, unle
 
 WAVECAR  of a relaxation between its attempts, as the next one begins with it; gone when the relaxation has ended
 CHGCAR   of the static run until the candidate's bands are done, or its gate leaves them out
+
+LOCPOT of the static run is read when it ends, and gone then.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any
 from monty.io import zopen
 from monty.os.path import zpath
 
-LARGE = ("WAVECAR", "CHGCAR", "CHG")
+LARGE = ("WAVECAR", "CHGCAR", "CHG", "LOCPOT")
 ENDED_WELL = "General timing and accounting"  # what OUTCAR says where VASP ended by itself
 LAST_WORDS = 20_000  # bytes of OUTCAR that are looked at for it
 

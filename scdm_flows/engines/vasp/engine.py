@@ -1,9 +1,10 @@
 """The VASP engine: PBE-PAW for slabs through atomate2's makers, input sets and custodian.
 
-Two relaxations with c held, a static run, phonons by finite displacements in a diagonal (n, m, 1) supercell without
-Born charges (their three-dimensional correction is wrong for a slab), a uniform run for the density of states and
-bands on the in-plane path. Input files are the business of ``vasp_inputs``, the runs that of ``vasp_makers``, what
-must be in order before that of ``vasp_checks``, and what it costs that of ``vasp_cost``.
+Two relaxations with c held, a static run with its vacuum levels, phonons by finite displacements in a diagonal
+(n, m, 1) supercell without Born charges (their three-dimensional correction is wrong for a slab), the stiffness tensor
+from strained cells, a uniform run for the density of states and bands on the in-plane path. Input files are the
+business of ``vasp_inputs``, the runs that of ``vasp_makers``, what must be in order before that of ``vasp_checks``, and
+what it costs that of ``vasp_cost``.
 """
 
 from __future__ import annotations
@@ -13,14 +14,23 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scdm_flows.analysis.bands import is_magnetic
 from scdm_flows.analysis.phonons import phonon_supercell
+from scdm_flows.analysis.vacuum import vacuum_levels
 from scdm_flows.config import VaspEngineConfig, executed
 from scdm_flows.config.settings import get_settings
 from scdm_flows.documents.bands import GapKind
-from scdm_flows.documents.static import StaticSummary
-from scdm_flows.engines.base import PHONON_SYMPREC_ANGSTROM, Ahead, StageCost
+from scdm_flows.documents.static import StaticSummary, VacuumLevels
+from scdm_flows.engines.base import (
+    PHONON_SYMPREC_ANGSTROM,
+    Ahead,
+    StageCost,
+    layer_phonopy,
+    supercell_of,
+    with_moments_of,
+)
 from scdm_flows.engines.vasp import checks as vasp_checks
 from scdm_flows.engines.vasp.inputs import input_set
 from scdm_flows.engines.vasp.tags import hubbard_problem
@@ -188,6 +198,7 @@ class VaspEngine:
         kind = None
         if output.bandgap is not None:
             kind = GapKind.METAL if output.is_metal else GapKind.DIRECT if output.is_gap_direct else GapKind.INDIRECT
+        vacuum = _vacuum(task)
         return StaticSummary(
             energy_per_atom=float(task.output.energy_per_atom),
             max_force_ev_per_angstrom=float(np.linalg.norm(np.array(forces), axis=1).max()) if forces else None,
@@ -199,6 +210,8 @@ class VaspEngine:
             atom_magnetizations=[float(m) for m in moments] if spin and moments else None,
             engine_version=calculation.vasp_version,
             potentials=_titles(task) or None,
+            vacuum=None if isinstance(vacuum, str) else vacuum,
+            vacuum_note=vacuum if isinstance(vacuum, str) else None,
             folder=task.dir_name,
         )
 
@@ -217,16 +230,35 @@ class VaspEngine:
         generate: Any = generate_phonon_displacements
         found: list[Structure] = generate.original(structure, matrix, **self.phonopy_arguments())
         for supercell in found:
-            supercell.properties = dict(structure.properties)
-        moments = structure.site_properties.get("magmom")
-        if moments:
-            copies = len(found[0]) // len(structure)  # phonopy keeps all images of an atom together
-            for supercell in found:
-                supercell.add_site_property("magmom", [m for m in moments for _ in range(copies)])
+            with_moments_of(structure, supercell).properties = dict(structure.properties)
         return matrix, found
 
+    def at_rest(self, structure: Structure) -> Structure:
+        """The supercell of ``displaced`` before an atom is moved."""
+        found = supercell_of(structure, phonon_supercell(structure, self.config.phonon_min_length_angstrom))
+        found.properties = dict(structure.properties)
+        return with_moments_of(structure, found)
+
+    def phonon_of(self, structure: Structure, forces: Sequence[NDArray[np.float64]]) -> Any:
+        """A ``phonopy.Phonopy`` of a layer with its force constants.
+
+        forces: the restoring ones of each displaced supercell, (n_atoms, 3) eV/angstrom, in the order of ``displaced``.
+        """
+        from phonopy import Phonopy
+
+        matrix = phonon_supercell(structure, self.config.phonon_min_length_angstrom)
+        found = layer_phonopy(structure, matrix)
+        # atomate2's, whose displacements these are, looks for a smaller cell
+        theirs = Phonopy(found.unitcell, matrix, primitive_matrix="auto", symprec=PHONON_SYMPREC_ANGSTROM)
+        theirs.generate_displacements(distance=self.config.phonon_displacement_angstrom)
+        theirs.forces = list(forces)
+        theirs.produce_force_constants()
+        found.force_constants = theirs.force_constants
+        found.symmetrize_force_constants(level=2)
+        return found
+
     def phonopy_arguments(self) -> dict[str, Any]:
-        """What atomate2's phonon jobs are given, the same for making displacements and for collecting their forces."""
+        """What atomate2's job that makes displacements is given."""
         return {
             "displacement": self.config.phonon_displacement_angstrom,
             "sym_reduce": True,
@@ -240,8 +272,14 @@ class VaspEngine:
         """The maker of a displaced supercell's forces; dipole correction and spin as for the layer itself."""
         return self._maker("phonon", of=structure, task_document_kwargs=NO_RAW_OBJECTS)
 
+    def strain_maker(self, structure: Structure) -> Any:
+        """The maker of a strained cell's stress; dipole correction, spin and mesh as for the layer itself."""
+        from scdm_flows.engines.vasp.strained import SlabStrainMaker
+
+        return self._maker("strain", of=structure, kind=SlabStrainMaker, task_document_kwargs=NO_RAW_OBJECTS)
+
     def phonon_maker(self) -> Maker:
-        """A job for each displaced supercell."""
+        """A job for each displaced supercell and each strained cell."""
         from scdm_flows.engines.vasp.flows import SlabPhononMaker
 
         return SlabPhononMaker(self.config)
@@ -284,6 +322,17 @@ class VaspEngine:
         from scdm_flows.engines.vasp.bulk import computed_entry
 
         return computed_entry(task, name)
+
+
+def _vacuum(task: Any) -> VacuumLevels | str | None:
+    """The vacuum levels of a run that wrote its electrostatic potential (LVHAR); None of another."""
+    calculation = task.calcs_reversed[0]
+    output, tags = calculation.output, calculation.input.incar
+    if not output.locpot or output.efermi is None or not tags.get("LVHAR") or tags.get("LVTOT"):
+        return None
+    gapped = not output.is_metal
+    edges = (output.vbm, output.cbm) if gapped else (None, None)
+    return vacuum_levels(output.structure, output.locpot["2"], output.efermi, *edges)
 
 
 def _titles(task: Any) -> dict[str, str]:

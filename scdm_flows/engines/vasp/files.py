@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from atomate2 import SETTINGS
 
+from scdm_flows.analysis.stiffness import strains
 from scdm_flows.engines.spin import with_spin
 from scdm_flows.engines.vasp.checks import potcar_problems
 from scdm_flows.engines.vasp.inputs import input_set, with_moments
@@ -24,7 +25,8 @@ relax_1        from the structure given
 relax_2        the same from the result of relax_1, with a tighter force criterion
 static         from the result of relax_2; its CHGCAR is the start of uniform and line
 static_order_* the same in antiferromagnetic orders, where they were asked for and the atoms keep moments
-phonon_*       displaced supercells {n} x {m} x 1 of the relaxed layer
+phonon_*       displaced supercells {n} x {m} x 1 of the relaxed layer, and the undisplaced one
+strain_*       atoms relaxed in strained cells of the relaxed layer, for the stiffness tensor
 uniform, line  density of states, and bands on the in-plane path
 hse            HSE06, where asked for; a run adds PBE's band edges to the k-points, with weight zero
 
@@ -65,6 +67,9 @@ def input_files(engine: VaspEngine, structure: Structure) -> dict[str, dict[str,
     width = len(str(len(supercells)))
     for number, supercell in enumerate(supercells, 1):
         add(f"phonon_{number:0{width}d}", "phonon", supercell, structure)
+    add("phonon_undisplaced", "phonon", engine.at_rest(structure), structure)
+    for strain in strains(structure, config.strain):
+        add(f"strain_{strain.name}", "strain", strain.of(structure), structure)
     for stage in ("uniform", "line", *(["hse"] if config.hse_gap else [])):
         add(stage, stage, structure)
     files[""] = {

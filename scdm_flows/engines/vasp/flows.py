@@ -1,26 +1,30 @@
-"""Flows of several VASP runs that end in one document: phonons and bands of a relaxed layer."""
+"""Flows of several VASP runs that end in one document: phonons with the stiffness, and bands of a relaxed layer."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from atomate2.common.jobs.phonons import generate_frequencies_eigenvectors
+import numpy as np
+from jobflow import job
 from jobflow.core.flow import Flow
 from jobflow.core.maker import Maker
 from pymatgen.core.structure import Structure
 
-from scdm_flows.config import CampaignConfig, VaspEngineConfig
+from scdm_flows.analysis.phonons import restoring_forces
+from scdm_flows.analysis.stiffness import strains
+from scdm_flows.config import CampaignConfig, VaspEngineConfig, stored_config
+from scdm_flows.documents.phonon import PhononDoc
 from scdm_flows.documents.static import StaticSummary
 from scdm_flows.engines import engine_of
-from scdm_flows.engines.jobs import bands_summary, phonon_summary
-
-THEIR_BAND_POINTS = 11  # a branch of atomate2's three-dimensional path, which a layer has no use for
+from scdm_flows.engines.base import phonon_document
+from scdm_flows.engines.jobs import bands_summary
+from scdm_flows.engines.vasp.strained import StrainRun, stiffness_of
 
 
 @dataclass
 class SlabPhononMaker(Maker):
-    """A job for each displaced supercell, atomate2's phonon document, and the summary on the in-plane path.
+    """A job for each displaced supercell, one for it at rest, one for each strained cell, and the summary.
 
     atomate2's ``PhononMaker`` makes the displacement jobs while it runs, with new uuids each time; here they are
     known when the gate opens, so an interrupted candidate finds its finished displacements again.
@@ -30,46 +34,66 @@ class SlabPhononMaker(Maker):
     name: str = field(default="phonons", kw_only=True)
 
     def make(self, structure: Structure, config: CampaignConfig, candidate_id: str) -> Flow:
-        """The flow of a relaxed layer; magnetic moments of its sites start the displaced runs."""
+        """The flow of a relaxed layer; magnetic moments of its sites start all runs."""
         engine: Any = engine_of(self.engine)
-        plain = structure.copy()
-        if "magmom" in plain.site_properties:
-            plain.remove_site_property("magmom")
-        matrix, supercells = engine.displaced(structure)
-        maker = engine.displacement_maker(structure)
-        runs = [maker.make(supercell) for supercell in supercells]
+        maker, strain_maker = engine.displacement_maker(structure), engine.strain_maker(structure)
+        runs = [maker.make(supercell) for supercell in engine.displaced(structure)[1]]
         for number, run in enumerate(runs, 1):
             run.name = f"phonon {number}/{len(runs)}"
-        collected = generate_frequencies_eigenvectors(
-            structure=plain,
-            supercell_matrix=matrix,
-            **engine.phonopy_arguments(),
-            displacement_data={
-                "displacement_number": list(range(len(runs))),
-                "forces": [run.output.output.forces for run in runs],
-                "uuids": [run.output.uuid for run in runs],
-                "dirs": [run.output.dir_name for run in runs],
-            },
-            total_dft_energy=None,
-            static_run_job_dir=None,
-            static_run_uuid=None,
-            born_run_job_dir=None,
-            born_run_uuid=None,
-            optimization_run_job_dir=None,
-            optimization_run_uuid=None,
-            create_thermal_displacements=False,
-            store_force_constants=True,
-            npoints_band=THEIR_BAND_POINTS,
-        )
-        summary = phonon_summary(
+        at_rest = maker.make(engine.at_rest(structure))
+        at_rest.name, at_rest.metadata["run"] = "phonon undisplaced", "undisplaced"
+        strained = []
+        for strain in strains(structure, self.engine.strain):
+            run = strain_maker.make(strain.of(structure))
+            run.name = run.metadata["run"] = f"strain {strain.name}"
+            strained.append(run)
+        summary = slab_phonons(
             config.model_dump(mode="json"),
             candidate_id,
-            plain,
-            collected.output,
-            engine.config.phonon_displacement_angstrom,
-            version=runs[0].output.vasp_version,
+            structure,
+            [run.output.output.forces for run in runs],
+            at_rest.output.output.forces,
+            [run.output for run in strained],
+            version=at_rest.output.vasp_version,
         )
-        return Flow([*runs, collected, summary], name=self.name)
+        return Flow([*runs, at_rest, *strained, summary], name=self.name)
+
+
+@job(output_schema=PhononDoc)
+def slab_phonons(
+    config: dict[str, Any],
+    candidate_id: str,
+    structure: Structure,
+    forces: list[Any],
+    at_rest: Any,
+    strained: list[StrainRun],
+    version: str,
+) -> PhononDoc:
+    """Phonons and stiffness of a relaxed candidate.
+
+    forces: of each displaced supercell (n_atoms, 3), eV/angstrom, in the order of ``VaspEngine.displaced``; at_rest:
+    the same of the undisplaced one; strained: in the order of ``strains``; version: of VASP.
+    """
+    campaign = stored_config(config)
+    engine: Any = engine_of(campaign.engine)
+    phonon = engine.phonon_of(structure, restoring_forces(forces, at_rest))
+    runs = [StrainRun.model_validate(run) for run in strained]
+    stiffness, note = stiffness_of(structure, engine.config.strain, runs)
+    document = phonon_document(
+        phonon,
+        structure,
+        candidate_id=candidate_id,
+        campaign=campaign.name,
+        scheme=engine.static_scheme,
+        surrogate=False,
+        displacement=engine.config.phonon_displacement_angstrom,
+        n_displacements=len(forces),
+        stiffness=stiffness,
+        at_rest=np.array(at_rest),
+    )
+    document.stiffness_note = note
+    document.provenance.engine = f"{engine.scheme}, version {version}"
+    return document
 
 
 @dataclass

@@ -17,8 +17,9 @@ from atomate2.vasp.sets.base import VaspInputGenerator
 from numpy.typing import NDArray
 from pymatgen.io.vasp.inputs import Incar, Kpoints
 
-from scdm_flows.analysis.bands import MAGNETIC_MOMENT
+from scdm_flows.analysis.magnetism import kinds_of_atoms
 from scdm_flows.analysis.phonons import in_plane_path
+from scdm_flows.analysis.vacuum import mean_height
 from scdm_flows.config import VaspEngineConfig
 from scdm_flows.config.settings import get_settings
 from scdm_flows.engines.spin import F_METALS, OFTEN_MAGNETIC, OTHER_D_METALS, with_spin
@@ -43,32 +44,34 @@ MOMENTS = {
 GAMMA = "\\Gamma"  # as pymatgen writes it in KPOINTS
 ON_OFF = {True: "on", False: "off"}
 BAND_GAP = "band_gap_ev"  # property of a structure: what the run that left it found
-OPPOSITE = 1000  # added to the atomic numbers of atoms whose moments point down, which no operation maps on the others
 
 
-def mesh(structure: Structure, spacing: float) -> Kpoints:
-    """Gamma-centred (n, m, 1) k-points at most ``spacing`` (1/angstrom, 2 pi included) apart in the plane."""
+def divisions_of(structure: Structure, spacing: float) -> tuple[int, int]:
+    """How many k-points along a and b lie at most ``spacing`` (1/angstrom, 2 pi included) apart."""
     lengths = np.array(structure.lattice.reciprocal_lattice.abc[:2])
     n, m = (max(1, int(np.ceil(length / spacing - 1e-6))) for length in lengths)
+    return n, m
+
+
+def mesh(structure: Structure, spacing: float, divisions: Sequence[int] | None = None) -> Kpoints:
+    """Gamma-centred (n, m, 1) k-points at most ``spacing`` apart in the plane; divisions: n and m, where given."""
+    n, m = divisions or divisions_of(structure, spacing)
     return Kpoints(
         comment=f"in-plane, at most {spacing:g} 1/angstrom apart; one point along c", num_kpts=0, kpts=((n, m, 1),)
     )
 
 
-def irreducible(structure: Structure, spacing: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def irreducible(
+    structure: Structure, spacing: float, divisions: Sequence[int] | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """The k-points (n, 3) of ``mesh`` that symmetry and time reversal leave, and how many each stands for (n,).
 
     Atoms of one element whose moments (site property ``magmom``) are opposite are different atoms.
     """
     import spglib
 
-    n, m, _ = mesh(structure, spacing).kpts[0]
-    moments = structure.site_properties.get("magmom") or [0.0] * len(structure)
-    kinds = [
-        s.specie.Z + OPPOSITE * (m is not None and m < -MAGNETIC_MOMENT)
-        for s, m in zip(structure, moments, strict=True)
-    ]
-    cell: Any = (np.array(structure.lattice.matrix), np.array(structure.frac_coords), kinds)
+    n, m = divisions or divisions_of(structure, spacing)
+    cell: Any = (np.array(structure.lattice.matrix), np.array(structure.frac_coords), kinds_of_atoms(structure))
     mapping, grid = spglib.get_ir_reciprocal_mesh((int(n), int(m), 1), cell, symprec=MESH_SYMPREC)
     points, counts = np.unique(mapping, return_counts=True)
     return np.array(grid)[points] / [n, m, 1], counts
@@ -157,7 +160,8 @@ class SlabSetGenerator(VaspInputGenerator):
     Without arguments it is that of a static run with the default configuration.
 
     stage: a key of ``incar_tags``; spacing: of k-points, 1/angstrom, or None for the in-plane path of ``points``
-    points; extra_points: further k-points of weight zero, fractional; spin, dipole, spin_orbit: auto, on or off;
+    points; divisions: of the mesh along a and b, instead of ``spacing``'s; extra_points: further k-points of weight
+    zero, fractional; spin, dipole, spin_orbit: auto, on or off;
     nbands_factor: bands as a multiple of the previous run's; metal_sigma: width (eV) of Methfessel and Paxton's
     smearing for layers that the run before left as metals (property ``band_gap_ev``), None for the same smearing
     everywhere. A site's own ``magmom`` goes before its element's.
@@ -172,6 +176,7 @@ class SlabSetGenerator(VaspInputGenerator):
     stage: str = "static"
     spacing: float | None = 0.2
     points: int = 121
+    divisions: tuple[int, int] | None = None
     extra_points: list[list[float]] | None = None
     spin: str = "auto"
     dipole: str = "auto"
@@ -197,7 +202,7 @@ class SlabSetGenerator(VaspInputGenerator):
             return line(self._layer(), self.points)
         if self.extra_points is not None:
             return mesh_with(self._layer(), self.spacing, self.extra_points)
-        return mesh(self._layer(), self.spacing)
+        return mesh(self._layer(), self.spacing, self.divisions)
 
     @property
     def couples_spin(self) -> bool:
@@ -212,9 +217,7 @@ class SlabSetGenerator(VaspInputGenerator):
         if self.metal_sigma is not None and layer.properties.get(BAND_GAP) == 0:
             tags |= {"ISMEAR": SMEARING["methfessel-paxton"], "SIGMA": self.metal_sigma}
         if corrects_dipole(self.dipole, layer):
-            z = np.array(layer.frac_coords)[:, 2]
-            angle = np.angle(np.exp(2j * np.pi * z).mean())  # mean on the circle: the slab may cross the boundary
-            tags |= {"LDIPOL": True, "IDIPOL": 3, "DIPOL": [0.5, 0.5, round(float(angle / (2 * np.pi)) % 1.0, 4)]}
+            tags |= {"LDIPOL": True, "IDIPOL": 3, "DIPOL": [0.5, 0.5, round(mean_height(layer), 4)]}
         if self.nbands_factor is not None and self.prev_vasprun is not None:
             before = int(self.prev_vasprun.parameters["NBANDS"])
             spins = 2 if self.couples_spin else 1  # of which each band then holds one
@@ -237,16 +240,17 @@ class SlabSetGenerator(VaspInputGenerator):
             found["ISYM"] = own.get("ISYM", -1)  # vasp.at/wiki/LSORBIT
         points = self.kpoints
         if points is not None and get_settings().vasp_ranks is not None:
-            number = points.num_kpts or len(irreducible(layer, float(self.spacing or 0))[0])
+            number = points.num_kpts or len(irreducible(layer, float(self.spacing or 0), self.divisions)[0])
             found.update(parallel_tags(get_settings().vasp_ranks, number, hybrid=bool(found.get("LHFCALC"))))
         return found
 
 
 def input_set(config: VaspEngineConfig, stage: str, *, of: Structure | None = None) -> SlabSetGenerator:
-    """The generator of a stage: relax_1, relax_2, static, phonon, uniform, line or hse.
+    """The generator of a stage: relax_1, relax_2, static, phonon, strain, uniform, line or hse.
 
-    of: the layer of displaced supercells, which decides on dipole correction and spin: they have another symmetry and
-    another number of electrons.
+    of: the layer of displaced supercells and strained cells, which decides on dipole correction and spin, as these have
+    another symmetry and another number of electrons, and of strained cells on the mesh, so that stresses differ by the
+    strain alone.
     """
     bands = stage in ("uniform", "line")
     spacing: float | None = config.kpoint_spacing_per_angstrom
@@ -261,6 +265,7 @@ def input_set(config: VaspEngineConfig, stage: str, *, of: Structure | None = No
         mode="line" if stage == "line" else "uniform",
         spacing=spacing,
         points=config.band_points,
+        divisions=divisions_of(of, spacing) if stage == "strain" and of is not None and spacing is not None else None,
         extra_points=[] if stage == "hse" else None,
         spin=config.spin if of is None else ON_OFF[with_spin(config.spin, of)],
         dipole=config.dipole_correction if of is None else ON_OFF[corrects_dipole(config.dipole_correction, of)],

@@ -46,9 +46,9 @@ def orders_of(structure: Structure, most: int) -> list[Structure]:
 
 
 def without_density(generator: Any) -> Any:
-    """The same input without the charge density, which nothing reads of another cell than the layer's."""
+    """The same input without charge density and potential, which nothing reads of another cell than the layer's."""
     found = copy(generator)
-    found.user_incar_settings = {**generator.user_incar_settings, "LCHARG": False}
+    found.user_incar_settings = {**generator.user_incar_settings, "LCHARG": False, "LVHAR": False}
     return found
 
 

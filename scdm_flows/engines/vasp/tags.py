@@ -35,7 +35,8 @@ def incar_tags(config: VaspEngineConfig) -> dict[str, dict[str, Any]]:
     if DISPERSION[config.vdw] is not None:
         common["IVDW"] = DISPERSION[config.vdw]
     common |= hubbard_tags(config)
-    relax = {**common, "IBRION": 2, "ISIF": 3, "NSW": config.max_relax_steps, "LWAVE": True}
+    relax_of_atoms = {**common, "IBRION": 2, "ISIF": 2, "NSW": config.max_relax_steps, "LWAVE": True}
+    relax = {**relax_of_atoms, "ISIF": 3}
     if config.cell_constraint == "lattice_constraints":
         relax["LATTICE_CONSTRAINTS"] = LATTICE_CONSTRAINTS
     static = {**common, "NSW": 0}
@@ -46,7 +47,8 @@ def incar_tags(config: VaspEngineConfig) -> dict[str, dict[str, Any]]:
     return {
         "relax_1": {**relax, "EDIFFG": -config.first_fmax_ev_per_angstrom},
         "relax_2": {**relax, "EDIFFG": -config.fmax_ev_per_angstrom},
-        "static": {**static, "LCHARG": True},
+        "static": {**static, "LCHARG": True, "LVHAR": True},
+        "strain": {**relax_of_atoms, "EDIFFG": -config.fmax_ev_per_angstrom},
         "phonon": {**static, "ALGO": "Normal", "EDIFF": config.phonon_ediff_ev},
         "uniform": {**bands, "NEDOS": config.dos_points},
         "line": {**bands, "ISYM": 0},

@@ -199,7 +199,7 @@ def _fidelities(query: CandidateDB, document: CandidateDoc) -> html.Section | No
 
 
 def _energies(document: CandidateDoc) -> html.Section:
-    from scdm_flows.report.content import competing_phases, magnetic_words
+    from scdm_flows.report.content import competing_phases, exfoliation_words, magnetic_words
 
     if document.energy_per_atom is None and document.e_above_hull is None:
         return section("Energy", _missing(document, "static", "energy"))
@@ -220,6 +220,7 @@ def _energies(document: CandidateDoc) -> html.Section:
         ("scheme", document.energy_scheme),
         ("energy model", document.energy_model),
         ("magnetic order", magnetic_words(document)),
+        ("exfoliation energy", exfoliation_words(document)),
     ]
     found: list[Any] = [facts(rows)]
     if document.decomposition:
@@ -266,25 +267,35 @@ def _phonons(document: CandidateDoc, phonon: PhononDoc | None) -> html.Section:
     kind = parts.SURROGATE if phonon.surrogate else "DFT"
     note = f"{n}×{m} supercell, {phonon.n_displacements} displacements, {phonon.energy_scheme} ({kind}). "
     verdict = "Stable." if phonon.dynamically_stable else f"Unstable: {phonon.reason or 'imaginary modes'}."
+    stiff = phonon.stiffness_n_per_m
+    of_voigt = {} if stiff is None else {"xx": stiff[0][0], "yy": stiff[1][1], "xx,yy": stiff[0][1], "xy": stiff[2][2]}
+    rows = [
+        ("stiffness (N/m)", ", ".join(f"{name} {value:.0f}" for name, value in of_voigt.items())),
+        ("no stiffness", phonon.stiffness_note),
+    ]
     return section(
         "Phonons",
         parts.graph(figure(phonon_plot(phonon)), f"phonon bands and density of states; {verdict}", 400),
         html.P(note + verdict, className="soft small"),
+        facts(rows),
         *said,
     )
 
 
 def _bands(document: CandidateDoc, bands: BandsDoc | None) -> html.Section:
     from scdm_flows.report.bands import electronic_plot
+    from scdm_flows.report.content import vacuum_words
     from scdm_flows.report.interactive import figure
 
-    said = _said_of_electrons(document)
+    said, against_vacuum = _said_of_electrons(document), vacuum_words(document)
     if bands is None:
-        return section("Electronic bands", _missing(document, "bands", "electronic bands"), *said)
+        missing = _missing(document, "bands", "electronic bands")
+        return section("Electronic bands", missing, facts(against_vacuum), *said)
     heavy = [f"{m.carrier} {m.direction} {m.mass:.2f}" for m in bands.masses if m.mass is not None]
     rows = [
         ("gap", f"{bands.band_gap_ev:.3f} eV, {bands.gap_kind.value}"),
         ("effective masses (mₑ)", ", ".join(heavy)),
+        *against_vacuum,
         ("magnetic", yes_no(bands.magnetic)),
         ("from", " ".join(filter(None, [bands.energy_scheme, bands.engine_version]))),
     ]

@@ -52,6 +52,8 @@ DEFAULTS: dict[str, Any] = {
     "LSORBIT": False,
     "LCHIMAG": False,
     "LEPSILON": False,
+    "LVHAR": False,
+    "LVTOT": False,
 }
 
 

@@ -1,7 +1,7 @@
 """A stand-in for the VASP executable, for tests only: ``VASP_CMD="python tests/support/standin/vasp.py"``.
 
-Energies, forces and stresses are those of CHGNet, bands those of a model with a known gap, and the version that is
-stored with every result says stand-in. ``STANDIN_VASP_RELEASE`` (6.5.0) is the VASP that is stood in for: one before
+Energies, forces and stresses are those of CHGNet, bands and vacuum levels those of models with a known gap and step, and
+the version that is stored with every result says stand-in. ``STANDIN_VASP_RELEASE`` (6.5.0) is the VASP that is stood in for: one before
 6.4 does not know LATTICE_CONSTRAINTS. ``failures.py`` tells how it fails on command, ``server.py`` how it starts in a
 tenth of a second.
 """

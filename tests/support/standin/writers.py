@@ -18,6 +18,7 @@ from pymatgen.io.vasp.inputs import Kpoints, Poscar
 from support.standin.electrons import ORBITALS, Electrons
 from support.standin.inputs import DEFAULTS, Inputs
 from support.standin.ions import Step
+from support.standin.potential import potential
 
 Array = NDArray[np.float64]
 LARGE_CELL = 12  # atoms above which projections are written for bands on a charge density only: they are megabytes
@@ -228,7 +229,22 @@ class Record:
             density = " ".join([f"{inputs.electrons:.11E}"] * 8)  # of a uniform charge, on 2 x 2 x 2 points
             text = Poscar(structure, comment="stand-in: uniform charge").get_str(significant_figures=8)
             (self.folder / "CHGCAR").write_text(f"{text}\n    2    2    2\n {density}\n")
+        if inputs["LVHAR"]:
+            self._locpot(structure)
         (self.folder / "WAVECAR").write_text("stand-in\n" if inputs["LWAVE"] else "")
+
+    def _locpot(self, structure: Structure) -> None:
+        """The potential of ``potential``, which is the same all over a plane, once for each spin."""
+        spacing = 0.1  # angstrom along c, about that of PREC = Accurate
+        points = round(structure.lattice.c / spacing)
+        along_c = potential(structure, np.arange(points) / points, corrected=bool(self.inputs["LDIPOL"]))
+        values = np.repeat(along_c, 4)  # on 2 x 2 points of each plane; x runs fastest
+        rows = "".join(
+            " ".join(f"{x:.11E}" for x in values[start : start + 5]) + "\n" for start in range(0, len(values), 5)
+        )
+        text = Poscar(structure, comment="stand-in: potential of a model").get_str(significant_figures=8)
+        spins = f"\n    2    2  {points}\n{rows}" * self.inputs["ISPIN"]
+        (self.folder / "LOCPOT").write_text(f"{text}{spins}")
 
     def _eigenval(self, electrons: Electrons, pairs: Array) -> None:
         spins, points, bands = electrons.energies.shape

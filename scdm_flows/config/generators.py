@@ -41,7 +41,6 @@ class ScdmGeneratorConfig(Frozen):
     n_atoms: int | None = Field(None, ge=1, description="atoms in the primitive cell; any number when absent")
     stability: float | None = Field(
         0.2,
-        allow_inf_nan=False,
         description="largest energy above hull that the model is asked for, eV/atom; null asks for none. A condition "
         "of the model, not a filter",
     )

@@ -153,6 +153,7 @@ def _add_energies(
         doc.magnetic_probability = predicted.properties.magnetic_probability
         doc.predicted_band_gap = predicted.properties.band_gap
         doc.predicted_band_gap_error = predicted.properties.band_gap_error
+        doc.direct_gap_probability = predicted.properties.direct_gap_probability
     elif doc.energy_scheme != references.scheme:
         raise ReferenceDataError(
             f"the energy is of scheme {doc.energy_scheme}, the references are of {references.scheme}; schemes never mix"

@@ -6,6 +6,7 @@ Energies are a surrogate's. What is counted of many samples is in ``scdm_flows.e
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from pymatgen.core import Structure
 
@@ -65,7 +66,12 @@ class RelaxedSample:
         Surrogate energies, eV/atom: relative to the elements; the half-width that holds nine in ten errors of the
         energy above hull; that energy. None where there is none.
     extrapolated
-        Whether the layer lies outside what the energy model has learned from; None where there is no energy.
+        Whether the layer lies outside what the energy model has learned from; None where nothing is predicted.
+    band_gap, band_gap_error
+        Surrogate of PBE's band gap without spin-orbit, eV, 0 where a metal is more likely; the half-width that holds
+        nine in ten. None where it is not predicted.
+    nonmetal_probability, magnetic_probability, magnetic
+        That PBE gives it a gap, or magnetic moments; whether the latter is likelier than among known layers.
     reason
         Why a value is missing.
     """
@@ -81,6 +87,11 @@ class RelaxedSample:
     e_above_hull: float | None = None
     extrapolated: bool | None = None
     reason: str | None = None
+    band_gap: float | None = None
+    band_gap_error: float | None = None
+    nonmetal_probability: float | None = None
+    magnetic_probability: float | None = None
+    magnetic: bool | None = None
 
 
 def judge_relaxed(
@@ -118,14 +129,21 @@ def judge_relaxed(
     if isinstance(predicted, str):
         return RelaxedSample(*geometry, reason=predicted)
     fractions = {str(e): float(x) for e, x in after.composition.fractional_composition.items()}
+    said = predicted.properties
+    properties: dict[str, Any] = {
+        "band_gap": said.band_gap,
+        "band_gap_error": said.band_gap_error,
+        "nonmetal_probability": said.nonmetal_probability,
+        "magnetic_probability": said.magnetic_probability,
+        "magnetic": said.magnetic,
+    }
     try:
         energy = references.total_energy(fractions, predicted.formation_energy_per_atom)
         hull = energy_above_hull(fractions, energy, references.entries(list(fractions)))
     except ReferenceDataError as error:
-        return RelaxedSample(*geometry, reason=str(error))
-    return RelaxedSample(
-        *geometry, hull.formation_energy_per_atom, predicted.error, hull.e_above_hull, predicted.extrapolated
-    )
+        return RelaxedSample(*geometry, extrapolated=predicted.extrapolated, reason=str(error), **properties)
+    energies = (hull.formation_energy_per_atom, predicted.error, hull.e_above_hull, predicted.extrapolated)
+    return RelaxedSample(*geometry, *energies, **properties)
 
 
 def _group(structure: Structure, symprec: float) -> int | None:

@@ -80,5 +80,6 @@ def _finding(
         stable=document.dynamically_stable,
         nonmetal=None if gap is None else gap > 0,
         magnetic=document.magnetic,
+        direct=None if not gap or document.gap_kind is None else document.gap_kind == "direct",
         band_gap=gap if without_spin_orbit else None,
     )

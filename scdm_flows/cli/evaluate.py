@@ -33,6 +33,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="With --protocol: phonons of N MetaS.U.N. samples of each model, drawn; of all where there are fewer.",
 )
+@click.option(
+    "--baselines/--no-baselines",
+    "with_baselines",
+    default=True,
+    show_default=True,
+    help="With --protocol: also make and judge the four baselines; without them it takes about a fifth of the time.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="With --protocol: of all it draws.")
 @click.option(
     "--energy-model",
@@ -53,6 +60,7 @@ def evaluate(
     files: tuple[Path, ...],
     name: str | None,
     phonons: int,
+    with_baselines: bool,
     seed: int,
     energy_model: Path | None,
     held_out: Path | None,
@@ -67,7 +75,8 @@ def evaluate(
     Without --protocol quickly: validity, symmetry, novelty before relaxing. With it, every sample is relaxed, judged by
     surrogate energies and compared after relaxing; the first model stands beside the others as peers and beside four
     baselines. What is finished is kept in OUT.part.jsonl: a run that was stopped goes on by the same command. Files of
-    one model are its seeds and are pooled; intervals hold 95 %.
+    one model are its seeds and are pooled; intervals hold 95 %. Samples that were asked for something, such as a gap,
+    are also judged by that, beside samples of the same model that were not.
     """
     if name is not None and held_out is not None:
         raise click.UsageError("--held-out is about the quick judgement; give it without --protocol")
@@ -83,7 +92,7 @@ def evaluate(
 
     models, workers = read_models(files), processes or cores()
     if name is not None and out is not None:
-        result = _by_protocol(PROTOCOLS[name], models, seed, phonons, energy_model, out, workers)
+        result = _by_protocol(PROTOCOLS[name], models, seed, phonons, energy_model, out, workers, with_baselines)
     else:
         from scdm_flows.evaluation.quick import read_held_out
 
@@ -126,6 +135,7 @@ def _by_protocol(
     energy_model: Path | None,
     out: Path,
     processes: int,
+    with_baselines: bool,
 ) -> dict[str, Any]:
     from scdm_flows.config import ForceFieldEngineConfig
     from scdm_flows.evaluation.ledger import Ledger
@@ -144,7 +154,8 @@ def _by_protocol(
     elif len(ledger):
         click.echo(f"going on from {_part_file(out)}", err=True)
     with progress_bar() as report:
-        return Judgement(protocol, models, known, seed, phonons, ledger, processes, report, engine).result()
+        judgement = Judgement(protocol, models, known, seed, phonons, ledger, processes, report, engine, with_baselines)
+        return judgement.result()
 
 
 def _quickly(models: list[SampleSet], yardstick: HeldOut | None, processes: int) -> dict[str, Any]:
@@ -213,9 +224,40 @@ def _show(result: dict[str, Any]) -> None:
     ]
     heads = [f"{m['label']}\n{_draws(m)}" for m in models]
     table("per 1,000 raw draws", ["", *heads], rows)
+    for model in models:
+        if model.get("fulfilment") is not None:
+            _show_asked(model, result["energies"]["energy_model"])
     lost = sum(s["relaxed"]["reason"] is not None for m in models for s in m["samples"])
     if lost:
         click.echo(f"{lost} samples have no energy and count against their model; the JSON says why")
+
+
+def _show_asked(model: dict[str, Any], energy_model: str) -> None:
+    """What came of each wish, and how different the samples are, beside samples that were not asked."""
+    found = model["fulfilment"]
+    mixed, other = found["variety"], found["variety_beside"] or {}
+    rows: list[list[Any]] = [
+        [row["words"], *(_percent(row[key]) for key in ("met", "met_beside")), _times(row["ratio"])]
+        for row in found["wishes"].values()
+    ]
+    named = {"formulas": "formulas", "systems": "chemical systems", "templates": "Wyckoff templates"}
+    for of, which in (("all", ""), ("met", ", of those that meet it")):
+        rows += [
+            [f"different {name}{which}", *(one.get(of, {}).get(key) for one in (mixed, other)), None]
+            for key, name in named.items()
+        ]
+    heads = ["", f"asked\nn = {model['n']}", f"not asked\nn = {other['all']['n']}" if other else "not asked", "ratio"]
+    table(f"{model['label']}: what was asked for, relaxed and predicted by {energy_model}, 95 % intervals", heads, rows)
+    if not other:
+        click.echo("no samples of the same model without the request; give a file of such, of another seed")
+
+
+def _percent(m: dict[str, Any] | None) -> str | None:
+    return None if m is None else f"{100 * m['value']:.1f} % ({100 * m['low']:.1f}-{100 * m['high']:.1f})"
+
+
+def _times(m: dict[str, Any] | None) -> str | None:
+    return None if m is None else f"{m['value']:.2f} ({m['low']:.2f}-{m['high']:.2f})"
 
 
 def _draws(model: dict[str, Any]) -> str:

@@ -72,7 +72,12 @@ def show_model(header: dict[str, Any]) -> None:
         f"eV/atom; of those truly below 0.2 {100 * kept:.1f} % stay in the window of 0.6"
     )
     _verdict("Dynamically stable by DFT's phonons", header["phonon_stability"])
-    for name, title in (("nonmetal", "With a band gap by PBE"), ("magnetic", "Magnetic by PBE")):
+    titles = {
+        "nonmetal": "With a band gap by PBE",
+        "magnetic": "Magnetic by PBE",
+        "direct_gap": "With a direct gap by PBE, of layers with a gap that 2DMatPedia has, too",
+    }
+    for name, title in titles.items():
         if name in header:
             _verdict(title, header[name])
     if "band_gap" in header:

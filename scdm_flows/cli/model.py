@@ -197,8 +197,9 @@ def generate(
     way, the same command goes on from there.
 
     Each record holds the structure, layer_group_requested, layer_group_detected and space_group_detected (at symprec
-    1e-3 angstrom), seed, index, model_id, draw (its place among all draws) and mended (whether guidance had to move its
-    atoms). `scdm screen OUT.jsonl` judges them.
+    1e-3 angstrom), seed, index, model_id, draw (its place among all draws), mended (whether guidance had to move its
+    atoms) and asked (what was asked for). `scdm screen OUT.jsonl` judges them; `scdm evaluate` says how far they are
+    what was asked for.
     """
     check_output(out, force=force)
     from scdm_flows.generators.sample_files import FORMATS
@@ -216,7 +217,8 @@ def generate(
         wanted = None if stability == "any" else float(stability)
     except ValueError:
         raise click.UsageError(f"--stability {stability} must be an energy in eV/atom, or `any`") from None
-    asked = {
+    asked: dict[str, Any] = {
+        "layer_group": layer_group,
         "elements": elements,
         "formula": formula,
         "n_atoms": n_atoms,
@@ -233,7 +235,7 @@ def generate(
     config: Any = parse_config({"name": "generate", "generator": {"kind": "scdm", **asked}}, origin="options").generator
     options = replace(sampler_options(config), paper=model == "paper")
     loaded = load_checkpoint(checkpoint, packaged="scdm" if model == "scdm" else "unscdm")
-    asked |= {"n": count, "seed": seed, "layer_group": layer_group, "model": loaded.model_id, "paper": options.paper}
+    asked |= {"n": count, "seed": seed, "model": loaded.model_id, "paper": options.paper}
     try:
         with progress_bar() as report, _stopped_by_sigterm(), part_file(out, asked, force=force) as part:
             samples = draw(

@@ -12,6 +12,7 @@ from scdm_flows.config.base import Frozen
 MOST_SAMPLES = 10_000_000
 LARGEST_SHARD = 100_000  # a job holds its samples in memory
 MOST_PROMOTED = 10_000
+NARROWEST_GAP_EV = 0.1
 LONGEST_REQUEST = 1000  # characters; the symbols of all elements take 350
 
 
@@ -61,7 +62,7 @@ class ScdmGeneratorConfig(Frozen):
     )
     gap: tuple[float, float] | None = Field(
         None,
-        description="draws whose PBE band gap is predicted outside [lowest, highest] are passed over, eV: by a "
+        description="draws whose PBE band gap is not likely to lie in [lowest, highest] are passed over, eV: by a "
         "surrogate, for the layer as drawn; 0 is a metal; any when absent",
     )
     magnetic: bool | None = Field(
@@ -84,6 +85,11 @@ class ScdmGeneratorConfig(Frozen):
     def _ordered(cls, gap: tuple[float, float] | None) -> tuple[float, float] | None:
         if gap is not None and not 0 <= gap[0] <= gap[1] <= 100:
             raise ValueError(f"gap = {list(gap)} must be [lowest, highest] with 0 <= lowest <= highest <= 100, eV")
+        if gap is not None and gap[1] > 0 and gap[1] - gap[0] < NARROWEST_GAP_EV:
+            raise ValueError(
+                f"gap = {list(gap)} must span at least {NARROWEST_GAP_EV:g} eV: no prediction is finer; [0, 0] asks "
+                "for metals"
+            )
         return gap
 
     @field_validator("checkpoint")

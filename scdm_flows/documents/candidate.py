@@ -187,6 +187,11 @@ class CandidateDoc(ScdmDocument):
         None,
         description="half-width around predicted_band_gap that holds nine in ten, eV; null where a metal is likelier",
     )
+    direct_gap_probability: float | None = queryable(
+        None,
+        "probability that PBE's gap is direct, if there is one, by the energy model, dimensionless; null without one",
+        sortable=False,
+    )
     min_frequency_thz: float | None = queryable(
         None, "lowest phonon frequency on the in-plane path and mesh, THz; imaginary is negative"
     )

@@ -105,6 +105,7 @@ class GateDoc(_Stored):
     magnetic_probability: float | None = None
     predicted_band_gap: float | None = None
     predicted_band_gap_error: float | None = None
+    direct_gap_probability: float | None = None
     formation_energy_per_atom: float | None = None
     e_above_hull: float | None = None
     e_above_hull_error: float | None = None

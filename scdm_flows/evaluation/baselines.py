@@ -5,6 +5,8 @@
 - random coordinates on the model's own skeletons: what the geometry network adds shows against these;
 - prototype copies: the nearest known layer on the same skeleton, elements replaced and the cell scaled.
 
+And of a packaged model whose samples were asked for something, samples that were not.
+
 A skeleton is a layer group with occupied Wyckoff letters and their elements.
 """
 
@@ -15,8 +17,9 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +32,9 @@ from scdm_models.symmetry.encoding import LayerCrystal, Site, decode, expand, sy
 from scdm_models.symmetry.lattice import covalent_radii, is_one_layer, orient_slab
 from scdm_models.symmetry.normalizer import letter_permutations
 
+if TYPE_CHECKING:
+    from scdm_models.model.checkpoint import Checkpoint
+
 Array = NDArray[np.float64]
 Known = Sequence[tuple[str, str, Structure]]  # id, source, structure
 SYMPREC_ANGSTROM = 0.1  # of known layers, as the training data were brought onto their symmetry
@@ -38,6 +44,7 @@ CHUNK = 100
 
 RESAMPLED, UNSCDM = "known layers drawn again", "UnSCDM"
 RANDOM, COPIES = "random coordinates", "prototype copies"
+UNASKED = "not asked"
 
 
 def resampled(known: Known, n: int, seed: int, protocol: Protocol) -> SampleSet:
@@ -59,9 +66,30 @@ def unscdm(like: SampleSet, seed: int, processes: int) -> SampleSet:
     over.
     """
     from scdm_models.model.checkpoint import load_checkpoint
+
+    return _drawn(UNSCDM, load_checkpoint(packaged="unscdm"), like, seed, processes)
+
+
+def unasked(like: SampleSet, seed: int, processes: int) -> SampleSet | None:
+    """As many samples of the model of ``like`` that are asked for nothing; None where it is no packaged one.
+
+    The seed is the first from ``seed`` on that is none of theirs: a stream with a request is a part of that without.
+    """
+    from scdm_models.model.checkpoint import PACKAGED, load_checkpoint
+
+    for name in PACKAGED:
+        checkpoint = load_checkpoint(packaged=name)
+        if checkpoint.model_id == like.model_id:
+            while seed in like.seeds:
+                seed += 1
+            made = _drawn(UNASKED, checkpoint, like, seed, processes)
+            return replace(made, model_id=like.model_id, steps=like.steps, seeds=(seed,))
+    return None
+
+
+def _drawn(label: str, checkpoint: Checkpoint, like: SampleSet, seed: int, processes: int) -> SampleSet:
     from scdm_models.sampling.sampler import DEFAULT_STEPS, SamplerOptions, generate
 
-    checkpoint = load_checkpoint(packaged="unscdm")
     begun = time.perf_counter()
     options = SamplerOptions(steps=like.steps or DEFAULT_STEPS, guidance=like.passes_over)
     made = list(generate(len(like.samples), seed, checkpoint=checkpoint, options=options, processes=processes))
@@ -69,7 +97,7 @@ def unscdm(like: SampleSet, seed: int, processes: int) -> SampleSet:
         Sample(f"{one.index}", one.structure, crystal=one.crystal, record={"draw": one.draw, "mended": one.mended})
         for one in made
     ]
-    return _made(UNSCDM, samples, begun, draws=made[-1].draw + 1)
+    return _made(label, samples, begun, draws=made[-1].draw + 1)
 
 
 def random_coordinates(like: SampleSet, seed: int) -> SampleSet:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import csv
 import hashlib
 import itertools
+import json
 import tempfile
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scdm_flows.config import ScdmGeneratorConfig
 from scdm_flows.errors import DatasetError
 from scdm_models.datasets.readers import read_any
 from scdm_models.datasets.records import Dropped
@@ -46,7 +48,8 @@ class Sample:
     crystal
         The asymmetric unit it was made of, where its file says so.
     record
-        What else its file says: ``draw``, ``mended``, ``layer_group_requested``, ``model_id``, ``seed``, ``steps``.
+        What else its file says: ``draw``, ``mended``, ``layer_group_requested``, ``model_id``, ``seed``, ``steps``,
+        ``asked``.
     """
 
     id: str
@@ -84,6 +87,9 @@ class SampleSet:
         ``model`` (the one that is judged), ``peer`` or ``baseline``.
     seconds_per_sample
         What making a sample took; None where it is not known.
+    asked
+        What all samples were asked for, where it is not what the generator asks for by itself: a field of its
+        configuration -> wish. Empty where the records do not say it.
     """
 
     label: str
@@ -96,6 +102,7 @@ class SampleSet:
     seeds: tuple[int, ...] = ()
     kind: str = "model"
     seconds_per_sample: float | None = None
+    asked: dict[str, Any] = field(default_factory=dict)
 
     @property
     def passes_over(self) -> bool:
@@ -131,11 +138,12 @@ def read_samples(path: Path) -> SampleSet:
         model_id=record.get("model_id"),
         steps=_whole(record.get("steps")),
         seeds=() if (seed := _whole(record.get("seed"))) is None else (seed,),
+        asked=_asked(samples),
     )
 
 
 def read_models(paths: Sequence[Path]) -> list[SampleSet]:
-    """The samples of all files, those of one model (and one number of steps) pooled; the first model is the judged one.
+    """The samples of all files, those of one model, number of steps and request pooled; the first is the judged one.
 
     Raises
     ------
@@ -143,16 +151,18 @@ def read_models(paths: Sequence[Path]) -> list[SampleSet]:
         If a file cannot be read, or two files hold one model's samples of one seed.
     """
     read = [read_samples(path) for path in paths]
-    steps = defaultdict(set)
+    steps, requests = defaultdict(set), defaultdict(set)
     for one in read:
         steps[one.label].add(one.steps)
+        requests[one.label].add(asked_words(one.asked))
     by_label: dict[str, list[SampleSet]] = defaultdict(list)
     for path, one in zip(paths, read, strict=True):
         label = one.label
         if one.model_id is None:  # of whom they are is not said, so every file is a model of its own
             label = str(path) if sum(other.label == label for other in read) > 1 else label
-        elif len(steps[label]) > 1:
-            label = f"{label}, {one.steps} steps"
+        else:
+            label += f", {one.steps} steps" if len(steps[one.label]) > 1 else ""
+            label += f", {asked_words(one.asked)}" if len(requests[one.label]) > 1 else ""
         by_label[label].append(one)
     return [_pooled(label, parts, "peer" if k else "model") for k, (label, parts) in enumerate(by_label.items())]
 
@@ -176,6 +186,7 @@ def _pooled(label: str, parts: list[SampleSet], kind: str) -> SampleSet:
         steps=parts[0].steps,
         seeds=seeds,
         kind=kind,
+        asked=parts[0].asked,
     )
 
 
@@ -210,6 +221,42 @@ def _typed(row: dict[str, str]) -> dict[str, Any]:
     return {
         name: int(text) if text.lstrip("-").isdigit() else truth.get(text, text) for name, text in row.items() if text
     }
+
+
+def _asked(samples: Sequence[Sample]) -> dict[str, Any]:
+    """What all samples were asked for and the generator does not ask for by itself."""
+    records = [sample.record["asked"] for sample in samples if sample.record.get("asked")]
+    said = [json.loads(one) if isinstance(one, str) else one for one in records]  # text in tables of CIFs and extxyz
+    if not said or len(said) < sum(sample.structure is not None for sample in samples):
+        return {}
+    by_itself = {name: field.default for name, field in ScdmGeneratorConfig.model_fields.items()}
+    return {
+        name: wish
+        for name, wish in said[0].items()
+        if wish != by_itself.get(name) and all(name in one and one[name] == wish for one in said)
+    }
+
+
+def asked_words(asked: Mapping[str, Any]) -> str:
+    """A request in words, for labels."""
+    return "asked for " + ", ".join(words(*wish) for wish in asked.items()) if asked else "not asked"
+
+
+def words(name: str, wish: Any) -> str:
+    """A wish as tables and labels say it."""
+    if name == "gap":
+        return "metals" if wish[1] == 0 else f"gap {wish[0]:g} to {wish[1]:g} eV"
+    if name == "magnetic":
+        return "magnetic" if wish else "not magnetic"
+    if name == "stability":
+        return "any E_hull" if wish is None else f"E_hull ≤ {wish:g} eV/atom"
+    said = {
+        "max_predicted_e_hull": "predicted E_hull ≤ {} eV/atom",
+        "n_atoms": "{} atoms",
+        "layer_group": "layer group {}",
+        "unknown_formulas": "formulas of no known layer",
+    }
+    return said.get(name, "{}").format(", ".join(wish) if name == "elements" else wish)
 
 
 def _whole(value: Any) -> int | None:

@@ -17,6 +17,7 @@ from scdm_flows import __version__
 from scdm_flows.config import ForceFieldEngineConfig
 from scdm_flows.errors import ScdmError
 from scdm_flows.evaluation import baselines
+from scdm_flows.evaluation.asked import beside, fulfilment, wanted
 from scdm_flows.evaluation.judge import PART, Judged, compact, from_compact, judge_part, phonon_part
 from scdm_flows.evaluation.ledger import Key, Ledger, carry_out
 from scdm_flows.evaluation.protocol import Protocol
@@ -63,6 +64,8 @@ class Judgement:
         Called with (stage, done, total).
     engine
         Whose force field relaxes and whose energy model judges.
+    with_baselines
+        Whether the four baselines are made and judged as well.
     """
 
     protocol: Protocol
@@ -74,6 +77,7 @@ class Judgement:
     processes: int
     report: Report
     engine: ForceFieldEngineConfig = field(default_factory=ForceFieldEngineConfig)
+    with_baselines: bool = True
 
     def result(self) -> dict[str, Any]:
         """Everything as JSON: protocol and sources, and of each model its measures and every sample's verdicts."""
@@ -84,7 +88,13 @@ class Judgement:
             sets = [*named, *made]
             judged = self._judged(sets, workers)
             lowest = self._lowest_known(judged, workers)
-            models = [self._model(one, judged[one.label], lowest, workers) for one in sets]
+            models = [
+                {
+                    **self._model(one, judged[one.label], lowest, workers),
+                    "fulfilment": fulfilment(one, sets, judged, self.known.formulas),
+                }
+                for one in sets
+            ]
         references = ReferenceTable.load()
         return {
             "protocol": self.protocol.to_dict(),
@@ -105,9 +115,9 @@ class Judgement:
         return list(self.known.structures())
 
     def _baselines(self, workers: ProcessPoolExecutor | None) -> list[SampleSet]:
-        """The four baselines of the first model, made once and kept."""
+        """The four baselines of the first model, and what it makes unasked where no file has it; made once and kept."""
         model, n = self.models[0], len(self.models[0].samples)
-        makers: dict[str, Callable[[], SampleSet]] = {
+        makers: dict[str, Callable[[], SampleSet | None]] = {
             baselines.RESAMPLED: lambda: baselines.resampled(self._known, n, self.seed, self.protocol),
             baselines.UNSCDM: lambda: baselines.unscdm(model, self.seed, self.processes),
             baselines.RANDOM: lambda: baselines.random_coordinates(model, self.seed),
@@ -115,14 +125,21 @@ class Judgement:
                 model, baselines.prototypes(self._known, self.protocol, workers)
             ),
         }
+        if not self.with_baselines:
+            makers = {}
+        if wanted(model) and beside(model, self.models) is None:
+            makers[baselines.UNASKED] = lambda: baselines.unasked(model, self.seed, self.processes)
         made = []
         for done, (label, make) in enumerate(makers.items()):
             self.report("baselines", done, len(makers))
             key = ("made", label)
             if key not in self.ledger:
-                self.ledger.add([(key, _to_dict(make()))])
-            made.append(_from_dict(self.ledger[key]))
-        self.report("baselines", len(makers), len(makers))
+                one = make()
+                self.ledger.add([(key, None if one is None else _to_dict(one))])
+            if self.ledger[key] is not None:
+                made.append(_from_dict(self.ledger[key]))
+        if makers:
+            self.report("baselines", len(makers), len(makers))
         return made
 
     def _judged(self, sets: Sequence[SampleSet], workers: ProcessPoolExecutor | None) -> dict[str, list[Judged]]:
@@ -208,6 +225,7 @@ class Judgement:
             "kind": one.kind,
             "model_id": one.model_id,
             "steps": one.steps,
+            "asked": one.asked,
             "seeds": list(one.seeds),
             "files": one.files,
             "n": len(judged),
@@ -333,8 +351,9 @@ def header(
 
 
 def _to_dict(one: SampleSet) -> dict[str, Any]:
+    kept = ("label", "draws", "draws_said", "kind", "seconds_per_sample", "model_id", "steps", "seeds")
     return {
-        **{name: getattr(one, name) for name in ("label", "draws", "draws_said", "kind", "seconds_per_sample")},
+        **{name: getattr(one, name) for name in kept},
         "samples": [
             {
                 "id": sample.id,
@@ -359,4 +378,4 @@ def _from_dict(data: Mapping[str, Any]) -> SampleSet:
         )
         for s in data["samples"]
     ]
-    return SampleSet(**{**data, "samples": tuple(samples)})
+    return SampleSet(**{**data, "samples": tuple(samples), "seeds": tuple(data.get("seeds", ()))})

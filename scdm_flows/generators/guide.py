@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from scdm_flows.thermo.table import ReferenceTable
 
 
+CERTAINTY = 0.7  # of the largest probability of a gap in the window that the guide could say
+
+
 @cache
 def _guide() -> tuple[EnergyModel, ReferenceTable]:
     from scdm_flows.thermo.energy_model import load_guide
@@ -35,10 +38,9 @@ def guided_elements() -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Guess:
-    """What the guide says of a layer. e_above_hull: eV/atom; magnetic: whether it is likelier than of most layers."""
+    """What the guide says of a layer. e_above_hull: eV/atom."""
 
     e_above_hull: float
-    magnetic: bool
     properties: PredictedProperties
 
 
@@ -47,7 +49,6 @@ def guess(structures: Sequence[Structure]) -> list[Guess | None]:
     from scdm_flows.engines.forcefield.energies import predict_by
 
     model, references = _guide()
-    share = model.properties.magnetic.share if model.properties.magnetic is not None else 0.5
     found: list[Guess | None] = []
     for structure, one in zip(structures, predict_by(model, structures), strict=True):
         fractions = {str(e): float(x) for e, x in structure.composition.fractional_composition.items()}
@@ -55,7 +56,7 @@ def guess(structures: Sequence[Structure]) -> list[Guess | None]:
             found.append(None)
             continue
         above = one.formation_energy_per_atom - references.hull_energy(fractions)
-        found.append(Guess(above, (one.properties.magnetic_probability or 0.0) > share, one.properties))
+        found.append(Guess(above, one.properties))
     return found
 
 
@@ -68,7 +69,8 @@ class PropertyGuide:
     highest
         Largest E_hull, eV/atom.
     gap
-        Smallest and largest PBE band gap, eV, 0 for a metal.
+        Smallest and largest PBE band gap, eV, 0 for a metal. Accepted is a layer whose gap is likely enough to lie
+        there (``sure_enough``): a prediction inside says little where its error is wider than the window.
     magnetic
         Whether they are magnetic.
     """
@@ -89,8 +91,18 @@ class PropertyGuide:
     def _fits(self, one: Guess) -> bool:
         if self.highest is not None and one.e_above_hull > self.highest:
             return False
-        if self.gap is not None:
-            gap = one.properties.band_gap
-            if gap is None or not self.gap[0] <= gap <= self.gap[1]:
-                return False
-        return self.magnetic is None or one.magnetic is self.magnetic
+        if self.gap is not None and not sure_enough(one.properties, *self.gap):
+            return False
+        return self.magnetic is None or one.properties.magnetic is self.magnetic
+
+
+def sure_enough(predicted: PredictedProperties, low: float, high: float) -> bool:
+    """Whether the gap lies in [low, high] with at least ``CERTAINTY`` of the probability that it could have at best.
+
+    At best: of a layer that has a gap for sure, in the middle of the window, with the guide's median error.
+    """
+    from scdm_flows.thermo.properties import best_gap_probability
+
+    likely = predicted.gap_probability(low, high)
+    median = float(_guide()[0].header["band_gap"]["error_median"])
+    return likely is not None and likely >= CERTAINTY * best_gap_probability(median, low, high)

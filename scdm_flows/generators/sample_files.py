@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import zipfile
 from collections.abc import Callable, Iterator
@@ -16,8 +18,8 @@ if TYPE_CHECKING:
 
 FORMATS = {
     ".jsonl": "JSON lines: all of each record; what `scdm screen` and `scdm evaluate` read",
-    ".extxyz": "extended XYZ (ASE, OVITO); groups, seed, index and draw in the comment line",
-    ".zip": "one CIF for each sample, and samples.csv with groups, seed, index and draw",
+    ".extxyz": "extended XYZ (ASE, OVITO); groups, seed, index, draw and what was asked in the comment line",
+    ".zip": "one CIF for each sample, and samples.csv with groups, seed, index, draw and what was asked",
 }
 _COLUMNS = (
     "layer_group_requested",
@@ -28,6 +30,7 @@ _COLUMNS = (
     "model_id",
     "draw",
     "mended",
+    "asked",
 )
 
 
@@ -45,15 +48,17 @@ def sample_writer(path: Path) -> Iterator[Callable[[GeneratedRecord], None]]:
         raise OutputError(f"{path} has no known format; its name must end in {', '.join(FORMATS)}")
     if suffix == ".zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            rows = [",".join(("file", *_COLUMNS))]
+            table = io.StringIO()
+            rows = csv.writer(table, lineterminator="\n")
+            rows.writerow(("file", *_COLUMNS))
 
             def write_cif(sample: GeneratedRecord) -> None:
                 name = f"{sample.index:07d}-{sample.structure.composition.reduced_formula}.cif"
                 archive.writestr(name, sample.structure.to(fmt="cif"))
-                rows.append(",".join([name, *(str(v) if v is not None else "" for v in _values(sample).values())]))
+                rows.writerow([name, *_values(sample).values()])
 
             yield write_cif
-            archive.writestr("samples.csv", "\n".join(rows) + "\n")
+            archive.writestr("samples.csv", table.getvalue())
         return
     with path.open("w", encoding="utf-8") as handle:
         if suffix == ".jsonl":
@@ -87,4 +92,6 @@ def record_of(data: dict[str, Any]) -> GeneratedRecord:
 
 
 def _values(sample: GeneratedRecord) -> dict[str, int | str | None]:
-    return {name: getattr(sample, name) for name in _COLUMNS}
+    """The columns; what was asked as JSON, empty where nothing was."""
+    asked = json.dumps(dict(sample.asked)) if sample.asked else None
+    return {name: getattr(sample, name) for name in _COLUMNS[:-1]} | {_COLUMNS[-1]: asked}

@@ -15,13 +15,15 @@ if TYPE_CHECKING:
     from scdm_models.sampling.composition import CompositionRequest
     from scdm_models.sampling.sampler import SamplerOptions
 
+WISHES = ("layer_group", "elements", "formula", "n_atoms", "max_predicted_e_hull", "gap", "magnetic")
+
 
 def composition_request(config: ScdmGeneratorConfig) -> CompositionRequest | None:
     """What is asked of the composition, None where nothing is; ``GenerationError`` where it contradicts itself."""
     from scdm_models.sampling.composition import CompositionRequest
 
     request = CompositionRequest.parse(config.elements, config.formula, config.n_atoms)
-    _refuse_unguided(config)
+    _refuse_unguided(config, request)
     if config.unknown_formulas and config.formula is not None:
         from pymatgen.core import Composition
 
@@ -35,20 +37,42 @@ def composition_request(config: ScdmGeneratorConfig) -> CompositionRequest | Non
     return request
 
 
-def _refuse_unguided(config: ScdmGeneratorConfig) -> None:
-    """``GenerationError`` where properties are asked of a formula of which the guide can say nothing."""
-    from pymatgen.core import Composition
+def _refuse_unguided(config: ScdmGeneratorConfig, request: CompositionRequest | None) -> None:
+    """``GenerationError`` where properties are asked of elements of which the guide can say nothing."""
+    from pymatgen.core import Element
 
     from scdm_flows.generators.guide import PropertyGuide, guided_elements
 
-    if config.formula is None or not PropertyGuide(config.max_predicted_e_hull, config.gap, config.magnetic).asks:
+    if request is None or not PropertyGuide(config.max_predicted_e_hull, config.gap, config.magnetic).asks:
         return
-    strange = sorted({str(e) for e in Composition(config.formula)} - guided_elements())
+    wanted = request.elements if request.formula is None else [z for z, _ in request.formula]
+    strange = sorted({Element.from_Z(z).symbol for z in wanted or ()} - guided_elements())
     if strange:
+        asked = f"formula={config.formula!r}" if request.formula is not None else f"elements={config.elements!r}"
         raise GenerationError(
-            f"formula={config.formula!r} has {', '.join(strange)}, of which no layer was there to learn energies, gaps "
-            "and magnetism from; leave out max_predicted_e_hull, gap and magnetic, or take other elements"
+            f"{asked} has {', '.join(strange)}, of which no layer was there to learn energies, gaps and magnetism "
+            f"from; leave out {', '.join(strange)}, or max_predicted_e_hull, gap and magnetic"
         )
+
+
+def wishes(config: ScdmGeneratorConfig) -> dict[str, Any]:
+    """What is asked of every sample, as its record says it: name of the field -> value, without what is not asked.
+
+    Stability is always there, null where it is not asked: the generator asks by itself. Elements are a list of symbols
+    in alphabetical order, a formula is reduced as pymatgen writes it.
+    """
+    from pymatgen.core import Composition
+
+    asked = {name: value for name in WISHES if (value := getattr(config, name)) is not None}
+    if config.elements is not None:
+        asked["elements"] = sorted(config.elements.replace(",", " ").split())
+    if config.formula is not None:
+        asked["formula"] = Composition(config.formula).reduced_formula
+    if config.gap is not None:
+        asked["gap"] = list(config.gap)
+    if config.unknown_formulas:
+        asked["unknown_formulas"] = True
+    return asked | {"stability": config.stability}
 
 
 def sampler_options(config: ScdmGeneratorConfig) -> SamplerOptions:
@@ -70,6 +94,7 @@ def sampler_options(config: ScdmGeneratorConfig) -> SamplerOptions:
         ),
         known_formulas=KnownLayers.load().formulas if config.unknown_formulas else frozenset(),
         accept=guide if guide.asks else None,
+        asked=wishes(config),
     )
 
 

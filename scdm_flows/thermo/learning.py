@@ -37,9 +37,9 @@ class Finding:
         On C2DB's scale, eV/atom.
     error
         Standard error of it on that scale, eV/atom; the noise of the model's own data comes to it.
-    stable, nonmetal, magnetic, band_gap
-        Whether phonons find it dynamically stable, whether it has a band gap, whether it is magnetic, its PBE gap
-        without spin-orbit (eV); None where not known.
+    stable, nonmetal, magnetic, direct, band_gap
+        Whether phonons find it dynamically stable, whether it has a band gap, whether it is magnetic, whether its gap is
+        direct, its PBE gap without spin-orbit (eV); None where not known.
     """
 
     key: str
@@ -50,6 +50,7 @@ class Finding:
     stable: bool | None = None
     nonmetal: bool | None = None
     magnetic: bool | None = None
+    direct: bool | None = None
     band_gap: float | None = None
 
 
@@ -104,7 +105,7 @@ def _solved(covariances: Array, noise: Array, target: Array) -> Array:
 def _properties(model: EnergyModel, rows: Inputs, known: Sequence[Finding]) -> PropertyModel:
     now = model.properties
     verdicts: dict[str, Verdict] = {}
-    for name in ("stable", "nonmetal", "magnetic"):
+    for name in ("stable", "nonmetal", "magnetic", "direct"):
         verdict: Verdict | None = getattr(now, name)
         if verdict is not None:
             answers = [getattr(f, name) for f in known]

@@ -47,7 +47,10 @@ def fit_properties(
     if nonmetal is not None:
         header["nonmetal"] = quality
         gap, header["band_gap"] = _band_gap(rows, layers, likely > nonmetal.share, folds, distance, n_rows)
-    return PropertyModel(stable, nonmetal, magnetic, gap), header
+    direct, _, quality = _verdict(rows, layers, layers.direct, folds, n_rows)
+    if direct is not None:
+        header["direct_gap"] = quality
+    return PropertyModel(stable, nonmetal, magnetic, gap, direct), header
 
 
 def _verdict(

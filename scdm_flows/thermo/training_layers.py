@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Lattice, Structure
 
-from scdm_flows.errors import ReferenceDataError
+from scdm_flows.errors import ReferenceDataError, ScdmError
 from scdm_flows.thermo.energy_model import Seen
 from scdm_flows.thermo.sources import read_lines
+from scdm_models.datasets.matching import LayerMatcher
 from scdm_models.symmetry.lattice import is_one_layer
 
 Array = NDArray[np.float64]
@@ -77,6 +78,7 @@ class Measured:
     e_above_hull: (n,) DFT's, eV/atom (formation is NaN where the source does not say it); stable: (n,) 1 where DFT's
     phonons are, 0 where not, NaN where the source does not say; band_gap: (n,) by PBE without spin-orbit, eV, 0 for a
     metal; magnetic: (n,) 1 where PBE gives magnetic moments, 0 where not, NaN where the source does not say;
+    direct: (n,) 1 where the gap is direct, 0 where it is indirect, NaN where there is none or it is not known;
     left_out: id -> why it has no value.
     """
 
@@ -92,6 +94,7 @@ class Measured:
     stable: Array
     band_gap: Array
     magnetic: Array
+    direct: Array
     left_out: dict[str, str]
 
     def half(self, other: bool) -> Measured:
@@ -114,6 +117,7 @@ class Measured:
             self.stable[rows],
             self.band_gap[rows],
             self.magnetic[rows],
+            self.direct[rows],
             self.left_out,
         )
 
@@ -129,8 +133,9 @@ def measured(data_dir: Path, known: Mapping[str, Mapping[str, Any]], force_field
     none = np.zeros(0)
     seen: list[list[Seen]] = [[] for _ in force_fields]
     given: list[list[Seen]] = [[] for _ in force_fields]
-    found = Measured([], [], [], seen, given, none, none.astype(bool), none, none, none, none, none, {})
+    found = Measured([], [], [], seen, given, none, none.astype(bool), none, none, none, none, none, none, {})
     formation, hull, stable, gap, magnetic, change, same = [], [], [], [], [], [], []
+    kept = []
     for record in records_of(data_dir):
         if record["of"] != of:
             continue
@@ -139,11 +144,12 @@ def measured(data_dir: Path, known: Mapping[str, Mapping[str, Any]], force_field
             found.left_out[record["id"]] = str(row.get("error") or "not relaxed")
             continue
         species = record["species"]
+        kept.append(record)
         found.ids.append(record["id"])
         found.compositions.append({e: species.count(e) / len(species) for e in sorted(set(species))})
         found.systems.append(system_of(record))
-        for key, kept in (("seen", found.seen), ("given", found.given)):
-            for own, name in zip(kept, force_fields, strict=True):
+        for key, said in (("seen", found.seen), ("given", found.given)):
+            for own, name in zip(said, force_fields, strict=True):
                 energy, features = row[key][name]
                 own.append(Seen(energy, np.array(features)))
         change.append(cell_area(row["lattice"]) / cell_area(record["lattice"]) - 1)
@@ -167,4 +173,34 @@ def measured(data_dir: Path, known: Mapping[str, Mapping[str, Any]], force_field
         stable=np.array(stable, dtype=float),
         band_gap=np.array(gap, dtype=float),
         magnetic=np.array(magnetic, dtype=float),
+        direct=direct_gaps(kept, list(read_lines(data_dir / SOURCES["2dmatpedia"]))),
     )
+
+
+def direct_gaps(records: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> Array:
+    """(n,) 1 where PBE's gap is direct, 0 where it is indirect, NaN where there is none or it is not known.
+
+    C2DB's table does not say it: ``others``, of 2DMatPedia, do, and a layer of theirs that equals the record's by
+    ``LayerMatcher`` speaks for it.
+    """
+    by_formula: dict[str, list[Mapping[str, Any]]] = {}
+    for other in others:
+        if other["band_gap"] > 0 and other.get("gap_direct") is not None:
+            by_formula.setdefault(other["formula"], []).append(other)
+    matcher, found = LayerMatcher(), np.full(len(records), np.nan)
+    for k, record in enumerate(records):
+        if not record.get("band_gap"):
+            continue
+        for other in by_formula.get(record["formula"], ()):
+            if other["id"] == record["id"] or _same(matcher, record, other):
+                found[k] = float(other["gap_direct"])
+                break
+    return found
+
+
+def _same(matcher: LayerMatcher, *records: Mapping[str, Any]) -> bool:
+    first, second = (Structure(Lattice(r["lattice"]), r["species"], r["frac_coords"]) for r in records)
+    try:
+        return matcher.fit(first, second)
+    except ScdmError:  # one of them is no layer
+        return False

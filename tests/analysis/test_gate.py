@@ -63,7 +63,7 @@ def test_a_layer_below_the_hull_has_a_negative_distance() -> None:
 
 
 def test_a_predicted_energy_stands_in_the_place_of_the_static_one() -> None:
-    properties = PredictedProperties(0.7, 0.9, 0.1, 1.6, 0.4)
+    properties = PredictedProperties(0.7, 0.9, 0.1, 1.6, 0.4, direct_gap_probability=0.3)
     predicted = PredictedEnergy(-0.85, 0.04, 0.2, True, "model-1", properties)
     doc = run(-123.0, predicted=predicted, scheme="some-force-field")
     # 0.85 eV/atom below the elements at -6, the bulk phase 1 eV/atom below them
@@ -71,7 +71,7 @@ def test_a_predicted_energy_stands_in_the_place_of_the_static_one() -> None:
     assert doc.e_above_hull == pytest.approx(0.15)
     assert (doc.energy_scheme, doc.energy_model, doc.e_above_hull_error) == ("by-hand", "model-1", 0.04)
     assert (doc.stable_probability, doc.nonmetal_probability, doc.magnetic_probability) == (0.7, 0.9, 0.1)
-    assert (doc.predicted_band_gap, doc.predicted_band_gap_error) == (1.6, 0.4)
+    assert (doc.predicted_band_gap, doc.predicted_band_gap_error, doc.direct_gap_probability) == (1.6, 0.4, 0.3)
     assert doc.surrogate
     assert doc.extrapolated
 

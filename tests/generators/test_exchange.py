@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from pymatgen.core import Structure
 
 from scdm_flows.cli.model import generate as command
 from scdm_flows.errors import OutputError
+from scdm_flows.evaluation.reading import read_samples
 from scdm_flows.generators.sample_files import sample_writer
 from scdm_models.sampling.sampler import GeneratedRecord, SamplerOptions, generate
 
@@ -63,6 +65,18 @@ def test_zip_of_cifs_is_what_pymatgen_reads(tmp_path: Path, samples: list[Genera
             assert np.allclose(again.lattice.abc, sample.structure.lattice.abc, atol=1e-4)
             assert int(row["layer_group_requested"]) == sample.layer_group_requested
             assert int(row["index"]) == sample.index
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".extxyz", ".zip"])
+def test_what_was_asked_is_read_again_from_every_format(
+    tmp_path: Path, samples: list[GeneratedRecord], suffix: str
+) -> None:
+    asked = {"gap": [1.0, 2.0], "magnetic": False, "elements": ["Mo", "S"], "stability": None}
+    path = tmp_path / f"s{suffix}"
+    write(path, [replace(sample, asked=asked) for sample in samples])
+    assert read_samples(path).asked == asked
+    write(path, samples)
+    assert read_samples(path).asked == {}
 
 
 def test_unknown_formats_are_refused_before_any_work(tmp_path: Path) -> None:

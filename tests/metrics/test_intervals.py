@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from scdm_models.errors import ScdmError
-from scdm_models.metrics.intervals import Interval, mean_interval, share_interval
+from scdm_models.metrics.intervals import Interval, mean_interval, ratio_interval, share_interval
 
 
 # Newcombe, Stat. Med. 17, 857 (1998), Table I, method 3 (score without continuity correction)
@@ -74,3 +74,16 @@ def test_interval_errors() -> None:
         mean_interval([1.0])
     with pytest.raises(ScdmError, match=r"values\[1\]=nan must be a finite number"):
         mean_interval([1.0, math.nan])
+
+
+def test_ratio_of_two_shares_has_the_interval_of_its_logarithm() -> None:
+    # Katz et al. 1978: the variance of the logarithm is 1/a - 1/m + 1/b - 1/n; here 0.0533, so exp(+-1.96 * 0.2309)
+    found = ratio_interval((60, 150), (20, 150))
+    assert found is not None
+    assert (found.value, found.n) == (pytest.approx(3.0), 150)
+    spread = math.exp(1.959963984540054 * math.sqrt(1 / 60 - 1 / 150 + 1 / 20 - 1 / 150))
+    assert (found.low, found.high) == (pytest.approx(3 / spread), pytest.approx(3 * spread))
+    assert ratio_interval((0, 10), (3, 10)) is None
+    assert ratio_interval((3, 10), (0, 10)) is None
+    with pytest.raises(ScdmError, match="successes=11 must be 0 to n=10"):
+        ratio_interval((3, 10), (11, 10))

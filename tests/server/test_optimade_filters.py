@@ -379,9 +379,10 @@ def test_properties_carry_what_the_field_declares() -> None:
         "_scdm_stable_probability",
         "_scdm_nonmetal_probability",
         "_scdm_magnetic_probability",
+        "_scdm_direct_gap_probability",
     }  # a new field's unit would be missed otherwise
     assert {entry["type"] for entry in fields.values()} == {"string", "integer", "float", "boolean", "list"}
     unsorted = ("known_as", "e_above_hull_lower_bound", "nonmetal_probability", "magnetic_probability")
-    unsorted += ("lacks_spin_orbit", "hse_gap", "valid_radii")
+    unsorted += ("lacks_spin_orbit", "hse_gap", "valid_radii", "direct_gap_probability")
     assert fields.keys() - sortable() == {f"_scdm_{name}" for name in unsorted}
     assert fields["_scdm_surrogate"]["description"] == CandidateDoc.model_fields["surrogate"].description

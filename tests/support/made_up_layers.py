@@ -18,7 +18,7 @@ def made_up_layers(n: int, seed: int, noise: float = 0.01, spread: float = 1.0) 
     """Made-up layers: DFT's energy is the force field's plus 0.5 eV for each S atom's share, a smooth function of the
     first feature, and noise; its phonons are stable with a probability of 1 / (1 + exp(-3 x)), x the second feature, it
     is magnetic where the third is above 1, one in six, and a gap of 1 + y / 2 eV opens where y, the fourth, is above
-    0."""
+    0; it is direct where the second is above 0.5, which of half of these layers is known."""
     rng = np.random.default_rng(seed)
     compositions, systems, seen, truth, stable, magnetic, gap = [], [], [], [], [], [], []
     for _ in range(n):
@@ -38,7 +38,9 @@ def made_up_layers(n: int, seed: int, noise: float = 0.01, spread: float = 1.0) 
     above = formation - [hull(c) for c in compositions]
     ids = [f"l{k}" for k in range(n)]
     kept = np.ones(n, dtype=bool)
-    said = (np.array(stable), np.array(gap), np.array(magnetic))
+    direct = np.array([float(s.features[1] > 0.5) for s in seen])
+    direct[(np.array(gap) == 0) | (np.arange(n) % 2 == 0)] = np.nan
+    said = (np.array(stable), np.array(gap), np.array(magnetic), direct)
     return Measured(ids, compositions, systems, [seen], [seen], np.zeros(n), kept, formation, above, *said, {})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from scdm_flows.errors import ReferenceDataError
 from scdm_flows.thermo.energy_fit import fit
 from scdm_flows.thermo.energy_model import Seen, energy_model_for, load_energy_model
 from scdm_flows.thermo.left_out import errors_by_distance
-from scdm_flows.thermo.training_layers import Measured, in_other_half, measured, records_of
+from scdm_flows.thermo.training_layers import Measured, direct_gaps, in_other_half, measured, records_of
 
 
 def test_cross_validation_finds_what_can_be_learned_and_no_more() -> None:
@@ -70,6 +71,43 @@ def test_band_gaps_and_magnetism_are_learned_and_errors_hold() -> None:
     assert model.header["band_gap"]["error_coverage"] == pytest.approx(0.9, abs=0.05)
 
 
+def test_direct_gaps_are_learned_from_those_that_are_known() -> None:
+    model, new = fitted(600), made_up_layers(600, 9)
+    said = np.array([p.properties.direct_gap_probability for p in model.predict(new.compositions, new.seen)])
+    known = np.isfinite(new.direct)
+    truth = new.direct[known] == 1
+    share = model.header["direct_gap"]["share"]
+    assert 0.2 < share < 0.42  # a normal number is above 0.5 in 31 % of cases
+    found = said[known] > share
+    assert (found[truth].mean() + (~found)[~truth].mean()) / 2 > 0.85
+    assert model.header["direct_gap"]["n"] == int(np.isfinite(made_up_layers(600, 0).direct).sum())
+    # of too few nothing is said
+    few = made_up_layers(120, 0)
+    assert np.isfinite(few.direct).sum() < 100
+    assert fitted(120).predict(few.compositions[:1], [[few.seen[0][0]]])[0].properties.direct_gap_probability is None
+
+
+def test_an_equal_layer_of_2dmatpedia_says_whether_a_gap_is_direct() -> None:
+    def layer(name: str, polytype: str, gap: float, **said: Any) -> dict[str, Any]:
+        structure = mx2(polytype)
+        return {
+            "id": name,
+            "formula": "MoS2",
+            "lattice": structure.lattice.matrix.tolist(),
+            "species": [str(site.specie) for site in structure],
+            "frac_coords": structure.frac_coords.tolist(),
+            "band_gap": gap,
+            **said,
+        }
+
+    h, t, metal = layer("h", "1H", 1.6), layer("t", "1T", 0.2), layer("m", "1H", 0.0)
+    # 1H-MoS2's gap is direct, at K; the same layer as a metal says nothing, and a layer of another polytype is not it
+    others = [layer("0", "1H", 0.0, gap_direct=False), layer("1", "1H", 1.6, gap_direct=True)]
+    assert direct_gaps([h, t, metal], others).tolist() == pytest.approx([1.0, np.nan, np.nan], nan_ok=True)
+    assert direct_gaps([t], [layer("2", "1T", 0.1, gap_direct=False)]).tolist() == [0.0]
+    assert direct_gaps([{**h, "band_gap": None}], others).tolist() == pytest.approx([np.nan], nan_ok=True)
+
+
 def test_too_few_phonon_verdicts_are_refused() -> None:
     known = made_up_layers(200, 0)
     known.stable[:150] = np.nan
@@ -115,7 +153,7 @@ def test_a_model_survives_its_file_and_a_damaged_file_says_so(tmp_path: Path) ->
         [p.formation_energy_per_atom for p in before], abs=1e-4
     )
     assert [p.error for p in after] == pytest.approx([p.error for p in before], rel=1e-4)
-    for name in ("stable_probability", "nonmetal_probability", "magnetic_probability", "band_gap"):
+    for name in ("stable_probability", "nonmetal_probability", "magnetic_probability", "band_gap", "gap_if_nonmetal"):
         values = [[getattr(p.properties, name) for p in found] for found in (after, before)]
         assert values[0] == pytest.approx(values[1], abs=1e-3)
     assert [p.properties.stable_probability for p in after] == pytest.approx(
@@ -204,6 +242,7 @@ def test_guide_and_judge_share_no_chemical_system() -> None:
         seen,
         none,
         none.astype(bool),
+        none,
         none,
         none,
         none,

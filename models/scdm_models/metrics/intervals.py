@@ -64,6 +64,37 @@ def share_interval(successes: int, n: int) -> Interval:
     return Interval(value, min(float(found.low), value), max(float(found.high), value), n)
 
 
+def ratio_interval(share: tuple[int, int], other: tuple[int, int]) -> Interval | None:
+    """The ratio of two independent shares, each (successes, trials), with an interval on its logarithm.
+
+    None where a count of successes is 0: the ratio is 0 or has no end. n is the smaller number of trials.
+
+    Raises
+    ------
+    ScdmError
+        If the counts are out of range.
+
+    References
+    ----------
+    Katz, Baptista, Azen and Pike, Biometrics 34, 469 (1978), doi:10.2307/2530610.
+
+    Examples
+    --------
+    >>> found = ratio_interval((60, 150), (20, 150))
+    >>> round(found.value, 2), round(found.low, 2), round(found.high, 2)
+    (3.0, 1.91, 4.72)
+    """
+    for successes, n in (share, other):
+        share_interval(successes, n)  # refuses counts that are out of range
+    if share[0] == 0 or other[0] == 0:
+        return None
+    from scipy.stats.contingency import relative_risk
+
+    found = relative_risk(*share, *other)
+    low, high = found.confidence_interval(CONFIDENCE)
+    return Interval(float(found.relative_risk), float(low), float(high), min(share[1], other[1]))
+
+
 def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:
     """The mean of independent values with a bootstrap interval (bias corrected and accelerated), in their unit.
 

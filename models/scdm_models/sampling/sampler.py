@@ -11,10 +11,10 @@ the one it was made in.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import chain, count
 from typing import Any
 
@@ -77,10 +77,11 @@ class SamplerOptions:
     prototypes: bool = True
     known_formulas: frozenset[str] = frozenset()
     accept: Callable[[Sequence[Structure]], list[bool]] | None = None
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def choosy(self) -> bool:
-        """Whether draws are passed over for what they are made of or for their energy."""
+        """Whether draws are passed over for what they are made of or for what is predicted of them."""
         return bool(self.known_formulas) or self.accept is not None
 
 
@@ -106,6 +107,8 @@ class GeneratedRecord:
         Denoising steps of lattice and coordinates, of a whole chain.
     from_prototype
         Whether the chain began at a training crystal's geometry, and not at noise.
+    asked
+        What was asked for (``SamplerOptions.asked``).
     """
 
     structure: Structure
@@ -120,23 +123,13 @@ class GeneratedRecord:
     mended: bool = False
     steps: int = DEFAULT_STEPS
     from_prototype: bool = False
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The record as one JSON object."""
-        return {
-            "structure": self.structure.as_dict(),
-            "layer_group_requested": self.layer_group_requested,
-            "layer_group_detected": self.layer_group_detected,
-            "space_group_detected": self.space_group_detected,
-            "seed": self.seed,
-            "index": self.index,
-            "model_id": self.model_id,
-            "crystal": self.crystal.to_dict(),
-            "draw": self.draw,
-            "mended": self.mended,
-            "steps": self.steps,
-            "from_prototype": self.from_prototype,
-        }
+        plain = {one.name: getattr(self, one.name) for one in fields(self)}
+        made = {"structure": self.structure.as_dict(), "crystal": self.crystal.to_dict()}
+        return {**plain, **made, "asked": dict(self.asked)}
 
 
 @dataclass
@@ -336,6 +329,7 @@ class _Job:
             mended,
             self.options.steps,
             one.from_prototype,
+            self.options.asked,
         )
 
     def mended(self, one: _Draw, number: int) -> GeneratedRecord:
@@ -387,8 +381,8 @@ class _Stream:
                     return
                 if self.job.options.choosy and self.at.draws > MOST_DRAWS * (self.at.done + 1):
                     raise GenerationError(
-                        f"{self.at.draws:,} draws gave {self.at.done} samples that may be kept; ask for less: a higher "
-                        "predicted energy, known formulas too, other elements"
+                        f"{self.at.draws:,} draws gave {self.at.done} samples that may be kept; ask for less: a wider "
+                        "gap, a higher predicted energy, known formulas too, other elements"
                     )
 
     def _here(self, batches: Iterator[range]) -> Generator[list[_Draw], None, None]:

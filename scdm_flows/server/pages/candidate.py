@@ -316,6 +316,8 @@ def _said_of_electrons(document: CandidateDoc) -> list[html.P]:
         return []
     error = document.predicted_band_gap_error
     of = "metal" if error is None else f"band gap {gap:.2f} ± {error:.2f} eV"
+    if error is not None and document.direct_gap_probability is not None:
+        of += f", direct with a probability of {document.direct_gap_probability:.2f}"
     moments = "" if magnetic is None else f", magnetic with a probability of {magnetic:.2f}"
     return [html.P(f"The energy model (surrogate): {of}, a band gap with a probability of {likely:.2f}{moments}.")]
 

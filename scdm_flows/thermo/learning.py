@@ -38,8 +38,8 @@ class Finding:
     error
         Standard error of it on that scale, eV/atom; the noise of the model's own data comes to it.
     stable, nonmetal, magnetic, direct, band_gap
-        Whether phonons find it dynamically stable, whether it has a band gap, whether it is magnetic, whether its gap is
-        direct, its PBE gap without spin-orbit (eV); None where not known.
+        Whether phonons find it dynamically stable, whether it has a band gap, is magnetic, has a direct gap, and its
+        PBE gap without spin-orbit (eV); None where not known.
     """
 
     key: str

@@ -24,6 +24,7 @@ INSIDE = "optimade."
 _OWN_NAMES = {"candidate_id", "elements", "nelements", "nsites"}  # OPTIMADE has names for these
 _UNITS = (  # what descriptions call them -> (unit as OPTIMADE writes it)
     (r"eV/atom", "eV/atom"),
+    (r"meV/angstrom\^2", "meV/angstrom^2"),
     (r"\beV\b", "eV"),
     (r"angstrom\^2", "angstrom^2"),
     (r"angstrom", "angstrom"),

@@ -368,6 +368,7 @@ def test_properties_carry_what_the_field_declares() -> None:
     fields = {f"_scdm_{name}": entry for name, entry in provider_fields().items()}
     assert fields["_scdm_e_above_hull"]["unit"] == "eV/atom"
     assert fields["_scdm_band_gap"]["unit"] == "eV"
+    assert fields["_scdm_exfoliation_mev_per_angstrom2"]["unit"] == "meV/angstrom^2"
     assert fields["_scdm_min_frequency_thz"]["unit"] == "THz"
     assert fields["_scdm_area_per_atom_angstrom2"]["unit"] == "angstrom^2"
     assert fields["_scdm_total_magnetization"]["unit"] == "bohr_magneton"
@@ -383,6 +384,7 @@ def test_properties_carry_what_the_field_declares() -> None:
     }  # a new field's unit would be missed otherwise
     assert {entry["type"] for entry in fields.values()} == {"string", "integer", "float", "boolean", "list"}
     unsorted = ("known_as", "e_above_hull_lower_bound", "nonmetal_probability", "magnetic_probability")
-    unsorted += ("lacks_spin_orbit", "hse_gap", "valid_radii", "direct_gap_probability")
+    unsorted += ("lacks_spin_orbit", "hse_gap", "valid_radii", "direct_gap_probability", "work_function")
+    unsorted += ("vbm_vs_vacuum", "cbm_vs_vacuum", "vacuum_level_difference", "exfoliation_mev_per_angstrom2")
     assert fields.keys() - sortable() == {f"_scdm_{name}" for name in unsorted}
     assert fields["_scdm_surrogate"]["description"] == CandidateDoc.model_fields["surrogate"].description

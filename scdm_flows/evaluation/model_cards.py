@@ -73,6 +73,8 @@ class Making:
     def judged(self, name: str, files: Sequence[Path], *options: object) -> Part:
         """The quick judgement of the files of one model, without energies."""
         found: Part = json.loads(self.made(name, "evaluate", *files, *options).read_text())["models"][0]
+        if "files" in found:  # where they lay is nobody's business
+            found["files"] = {Path(file).name: digest for file, digest in found["files"].items()}
         return {k: v for k, v in found.items() if k not in ("populations", "groups", "unreadable")}
 
 

@@ -10,16 +10,18 @@ from pymatgen.core.structure import Structure
 
 from scdm_flows.documents import CandidateDoc
 from scdm_flows.engines.forcefield.energies import see
+from scdm_flows.engines.gpaw.presets import SCHEME as GPAW_SCHEME
 from scdm_flows.query import CandidateDB
 from scdm_flows.stores.database import Database
 from scdm_flows.thermo.energy_model import EnergyModel, Seen
 from scdm_flows.thermo.learning import Finding
-from scdm_flows.thermo.table import ReferenceTable
+from scdm_flows.thermo.table import SCHEME, ReferenceTable
 
 logger = logging.getLogger(__name__)
 
 SAME_SCALE_EV = 0.01  # standard error of a formation energy on C2DB's scale by another code (docs/results-dft.md)
 OTHER_SCALE_EV = 0.03  # of one that another scheme's energy above hull stands for
+C2DB_SCALE = (SCHEME, GPAW_SCHEME)
 HEAVY = 37  # rubidium: from here on spin-orbit coupling changes a band gap by more than the model's error
 
 
@@ -65,7 +67,7 @@ def _finding(
     references: ReferenceTable,
 ) -> Finding:
     formation, error = document.formation_energy_per_atom, SAME_SCALE_EV
-    if formation is None or not str(document.energy_scheme).endswith("c2db"):
+    if formation is None or document.energy_scheme not in C2DB_SCALE:
         # the energy above hull is what schemes have in common
         assert document.e_above_hull is not None
         formation, error = document.e_above_hull + references.hull_energy(composition), OTHER_SCALE_EV

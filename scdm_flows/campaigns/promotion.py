@@ -25,6 +25,7 @@ from scdm_flows.config import CampaignConfig, parse_config, stored_config
 from scdm_flows.config.science import science
 from scdm_flows.documents import CampaignDoc, CandidateDoc, ParentRecord, StageName
 from scdm_flows.engines import engine_of
+from scdm_flows.engines.base import StageCost
 from scdm_flows.errors import CampaignError, ConfigError
 from scdm_flows.flows.campaign import shard_count, stored_shard
 from scdm_flows.flows.identity import job_uuid
@@ -261,7 +262,8 @@ def _choose(
     for document in _in_order(query, asked):
         if len(chosen) == asked.top:
             break
-        why, cost = why_not(document, draft, ready=ready)
+        why, runs = why_not(document, draft, ready=ready)
+        cost = sum(run.core_hours for run in runs) if runs else None
         if why is None and asked.within is not None and document.e_above_hull is not None:
             above = document.e_above_hull - lowest[document.formula]
             if above > asked.within:
@@ -316,25 +318,24 @@ def _lowest(query: CandidateDB, campaign: str) -> dict[str, float]:
 
 def why_not(
     document: CandidateDoc, draft: CampaignConfig, *, ready: bool
-) -> tuple[tuple[str, str] | None, float | None]:
-    """Why a candidate is not promoted (reason, in words of its own), and what it costs, core hours."""
+) -> tuple[tuple[str, str] | None, list[StageCost]]:
+    """Why a candidate is not promoted (reason, in words of its own), and the runs that it costs."""
     name, engine = document.candidate_id, engine_of(draft.engine)
     if document.duplicate_of is not None:
-        return (DUPLICATE, f"{name} is the same layer as {document.duplicate_of}"), None
+        return (DUPLICATE, f"{name} is the same layer as {document.duplicate_of}"), []
     if document.relaxed_structure is None:
-        return (UNRELAXED, f"{name}, {document.state.value}"), None
+        return (UNRELAXED, f"{name}, {document.state.value}"), []
     if document.rank is None:
-        return (UNRANKED, f"{name}: {document.reason or 'not ranked yet, run `scdm build`'}"), None
+        return (UNRANKED, f"{name}: {document.reason or 'not ranked yet, run `scdm build`'}"), []
     try:
         structure = Structure.from_dict(document.relaxed_structure)
         problems = engine.check_elements(document.elements) if ready else []
         problems += engine.layer_problems(structure)
         if problems:
-            return (NOT_COMPUTABLE, f"{name}: {'; '.join(dict.fromkeys(problems))}"), None
-        stages = estimate(draft, structure, len(structure))
+            return (NOT_COMPUTABLE, f"{name}: {'; '.join(dict.fromkeys(problems))}"), []
+        return None, estimate(draft, structure, len(structure))
     except Exception as error:  # one odd structure must not end the choice
-        return (NOT_COMPUTABLE, f"{name}: {reason_of(error)}"), None
-    return None, sum(stage.core_hours for stage in stages) if stages else None
+        return (NOT_COMPUTABLE, f"{name}: {reason_of(error)}"), []
 
 
 def _record(document: CandidateDoc) -> Record:

@@ -123,10 +123,10 @@ def save(database: Database, document: LoopDoc) -> None:
     database.upsert(database.loops, [document.model_dump()])
 
 
-def hours_of(config: LoopConfig, database: Database, number: int) -> float:
-    """Core hours of a round's jobs; each job has one core."""
+def hours_of(config: LoopConfig, database: Database, number: int, *, computed: bool = True) -> float:
+    """Core hours of a round's jobs, each has one core; without ``computed`` of its surrogate campaign alone."""
     campaign = config.campaign(number)
-    names = [config.computed(number), None if campaign is None else campaign.name]
+    names = [config.computed(number) if computed else None, None if campaign is None else campaign.name]
     with store_errors(database.uri):
         return sum(node_hours(database.mongo[OUTPUTS], name) for name in names if name is not None)
 
@@ -180,10 +180,16 @@ def is_found(config: LoopConfig, one: CandidateDoc) -> bool:
 
 
 def hours_left(config: LoopConfig, database: Database, number: int) -> float | None:
-    """Core hours of the budget that are left before a round computes; None without one."""
+    """Core hours of the budget that a round may compute for, what it has used of them included; None without one."""
     if config.core_hours is None:
         return None
-    return max(config.core_hours - sum(hours_of(config, database, k) for k in range(1, number + 1)), 0.0)
+    before = spent(config, database, number - 1) + hours_of(config, database, number, computed=False)
+    return max(config.core_hours - before, 0.0)
+
+
+def spent(config: LoopConfig, database: Database, number: int) -> float:
+    """Core hours of the first ``number`` rounds."""
+    return sum(hours_of(config, database, k) for k in range(1, number + 1))
 
 
 def summary(rounds: Sequence[LoopRound]) -> dict[str, Any]:

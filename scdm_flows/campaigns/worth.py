@@ -5,21 +5,21 @@ And what a generator learns from: the same word on all candidates, and DFT's whe
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from pymatgen.core.structure import Structure
 
 from scdm_flows.analysis.acquisition import Option, chance, choose, gap_chance, in_words
-from scdm_flows.campaigns.estimate import Fit, estimate, fits, in_node_hours
+from scdm_flows.campaigns.estimate import fits, in_node_hours
 from scdm_flows.campaigns.findings import findings_of
 from scdm_flows.campaigns.promotion import why_not
 from scdm_flows.campaigns.rounds import hours_left, is_found
 from scdm_flows.config import FilesGeneratorConfig
 from scdm_flows.config.loop import LoopConfig
-from scdm_flows.documents import CandidateDoc, Choice, LoopDoc, LoopRound, StageName, Taught
+from scdm_flows.documents import CandidateDoc, Choice, LoopDoc, LoopRound, Taught
+from scdm_flows.engines.base import StageCost
 from scdm_flows.engines.forcefield.energies import predict_by
 from scdm_flows.errors import ReferenceDataError
 from scdm_flows.generators.teaching import teach
@@ -40,12 +40,15 @@ def choose_round(config: LoopConfig, database: Database, number: int, document: 
         If the surrogate's force field has no energy model.
     """
     model = _model(config, database)
-    pool = _pool(config, database, document)
+    pool, costs = _pool(config, database, document)
     known = fits(database, config.computing()) if pool else {}
     options, documents = [], {}
     for candidate, predicted in zip(pool, predict_by(model, _relaxed(pool)), strict=True):
         if isinstance(predicted, PredictedEnergy):  # what the model cannot say anything of is not chosen
-            options.append(_option(config, candidate, predicted, known))
+            runs = costs[candidate.candidate_id]
+            fitted = in_node_hours(runs, known)
+            hours = sum(run.core_hours for run in runs) if fitted is None else fitted[0]
+            options.append(_option(config, candidate, predicted, hours or None))
             documents[candidate.candidate_id] = candidate
     rules = config.choose
     query = CandidateDB(database)
@@ -109,17 +112,22 @@ def _model(config: LoopConfig, database: Database) -> EnergyModel:
     return learn(model, findings_of(database, model)) if config.learn.energies else model
 
 
-def _pool(config: LoopConfig, database: Database, document: LoopDoc) -> list[CandidateDoc]:
-    """New, relaxed, computable candidates of all rounds so far that none has chosen, each layer once."""
+def _pool(
+    config: LoopConfig, database: Database, document: LoopDoc
+) -> tuple[list[CandidateDoc], dict[str, list[StageCost]]]:
+    """New, relaxed, computable candidates of all rounds so far that none has chosen, each layer once; and what each
+    costs to compute."""
     query, draft, number = CandidateDB(database), config.computing(), len(document.rounds) + 1
     chosen = {choice.candidate_id for one in document.rounds for choice in one.chosen}
-    computed = re.compile(rf"{re.escape(config.name)}-r\d\d-[a-z]+-[0-9a-f]+")
+    computed = {one.computed for one in document.rounds}
     pool: list[CandidateDoc] = []
-    there: set[str] = set()
+    costs: dict[str, list[StageCost]] = {}
     for campaign in filter(None, map(config.campaign, range(1, number + 1))):
         for candidate in query.stream(sort="candidate_id", campaign=campaign.name):
             same = {known.id for known in candidate.known_as}
-            if candidate.candidate_id in chosen or same & (chosen | there) or any(map(computed.fullmatch, same)):
+            if candidate.candidate_id in chosen or same & (chosen | costs.keys()):
+                continue
+            if computed & {name.rpartition("-")[0] for name in same}:  # ids are a campaign's name and digits
                 continue
             if not _is_new(candidate):
                 continue
@@ -127,10 +135,11 @@ def _pool(config: LoopConfig, database: Database, document: LoopDoc) -> list[Can
             relaxed = candidate.relaxed_structure
             if most is not None and relaxed is not None and len(relaxed["sites"]) > most:
                 continue
-            if why_not(candidate, draft, ready=True)[0] is None:
+            why, runs = why_not(candidate, draft, ready=True)
+            if why is None:
                 pool.append(candidate)
-                there.add(candidate.candidate_id)
-    return pool
+                costs[candidate.candidate_id] = runs
+    return pool, costs
 
 
 def _relaxed(pool: Sequence[CandidateDoc]) -> list[Structure]:
@@ -138,12 +147,10 @@ def _relaxed(pool: Sequence[CandidateDoc]) -> list[Structure]:
 
 
 def _option(
-    config: LoopConfig, candidate: CandidateDoc, predicted: PredictedEnergy, known: Mapping[StageName, Fit]
+    config: LoopConfig, candidate: CandidateDoc, predicted: PredictedEnergy, hours: float | None = None
 ) -> Option:
-    structure = Structure.from_dict(candidate.relaxed_structure or {})
-    runs = estimate(config.computing(), structure, len(structure))
-    fitted = in_node_hours(runs, known)
-    fractions = {str(e): float(x) for e, x in structure.composition.fractional_composition.items()}
+    composition = Structure.from_dict(candidate.relaxed_structure or {}).composition
+    fractions = {str(e): float(x) for e, x in composition.fractional_composition.items()}
     said = predicted.properties
     asked = config.choose.gap_ev
     return Option(
@@ -153,7 +160,7 @@ def _option(
         candidate.chemsys,
         candidate.template or "",
         candidate.score or 0.0,
-        fitted[0] if fitted is not None else sum(run.core_hours for run in runs) or None,
+        hours,
         1.0 if asked is None else gap_chance(said.nonmetal_probability, said.band_gap, said.band_gap_error, asked),
     )
 
@@ -192,7 +199,7 @@ def teach_round(config: LoopConfig, database: Database, number: int, document: L
         if known is not None and known.e_above_hull is not None:
             rewards[k] = float(is_found(config, known))
         elif isinstance(predicted, PredictedEnergy) and not predicted.extrapolated:
-            rewards[k] = chance([_option(config, layers[k], predicted, {})], config.choose.stable_ev)[0]
+            rewards[k] = chance([_option(config, layers[k], predicted)], config.choose.stable_ev)[0]
     try:
         model_id = teach(
             generator, _relaxed(layers), rewards.tolist(), file, steps=config.learn.steps, pull=config.learn.pull

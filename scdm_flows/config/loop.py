@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from scdm_flows.config.base import Frozen
 from scdm_flows.config.campaign import (
@@ -81,6 +81,13 @@ class ChooseConfig(Frozen):
     per_hour: bool = Field(True, description="value for the estimated core hours instead of value alone")
     seed: int = Field(0, ge=0, description="of `by: random`")
 
+    @field_validator("gap_ev")
+    @classmethod
+    def _ordered(cls, gap: tuple[float, float] | None) -> tuple[float, float] | None:
+        if gap is not None and not 0 <= gap[0] <= gap[1]:
+            raise ValueError(f"gap_ev = {list(gap)} must be [lowest, highest] with 0 <= lowest <= highest, eV")
+        return gap
+
 
 class LearnConfig(Frozen):
     """What the rounds learn."""
@@ -108,7 +115,7 @@ class LoopConfig(Frozen):
     core_hours: float | None = Field(
         None,
         gt=0,
-        description="wall time of all jobs, hours of one core each, beyond which nothing begins; none absent",
+        description="wall time of all jobs, hours of one core each, beyond which nothing begins; no limit when absent",
     )
 
     def campaign(self, number: int) -> CampaignConfig | None:

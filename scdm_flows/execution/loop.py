@@ -15,10 +15,10 @@ from scdm_flows.campaigns.rounds import (
     asked_of,
     count,
     hours_left,
-    hours_of,
     next_step,
     register_loop,
     save,
+    spent,
 )
 from scdm_flows.campaigns.stored import stored_of
 from scdm_flows.campaigns.worth import choose_round, teach_round
@@ -75,8 +75,8 @@ def go_on(
         number = len(document.rounds) + 1
         campaign = config.campaign(number)
         over = [campaign.name] if campaign is not None and is_over(database, campaign.name) else []
-        spent = sum(hours_of(config, database, k) for k in range(1, number + 1))
-        now = next_step(config, document, over, spent, [one.number for one in document.taught])
+        hours = spent(config, database, number)
+        now = next_step(config, document, over, hours, [one.number for one in document.taught])
         if now.step is Step.END:
             if document.ended != now.why:
                 document.ended = now.why
@@ -118,7 +118,7 @@ def _compute(config: LoopConfig, database: Database, document: LoopDoc, execute:
     execute(promotion.config)
     build_all(database, name)
     document.rounds[-1] = count(config, database, this, before)
-    used_up = config.core_hours is not None and hours_left(config, database, this.number + 1) == 0
+    used_up = config.core_hours is not None and spent(config, database, this.number) >= config.core_hours
     document.rounds[-1].finished = used_up or is_over(database, name)
     save(database, document)
     return None if document.rounds[-1].finished else name

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from scdm_flows.campaigns.rounds import summary
 from scdm_flows.documents import LoopDoc, LoopRound
 from scdm_flows.report.figures import INK, LINE, OURS, PALE, STYLE, published
 from scdm_flows.report.markdown import formula, number, picture, table
@@ -48,16 +49,13 @@ def _page(loops: Sequence[LoopDoc], folder: str) -> Iterator[str]:
 
 
 def _whole(one: LoopDoc) -> list[str]:
-    hours, found = cumulated(one.rounds)
-    ended, total = sum(r.ended or 0 for r in one.rounds), found[-1] if found else 0
-    spent = hours[-1] if hours else 0.0
-    interval = "–"
-    if ended:
-        of = share_interval(total, ended)
+    whole, interval = summary(one.rounds), "–"
+    if whole["computed"]:
+        of = share_interval(whole["found"], whole["computed"])
         interval = f"{100 * of.value:.0f} % ({100 * of.low:.0f} to {100 * of.high:.0f})"
-    rate = "–" if not spent else f"{total / spent:.2f}"
-    by = str(one.config["choose"]["by"])
-    return [one.name, by, str(len(one.rounds)), str(ended), str(total), interval, f"{spent:.2f}", rate]
+    counts = [str(len(one.rounds)), str(whole["computed"]), str(whole["found"])]
+    hours = [number(whole[name], 2) for name in ("core_hours", "found_per_core_hour")]
+    return [one.name, str(one.config["choose"]["by"]), *counts, interval, *hours]
 
 
 def _rounds(one: LoopDoc) -> Iterator[str]:

@@ -118,6 +118,7 @@ def test_campaigns_of_the_rounds() -> None:
         ({"choose": {"n": 0}}, "choose.n = 0: .* greater than or equal to 1"),
         ({"choose": {"by": "luck"}}, "choose.by = 'luck': .*'chance', 'improvement'"),
         ({"compute": {"engine": {"kind": "gpa"}}}, "did you mean 'gpaw'"),
+        ({"choose": {"gap_ev": [2.0, 1.0]}}, r"gap_ev = \[2.0, 1.0\] must be \[lowest, highest\]"),
         ({"name": "a" * 51}, "at most 50 characters"),
         ({"candidates": {"generator": {"kind": "promoted"}}}, "candidates.generator.kind = 'promoted': must be one of"),
     ],

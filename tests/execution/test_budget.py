@@ -26,6 +26,7 @@ from scdm_flows.execution import fireworks as launch
 from scdm_flows.execution.fireworks import firetask, slots
 from scdm_flows.execution.jobs import hushed
 from scdm_flows.execution.local import runner
+from scdm_flows.execution.local import work as local_work
 from scdm_flows.execution.local.runner import run_campaign
 from scdm_flows.stores import Database
 
@@ -323,6 +324,24 @@ def test_budgets_hold_without_fireworks_too(tmp_path: Path, monkeypatch: pytest.
     assert len(list(documents)) == 1
 
 
+def test_each_asks_whether_it_ends_in_time_when_its_turn_comes(
+    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one process as well, which is given all of them: the second one's turn comes when the time is over."""
+    asked: list[str] = []
+
+    def ends_in_time(config: Any, database: Any, structure: Any, deadline: float, stage: Any = None) -> bool:
+        asked.append(f"after {database.job_store.docs_store.count({'metadata.stage': 'relax'})}")
+        return len(asked) == 1
+
+    monkeypatch.setattr(local_work, "ends_in_time", ends_in_time)
+    monkeypatch.setattr(local_work, "together", lambda config, deadline: 1)
+    with chdir(tmp_path):
+        result = run_campaign(campaign(tmp_path, n=2), database, processes=1, deadline=1e12)
+    assert asked == ["after 0", "after 1"]
+    assert (result.computed, result.left_out) == (1, 1)
+
+
 @pytest.mark.slow
 def test_within_node_hours_no_process_is_given_candidates_ahead(
     tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
@@ -338,4 +357,4 @@ def test_within_node_hours_no_process_is_given_candidates_ahead(
         run_campaign(campaign(tmp_path, n=3, node_hours=5), database, processes=2)
         run_campaign(campaign(tmp_path, n=3), database, processes=2)
     # one by one they begin in their order, however many processes there are; else in batches
-    assert given == [(3, 1), (3, runner.TOGETHER)]
+    assert given == [(3, 1), (3, local_work.TOGETHER)]

@@ -22,15 +22,12 @@ from scdm_flows.campaigns.registration import registered, shard_size
 from scdm_flows.campaigns.stored import screened, stored_of
 from scdm_flows.config import CampaignConfig
 from scdm_flows.documents import CampaignState, ScreenedCandidate, StageName
-from scdm_flows.engines import engine_of
 from scdm_flows.errors import CampaignError
 from scdm_flows.execution.local.processes import WorkerDied, work_off
-from scdm_flows.execution.local.work import Task, run_candidates, run_phonons, run_shards, start_worker
+from scdm_flows.execution.local.work import Task, run_candidates, run_phonons, run_shards, start_worker, together
 from scdm_flows.flows.campaign import shard_count
 from scdm_flows.stores.database import Database
 
-TOGETHER = 200  # candidates that a worker process has at a time, to fill its batches
-IN_TIME = 20  # the same where there is a deadline
 Progress = Callable[[str, int, int], None]
 Item = TypeVar("Item")
 
@@ -162,21 +159,13 @@ class _Run:
         before, failed, held = total - len(todo), 0, 0
         self.report(step, before, total)
         task = partial(run_candidates, deadline=self.deadline)
-        for candidate, outcome in self._spread(todo, task, self._together()):
+        for candidate, outcome in self._spread(todo, task, together(self.config, self.deadline)):
             self.done += 1
             ok = self._judged(candidate.candidate_id, outcome)
             failed += ok is False
             held += ok is None
             self.report(step, before + self.done, total)
         return failed, held
-
-    def _together(self) -> int:
-        """Candidates that a worker process has at a time: one where each asks for itself whether it may begin."""
-        if self.config.budget.node_hours is not None:
-            return 1
-        if self.deadline is None:
-            return TOGETHER
-        return 1 if engine_of(self.config.engine).cost(None, 1) else IN_TIME
 
     def _run_phonons(self) -> int:
         """Choose the best and compute their phonons; returns how many failed now."""

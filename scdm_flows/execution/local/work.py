@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
@@ -26,6 +27,8 @@ from scdm_flows.flows.layer import candidate_flow
 from scdm_flows.stores.database import Database, database_of
 
 Item = TypeVar("Item")
+TOGETHER = 200  # candidates that a worker process has at a time, to fill its batches
+IN_TIME = 20  # the same where there is a deadline, and each costs next to nothing
 # takes items, and yields the place of each as it is done and whether all went well; None: it may not begin
 Task = Callable[[CampaignConfig, Database, Sequence[Item]], Iterator[tuple[int, bool | None]]]
 
@@ -65,21 +68,32 @@ def run_candidates(
     None where it has not begun as the campaign's node hours are used up, or as it would not end before the deadline
     (``time.time()``). A candidate's jobs run as soon as its relaxation has ended, while others are still under way.
     """
-    if deadline is not None:
-        late = {
-            place
-            for place, candidate in enumerate(candidates)
-            if not ends_in_time(config, database, candidate.structure, deadline)
-        }
-        yield from ((place, None) for place in sorted(late))
-        left = [place for place in range(len(candidates)) if place not in late]
-        for place, outcome in run_candidates(config, database, [candidates[k] for k in left]):
-            yield left[place], outcome
-        return
-    if config.budget.node_hours is not None:  # each asks for itself whether it may begin, so none is relaxed ahead
+    most = together(config, deadline)
+    if most == 1:  # each asks for itself whether it may begin, so none is relaxed ahead
         for place, candidate in enumerate(candidates):
-            yield place, _run_candidate(config, database, candidate) if _may_go(config, database, candidate) else None
+            may = _may_go(config, database, candidate, deadline)
+            yield place, _run_candidate(config, database, candidate) if may else None
         return
+    for first in range(0, len(candidates), most):
+        part = candidates[first : first + most]
+        late = deadline is not None and time.time() >= deadline
+        outcomes = ((k, None) for k in range(len(part))) if late else _run_together(config, database, part)
+        yield from ((first + place, outcome) for place, outcome in outcomes)
+
+
+def together(config: CampaignConfig, deadline: float | None) -> int:
+    """Candidates that are computed together: one where each asks for itself whether it may begin."""
+    if config.budget.node_hours is not None:
+        return 1
+    if deadline is None:
+        return TOGETHER
+    return 1 if engine_of(config.engine).cost(None, 1) else IN_TIME
+
+
+def _run_together(
+    config: CampaignConfig, database: Database, candidates: Sequence[ScreenedCandidate]
+) -> Iterator[tuple[int, bool | None]]:
+    """Run what candidates lack, all that are not relaxed yet relaxed in batches."""
     fresh, layers = [], []
     for place, candidate in enumerate(candidates):
         uuid = job_uuid(config, candidate.candidate_id, StageName.RELAX.value)
@@ -93,8 +107,10 @@ def run_candidates(
         yield fresh[ahead.index], _run_candidate(config, database, candidates[fresh[ahead.index]], ahead)
 
 
-def _may_go(config: CampaignConfig, database: Database, candidate: ScreenedCandidate) -> bool:
-    """Whether a candidate may go on: the node hours last, or it has begun."""
+def _may_go(config: CampaignConfig, database: Database, candidate: ScreenedCandidate, deadline: float | None) -> bool:
+    """Whether a candidate may go on: it ends in time, and the node hours last or it has begun."""
+    if deadline is not None and not ends_in_time(config, database, candidate.structure, deadline):
+        return False
     outputs = database.job_store.docs_store._collection
     begun = {"metadata.campaign": config.name, "metadata.candidate_id": candidate.candidate_id}
     return not hours_are_used_up(config.budget, outputs, config.name) or outputs.find_one(begun, {"_id": 1}) is not None

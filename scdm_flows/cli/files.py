@@ -32,11 +32,17 @@ def check_output(path: Path, *, force: bool) -> None:
         raise _usage_error(f"{path} is a folder; give the name of a file")
     if path.exists() and not force:
         raise _usage_error(f"{path} exists; give another name, or --force to replace it")
+    _writable_parent(path)
+
+
+def _writable_parent(path: Path) -> Path:
+    """The folder that a path lies in; ``OutputError`` with exit code 2 where it is not there or cannot be written."""
     folder = path.absolute().parent
     if not folder.is_dir():
         raise _usage_error(f"folder {folder} does not exist; create it first")
     if not os.access(folder, os.W_OK):
         raise _usage_error(f"folder {folder} cannot be written; choose another")
+    return folder
 
 
 @contextmanager
@@ -102,11 +108,7 @@ def output_folder(path: Path, mark: str, *, force: bool) -> Iterator[Path]:
         raise _usage_error(f"{path} exists; give another name, or --force to replace it")
     if full and not (path / mark).is_file():
         raise _usage_error(f"{path} holds no {mark}, so it is not replaced; give another name")
-    parent = path.absolute().parent
-    if not parent.is_dir():
-        raise _usage_error(f"folder {parent} does not exist; create it first")
-    if not os.access(parent, os.W_OK):
-        raise _usage_error(f"folder {parent} cannot be written; choose another")
+    parent = _writable_parent(path)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=parent) as temporary:
             made, old = Path(temporary) / "new", Path(temporary) / "old"

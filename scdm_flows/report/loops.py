@@ -114,8 +114,9 @@ def yields(loops: Sequence[LoopDoc]) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color=LINE, linewidth=0.5)
         for one, colour in zip(loops, np.resize(COLOURS, len(loops)), strict=True):
-            hours, found = cumulated(one.rounds)
-            expected = list(accumulate(r.expected for r in one.rounds))
+            counted = [r for r in one.rounds if r.core_hours is not None]
+            hours, found = cumulated(counted)
+            expected = list(accumulate(r.expected for r in counted))
             axes.plot([0, *hours], [0, *expected], color=PALE, linewidth=1.2, zorder=1)
             label = f"{one.name} (by {one.config['choose']['by']})"
             axes.plot([0, *hours], [0, *found], "o-", color=str(colour), markersize=4, linewidth=1.6, label=label)

@@ -30,6 +30,24 @@ def one_thread_each() -> Iterator[None]:
 
 
 @contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Torch computes on one thread in here, and on as many as before afterwards.
+
+    On small tensors several threads gain nothing and wait for each other without end where other programs want the
+    cores, too. And sums that they share (gradients of an embedding) are added in any order: the same call gives other
+    last digits.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
 def pool(processes: int, begin: Callable[..., None] | None = None, *arguments: object) -> Iterator[ProcessPoolExecutor]:
     """An executor of ``processes`` spawned workers with one thread, each of which first calls ``begin(*arguments)``.
 

@@ -58,7 +58,22 @@ def test_rewarded_crystals_become_likelier_and_the_others_stay(
     assert len(learned.prototypes) == len(start.prototypes)
     assert float(learned.prior.sum()) == pytest.approx(float(start.prior.sum()))
     assert bool((learned.prior >= 0.49 * start.prior).all())
-    assert fine_tune(start, found, [1.0] * len(found), own, tmp_path / "b.safetensors", steps=25) == once
+
+
+def test_the_same_call_writes_the_same_file_on_any_number_of_threads(
+    start: Checkpoint, own: list[LayerCrystal], tmp_path: Path
+) -> None:
+    found = [of(crystal, (21, 7)) for crystal in own]
+    threads = torch.get_num_threads()
+    ids = []
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            ids.append(fine_tune(start, found, [1.0] * len(found), own, tmp_path / f"{number}.safetensors", steps=4))
+            assert torch.get_num_threads() == number
+    finally:
+        torch.set_num_threads(threads)
+    assert ids[0] == ids[1]
 
 
 def test_a_find_repeated_is_worth_no_more(own: list[LayerCrystal]) -> None:

@@ -25,7 +25,7 @@ from pymatgen.core import Structure
 from scdm_models.errors import GenerationError, ScdmError
 from scdm_models.model.batch import from_batch, to_batch
 from scdm_models.model.checkpoint import Checkpoint, load_checkpoint
-from scdm_models.processes import pool
+from scdm_models.processes import one_torch_thread, pool
 from scdm_models.sampling.geometries import geometries
 from scdm_models.sampling.guidance import settle
 from scdm_models.sampling.paper import paper_decoding
@@ -386,15 +386,10 @@ class _Stream:
                     )
 
     def _here(self, batches: Iterator[range]) -> Generator[list[_Draw], None, None]:
-        """The batches one after the other, on one thread: several gain nothing on tensors so small, and wait for each
-        other without end where other programs want the cores, too."""
-        threads = torch.get_num_threads()
+        """The batches one after the other."""
         for batch in batches:
-            torch.set_num_threads(1)
-            try:
+            with one_torch_thread():
                 drawn = self.job.drawn(batch, self.left_out())
-            finally:
-                torch.set_num_threads(threads)
             yield drawn
 
     def left_out(self) -> frozenset[int]:

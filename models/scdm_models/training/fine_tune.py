@@ -21,6 +21,7 @@ from scdm_models.errors import DatasetError
 from scdm_models.model.batch import to_batch
 from scdm_models.model.checkpoint import Checkpoint, save_checkpoint
 from scdm_models.model.denoiser import stability_class
+from scdm_models.processes import one_torch_thread
 from scdm_models.symmetry.encoding import LayerCrystal
 from scdm_models.training.data_split import chemical_system
 
@@ -40,6 +41,7 @@ def shared(crystals: Sequence[LayerCrystal], rewards: Sequence[float]) -> list[f
     ]
 
 
+@one_torch_thread()
 def fine_tune(
     start: Checkpoint,
     crystals: Sequence[LayerCrystal],

@@ -10,6 +10,7 @@ import click
 from scdm_flows.cli.again import rerun
 from scdm_flows.cli.cancel import cancel
 from scdm_flows.cli.common import DRY, JSON, USAGE, as_text, database, echo_json, table
+from scdm_flows.cli.discoveries import discoveries
 from scdm_flows.cli.export import export
 from scdm_flows.cli.inputs import costs, inputs, known_fits, show_costs
 from scdm_flows.cli.loop import loop, yields
@@ -72,6 +73,7 @@ campaign.add_command(remove)
 campaign.add_command(resume)
 campaign.add_command(rerun)
 campaign.add_command(report)
+campaign.add_command(discoveries)
 campaign.add_command(export)
 
 

@@ -1,0 +1,82 @@
+"""When a computed layer is called a discovery, and why another one is not. Pure.
+
+Every demand is made of the layer as DFT relaxed it; a surrogate is never asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scdm_flows.documents import CandidateDoc, CandidateState
+from scdm_flows.documents.hull import at_least
+
+BELOW_EV = 0.1  # largest E_hull, eV/atom: the window of metastable layers (MetaS.U.N.) of protocol 2d-1
+STAND_IN = "stand-in"  # in the version that a test's program prints
+
+
+@dataclass(frozen=True)
+class Demand:
+    """One thing that is asked of a discovery. met: None where it is not known; said: the value, in words."""
+
+    asked: str
+    met: bool | None
+    said: str
+
+
+def demands(candidate: CandidateDoc, below: float = BELOW_EV) -> list[Demand]:
+    """What is asked of a candidate, in the order in which they are looked at. below: largest E_hull, eV/atom."""
+    version = candidate.engine_version or ""
+    scheme = candidate.energy_scheme or "no energy"
+    program = f"{scheme}{f', version {version}' if version else ''}"
+    energy = candidate.e_above_hull
+    if energy is None:
+        stable: bool | None = None
+        said = "not computed"
+    else:
+        stable = energy <= below and not candidate.e_above_hull_lower_bound
+        said = at_least(f"{round(energy, 3) + 0.0:.3f} eV/atom", candidate.e_above_hull_lower_bound)
+    known = ", ".join(one.id for one in candidate.known_as) or "a known layer"
+    return [
+        Demand(
+            "computed by DFT",
+            None if candidate.surrogate is None else not candidate.surrogate and STAND_IN not in version,
+            program if candidate.surrogate is not None else candidate.reason or "no energy yet",
+        ),
+        Demand(
+            "every stage ended well",
+            None if candidate.state is CandidateState.PENDING else candidate.state is not CandidateState.FAILED,
+            candidate.reason or candidate.state.value,
+        ),
+        Demand(
+            "new: the relaxed layer equals no known one",
+            candidate.novel,
+            "not judged" if candidate.novel is None else "equals none" if candidate.novel else f"is {known}",
+        ),
+        Demand(
+            "the first of its kind in its campaign",
+            candidate.duplicate_of is None,
+            "yes" if candidate.duplicate_of is None else f"the same as {candidate.duplicate_of}",
+        ),
+        Demand(
+            "a new compound: the Materials Project's table has no crystal of its formula",
+            None if candidate.bulk_compound is None else not candidate.bulk_compound,
+            "not judged" if candidate.bulk_compound is None else "has one" if candidate.bulk_compound else "has none",
+        ),
+        Demand(f"E_hull of at most {below:g} eV/atom", stable, said),
+        Demand(
+            "dynamically stable",
+            candidate.dynamically_stable,
+            {True: "yes", False: "no", None: "phonons not computed"}[candidate.dynamically_stable],
+        ),
+    ]
+
+
+def is_discovery(asked: Sequence[Demand]) -> bool:
+    """Whether every demand is met."""
+    return all(one.met is True for one in asked)
+
+
+def fell(asked: Sequence[Demand]) -> Demand | None:
+    """The first demand that is not met, or not known to be; None of a discovery."""
+    return next((one for one in asked if one.met is not True), None)

@@ -1,0 +1,286 @@
+"""A list of discoveries: new layers that DFT finds stable, each with its page and files, and why others are none.
+
+Pure but for ``gather``, which reads a connected database: considered layers in, names of files and their texts out.
+What is written can be read again (``read``), so layers of several databases come into one list.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from scdm_flows.analysis.discovery import BELOW_EV, Demand, demands, fell, is_discovery
+from scdm_flows.documents import BandsDoc, CandidateDoc, PhononDoc
+from scdm_flows.documents.bands import GapKind
+from scdm_flows.documents.migrations import migrate
+from scdm_flows.query import CandidateDB
+from scdm_flows.query.candidate_files import as_text, structure_of
+from scdm_flows.report import bands
+from scdm_flows.report.compounds import group_of
+from scdm_flows.report.content import candidate_warnings, competing_phases, magnetic_words
+from scdm_flows.report.crystals import layer_picture
+from scdm_flows.report.figures import published
+from scdm_flows.report.markdown import formula, number, picture, table, with_error
+from scdm_flows.report.results_figures import name as generator_name
+
+if TYPE_CHECKING:
+    from scdm_flows.stores.database import Database
+
+INDEX = "README.md"
+OTHERS = "others.jsonl"
+
+
+@dataclass(frozen=True)
+class Considered:
+    """A layer that may be a discovery.
+
+    candidate: as DFT left it; phonon, bands: of DFT, None where they were not computed; before: whom it was promoted
+    from, and so on to the sample; campaigns: name -> configuration of all of these.
+    """
+
+    candidate: CandidateDoc
+    phonon: PhononDoc | None = None
+    bands: BandsDoc | None = None
+    before: list[CandidateDoc] = field(default_factory=list)
+    campaigns: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Of its files: the formula and the last part of the id."""
+        return f"{self.candidate.formula}-{self.candidate.candidate_id.rpartition('-')[2]}"
+
+    def dumped(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "candidate": self.candidate.model_dump(mode="json"),
+            "phonon": None if self.phonon is None else self.phonon.model_dump(mode="json"),
+            "bands": None if self.bands is None else self.bands.model_dump(mode="json"),
+            "before": [one.model_dump(mode="json") for one in self.before],
+            "campaigns": self.campaigns,
+        }
+
+    @classmethod
+    def loaded(cls, data: Mapping[str, Any], origin: str) -> Considered:
+        """From JSON, of this version or an earlier one. origin: for messages."""
+
+        def candidate(found: Mapping[str, Any]) -> CandidateDoc:
+            return CandidateDoc.model_validate(migrate(CandidateDoc, dict(found), origin))
+
+        phonon, electrons = data.get("phonon"), data.get("bands")
+        return cls(
+            candidate(data["candidate"]),
+            None if phonon is None else PhononDoc.model_validate(migrate(PhononDoc, dict(phonon), origin)),
+            None if electrons is None else BandsDoc.model_validate(migrate(BandsDoc, dict(electrons), origin)),
+            [candidate(one) for one in data.get("before", [])],
+            dict(data.get("campaigns", {})),
+        )
+
+
+def gather(database: Database, names: Sequence[str]) -> list[Considered]:
+    """All candidates of some campaigns in a connected database; ``CampaignError`` where there is no such campaign."""
+    query = CandidateDB(database)
+    found = []
+    for name in names:
+        query.campaign(name)
+        for candidate in query.stream(sort="candidate_id", campaign=name):
+            before: list[CandidateDoc] = []
+            parent = candidate.promoted_from
+            while parent is not None and (older := query.find(candidate_id=parent)):
+                before += older
+                parent = older[0].promoted_from
+            campaigns = {c: query.campaign(c).config for c in {one.campaign for one in (candidate, *before)}}
+            one = candidate.candidate_id
+            found.append(Considered(candidate, query.phonon(one), query.bands(one), before, campaigns))
+    return found
+
+
+def read(files: Mapping[str, str]) -> list[Considered]:
+    """The layers of an earlier list; files: name -> text."""
+    found = [Considered.loaded(json.loads(text), name) for name, text in files.items() if name.endswith(".json")]
+    lines = files.get(OTHERS, "").splitlines()
+    return found + [Considered.loaded({"candidate": json.loads(line)}, OTHERS) for line in lines if line.strip()]
+
+
+def together(earlier: Sequence[Considered], now: Sequence[Considered]) -> list[Considered]:
+    """Both, later ones in the place of earlier ones of the same id."""
+    found = {one.candidate.candidate_id: one for one in (*earlier, *now)}
+    return [found[key] for key in sorted(found)]
+
+
+def render(considered: Sequence[Considered], command: str, below: float = BELOW_EV) -> dict[str, str]:
+    """The files of a list: name -> text. command: what made it; below: largest E_hull of a discovery, eV/atom."""
+    asked = {one.candidate.candidate_id: demands(one.candidate, below) for one in considered}
+    found = [one for one in considered if is_discovery(asked[one.candidate.candidate_id])]
+    found.sort(key=lambda one: one.candidate.e_above_hull or 0.0)
+    others = [one for one in considered if one not in found]
+    files: dict[str, str] = {}
+    for one in found:
+        files |= _files(one, asked[one.candidate.candidate_id])
+    lines = (one.candidate.model_dump_json() + "\n" for one in others)
+    return {INDEX: _index(found, others, asked, command, below), **files, OTHERS: "".join(lines)}
+
+
+def _index(
+    found: Sequence[Considered],
+    others: Sequence[Considered],
+    asked: Mapping[str, Sequence[Demand]],
+    command: str,
+    below: float,
+) -> str:
+    of_one: Sequence[Demand] = next(iter(asked.values()), [])
+    made = (
+        f"Made by `{command}` from what is stored; nothing here is typed in. **{len(found)} of "
+        f"{len(found) + len(others)}** layers that were computed by DFT are discoveries: each of these holds."
+    )
+    fidelity = (
+        "New means equal, after relaxation by DFT, to no layer of C2DB, 2DMatPedia and the sets that were added. "
+        "Everything is PBE's, at zero temperature, without substrate; how the energies come about, and how far they "
+        "are from C2DB's, says [energies](../energies.md)."
+    )
+    rules = "\n".join(f"- {demand.asked}" for demand in of_one) or "No layer has been considered yet."
+    text = ["# Discoveries", made, rules, fidelity]
+    if found:
+        head = ["layer", "layer group", "E_hull by DFT, eV/atom", "by the surrogate", "gap, eV", "magnetism", "made by"]
+        text += [table([*head, "files"], [_row(c) for c in found], left=2)]
+    if others:
+        rows = [
+            [
+                formula(c.candidate.formula),
+                group_of(c.candidate),
+                number(c.candidate.e_above_hull),
+                f"{lacking.asked}: {lacking.said}" if (lacking := fell(asked[c.candidate.candidate_id])) else "–",
+                f"`{c.candidate.candidate_id}`",
+            ]
+            for c in sorted(others, key=lambda c: (c.candidate.e_above_hull is None, c.candidate.e_above_hull or 0.0))
+        ]
+        head = ["layer", "layer group", "E_hull by DFT, eV/atom", "the first demand that it does not meet", "id"]
+        text += ["## How the others fell", table(head, rows, left=2), f"[{OTHERS}]({OTHERS}) holds them."]
+    return "\n\n".join(text) + "\n"
+
+
+def _row(one: Considered) -> list[str]:
+    c, name = one.candidate, one.name
+    links = [f"[{suffix.upper()}]({name}.{suffix})" for suffix in ("cif", "json")]
+    return [
+        f"[{formula(c.formula)}]({name}.md)",
+        group_of(c),
+        number(c.e_above_hull),
+        "–"
+        if c.parent is None
+        else with_error(c.parent.e_above_hull, c.parent.e_above_hull_error, c.parent.extrapolated),
+        _gap(c),
+        magnetic_words(c) or "–",
+        generator_name(c.generator),
+        ", ".join([*links, f"[rerun]({name}.yaml)"]),
+    ]
+
+
+def _surrogate(c: CandidateDoc) -> str:
+    before = c.parent
+    if before is None or not before.surrogate:
+        return "–"
+    return with_error(before.e_above_hull, before.e_above_hull_error, before.extrapolated)
+
+
+def _gap(c: CandidateDoc) -> str:
+    """Size and kind of the gap, eV."""
+    if c.band_gap == 0 or c.gap_kind is GapKind.METAL:
+        return "metal"
+    return f"{number(c.band_gap, 2)} {'' if c.gap_kind is None else c.gap_kind.value}".strip()
+
+
+def _files(one: Considered, asked: Sequence[Demand]) -> dict[str, str]:
+    name, c = one.name, one.candidate
+    files = {
+        f"{name}.cif": as_text(c, "cif"),
+        f"{name}.json": json.dumps(one.dumped()) + "\n",
+        f"{name}.yaml": _rerun(one),
+        f"{name}-layer.svg": published(layer_picture(structure_of(c))),
+    }
+    if one.phonon is not None and one.phonon.frequencies_thz:
+        files[f"{name}-phonons.svg"] = published(bands.draw(bands.phonon_plot(one.phonon, "phonons"), 4.6, 3.0))
+    if one.bands is not None:
+        files[f"{name}-bands.svg"] = published(bands.draw(bands.electronic_plot(one.bands, "bands"), 4.6, 3.0))
+    return {f"{name}.md": "\n\n".join(_page(one, asked, files)) + "\n", **files}
+
+
+def _page(one: Considered, asked: Sequence[Demand], files: Mapping[str, str]) -> Iterator[str]:
+    c, name = one.candidate, one.name
+    yield f"# {formula(c.formula)}, layer group {group_of(c)}"
+    links = {
+        "all discoveries": INDEX,
+        "CIF": f"{name}.cif",
+        "everything known": f"{name}.json",
+        "rerun": f"{name}.yaml",
+    }
+    yield " · ".join(f"[{words}]({file})" for words, file in links.items())
+    yield table(["asked", "", ""], [[d.asked, "yes" if d.met else "no", d.said] for d in asked], left=3)
+    for kind, title in (("layer", "from above and from the side"), ("phonons", "phonons"), ("bands", "bands")):
+        if f"{name}-{kind}.svg" in files:
+            yield picture(f"{c.formula}, {title}", f"{name}-{kind}.svg", 360)
+    layer = structure_of(c)
+    a, b, _ = layer.lattice.abc
+    cell = f"a = {number(a)} Å, b = {number(b)} Å, γ = {number(layer.lattice.gamma, 1)}°, {len(layer)} atoms"
+    facts = [
+        ["cell", cell],
+        ["thickness", f"{number(c.thickness_angstrom, 2)} Å"],
+        ["formation energy", f"{number(c.formation_energy_per_atom)} eV/atom ({c.energy_scheme})"],
+        ["energy above hull", f"{number(c.e_above_hull)} eV/atom"],
+        ["competing phases", "; ".join(f"{100 * s:.0f} % {n} ({w})" for n, s, w in competing_phases(c)) or "–"],
+        ["magnetism", magnetic_words(c) or "–"],
+        ["band gap, eV", _gap(c)],
+    ]
+    if one.phonon is not None:
+        hessian, stiffness = one.phonon.min_hessian_ev_per_angstrom2, one.phonon.stiffness_n_per_m
+        facts.append(["stable by", one.phonon.criterion or "modes on path and mesh"])
+        if hessian is not None:
+            facts.append(["smallest eigenvalue of the Hessian", f"{number(hessian)} eV/Å²"])
+        if stiffness is not None:
+            tensor = "; ".join(", ".join(number(v, 1) for v in row) for row in stiffness)
+            facts.append(["stiffness, rows of xx, yy, xy", f"{tensor} N/m"])
+    yield table(["by DFT", ""], facts, left=2)
+    doubts = candidate_warnings(c, one.phonon)
+    if doubts:
+        yield "Look twice:\n\n" + "\n".join(f"- {words}" for words in doubts)
+    yield "## Where it comes from"
+    rows = [[f"`{d.candidate_id}`", *_origin(d, one.campaigns)] for d in (c, *one.before)]
+    if not one.before and c.parent is not None:
+        rows.append([f"`{c.parent.candidate_id}`", f"promoted from there, {c.parent.energy_scheme}", "–", "–"])
+    yield table(["candidate", "made by", "computed by", "E_hull, eV/atom"], rows, left=3)
+    yield (
+        f"`scdm campaign run {name}.yaml` in this folder computes it again from its relaxed structure, by the same "
+        "engine with the same settings."
+    )
+
+
+def _origin(document: CandidateDoc, campaigns: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    config = campaigns.get(document.campaign, {})
+    engine: Any = config.get("engine", {})
+    if document.promoted_from is not None:
+        made = f"promoted from `{document.promoted_from}`"
+    elif document.model_id is not None:
+        of = f"model `{document.model_id}`, seed {document.seed}, sample {document.index}"
+        made = f"{generator_name(document.generator)}, {of}"
+    else:
+        made = f"{generator_name(document.generator)} `{document.source_id or ''}`"
+    words = [str(engine.get("kind", "–")), *filter(None, [engine.get("preset"), document.engine_version])]
+    surrogate = " (surrogate)" if document.surrogate else ""
+    return [made, ", ".join(words), number(document.e_above_hull) + surrogate]
+
+
+def _rerun(one: Considered) -> str:
+    """A campaign file that computes the layer again."""
+    import yaml
+
+    config = one.campaigns.get(one.candidate.campaign, {})
+    again = {
+        "name": "again-" + one.name.replace("(", "").replace(")", ""),
+        "description": f"{one.candidate.candidate_id}, computed again from its relaxed structure",
+        "generator": {"kind": "files", "paths": [f"{one.name}.cif"]},
+        "screen": {"require_novel": False},
+        "engine": config.get("engine", {}),
+        "gate": config.get("gate", {}),
+    }
+    return str(yaml.safe_dump(again, sort_keys=False))

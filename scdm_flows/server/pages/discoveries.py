@@ -1,0 +1,62 @@
+"""The page of the discoveries: new layers that DFT finds stable, with their files, and what the others lack."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+from dash import dcc, html
+
+from scdm_flows.analysis.discovery import BELOW_EV, Demand, demands, fell, is_discovery
+from scdm_flows.documents import CandidateDoc
+from scdm_flows.query import CandidateDB
+from scdm_flows.server.pages import parts
+from scdm_flows.server.pages.parts import number, section, table
+
+MOST_OTHERS = 100
+
+
+def page(query: CandidateDB) -> list[Any]:
+    """The page."""
+    # what the database can be asked for; ``demands`` has the last word
+    met: dict[str, Any] = {"surrogate": False, "novel": True, "bulk_compound": False, "dynamically_stable": True}
+    likely = query.find(sort="e_above_hull", max_e_above_hull=BELOW_EV, **met)
+    found = [one for one in likely if is_discovery(demands(one))]
+    first = query.page(sort="e_above_hull", limit=MOST_OTHERS, surrogate=False).documents
+    others = [(one, lacks) for one in first if (lacks := fell(demands(one))) is not None]
+    return [
+        html.H1("Discoveries"),
+        html.P("Layers that DFT finds new and stable. A surrogate is never asked."),
+        html.Div([_found(found), *([_others(others)] if others else [])], className="cards"),
+    ]
+
+
+def _link(document: CandidateDoc) -> Any:
+    return dcc.Link(parts.formula(document.formula), href=parts.candidate_path(document.candidate_id))
+
+
+def _found(found: list[CandidateDoc]) -> html.Section:
+    if not found:
+        return section(
+            "None yet",
+            html.P(
+                "A discovery is computed by DFT, new after its relaxation, no known compound, at most "
+                f"{BELOW_EV:g} eV/atom above the hull and dynamically stable. `scdm campaign promote` computes the "
+                "best candidates of a campaign by DFT."
+            ),
+            wide=True,
+        )
+    rows = []
+    for one in found:
+        base = f"/files/{quote(one.candidate_id, safe='')}"
+        files = [html.A(f" {name}", href=f"{base}.{suffix}") for suffix, name in (("cif", "CIF"), ("json", "JSON"))]
+        gap = "metal" if one.band_gap == 0 else number(one.band_gap, 2)
+        rows.append([_link(one), one.layer_group, number(one.e_above_hull), one.energy_scheme, gap, html.Span(files)])
+    head = ["layer", "layer group", "E_hull, eV/atom", "by", "gap, eV", "files"]
+    return section(f"{len(found)} discoveries", table(head, rows), wide=True)
+
+
+def _others(others: list[tuple[CandidateDoc, Demand]]) -> html.Section:
+    rows = [[_link(one), number(one.e_above_hull), lacks.asked, lacks.said] for one, lacks in others]
+    head = ["layer", "E_hull, eV/atom", "does not meet", ""]
+    return section("What the others lack", table(head, rows, "computed by DFT, the lowest first"), wide=True)

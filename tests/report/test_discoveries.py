@@ -1,0 +1,149 @@
+"""Discoveries: each demand alone makes a layer none, the files of a list are read again, the command and the page."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pymatgen.core import Structure
+from support.commands import commands
+from support.documents import CampaignDocuments, phonon_bands, six_candidates
+from support.layers import mx2
+from support.memory import memory_database
+
+from scdm_flows.analysis.discovery import demands, fell, is_discovery
+from scdm_flows.config import parse_config
+from scdm_flows.documents import CandidateDoc, CandidateState
+from scdm_flows.report.discoveries import INDEX, OTHERS, Considered, read, render, together
+from scdm_flows.server.pages import discoveries as discoveries_page
+
+DFT: dict[str, Any] = {
+    "surrogate": False,
+    "energy_scheme": "gpaw-pbe-c2db",
+    "energy_model": None,
+    "engine_version": "25.7.0",
+    "extrapolated": None,
+    "bulk_compound": False,
+    "novel": True,
+    "dynamically_stable": True,
+}
+
+
+def documents() -> CampaignDocuments:
+    """Of six candidates the first two as DFT might have left them: the first is a discovery."""
+    found = six_candidates()
+    first, second, *others = found.candidates
+    first, second = first.model_copy(update=DFT), second.model_copy(update={**DFT, "dynamically_stable": False})
+    found.candidates[:] = [first, second, *others]
+    config = {"name": "demo", "generator": {"kind": "scdm", "n": 6}, "engine": {"kind": "gpaw", "preset": "fast"}}
+    stored = parse_config(config).model_dump(mode="json")
+    return CampaignDocuments(
+        found.campaign.model_copy(update={"config": stored}), found.candidates, found.phonons, found.failures
+    )
+
+
+@pytest.fixture
+def discovery() -> CandidateDoc:
+    return documents().candidates[0]
+
+
+def test_a_discovery_meets_every_demand(discovery: CandidateDoc) -> None:
+    assert is_discovery(demands(discovery))
+    assert fell(demands(discovery)) is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "lacks", "said"),
+    [
+        ({"surrogate": True}, "computed by DFT", "gpaw-pbe-c2db"),
+        ({"surrogate": None, "energy_scheme": None}, "computed by DFT", "no energy yet"),
+        ({"engine_version": "6.5.0 stand-in"}, "computed by DFT", "stand-in"),
+        ({"state": CandidateState.FAILED, "reason": "phonon: killed"}, "every stage ended well", "phonon: killed"),
+        ({"state": CandidateState.PENDING}, "every stage ended well", "pending"),
+        ({"novel": False}, "new: the relaxed layer", "is a known layer"),
+        ({"novel": None}, "new: the relaxed layer", "not judged"),
+        ({"duplicate_of": "demo-1"}, "the first of its kind", "the same as demo-1"),
+        ({"bulk_compound": True}, "a new compound", "has one"),
+        ({"e_above_hull": 0.1001}, "E_hull of at most 0.1", "0.100 eV/atom"),
+        ({"e_above_hull": None}, "E_hull of at most 0.1", "not computed"),
+        ({"e_above_hull_lower_bound": True}, "E_hull of at most 0.1", "≥"),
+        ({"dynamically_stable": False}, "dynamically stable", "no"),
+        ({"dynamically_stable": None}, "dynamically stable", "not computed"),
+    ],
+)
+def test_one_demand_that_is_not_met_is_enough(
+    discovery: CandidateDoc, changed: dict[str, Any], lacks: str, said: str
+) -> None:
+    first = fell(demands(discovery.model_copy(update=changed)))
+    assert first is not None
+    assert first.asked.startswith(lacks)
+    assert said in first.said
+
+
+def test_files_of_a_list_are_read_again(discovery: CandidateDoc) -> None:
+    found = documents()
+    phonon = phonon_bands(discovery.candidate_id, 2.0)
+    considered = [Considered(c, phonon if c is found.candidates[0] else None) for c in found.candidates]
+    files = render(considered, "scdm campaign discoveries demo -o list")
+    name = "MoS2-000000000000"
+    assert {INDEX, OTHERS, f"{name}.md", f"{name}.cif", f"{name}.json", f"{name}-phonons.svg"} <= set(files)
+    assert "**1 of 6** layers" in files[INDEX]
+    assert f"[MoS<sub>2</sub>]({name}.md)" in files[INDEX]
+    again = read(files)
+    assert {one.candidate.candidate_id: one.candidate.model_dump_json() for one in again} == {
+        c.candidate_id: c.model_dump_json() for c in found.candidates
+    }
+    assert next(one for one in again if one.phonon is not None).phonon == phonon
+    assert render(together(again, []), "scdm campaign discoveries demo -o list") == files
+    # a layer that is brought up to date takes the place of what was known of it
+    worse = Considered(found.candidates[0].model_copy(update={"dynamically_stable": False}))
+    assert "**0 of 6** layers" in render(together(again, [worse]), "")[INDEX]
+
+
+def test_the_command_writes_a_list_and_keeps_what_other_campaigns_gave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scdm = commands(capsys)
+    database = memory_database()
+    documents().store(database)
+    monkeypatch.setattr("scdm_flows.builders.build_all", lambda *a, **k: None)  # there are no outputs to build from
+    monkeypatch.setattr("scdm_flows.cli.discoveries.database", lambda **k: nullcontext(database))
+    out = tmp_path / "list"
+    assert "1 of 6 layers are discoveries" in scdm("campaign", "discoveries", "demo", "-o", str(out))
+    layer = Structure.from_file(out / "MoS2-000000000000.cif")
+    assert layer.matches(mx2("1H"))
+    rerun = yaml.safe_load((out / "MoS2-000000000000.yaml").read_text())
+    again = parse_config(rerun)
+    assert (again.engine.kind, again.generator.kind) == ("gpaw", "files")
+    assert (out / rerun["generator"]["paths"][0]).is_file()
+    assert "holds a list" in scdm("campaign", "discoveries", "demo", "-o", str(out), code=2)
+    before = {path.name: path.read_text() for path in out.iterdir()}
+    scdm("campaign", "discoveries", "-o", str(out), "--force")
+    assert {path.name: path.read_text() for path in out.iterdir()} == before
+    assert json.loads(before[OTHERS].splitlines()[0])["campaign"] == "demo"
+    # a folder of something else is left alone
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "page.md").write_text("mine")
+    assert "holds no others.jsonl" in scdm(
+        "campaign", "discoveries", "demo", "-o", str(tmp_path / "docs"), "--force", code=2
+    )
+    assert (tmp_path / "docs" / "page.md").read_text() == "mine"
+
+
+def test_the_page_shows_discoveries_and_what_others_lack() -> None:
+    from scdm_flows.query import CandidateDB
+
+    database = memory_database()
+    query = CandidateDB(database)
+    assert "None yet" in str(discoveries_page.page(query))
+    documents().store(database)
+    shown = str(discoveries_page.page(query))
+    assert "1 discoveries" in shown
+    assert "/files/demo-000000000000.cif" in shown
+    assert "What the others lack" in shown
+    assert "demo-000000000001" in shown
+    assert "demo-000000000002" not in shown  # a surrogate's

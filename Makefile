@@ -64,6 +64,9 @@ $(VENV)/.installed-dev: $(INPUTS) $(VENV)/.torch-$(TORCH)
 	  || echo "GPAW could not be installed, as there is no gcc or no network: the test that runs it is skipped"
 	@touch $@ $(VENV)/.installed
 
+# Every program that the tests start would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # One thread each: the tests run in parallel, three on two cores, as many wait for processes and servers. Those of one
 # folder take long, so who is out of tests takes some over.
 test: dev

@@ -165,8 +165,7 @@ def table_rows(
 def near_hull(phases: PhaseSet, energies: Array) -> list[int]:
     """Numbers of the phases at most ``WINDOW`` above the hull of all phases at ``energies`` ((n,), eV/atom)."""
     found = []
-    for name in sorted(phases.systems):
-        members = phases.systems[name]
+    for _, members in sorted(phases.systems.items()):
         hull, _ = phases.hulls(energies, [phases.phases[i].fractions for i in members])
         found += [i for i, lowest in zip(members, hull, strict=True) if energies[i] - lowest <= WINDOW]
     return found

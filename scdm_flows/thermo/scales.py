@@ -161,8 +161,16 @@ class PhaseSet:
         total = kernel.linear * self.x[a] @ self.x[b].T + kernel.category * self.categories[a] @ self.categories[b].T
         if kernel.matern:
             # Rasmussen & Williams 2006, eq. 4.17
-            r = np.sqrt(5.0) / kernel.length * cdist(self.descriptors[a], self.descriptors[b])
-            total += kernel.matern * (1.0 + r + r * r / 3.0) * np.exp(-r)
+            r = cdist(self.descriptors[a], self.descriptors[b])
+            r *= np.sqrt(5.0) / kernel.length
+            decay = np.exp(-r)
+            # matern * (1 + r + r^2 / 3) * decay, in the place of r: the matrices are large, and a temporary one is slow
+            r += 1.5
+            r *= r
+            r += 0.75
+            r *= kernel.matern / 3.0
+            r *= decay
+            total += r
         return np.asarray(total, dtype=float)
 
 

@@ -20,7 +20,7 @@ from scdm_flows.config import CampaignConfig, load_config, stored_config
 from scdm_flows.errors import ConfigError
 from scdm_models.model import checkpoint
 
-FILES = int(os.environ.get("SCDM_TEST_MUTATIONS", "80"))
+FILES = int(os.environ.get("SCDM_TEST_MUTATIONS", "40"))
 ODD: tuple[Any, ...] = (
     None, True, -1, 0, 1, 3, 1000, 2**31, 2**63 - 1, 2**63, 10**30, -0.0, 1e-300, 0.5, 1e300, float("inf"),
     float("nan"), "", " ", "0", "1e999", "scdm", "vasp", "forcefield", "files", "several", "MoS2", "Xx2Qq", "Mo,Zz",

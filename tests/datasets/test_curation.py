@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
+from support.layers import diamond
 
 from scdm_models.datasets import curation
 from scdm_models.datasets.curation import curate, curate_one
@@ -84,7 +85,7 @@ def overlapping() -> Structure:
             "48 atoms in the cell, at most 40 are allowed; give a smaller cell",
         ),
         (
-            Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.43), ["Si"], [[0, 0, 0]]),
+            diamond("Si", 5.43),
             "not a layer",
             "a layer needs at least 5",
         ),
@@ -143,7 +144,7 @@ def test_duplicates_merge_within_a_formula() -> None:
         record("h-thick", mx2((2 / 3, 1 / 3), c=30, shift=0.02), "B"),
         record("h-large", H * (2, 1, 1), "B"),
         record("h", mx2((0, 0), a=3.3), "B"),
-        record("bulk", Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.43), ["Si"], [[0, 0, 0]]), "B"),
+        record("bulk", diamond("Si", 5.43), "B"),
     ]
     seen: list[tuple[str, int, int]] = []
     result = curate(items, processes=1, progress=lambda *event: seen.append(event))

@@ -11,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
+from support.layers import diamond
 
 from scdm_models.datasets import matching
 from scdm_models.datasets.grouping import _BALL, _reach, _Sizes, components, widened
@@ -202,7 +203,7 @@ def test_a_broken_structure_stays_alone(caplog: pytest.LogCaptureFixture) -> Non
     broken = mx2("1H")
     broken._sites = [*broken._sites[:2], None]  # what no reader would give
     unreadable = mx2("1H", "Mo S X0+")  # a site without an element has no atomic number to compare
-    bulk = Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.43), ["Si"], [[0, 0, 0]])
+    bulk = diamond("Si", 5.43)
     nan = Structure(Lattice.hexagonal(3.18, 20), ["Mo", "S", "S"], [[0, 0, np.nan]] * 3)
     layers = [mx2("1H"), broken, nan, bulk, mx2("1H", a=3.2), bulk, unreadable]
     assert MATCHER.group(layers) == [[0, 4], [1], [2], [3], [5], [6]]

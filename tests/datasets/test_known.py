@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
+from support.layers import diamond
 
 from scdm_models.datasets import known as known_module
 from scdm_models.datasets import known_columns
@@ -40,7 +41,7 @@ def stack(a: float, sheets: list[tuple[str, int, float]], c: float = 20.0) -> St
 H = stack(3.18, [("Mo", 0, 0), ("S", 1, 1.565), ("S", 1, -1.565)])
 T = stack(3.18, [("Mo", 0, 0), ("S", 1, 1.565), ("S", 2, -1.565)])
 GRAPHENE = stack(2.46, [("C", 0, 0), ("C", 1, 0)])
-BULK = Structure.from_spacegroup("Fd-3m", Lattice.cubic(3.567), ["C"], [[0, 0, 0]])
+BULK = diamond("C", 3.567)
 SAID = {"e_hull": 0.012, "dyn_stab": True, "band_gap": 1.58, "magstate": "NM"}
 RECORDS = [LayerRecord("h", "C2DB", H, SAID), LayerRecord("t", "C2DB", T), LayerRecord("g", "2dMatPedia", GRAPHENE)]
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
+from support.layers import diamond
 
 from scdm_models.datasets.matching import LayerMatcher, primitive_in_plane, supercells
 from scdm_models.datasets.pairing import Layer, displacement
@@ -185,7 +186,7 @@ def test_primitive_in_plane() -> None:
 
 
 def test_group(matcher: LayerMatcher) -> None:
-    bulk = Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.43), ["Si"], [[0, 0, 0]])
+    bulk = diamond("Si", 5.43)
     layers = [mos2("1H"), silicene(0.44), mos2("1T"), mos2("1H", c=30), bulk, silicene(0.40), bulk]
     # a structure that is no layer equals nothing, not even itself, and does not stop the others
     assert matcher.group(layers) == [[0, 3], [1, 5], [2], [4], [6]]
@@ -194,7 +195,7 @@ def test_group(matcher: LayerMatcher) -> None:
 
 
 def test_errors(matcher: LayerMatcher) -> None:
-    bulk = Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.43), ["Si"], [[0, 0, 0]])
+    bulk = diamond("Si", 5.43)
     with pytest.raises(NotALayerError, match="bulk crystal"):
         matcher.fit(silicene(0.4), bulk)
     with pytest.raises(StructureError, match="stol=-1 and ltol=0.1 must be > 0"):

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 from scipy import stats
-from support.layers import mx2
+from support.layers import diamond, mx2
 
 from scdm_flows.analysis.relaxed import RelaxedSample
 from scdm_flows.cli.evaluate import evaluate
@@ -52,7 +52,7 @@ def trilayer(metal: int, other: int, a: float, height: float, group: int = 78) -
 MOS2, WSE2 = trilayer(42, 16, 3.18, 1.56), trilayer(74, 34, 3.32, 1.68)
 HFS2 = trilayer(72, 16, 3.64, 1.45, group=72)
 CLASH = Structure(Lattice.hexagonal(3.2, 20), ["Mo", "Mo"], [[0, 0, 0.5], [0, 0, 0.51]])  # 0.2 angstrom apart
-BULK = Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.43), ["Si"], [[0, 0, 0]])
+BULK = diamond("Si", 5.43)
 
 
 def record(crystal: LayerCrystal, *, draw: int, seed: int = 0, model: str = "scdm-test") -> str:

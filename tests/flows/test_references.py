@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from pymatgen.core import Lattice, Structure
-from support.layers import mx2
+from support.layers import mx2, rock_salt
 
 from scdm_flows.campaigns import registration
 from scdm_flows.cli.refs import refs
@@ -37,7 +37,7 @@ ENGINE = {
 LI_F = {
     "Li": Structure(Lattice.cubic(3.44), ["Li", "Li"], [[0, 0, 0], [0.5, 0.5, 0.5]]),
     "F": Structure(Lattice.tetragonal(3.6, 5.0), ["F", "F"], [[0, 0, 0.36], [0, 0, 0.64]]),
-    "LiF": Structure.from_spacegroup("Fm-3m", Lattice.cubic(4.03), ["Li", "F"], [[0, 0, 0], [0.5, 0.5, 0.5]]),
+    "LiF": rock_salt("Li", "F", 4.03),
 }
 
 

@@ -19,8 +19,8 @@ from scdm_models.symmetry.encoding import MAX_ATOMS
 
 @pytest.fixture(scope="module")
 def samples() -> list:
-    """Sixty samples of the packaged model."""
-    return list(generate(60, seed=3, options=SamplerOptions(steps=20)))
+    """Forty samples of the packaged model."""
+    return list(generate(40, seed=3, options=SamplerOptions(steps=20)))
 
 
 def test_every_sample_has_its_group_or_a_supergroup_by_two_tools(samples: list) -> None:
@@ -39,7 +39,7 @@ def test_samples_are_crystals_of_allowed_size(samples: list) -> None:
 
 @pytest.mark.slow
 def test_same_seed_same_samples_whatever_the_batches(samples: list) -> None:
-    again = list(generate(60, seed=3, options=SamplerOptions(steps=20)))
+    again = list(generate(40, seed=3, options=SamplerOptions(steps=20)))
     assert [s.to_dict() for s in again] == [s.to_dict() for s in samples]
     # fewer of them in smaller batches: the same draws, whose coordinates differ by the rounding of other batches
     part = list(generate(10, seed=3, options=SamplerOptions(steps=20), batch_size=4))

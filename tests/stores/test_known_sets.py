@@ -25,7 +25,7 @@ import pytest
 from click.testing import CliRunner
 from pymatgen.core import Lattice, Structure
 from support.documents import CampaignDocuments
-from support.layers import mx2
+from support.layers import mx2, rock_salt
 from support.memory import memory_database
 
 from scdm_flows.cli.data import data
@@ -44,7 +44,7 @@ from scdm_models.datasets.records import Dropped, LayerRecord
 
 WSE2 = Structure(Lattice.hexagonal(3.32, 20.0), ["W", "Se", "Se"], mx2("1H", half=1.68).frac_coords)
 GRAPHENE = Structure(Lattice.hexagonal(2.46, 20.0), ["C", "C"], [[1 / 3, 2 / 3, 0.5], [2 / 3, 1 / 3, 0.5]])
-SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+SALT = rock_salt("Na", "Cl", 5.64)
 Answer = tuple[int, str, bytes] | dict[str, Any]
 
 

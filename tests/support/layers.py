@@ -16,6 +16,18 @@ def mx2(polytype: str, a: float = 3.18, half: float = 1.565, c: float = 20.0, sh
     return Structure(Lattice.hexagonal(a, c), ["Mo", "S", "S"], frac)
 
 
+def diamond(element: str, a: float) -> Structure:
+    """The conventional cell of diamond; ``a`` in angstrom. pymatgen takes a second to make it of its group, Fd-3m."""
+    face = [[0, 0, 0], [0, 1 / 2, 1 / 2], [1 / 2, 0, 1 / 2], [1 / 2, 1 / 2, 0]]
+    return Structure(Lattice.cubic(a), [element] * 8, [*face, *(np.array(face) + 1 / 4)])
+
+
+def rock_salt(cation: str, anion: str, a: float) -> Structure:
+    """The conventional cell of rock salt, ``a`` in angstrom; see ``diamond``."""
+    face = [[0, 0, 0], [0, 1 / 2, 1 / 2], [1 / 2, 0, 1 / 2], [1 / 2, 1 / 2, 0]]
+    return Structure(Lattice.cubic(a), [cation] * 4 + [anion] * 4, [*face, *((np.array(face) + 1 / 2) % 1)])
+
+
 def random_crystal(number: int, seed: int) -> LayerCrystal:
     """Two orbits of different elements on random positions with random parameters; the first one is general."""
     rng = np.random.default_rng(seed)

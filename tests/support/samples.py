@@ -7,10 +7,11 @@ import math
 import numpy as np
 from pymatgen.core import Lattice, Structure
 from scipy.stats import ortho_group
+from support.layers import diamond
 
 
 def bulk() -> Structure:
-    return Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.43), ["Si"], [[0, 0, 0]])
+    return diamond("Si", 5.43)
 
 
 def broken() -> Structure:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pymatgen.analysis.dimensionality import get_structure_components
 from pymatgen.core import Element, Lattice, Structure
 from pymatgen.core.local_env import CutOffDictNN
-from support.layers import mx2
+from support.layers import diamond, mx2
 
 from scdm_models.datasets.matching import LayerMatcher
 from scdm_models.datasets.readers import read_any
@@ -88,9 +88,9 @@ def test_vacuum_none_keeps_the_gap(mos2: Structure) -> None:
 
 
 def test_bulk_is_refused_with_value_rule_and_remedy() -> None:
-    diamond = Structure.from_spacegroup("Fd-3m", Lattice.cubic(3.567), ["C"], [[0, 0, 0]])
+    carbon = diamond("C", 3.567)
     with pytest.raises(NotALayerError, match=r"0\.9 angstrom, a layer needs at least 5: .*give a slab"):
-        orient_slab(diamond)  # planes of diamond along a cube edge are a/4 = 0.89 angstrom apart
+        orient_slab(carbon)  # planes of diamond along a cube edge are a/4 = 0.89 angstrom apart
     graphite = Structure(
         Lattice.hexagonal(2.46, 6.7),
         ["C"] * 4,
@@ -131,7 +131,7 @@ def test_dimensionality_of_chains_molecules_and_bulk() -> None:
     assert layer_dimensionality(chain) == [1]
     molecule = Structure(Lattice.orthorhombic(10, 10, 20), ["H", "H"], [[0, 0, 0.5], [0.074, 0, 0.5]])
     assert layer_dimensionality(molecule) == [0]
-    assert layer_dimensionality(Structure.from_spacegroup("Fd-3m", Lattice.cubic(3.567), ["C"], [[0, 0, 0]])) == [3]
+    assert layer_dimensionality(diamond("C", 3.567)) == [3]
     atoms = Structure(Lattice.cubic(10), ["He", "Ne"], [[0, 0, 0], [0.5, 0.5, 0.5]])
     assert layer_dimensionality(atoms) == [0, 0]
 

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from emmet.core.types.enums import ThermoType
 from pymatgen.core import Lattice, Structure
 from pymatgen.entries.computed_entries import ComputedEntry, ComputedStructureEntry
+from support.layers import rock_salt
 
 from scdm_flows.cli.refs import refs
 from scdm_flows.errors import ReferenceDataError
@@ -25,7 +26,7 @@ from scdm_flows.thermo.entries import load_entries
 from scdm_flows.thermo.materials_project import fetch, needed_systems
 from scdm_flows.thermo.table import ReferenceTable
 
-ROCK_SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(4.3), ["Fe", "O"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+ROCK_SALT = rock_salt("Fe", "O", 4.3)
 IRON = Structure(Lattice.cubic(2.83), ["Fe", "Fe"], [[0, 0, 0], [0.5, 0.5, 0.5]])
 
 

@@ -28,10 +28,10 @@ class Killed(Exception):
 
 
 def layers(n: int) -> list[LayerCrystal]:
-    """Crystals of all groups in at most 100 chemical systems of two elements."""
+    """Crystals of the oblique and rectangular groups, whose orbits are small, in at most 100 systems of two elements."""
     made = []
     for k in range(n):
-        crystal = random_crystal(1 + k % 80, seed=k)
+        crystal = random_crystal(1 + k % 48, seed=k)
         pair = (3 + k % 100 // 10, 20 + k % 10)
         sites = tuple(replace(site, element=element) for site, element in zip(crystal.sites, pair, strict=True))
         made.append(replace(crystal, sites=sites))

@@ -111,6 +111,15 @@ def _axes(number: int) -> list[Array]:
 
 
 @cache
+def _listed(number: int) -> dict[bytes, list[Array]]:
+    """The different origins of the normalizer with each of its changes of axes."""
+    found: dict[bytes, dict[bytes, Array]] = {}
+    for axes, origin in normalizer(number):
+        found.setdefault(axes.tobytes(), {}).setdefault(origin.tobytes(), origin)
+    return {axes: list(origins.values()) for axes, origins in found.items()}
+
+
+@cache
 def _kept(number: int) -> tuple[bool, bool]:
     """Along which in-plane axes the origin may be anywhere: those that every operation keeps."""
     rotations = layer_group(number).general.rotations
@@ -129,8 +138,7 @@ def _origins(
     """Origins to try: those of the normalizer, and where the origin is free along an axis, those that bring an atom of
     the rarest element to its place."""
     kept = _kept(number)
-    listed = {origin.tobytes(): origin for other, origin in normalizer(number) if other.tobytes() == axes.tobytes()}
-    fixed = [o for o in listed.values() if not any(o[k] for k in (0, 1) if kept[k])]
+    fixed = [o for o in _listed(number)[axes.tobytes()] if not any(o[k] for k in (0, 1) if kept[k])]
     if not any(kept):
         return fixed
     rare = min(set(elements.tolist()), key=lambda z: (int((kinds == z).sum()), z))

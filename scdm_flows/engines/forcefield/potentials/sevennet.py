@@ -47,7 +47,6 @@ class SevenNetForceField(Batched):
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             self.checkpoint = load_checkpoint(checkpoint)
-            self.model = _network(self.checkpoint)
         self.cutoff = float(self.checkpoint.config[keys.CUTOFF])
         self.elements = frozenset(self.checkpoint.config[keys.TYPE_MAP])
         self.collate = Collater([], follow_batch=None, exclude_keys=None)
@@ -77,7 +76,7 @@ class SevenNetForceField(Batched):
         keys = self.keys
         batch = self._batch(graphs)
         with without_denormals():
-            told = self.model(batch)
+            told = self._with_forces(batch)
         energies = told[keys.PRED_TOTAL_ENERGY].detach().double().flatten().tolist()
         stresses = -told[keys.PRED_STRESS].detach().double().numpy().reshape(len(graphs), 6)  # theirs has LAMMPS's sign
         forces = self._split(told[keys.PRED_FORCE], graphs)
@@ -103,11 +102,14 @@ class SevenNetForceField(Batched):
         return [(e / len(f), f.mean(axis=0)) for e, f in zip(energies, atoms, strict=True)]
 
     @cached_property
+    def _with_forces(self) -> Any:
+        """The network as it was trained; it takes seconds to build, and who asks for features alone does without."""
+        return _network(self.checkpoint)
+
+    @cached_property
     def _without_forces(self) -> Any:
         """The same network, which keeps nothing for a backward pass."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model = _network(self.checkpoint)
+        model = _network(self.checkpoint)
         model.delete_module_by_key("force_output")
         model.key_grad = None
         return model
@@ -125,7 +127,9 @@ class SevenNetForceField(Batched):
 
 
 def _network(checkpoint: Any) -> Any:
-    model = checkpoint.build_model()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        model = checkpoint.build_model()
     model.eval()
     model.set_is_batch_data(True)
     model.requires_grad_(False)

@@ -1,7 +1,7 @@
 """Old data go on: a LaunchPad and a store that commit 0cb4bfc wrote, worked off, built and reported by the code here.
 
 What lies in ``data/old`` is described in its ``make.py``. Everything is done by ``scdm`` and ``rlaunch``, as people do
-who upgrade in the middle of a campaign: no function of the code is called, so that none has to keep its place for it.
+who upgrade in the middle of a campaign: no other function of the code is called, so that none has to keep its place for it.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ import runpy
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 from bson import json_util
+from pymatgen.core import SETTINGS
 from pymongo import MongoClient
 from pymongo.database import Database
+from support.commands import commands as in_this_process
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -196,43 +198,48 @@ def standin(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 class Commands:
-    """The programs as processes, with a data folder and an environment of their own."""
+    """``scdm`` in this process and stock ``rlaunch`` in one of its own, with a data folder and an environment of theirs."""
 
-    def __init__(self, folder: Path, inputs: Path, **variables: str) -> None:
-        self.folder, self.inputs = folder, inputs
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("SCDM_", "FW_", "STANDIN_", "PMG_"))}
-        self.environment = {
-            **kept,
-            **variables,
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": f"{ROOT}:{ROOT / 'models'}",
-            "SCDM_DATA_DIR": str(folder / "data"),
-        }
-
-    def run(self, where: Path, program: str, *arguments: str) -> str:
-        """What a program says; it has to end well."""
-        command = [str(Path(sys.executable).with_name(program)), *arguments]
-        done = subprocess.run(command, cwd=where, env=self.environment, capture_output=True, text=True, timeout=600)
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-        return done.stdout
+    def __init__(self, folder: Path, said: Callable[..., Any]) -> None:
+        self.folder, self.said = folder, said
 
     def scdm(self, *arguments: str) -> Any:
-        """What ``scdm ... --json`` says, run where the inputs are."""
-        return json.loads(self.run(self.inputs, "scdm", *arguments, "--json"))
+        """What ``scdm ... --json`` says."""
+        return self.said(*arguments, "--json")
 
     def rapidfire(self, config: str) -> None:
         """Stock ``rlaunch rapidfire`` until nothing is left to run."""
         (self.folder / "work").mkdir(exist_ok=True)
-        self.run(self.folder / "work", "rlaunch", "-c", config, "rapidfire")
+        command = [str(Path(sys.executable).with_name("rlaunch")), "-c", config, "rapidfire"]
+        done = subprocess.run(command, cwd=self.folder / "work", capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
 
 @pytest.fixture
-def commands(tmp_path: Path, inputs: Path, standin: dict[str, str]) -> Iterator[Commands]:
-    """The programs, with an embedded server that is stopped afterwards."""
+def commands(
+    tmp_path: Path,
+    inputs: Path,
+    standin: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Iterator[Commands]:
+    """The programs where the inputs are, with an embedded server that is stopped afterwards."""
     pytest.importorskip("secantus", reason="the embedded server is an optional extra")
-    made = Commands(tmp_path, inputs, **standin)
-    yield made
-    made.run(inputs, "scdm", "db", "stop")
+    for name in [name for name in os.environ if name.startswith(("SCDM_", "FW_", "STANDIN_", "PMG_"))]:
+        monkeypatch.delenv(name)
+    variables = {
+        **standin,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'models'}",
+        "SCDM_DATA_DIR": str(tmp_path / "data"),
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setitem(SETTINGS, "PMG_VASP_PSP_DIR", standin["PMG_VASP_PSP_DIR"])  # read when it is imported
+    monkeypatch.chdir(inputs)
+    said = in_this_process(capsys)
+    yield Commands(tmp_path, said)
+    said("db", "stop")
 
 
 @pytest.fixture
@@ -307,7 +314,7 @@ def test_old_campaigns_are_gone_on_with(commands: Commands, database: Database[A
     assert [funnels["old-forcefield"][step] for step in wanted] == [4, 4, 3, 0, 0, 0]
     assert [funnels["old-vasp"][step] for step in wanted] == [2, 2, 2, 2, 0, 0]
     for name in QUEUED:
-        said = commands.run(commands.inputs, "scdm", "campaign", "report", name)
+        said = commands.said("campaign", "report", name)
         text = Path(said.partition(": ")[2].strip()).read_text()
         assert all(c["candidate_id"] in text for c in listed if c["campaign"] == name)
     assert scdm("db", "check")["ok"]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from pymatgen.core import Lattice, Structure
+from support.commands import commands
 from support.layers import mx2
 from support.memory import memory_database
 from support.places import ROOT
@@ -117,24 +118,26 @@ def test_run_twice_adds_nothing(config: CampaignConfig) -> None:
 
 @pytest.mark.slow
 def test_sigkill_and_resume_reach_the_same_end(
-    config: CampaignConfig, reference: Database, settings: ScdmSettings, tmp_path: Path
+    config: CampaignConfig,
+    reference: Database,
+    settings: ScdmSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     file = tmp_path / "small.yaml"
     file.write_text(config.model_dump_json())  # JSON is YAML
-    environment = {
-        **os.environ,
-        "SCDM_DATA_DIR": str(settings.data_dir),
-        "SCDM_PORT": str(settings.port),
-        "PYTHONPATH": f"{ROOT}:{ROOT / 'models'}",
-    }
-    command = [sys.executable, "-c", "from scdm_flows.cli import main; main()", "campaign", "run", str(file)]
+    monkeypatch.setenv("SCDM_DATA_DIR", str(settings.data_dir))
+    monkeypatch.setenv("SCDM_PORT", str(settings.port))
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'models'}")
+    program = [sys.executable, "-c", "from scdm_flows.cli import main; main()"]
+    command = ["campaign", "run", str(file)]
     database = connect(settings)
     outputs = database.job_store.docs_store
     # after the screen, and in the middle of the candidates
     for enough, processes in ((2, "1"), (5, "2")):
         process = subprocess.Popen(
-            [*command, "--processes", processes],
-            env=environment,
+            [*program, *command, "--processes", processes],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -144,8 +147,7 @@ def test_sigkill_and_resume_reach_the_same_end(
             time.sleep(0.05)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    done = subprocess.run([*command, "--processes", "1"], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    commands(capsys)(*command, "--processes", "1")
     assert end_state(database) == end_state(reference)
     keys = [(d["uuid"], d["index"]) for d in outputs.query({}, properties=["uuid", "index"])]
     assert len(keys) == len(set(keys)) == reference.job_store.docs_store.count()

@@ -20,8 +20,8 @@ from scdm_models.symmetry.validity import shortest_distances
 
 @pytest.fixture(scope="module")
 def batch() -> CrystalBatch:
-    """Two random crystals of each group."""
-    return to_batch([random_crystal(1 + k % 80, seed=k) for k in range(160)])
+    """A random crystal of each group."""
+    return to_batch([random_crystal(1 + k, seed=k) for k in range(80)])
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_pushing_apart_ends_overlaps_and_keeps_every_group(batch: CrystalBatch) 
     for _ in range(30):
         state, touching = push_apart(state)
     before, after = ratios(batch), ratios(state)
-    assert (before < CONTACT_FACTOR).sum() > 20  # there was something to do
+    assert (before < CONTACT_FACTOR).sum() > 10  # there was something to do
     assert (after >= 0.7).mean() > 0.9
     assert set(np.flatnonzero(after < CONTACT_FACTOR - 0.01)) <= set(np.flatnonzero(touching.numpy()))
     for crystal in from_batch(state):

@@ -20,7 +20,7 @@ from scdm_models.symmetry.encoding import MAX_ATOMS
 @pytest.fixture(scope="module")
 def samples() -> list:
     """Forty samples of the packaged model."""
-    return list(generate(40, seed=3, options=SamplerOptions(steps=20)))
+    return list(generate(40, seed=3, options=SamplerOptions(steps=5)))
 
 
 def test_every_sample_has_its_group_or_a_supergroup_by_two_tools(samples: list) -> None:
@@ -39,14 +39,16 @@ def test_samples_are_crystals_of_allowed_size(samples: list) -> None:
 
 @pytest.mark.slow
 def test_same_seed_same_samples_whatever_the_batches(samples: list) -> None:
-    again = list(generate(40, seed=3, options=SamplerOptions(steps=20)))
-    assert [s.to_dict() for s in again] == [s.to_dict() for s in samples]
+    options = SamplerOptions(steps=5)
+    again = list(generate(20, seed=3, options=options))
+    assert [s.draw for s in again] == [s.draw for s in samples[:20]]
+    assert [s.to_dict() for s in again] == [s.to_dict() for s in generate(20, seed=3, options=options)]
     # fewer of them in smaller batches: the same draws, whose coordinates differ by the rounding of other batches
-    part = list(generate(10, seed=3, options=SamplerOptions(steps=20), batch_size=4))
+    part = list(generate(10, seed=3, options=options, batch_size=4))
     assert [p.structure.composition for p in part] == [s.structure.composition for s in samples[:10]]
     assert [p.draw for p in part] == [s.draw for s in samples[:10]]
     # another start is another stream
-    other = list(generate(4, seed=3, options=SamplerOptions(steps=20), start=20))
+    other = list(generate(4, seed=3, options=options, start=20))
     assert [o.index for o in other] == list(range(20, 24))
     assert [o.structure.composition for o in other] != [s.structure.composition for s in samples[:4]]
 
@@ -55,7 +57,7 @@ def test_draws_that_are_no_bonded_layer_or_repeat_a_skeleton_are_passed_over(sam
     draws = [sample.draw for sample in samples]
     assert draws == sorted(set(draws))
     assert draws[-1] >= len(samples)  # some were passed over
-    everything = list(generate(draws[-1] + 1, seed=3, options=SamplerOptions(steps=20, guidance=False)))
+    everything = list(generate(draws[-1] + 1, seed=3, options=SamplerOptions(steps=5, guidance=False)))
     assert [s.draw for s in everything] == list(range(draws[-1] + 1))
     assert bonded_layers(to_batch([s.crystal for s in samples])).all()
     bonded = bonded_layers(to_batch([s.crystal for s in everything])).tolist()  # at the first attempt

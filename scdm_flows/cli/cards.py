@@ -72,6 +72,7 @@ def results(
     from scdm_flows.evaluation.model_cards import Making, markdown
     from scdm_flows.evaluation.model_cards import results as made
     from scdm_flows.report.cards import RESULTS
+    from scdm_models.model.checkpoint import load_checkpoint
 
     folder = _folder(output)
     for path in (data, *peers):
@@ -81,7 +82,7 @@ def results(
     kept = json.loads(card.read_text()) if card.exists() else {}
     found = made(Making(data, work, count, peers, _scdm), parts or list(PARTS), kept)
     _write(card, json.dumps(found, indent=1) + "\n")
-    _write(card.with_suffix(".md"), markdown(found))
+    _write(card.with_suffix(".md"), markdown(found, load_checkpoint().model_id))
     if "steps" in found:
         from scdm_flows.report.evaluation import quality_against_steps
         from scdm_flows.report.figures import svg

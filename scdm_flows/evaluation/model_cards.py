@@ -164,10 +164,13 @@ def results(making: Making, parts: Sequence[str], kept: Mapping[str, Any]) -> di
     return {name: found[name] for name in PARTS if name in found}
 
 
-def markdown(results: Mapping[str, Any]) -> str:
-    """The tables of ``results``; a part that is missing has none."""
+def markdown(results: Mapping[str, Any], packaged: str | None = None) -> str:
+    """The tables of ``results``; a part that is missing has none. packaged: id of the model that is packaged now."""
     lines = ["# Results of the packaged models", ""]
     if "protocol" in results:
+        judged = results["protocol"]["models"][0]["label"]
+        if packaged is not None and judged != packaged:
+            lines += [f"**These are of `{judged}`, an earlier model; packaged now is `{packaged}`.**", ""]
         lines += _by_protocol(results["protocol"])
     else:
         lines += ["Made by `make results`; every number is in `results.json`."]

@@ -97,6 +97,9 @@ def _head(study: Study) -> Iterator[str]:
             + f"**{EXTRAPOLATED_MARK}** marks energies {EXTRAPOLATED_WORDS}. " * mark
             + "[How far they can be trusted](#what-the-surrogate-can-and-cannot-say) was measured."
         )
+    made_by = sorted({c.model_id for c in study.candidates if c.model_id})
+    if made_by:
+        yield f"The samples were drawn by {', '.join(f'`{name}`' for name in made_by)}."
     rows = []
     for generator, found in counts.items():
         samples = found.funnel.generated

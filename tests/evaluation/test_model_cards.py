@@ -148,6 +148,9 @@ def test_tables_say_the_numbers_with_their_intervals(making: Making) -> None:
     assert row(text, "SCDM")[1] == "75.0 % (30.1-95.4)"  # Wilson, 3 of 4
     assert "## Reconstruction of 6 held-out layers (medians)" in text
     assert row(text, "SCDM, t* = 0.3")[1:] == ["2.000"] * 6
+    assert "an earlier model" not in markdown(results(making, ["protocol"], {}), "scdm-1")
+    later = markdown(results(making, ["protocol"], {}), "scdm-2")
+    assert "**These are of `scdm-1`, an earlier model; packaged now is `scdm-2`.**" in later
     every = [line for line in text.splitlines() if line.startswith("|")]
     heads = [k for k, line in enumerate(every) if set(line) <= set("| -")]
     for begin, end in zip(heads, [*(k - 1 for k in heads[1:]), len(every)], strict=True):  # as wide as their heads

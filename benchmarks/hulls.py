@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 import csv
+import gc
 import gzip
 import itertools
 import random
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,37 +27,53 @@ import numpy as np
 CHUNK = 500  # chemical systems handed to a process at a time
 
 
-def beside_pymatgen(n: int) -> None:
-    """Energies above hull of all packaged phases of ``n`` random chemical systems."""
+def beside_pymatgen(n: int, sizes: Sequence[int] = (2, 3, 4)) -> None:
+    """Energies above hull in ``n`` random chemical systems of ``sizes`` elements, all packaged phases competing.
+
+    Asked for the phases themselves, for one candidate (as the gate does), and for thirty of a system (as the builder).
+    """
     from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
     from pymatgen.core import Composition
 
-    from scdm_flows.thermo.hull import PhaseSystem
+    from scdm_flows.thermo.hull import Phase, PhaseSystem
     from scdm_flows.thermo.table import ReferenceTable
 
     table = ReferenceTable.load()
-    rng = random.Random(0)
+    rng, draw = random.Random(0), np.random.default_rng(0)
     elements = sorted(table.elements)
-    systems = [sorted(rng.sample(elements, rng.choice((2, 3, 4)))) for _ in range(n)]
-    ours = theirs = 0.0
-    worst, compared = 0.0, 0
-    for names in systems:
-        phases = table.entries(names)
-        entries = [PDEntry(Composition(dict(p.fractions)), p.energy_per_atom) for p in phases]
-        start = time.perf_counter()
-        system = PhaseSystem(names, phases)
-        here = [system.place(p.fractions, p.energy_per_atom).e_above_hull for p in phases]
-        ours += time.perf_counter() - start
-        start = time.perf_counter()
-        diagram = PhaseDiagram(entries)
-        there = [diagram.get_e_above_hull(entry) for entry in entries]
-        theirs += time.perf_counter() - start
-        worst = max(worst, float(np.abs(np.array(here) - there).max()))
-        compared += len(phases)
-    print(
-        f"hulls of {n} systems  {n / ours:8.0f} /s   {theirs / ours:6.1f} x pymatgen's PhaseDiagram; "
-        f"{compared} energies above hull differ by at most {worst:.1e} eV/atom"
-    )
+    systems = [sorted(rng.sample(elements, rng.choice(sizes))) for _ in range(n)]
+
+    def candidates(names: list[str], many: int) -> list[Phase]:
+        counts = draw.integers(1, 5, (many, len(names)))
+        return [Phase("", dict(zip(names, (c / c.sum()).tolist(), strict=True)), draw.uniform(-12, 0)) for c in counts]
+
+    def entries(phases: list[Phase]) -> list[PDEntry]:
+        return [PDEntry(Composition(dict(p.fractions)), p.energy_per_atom) for p in phases]
+
+    gc.collect()
+    gc.freeze()  # else the table is looked at for garbage at random moments
+    for what, many in (("their own phases", 0), ("one candidate each", 1), ("30 candidates each", 30)):
+        ours = theirs = worst = 0.0
+        compared = 0
+        for names in systems:
+            phases = table.entries(names)
+            asked = candidates(names, many) if many else phases
+            competing, other = entries(phases), entries(asked)
+            start = time.process_time()
+            system = PhaseSystem(names, phases)
+            found = system.place_all([p.fractions for p in asked], [p.energy_per_atom for p in asked])
+            ours += time.process_time() - start
+            start = time.process_time()
+            diagram = PhaseDiagram(competing)
+            there = [diagram.get_e_above_hull(entry, allow_negative=True) for entry in other]
+            theirs += time.process_time() - start
+            here = np.array([one.e_above_hull for one in found])
+            worst = max(worst, float(np.abs(here - there).max()))
+            compared += len(asked)
+        print(
+            f"hulls of {n} systems, {what:18}  {n / ours:8.0f} /s   {theirs / ours:6.1f} x pymatgen's PhaseDiagram; "
+            f"{compared} energies above hull differ by at most {worst:.1e} eV/atom"
+        )
 
 
 def _decompose(chunk: list[tuple[str, list[Any], list[Any]]]) -> dict[str, float]:
@@ -191,11 +209,12 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--systems", type=int, default=200, help="random chemical systems compared with pymatgen")
+    parser.add_argument("--elements", type=int, nargs="+", default=[2, 3, 4], help="how many a system may have")
     parser.add_argument("--table", type=Path, help="table of decomposition energies")
     parser.add_argument("--candidates", type=int, default=0, help="candidates of the store; none when 0")
     parser.add_argument("--processes", type=int, default=2, help="processes of the table")
     given = parser.parse_args()
-    beside_pymatgen(given.systems)
+    beside_pymatgen(given.systems, given.elements)
     if given.table is not None:
         published_table(given.table, given.processes)
     if given.candidates:

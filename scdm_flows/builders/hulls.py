@@ -39,7 +39,7 @@ from scdm_flows.stores.database import Database, strip
 from scdm_flows.thermo.competing_phases import Place, Placed, compete, place, points
 from scdm_flows.thermo.completeness import missing_phases
 from scdm_flows.thermo.entries import load_references
-from scdm_flows.thermo.hull import Phase, PhaseSystem
+from scdm_flows.thermo.hull import Phase, PhaseSystem, check_energy
 from scdm_flows.thermo.scheme import refuse_other_potentials
 from scdm_flows.thermo.table import ReferenceTable
 
@@ -164,7 +164,7 @@ class HullBuilder(ScdmBuilder):
         """The hull document and the new fields of its candidates; what cannot be placed is left as it is."""
         chemsys, about, members = item["chemsys"], item["about"], item["members"]
         errors: dict[str, str] = {}
-        system, placed = None, []
+        system, placed = None, list[Placed]()
         try:
             if isinstance(item["references"], ScdmError):
                 raise item["references"]
@@ -173,14 +173,17 @@ class HullBuilder(ScdmBuilder):
             self.skip(f"hull {chemsys}", error)
             errors = {c["candidate_id"]: self.errors[f"hull {chemsys}"] for c in members}
         else:
+            given = []
             for candidate in members:
                 name, energy = candidate["candidate_id"], candidate["energy_per_atom"]
                 try:
                     refuse_other_potentials(candidate.get("potentials") or {}, item["titles"], system.elements)
-                    placed.append(place(system, name, candidate["formula"], energy))
+                    check_energy(name, energy)
+                    given.append(Phase.from_formula(name, candidate["formula"], energy))
                 except Exception as error:
                     self.skip(name, error)
                     errors[name] = self.errors[name]
+            placed = place(system, given)
         competing = {c["candidate_id"] for c in members if competes(c)}
         own = [p.phase for p in placed if p.e_above_hull < 0 and p.phase.name in competing]
         lower = own + [Phase.from_formula(x["name"], x["formula"], x["energy_per_atom"]) for x in item["lower"]]

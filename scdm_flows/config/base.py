@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, field_validator
@@ -18,10 +19,15 @@ EXECUTION = Mark()  # how and where something is computed, not what: another val
 FILE = Mark()  # the path of a file, whose content is what counts
 
 
-def marked(model: type[BaseModel] | BaseModel, mark: Mark) -> list[str]:
+def marked(model: type[BaseModel] | BaseModel, mark: Mark) -> tuple[str, ...]:
     """Names of the fields with a mark, in their order."""
-    fields = (model if isinstance(model, type) else type(model)).model_fields
-    return [name for name, field in fields.items() if _has(field.annotation, mark) or mark in field.metadata]
+    return _marked(model if isinstance(model, type) else type(model), mark)
+
+
+@cache
+def _marked(model: type[BaseModel], mark: Mark) -> tuple[str, ...]:
+    fields = model.model_fields.items()
+    return tuple(name for name, field in fields if _has(field.annotation, mark) or mark in field.metadata)
 
 
 def _has(annotation: Any, mark: Mark) -> bool:

@@ -174,23 +174,32 @@ class PackagedReferences:
         raise EngineError(f"{name} is no reference phase that this engine computes")
 
 
-def layer_phonopy(structure: Structure, matrix: Any) -> Any:
-    """A ``phonopy.Phonopy`` of a layer and its supercell, rows of ``matrix``; moments and other marks are left out."""
-    from phonopy import Phonopy
+def _phonopy_cell(structure: Structure) -> Any:
+    """A layer as phonopy's atoms; moments and other marks are left out."""
     from pymatgen.io.phonopy import get_phonopy_structure
 
     plain = structure.copy()
     for name in list(plain.site_properties):
         plain.remove_site_property(name)
-    cell = get_phonopy_structure(plain)
+    return get_phonopy_structure(plain)
+
+
+def layer_phonopy(structure: Structure, matrix: Any) -> Any:
+    """A ``phonopy.Phonopy`` of a layer and its supercell, rows of ``matrix``; moments and other marks are left out."""
+    from phonopy import Phonopy
+
+    cell = _phonopy_cell(structure)
     return Phonopy(cell, matrix, primitive_matrix=np.eye(3), symprec=PHONON_SYMPREC_ANGSTROM)
 
 
 def supercell_of(structure: Structure, matrix: Any) -> Structure:
-    """The supercell with its atoms in phonopy's order."""
+    """The supercell of ``layer_phonopy``, without the symmetry that this looks for."""
+    from phonopy.structure.cells import get_supercell
     from pymatgen.io.phonopy import get_pmg_structure
 
-    found: Structure = get_pmg_structure(layer_phonopy(structure, matrix).supercell)
+    found: Structure = get_pmg_structure(
+        get_supercell(_phonopy_cell(structure), matrix, symprec=PHONON_SYMPREC_ANGSTROM)
+    )
     return found
 
 

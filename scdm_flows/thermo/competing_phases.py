@@ -50,11 +50,13 @@ class Place:
     computed_competitors: tuple[str, ...] = ()
 
 
-def place(system: PhaseSystem, name: str, formula: str, energy_per_atom: float) -> Placed:
-    """The candidate (energy in eV/atom) on the hull of the references."""
-    own = Phase.from_formula(name, formula, energy_per_atom)
-    hull = system.place(own.fractions, energy_per_atom)
-    return Placed(own, hull.e_above_hull, hull.formation_energy_per_atom, hull.decomposition)
+def place(system: PhaseSystem, candidates: Sequence[Phase]) -> list[Placed]:
+    """The candidates on the hull of the references."""
+    hulls = system.place_all([c.fractions for c in candidates], [c.energy_per_atom for c in candidates])
+    return [
+        Placed(own, hull.e_above_hull, hull.formation_energy_per_atom, hull.decomposition)
+        for own, hull in zip(candidates, hulls, strict=True)
+    ]
 
 
 def compete(placed: Sequence[Placed], references: PhaseSystem, lower: Sequence[Phase]) -> list[Place]:
@@ -63,19 +65,19 @@ def compete(placed: Sequence[Placed], references: PhaseSystem, lower: Sequence[P
     placed: its candidates; lower: all candidates below the references' hull that may compete, of the system and its
     subsystems, (those among ``placed`` do not compete with themselves).
     """
-    everything = references if not lower else PhaseSystem(references.elements, [*references.phases, *lower])
-    first = len(references.phases)
-    at = {phase.name: first + i for i, phase in enumerate(lower)}
+    if not lower:
+        return [Place(one.e_above_hull, one.decomposition, _above_same(one.phase, references, ())) for one in placed]
+    everything = PhaseSystem(references.elements, [*references.phases, *lower])
+    at = {phase.name: len(references.phases) + i for i, phase in enumerate(lower)}
+    others = [one.phase for one in placed if one.phase.name not in at]
+    among = {one.phase.name: one for one in place(everything, others)}
     found = []
     for one in placed:
-        value, decomposition = one.e_above_hull, one.decomposition
-        computed: tuple[str, ...] = ()
-        without = [at[one.phase.name]] if one.phase.name in at else []
-        if len(lower) > len(without):
-            hull = everything.place(one.phase.fractions, one.phase.energy_per_atom, without)
-            value, decomposition = hull.e_above_hull, hull.decomposition
-            computed = tuple(phase.name for phase in lower if f"{phase.name} {phase.formula}" in decomposition)
-        found.append(Place(value, decomposition, _above_same(one.phase, everything, without), computed))
+        own, without = one.phase, [at[one.phase.name]] if one.phase.name in at else []
+        hull = everything.place(own.fractions, own.energy_per_atom, without) if without else among[own.name]
+        computed = tuple(phase.name for phase in lower if f"{phase.name} {phase.formula}" in hull.decomposition)
+        same = _above_same(own, everything, without)
+        found.append(Place(hull.e_above_hull, hull.decomposition, same, computed))
     return found
 
 

@@ -8,7 +8,7 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 from support.layers import diamond
 
-from scdm_models.datasets.matching import LayerMatcher, primitive_in_plane, supercells
+from scdm_models.datasets.matching import LayerMatcher, supercells
 from scdm_models.datasets.pairing import Layer, displacement
 from scdm_models.errors import NotALayerError, StructureError
 
@@ -68,7 +68,7 @@ def test_the_displacement_of_moved_atoms(matcher: LayerMatcher) -> None:
     for n, d, large in ((3, 0.2, mos2("1H")), (12, 0.28, mos2("1H") * (2, 2, 1)), (6, 0.28, mos2("1T") * (1, 2, 1))):
         moved = large.copy()
         moved.translate_sites([n - 1], [0, d, 0], frac_coords=False)
-        assert len(matcher.prepare(moved)) == n  # too far for a translation of the lattice: no smaller cell
+        assert len(matcher.layer(moved).numbers) == n  # too far for a translation of the lattice: no smaller cell
         for first, second in ((large, moved), (moved, large)):
             assert apart(matcher, first, second) == pytest.approx(d * np.sqrt(n - 1) / n, abs=1e-6)
     # strain does not count
@@ -108,7 +108,7 @@ def test_a_supercell_is_compared_in_every_shape(matcher: LayerMatcher) -> None:
         large = mos2("1T")
         large.make_supercell(matrix)
         large.perturb(0.15, seed=3)
-        assert len(matcher.prepare(large)) == len(large)
+        assert len(matcher.layer(large).numbers) == len(large)
         assert apart(matcher, large, mos2("1T")) == apart(matcher, mos2("1T"), large)
         assert 0 < (apart(matcher, large, mos2("1T")) or 0) < 0.15  # a mean of ways of which none is longer
         assert apart(matcher, large, mos2("1H")) is None
@@ -160,7 +160,7 @@ def test_the_order_of_the_sheets_counts(matcher: LayerMatcher) -> None:
     assert not matcher.fit(double, stack(2.46, 25, [("C", 0, 0), ("C", 1, 0)]))
 
 
-def test_primitive_in_plane() -> None:
+def test_primitive_in_plane(matcher: LayerMatcher) -> None:
     base = mos2("1T")
     for supercell in (
         [2, 1, 1],
@@ -170,19 +170,19 @@ def test_primitive_in_plane() -> None:
     ):
         large = base.copy()
         large.make_supercell(supercell)
-        small = primitive_in_plane(large)
-        assert small.composition == base.composition
-        assert small.lattice.volume == pytest.approx(base.lattice.volume)
-        assert sorted(small.lattice.abc) == pytest.approx(sorted(base.lattice.abc))
+        small = matcher.layer(large)
+        assert small.numbers.tolist() == [16, 16, 42]
+        assert small.lengths == pytest.approx(base.lattice.abc[:2])
+        assert small.area == pytest.approx(base.lattice.volume / base.lattice.c)
     rattled = base * (3, 3, 1)
     rattled.perturb(0.05, seed=1)
-    assert len(primitive_in_plane(rattled)) == 3
+    assert len(matcher.layer(rattled).numbers) == 3
     rattled.replace(0, "W")  # now nothing smaller is the same layer
-    assert len(primitive_in_plane(rattled)) == 27
+    assert len(matcher.layer(rattled).numbers) == 27
     # moved so far that some translations hold and others do not: they are no lattice, and the cell stays as it is
     graphene = stack(2.46, 20, [("C", 1, 0), ("C", 2, 0)]) * (7, 7, 1)
     graphene.perturb(0.12, seed=1)
-    assert len(primitive_in_plane(graphene)) == 98
+    assert len(matcher.layer(graphene).numbers) == 98
 
 
 def test_group(matcher: LayerMatcher) -> None:

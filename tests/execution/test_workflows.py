@@ -6,11 +6,13 @@ import threading
 from typing import Any
 
 import pytest
+from jobflow import Flow, job
 from jobflow.core import reference
 from support.layers import mx2
 
 from scdm_flows.config import CampaignConfig, parse_config
 from scdm_flows.documents import ScreenedCandidate
+from scdm_flows.errors import CampaignError
 from scdm_flows.execution import fireworks as launch
 from scdm_flows.execution.fireworks.firetask import PRIORITY, workflow_of
 from scdm_flows.execution.fireworks.workflows import insert
@@ -44,6 +46,12 @@ def fireworks_of(launchpad: Any) -> dict[int, Any]:
     """Id -> state and spec, without the job, whose flow gets a new uuid each time it is built."""
     found = launchpad.fireworks.find({}, {"state": 1, "fw_id": 1, "spec": 1})
     return {f["fw_id"]: (f["state"], {k: v for k, v in f["spec"].items() if k != "_tasks"}) for f in found}
+
+
+def test_a_job_that_needs_another_workflows_output_is_refused() -> None:
+    elsewhere = job(sum)([1, 2])
+    with pytest.raises(CampaignError, match=f"take the output of {elsewhere.uuid}, which are not in it"):
+        workflow_of(Flow([job(sum)([elsewhere.output, 1])], name="half"))
 
 
 def test_output_names_are_checked_as_before_and_worked_out_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from support.layers import mx2
 from support.samples import broken, bulk, turned
 
 from scdm_models.datasets.matching import LayerMatcher
+from scdm_models.datasets.pairing import Layer
 from scdm_models.errors import ScdmError
 from scdm_models.metrics.intervals import share_interval
 from scdm_models.metrics.uniqueness_novelty import Uniqueness, novel_templates, uniqueness
@@ -46,10 +47,10 @@ def test_a_structure_that_breaks_the_matcher_is_named() -> None:
         """Falls over the 1T layer as a library falls over what nobody foresaw."""
 
         @staticmethod
-        def prepare(structure: Structure) -> Structure:
+        def layer(structure: Structure) -> Layer:
             if abs(structure.lattice.a - 3.3) < 1e-9:
                 raise ZeroDivisionError("unforeseen")
-            return LayerMatcher.prepare(structure)
+            return LayerMatcher.layer(structure)
 
     layers = [mx2("1H"), mx2("1T", a=3.3), mx2("1H")]
     found = uniqueness(layers, matcher=Fragile())

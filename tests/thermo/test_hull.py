@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition
+from scipy.optimize import linprog
 
 from scdm_flows.errors import ReferenceDataError
 from scdm_flows.thermo.build import elsewhere, table_rows, write_table
@@ -156,6 +157,33 @@ def test_real_systems_equal_pymatgen() -> None:
             assert ours == pytest.approx(diagram.get_e_above_hull(entry), abs=1e-6)
             compared += 1
     assert compared > 4_000
+
+
+@pytest.mark.parametrize("elements", [2, 3, 5])
+@pytest.mark.parametrize("step", [1e-3, 0.25, 10.0])
+def test_many_compositions_at_once_are_those_of_a_general_solver(elements: int, step: float) -> None:
+    """Energies in large steps, and phases that come twice, make ties: facets of more corners than elements."""
+    rng, names = np.random.default_rng(elements), ["Li", "B", "C", "N", "O"][:elements]
+
+    def fractions(many: int) -> np.ndarray:
+        counts = rng.integers(0, 4, (many, elements)) + np.eye(elements, dtype=int)[rng.integers(0, elements, many)]
+        return np.asarray(counts / counts.sum(1, keepdims=True))
+
+    x = np.vstack([np.eye(elements), fractions(60), fractions(5).repeat(2, 0)])
+    energy = np.where(x.max(1) == 1, 0.0, -step * rng.integers(0, round(2 / step) + 1, len(x)))
+    phases = [
+        Phase(str(i), {e: v for e, v in zip(names, row.tolist(), strict=True) if v}, float(own))
+        for i, (row, own) in enumerate(zip(x, energy, strict=True))
+    ]
+    asked = fractions(80)
+    system = PhaseSystem(names, phases)
+    found = system.place_all([dict(zip(names, row.tolist(), strict=True)) for row in asked], [0.0] * len(asked))
+    for row, place in zip(asked, found, strict=True):
+        solved = linprog(energy, A_eq=x.T, b_eq=row, method="highs")
+        assert place.e_above_hull == pytest.approx(-solved.fun, abs=1e-9)
+        numbers, weights = [int(i) for i in place.decomposition], np.array(list(place.decomposition.values()))
+        assert weights @ x[numbers] == pytest.approx(row, abs=1e-9)
+        assert weights @ energy[numbers] == pytest.approx(solved.fun, abs=1e-9)
 
 
 @pytest.mark.parametrize("formula", COMMON)

@@ -116,10 +116,12 @@ def _components(layers: Sequence[Layer], tolerance: Tolerance, same: Callable[[L
             balls[i] = [i]
     order = np.array(firsts, dtype=np.int64)
     joined = DisjointSet(firsts)  # balls, by their firsts, that are known to hold the same layer
-    for k, first in enumerate(firsts):  # the firsts against each other: most joins are found here
+    for k, first in enumerate(firsts[1:], 1):  # the firsts against each other: most joins are found here
         for other in sizes.possible(first, order[:k]).tolist():
             if not joined.connected(first, other) and same(layers[first], layers[other]):
                 joined.merge(first, other)
+    if len(firsts) == len(layers):  # no ball has another member
+        firsts = []
     two = widened(tolerance, 2)
     for k, first in enumerate(firsts):
         for other in sizes.possible(first, order[:k], 2).tolist():

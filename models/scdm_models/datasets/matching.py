@@ -30,22 +30,25 @@ state and its 1T' form.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pymatgen.core import Lattice, Structure
+from pymatgen.core import Structure
 
 from scdm_models.datasets.grouping import components, possible
 from scdm_models.datasets.pairing import Layer, Tolerance, displacement, paired
 from scdm_models.errors import StructureError
 from scdm_models.processes import pool
-from scdm_models.symmetry.lattice import gauss_reduced, orient_slab
+from scdm_models.symmetry.lattice import gauss_reduced, oriented
 
 logger = logging.getLogger(__name__)
 Array = NDArray[np.float64]
+T = TypeVar("T")
 INTERLAYER_ANGSTROM = 3.4
 TRANSLATION_TOLERANCE_ANGSTROM = 0.25
 ANGLE_TOLERANCE_DEGREES = 4.0
@@ -77,23 +80,28 @@ def _reduced_plane(vectors: Array, area: float) -> Array | None:
     return None
 
 
-def primitive_in_plane(structure: Structure, tolerance: float = TRANSLATION_TOLERANCE_ANGSTROM) -> Structure:
+def primitive_in_plane(
+    numbers: NDArray[np.int64], frac: Array, plane: Array, c: float, tolerance: float = TRANSLATION_TOLERANCE_ANGSTROM
+) -> tuple[NDArray[np.int64], Array, Array]:
     """The same layer in its smallest in-plane cell, with the shortest a and b; c stays.
 
     Parameters
     ----------
-    structure
-        Slab with c along z, as ``orient_slab`` gives it.
+    numbers, frac, plane, c
+        Slab with c along z, as ``oriented`` gives it: (n,) atomic numbers, (n, 3), (2, 2) and angstrom.
     tolerance
         Largest mismatch of an atom under an in-plane translation, angstrom.
+
+    Returns
+    -------
+        Atomic numbers, fractional coordinates, and plane.
     """
-    plane, c = np.array(structure.lattice.matrix[:2, :2]), float(structure.lattice.matrix[2, 2])
-    numbers = np.array([site.specie.Z for site in structure])
-    frac = np.array(structure.frac_coords, dtype=float)
     reduced = gauss_reduced(plane)
     xyz = np.column_stack([frac[:, :2] @ plane @ np.linalg.inv(reduced), frac[:, 2] * c])
     plane = reduced
     elements, counts = np.unique(numbers, return_counts=True)
+    if np.gcd.reduce(counts) == 1:
+        return numbers, np.column_stack([xyz[:, :2] % 1.0, xyz[:, 2] / c]), plane
     rare = np.flatnonzero(numbers == elements[int(np.argmin(counts))])
     same = numbers[:, None] == numbers[None, :]
 
@@ -103,7 +111,7 @@ def primitive_in_plane(structure: Structure, tolerance: float = TRANSLATION_TOLE
         return bool(np.where(same, squared, np.inf).min(1).max() < tolerance**2)
 
     shifts = [(xyz[j] - xyz[rare[0]])[:2] for j in rare[1:] if abs(xyz[j, 2] - xyz[rare[0], 2]) < tolerance]
-    found = [shift for shift in shifts if maps_onto_itself(shift)] if np.gcd.reduce(counts) > 1 else []
+    found = [shift for shift in shifts if maps_onto_itself(shift)]
     order = len(found) + 1
     if order > 1 and np.all(counts % order == 0):
         # every translation of a group of this order is a multiple of 1 / order of the cell's vectors
@@ -119,15 +127,7 @@ def primitive_in_plane(structure: Structure, tolerance: float = TRANSLATION_TOLE
             keep = np.array([not near[i, :i].any() for i in range(len(xyz))])
             if keep.sum() * order == len(xyz):  # else the translations hold only roughly: compare the cell as it is
                 plane, xyz, numbers = smaller, inside[keep], numbers[keep]
-    lattice = np.zeros((3, 3))
-    lattice[:2, :2], lattice[2, 2] = plane, c
-    return Structure(Lattice(lattice), numbers.tolist(), np.column_stack([xyz[:, :2] % 1.0, xyz[:, 2] / c]))
-
-
-def _arrays(prepared: Structure) -> Layer:
-    numbers = np.array([site.specie.Z for site in prepared])
-    matrix = np.array(prepared.lattice.matrix, dtype=float)
-    return Layer(numbers, np.array(prepared.frac_coords, dtype=float), matrix[:2, :2], float(matrix[2, 2]))
+    return numbers, np.column_stack([xyz[:, :2] % 1.0, xyz[:, 2] / c]), plane
 
 
 def supercells(layer: Layer, k: int) -> Iterator[Layer]:
@@ -145,6 +145,26 @@ def supercells(layer: Layer, k: int) -> Iterator[Layer]:
             reduced = gauss_reduced(np.array([[p, q], [0, r]]) @ layer.plane)
             frac = np.column_stack([(plane @ np.linalg.inv(reduced)) % 1.0, heights])
             yield Layer(np.repeat(layer.numbers, k), frac, reduced, layer.c)
+
+
+def _layer(structure: Structure, slab: tuple[Array, Array]) -> Layer:
+    """The layer of a structure and what ``oriented`` gives of it."""
+    (lattice, frac), numbers = slab, np.array([site.specie.Z for site in structure])
+    c = float(lattice[2, 2])
+    return Layer(*primitive_in_plane(numbers, frac, lattice[:2, :2], c), c)
+
+
+def _of_each(structures: Sequence[Structure], numbers: Iterable[int], take: Callable[[int], T]) -> dict[int, T]:
+    """What ``take`` gives for the structures of these numbers, without those that are no layers or break a library."""
+    found = {}
+    for i in numbers:
+        try:
+            found[i] = take(i)
+        except StructureError:
+            continue
+        except Exception as error:  # a structure can break a library in ways nobody lists
+            logger.warning("a structure of %s is not compared: %s", structures[i].composition.reduced_formula, error)
+    return found
 
 
 class LayerMatcher:
@@ -166,20 +186,15 @@ class LayerMatcher:
         self.tolerance = Tolerance(ltol, ANGLE_TOLERANCE_DEGREES, stol)
 
     @staticmethod
-    def prepare(structure: Structure) -> Structure:
-        """The layer as it is compared: in-plane primitive cell, c = thickness + 3.4 angstrom."""
-        return primitive_in_plane(orient_slab(structure, vacuum=INTERLAYER_ANGSTROM))
-
-    @classmethod
-    def layer(cls, structure: Structure) -> Layer:
-        """The prepared layer as ``same`` and ``group`` compare it; to compare one with many.
+    def layer(structure: Structure) -> Layer:
+        """The layer as it is compared: in-plane primitive cell, c = thickness + 3.4 angstrom.
 
         Raises
         ------
         StructureError
             If the structure is no layer.
         """
-        return _arrays(cls.prepare(structure))
+        return _layer(structure, oriented(structure, INTERLAYER_ANGSTROM))
 
     def fit(self, first: Structure, second: Structure) -> bool:
         """Whether two layers are the same; the order of the two does not matter.
@@ -273,14 +288,12 @@ class LayerMatcher:
         return [self._group(bucket) for bucket in buckets]
 
     def _group(self, structures: list[Structure]) -> list[list[int]]:
-        layers: dict[int, Layer] = {}
-        for i, structure in enumerate(structures):
-            try:
-                layers[i] = self.layer(structure)
-            except StructureError:
-                continue
-            except Exception as error:  # a structure can break a library in ways nobody lists
-                logger.warning("a structure of %s is not compared: %s", structure.composition.reduced_formula, error)
+        slabs = _of_each(structures, range(len(structures)), lambda i: oriented(structures[i], INTERLAYER_ANGSTROM))
+        c = {i: float(lattice[2, 2]) for i, (lattice, _) in slabs.items()}
+        # what no other is as high as equals nothing, so that it need not be prepared
+        neighbours = itertools.pairwise(sorted(c, key=c.__getitem__))
+        near = {i for pair in neighbours if c[pair[1]] < c[pair[0]] * (1 + self.ltol) for i in pair}
+        layers = _of_each(structures, sorted(near), lambda i: _layer(structures[i], slabs[i]))
         names = list(layers)
         groups = [[i] for i in range(len(structures)) if i not in layers]
         return groups + [

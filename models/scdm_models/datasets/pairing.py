@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,18 +46,26 @@ class Layer:
         order = np.argsort(numbers, kind="stable")
         self.numbers, self.frac, self.c = numbers[order], frac[order], c
         self.plane = plane
-        self.vectors = _STEPS @ plane
-        self.norms = np.sqrt((self.vectors**2).sum(1))
         self.lengths = np.sqrt((plane**2).sum(1))
         self.angle = float(np.degrees(np.arccos(np.clip(plane[0] @ plane[1] / self.lengths.prod(), -1, 1))))
         self.area = float(abs(plane[0, 0] * plane[1, 1] - plane[0, 1] * plane[1, 0]))
-        _, first, counts = np.unique(self.numbers, return_index=True, return_counts=True)
-        blocks = [slice(int(i), int(i + m)) for i, m in zip(first, counts, strict=True)]
+        ends = [*((self.numbers[1:] != self.numbers[:-1]).nonzero()[0] + 1).tolist(), len(numbers)]
+        blocks = [slice(first, end) for first, end in zip([0, *ends], ends, strict=False)]
         self.blocks = sorted(blocks, key=lambda block: block.stop - block.start)  # the rarest element first
         heights = self.frac[:, 2] - 0.5
         self.up = heights[np.lexsort((heights, self.numbers))]
         self.down = -heights[np.lexsort((-heights, self.numbers))]
         self.key = (self.area, c, self.frac.tobytes())  # puts a pair into one order, whoever asks
+
+    @cached_property
+    def vectors(self) -> Array:
+        """(48, 2) vectors of its lattice that may become another's a or b, angstrom."""
+        return _STEPS @ self.plane
+
+    @cached_property
+    def norms(self) -> Array:
+        """(48,) their lengths."""
+        return np.asarray(np.sqrt((self.vectors**2).sum(1)))
 
 
 @dataclass(frozen=True)
@@ -131,7 +140,8 @@ def _images(delta: Array, metric: Array) -> tuple[Array, Array]:
 
 def _at_once(layer: Layer) -> int:
     """How many ways to lay a layer onto another are looked at together."""
-    return max(1, _MOST // max(block.stop - block.start for block in layer.blocks) ** 2)
+    largest: int = max(block.stop - block.start for block in layer.blocks)
+    return max(1, _MOST // largest**2)
 
 
 def _candidates(

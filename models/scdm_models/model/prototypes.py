@@ -190,10 +190,14 @@ class Prototypes:
         pairs = np.where(letters[:, None] == letters[None], pairs, np.inf)
         least = pairs.min(2).sum(1)
         back = np.argsort(order)
+        blocks = [np.flatnonzero(letters == letter) for letter in np.unique(letters)]
         for row in np.argsort(least, kind="stable")[: max(CONSIDERED, n)].tolist():
             into, total = np.zeros(len(own), dtype=int), 0.0
-            for letter in np.unique(letters):
-                block = np.flatnonzero(letters == letter)
+            for block in blocks:
+                if len(block) == 1:  # nothing to choose
+                    into[block] = block
+                    total += float(pairs[row, block[0], block[0]])
+                    continue
                 costs = pairs[row][np.ix_(block, block)]
                 first, second = linear_sum_assignment(costs)
                 into[block[first]] = block[second]

@@ -1,4 +1,4 @@
-"""ASE's BFGS with cheaper steps."""
+"""ASE's BFGS with cheaper steps, and its calculator for results that are given."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from ase._4.optimize.bfgs import BFGSMethod  # ase is pinned, as this is not part of its public interface
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.optimize import BFGS
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
@@ -25,6 +26,17 @@ class _Method(BFGSMethod):
             step: Array = super().compute_step(gradient)
             return step
         return -np.asarray(cho_solve(factors, gradient, check_finite=False), dtype=float)
+
+
+class Given(SinglePointCalculator):
+    """Results of the atoms as they are, which whoever moves them gives anew: they are not compared with each other.
+
+    That comparison, four times a step, was a third of the time that a step takes beside the force field.
+    """
+
+    def check_state(self, atoms: Any, tol: float = 1e-15) -> list[str]:
+        """Nothing has changed."""
+        return []
 
 
 class CholeskyBFGS(BFGS):

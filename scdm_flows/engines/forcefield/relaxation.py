@@ -64,19 +64,18 @@ class Run:
     """
 
     def __init__(self, structure: Structure, settings: RelaxSettings) -> None:
-        from ase.calculators.singlepoint import SinglePointCalculator
         from ase.constraints import FixSymmetry
         from ase.filters import UnitCellFilter
         from atomate2.ase.utils import TrajectoryObserver
         from pymatgen.io.ase import AseAtomsAdaptor
 
-        from scdm_flows.engines.forcefield.bfgs import CholeskyBFGS
+        from scdm_flows.engines.forcefield.bfgs import CholeskyBFGS, Given
 
         self.structure = structure
         self.atoms: Atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
         if settings.fix_symmetry:
             self.atoms.set_constraint(FixSymmetry(self.atoms, symprec=SYMPREC_ANGSTROM))
-        self.calculator = SinglePointCalculator(self.atoms)
+        self.calculator = cast(Any, Given)(self.atoms)
         self.atoms.calc = self.calculator
         self.history = TrajectoryObserver(self.atoms) if settings.history else None
         cell: Any = UnitCellFilter(self.atoms, mask=IN_PLANE)
@@ -104,7 +103,6 @@ class Run:
 
         energy (eV), forces (eV/angstrom) and stress ((3, 3), eV/angstrom^3) are those of the present positions.
         """
-        self.calculator.atoms = self.atoms.copy()
         self.calculator.results = {"energy": energy, "forces": forces, "stress": voigt(stress)}
         if self.history is not None:
             self.history()

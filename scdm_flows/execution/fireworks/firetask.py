@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 from fireworks import Firework, FWAction, LaunchPad, Workflow
 from jobflow.core.flow import get_flow
 from jobflow.managers.fireworks import JobFiretask
+from jobflow.utils.graph import itergraph
 
 from scdm_flows.campaigns.budget import take_candidates
 from scdm_flows.config import CampaignConfig, executing, stored_config
 from scdm_flows.documents import DYNAMIC_STAGES, StageName
 from scdm_flows.engines.attempts import Attempts, among
-from scdm_flows.errors import ConfigError, StoreError, Unfinished
+from scdm_flows.errors import CampaignError, ConfigError, StoreError, Unfinished
 from scdm_flows.execution.fireworks import worker_guard
 from scdm_flows.execution.fireworks.delivery import deliver
 from scdm_flows.execution.fireworks.keeping import Kept, store_or_keep
@@ -170,11 +171,24 @@ def end_of_allocation() -> float | None:
 
 
 def workflow_of(flow: Any, only: set[str] | None = None, **metadata: Any) -> Workflow:
-    """The flow (or job) as a workflow of our fireworks; ``only`` keeps the jobs of these uuids."""
-    flow = get_flow(flow)
+    """The flow (or job) as a workflow of our fireworks; ``only`` keeps the jobs of these uuids.
+
+    Raises
+    ------
+    CampaignError
+        If a job takes the output of one that is not in the flow.
+    """
+    flow = get_flow(flow, allow_external_references=True)  # looked at below, where they are found anyway
+    graph = flow.graph
+    outside = sorted(name for name, node in graph.nodes.items() if "job" not in node)
+    if outside:
+        raise CampaignError(
+            f"jobs of {flow.name!r} take the output of {', '.join(outside)}, which are not in it; add them to the flow"
+        )
     made: dict[str, Firework] = {}
-    for job, parents in flow.iterflow():
-        if only is not None and job.uuid not in only:
+    for name in itergraph(graph):
+        job = graph.nodes[name]["job"]
+        if only is not None and name not in only:
             continue
         stage = stage_of(job)
         spec = {
@@ -184,7 +198,7 @@ def workflow_of(flow: Any, only: set[str] | None = None, **metadata: Any) -> Wor
             **job.config.manager_config,
             **job.metadata,
         }
-        before = [made[parent] for parent in parents if parent in made]
+        before = [made[parent] for parent in graph.predecessors(name) if parent in made]
         made[job.uuid] = Firework(
             [ScdmJobFiretask(job=job, store=None)], spec=spec, name=job.name, parents=before or None
         )

@@ -269,7 +269,7 @@ class Record:
         """The end of a run that was not cut off."""
         if stopped:
             self.outcar.write("\n soft stop encountered!  aborting job ...\n\n")
-        elif step.converged and self.inputs["NSW"]:
+        if step.converged and self.inputs["NSW"]:
             self.outcar.write("\n reached required accuracy - stopping structural energy minimisation\n")
         self.outcar.write(f"\n E-fermi : {electrons.fermi:9.4f}     XC(G=0):   0.0000     alpha+bet :   0.0000\n\n")
         if self.inputs["LORBIT"] >= 10 or self.inputs["ISPIN"] == 2:

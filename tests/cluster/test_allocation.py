@@ -1,4 +1,6 @@
-"""Several VASP runs side by side in one Slurm job, by the files of ``scdm doctor --init`` and the lines of the docs.
+"""Several VASP runs side by side in a Slurm job, by the files of ``scdm doctor --init`` and the lines of the docs.
+
+The first such job is cancelled at work; a second one goes on with what it had begun.
 
 VASP is the stand-in of ``support/standin``: the first of the eight tasks of a step computes, the others end at once.
 """
@@ -11,6 +13,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from itertools import combinations
 from pathlib import Path
@@ -29,7 +32,8 @@ from scdm_flows.stores.names import OUTPUTS
 
 BIN = Path(sys.executable).parent
 LAYERS = {"BN": 2.51, "GaN": 3.20, "AlN": 3.13, "SiC": 3.09}  # planar, a in angstrom
-SECONDS = 600.0
+STRETCHED = 1.04  # by so much, so that they take some ionic steps
+SECONDS = 240.0  # that a Slurm job may take
 
 
 def documented() -> dict[str, Any]:
@@ -53,7 +57,9 @@ def campaign(folder: Path) -> Path:
     (folder / "layers").mkdir()
     for name, a in LAYERS.items():
         layer = Structure(
-            Lattice.hexagonal(a, 20), re.findall("[A-Z][a-z]?", name), [[1 / 3, 2 / 3, 0.5], [2 / 3, 1 / 3, 0.5]]
+            Lattice.hexagonal(STRETCHED * a, 20),
+            re.findall("[A-Z][a-z]?", name),
+            [[1 / 3, 2 / 3, 0.5], [2 / 3, 1 / 3, 0.5]],
         )
         layer.to(filename=str(folder / "layers" / f"{name}.cif"))
     phase = {
@@ -95,6 +101,14 @@ def vasp_in(folder: Path) -> Path:
     return folder
 
 
+def until(happened: Callable[[], bool]) -> None:
+    """Wait for it."""
+    deadline = time.monotonic() + SECONDS
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
 def test_several_small_runs_share_an_allocation(
     slurm: Slurm, settings: ScdmSettings, standin_vasp: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -132,14 +146,23 @@ def test_several_small_runs_share_an_allocation(
 
     run("scdm", "campaign", "submit", str(campaign(tmp_path)))
     run("scdm", "worker", "-c", str(folder), "--category", "generate", "--category", "compute")
-    launchpad, began = launchpad_of(database), time.monotonic()
+    launchpad = launchpad_of(database)
     qlaunch = ["qlaunch", "-c", str(folder), "-w", str(folder / "my_fworker.vasp.yaml"), "-q", str(adapter)]
-    run(*qlaunch, "rapidfire", "-m", "1", "--nlaunches", "1")
-    while slurm.jobs() and time.monotonic() < began + SECONDS:
-        time.sleep(0.5)
-    (script,) = work.glob("block_*/launcher_*/FW_submit.script")  # one Slurm job
+    once = [*qlaunch, "rapidfire", "-m", "1", "--nlaunches", "1"]
+    run(*once)
+    until(lambda: sum(" F= " in path.read_text() for path in work.glob("block_*/*/*/OSZICAR")) == len(workers))
+    slurm.output("scancel", *map(str, slurm.jobs()))
+    until(lambda: not slurm.jobs())
+    assert launchpad.fireworks.count_documents({"state": {"$in": ["RUNNING", "FIZZLED"]}}) == 0  # all were given back
+    run(*once)
+    until(lambda: not slurm.jobs())
+    cancelled, script = sorted(work.glob("block_*/launcher_*/FW_submit.script"))
     output = "".join(path.read_text()[-3000:] for path in script.parent.glob("*.out"))
     assert launchpad.fireworks.distinct("state") == ["COMPLETED"], output
+    begun = {path.parent.name for path in cancelled.parent.glob("*/OSZICAR")}
+    further = {f["spec"].get("further_launch") for f in launchpad.fireworks.find({}, {"spec.further_launch": 1})}
+    gone_on = {Path(launchpad.get_launch_by_id(one).launch_dir).name for one in further - {None}}
+    assert gone_on == begun  # and gone on with
 
     found = list(database.mongo[OUTPUTS].find({"metadata.part_of": "relax"}, {"metadata": 1, "output.dir_name": 1}))
     assert len(found) == len(LAYERS) == len(workers)
@@ -152,8 +175,9 @@ def test_several_small_runs_share_an_allocation(
     together = [min(a[1], b[1]) - max(a[0], b[0]) for a, b in combinations(spans, 2)]
     assert min(together) > timedelta(0)  # each beside every other
     steps = [line.split(maxsplit=3) for line in (vasp / "steps").read_text().splitlines()]
-    assert len({job for job, *_ in steps}) == 1
-    assert len({step for _, step, *_ in steps}) == len(steps) == 3 * len(LAYERS)
+    first, second = dict.fromkeys(job for job, *_ in steps)
+    assert [sum(job == one for job, *_ in steps) for one in (first, second)] == [len(LAYERS), 3 * len(LAYERS)]
+    assert len({(job, step) for job, step, *_ in steps}) == len(steps)
     assert {tasks for _, _, tasks, _ in steps} == {str(several["ntasks"] // len(workers))}
     alone = sum((end - begin for begin, end in spans), timedelta()).total_seconds()
     whole = (max(end for _, end in spans) - min(begin for begin, _ in spans)).total_seconds()

@@ -1,18 +1,18 @@
-"""A campaign's node hours: the wall time of its jobs, from their stored outputs, and of attempts that left none."""
+"""A campaign's node hours: wall time of its jobs, from outputs, those set aside too, and of attempts that left none."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
-from scdm_flows.stores.names import CONTROLS
+from scdm_flows.stores.names import CONTROLS, SET_ASIDE
 
 LOST = "lost_seconds"  # field of a campaign's control
 _known: dict[tuple[str, str], tuple[float, float]] = {}
 
 
 def node_hours(outputs: Any, campaign: str, *, known_for: float = 0.0) -> float:
-    """Wall time of a campaign's jobs with stored outputs and of its lost attempts, hours.
+    """Wall time of a campaign's jobs with stored outputs, set aside or not, and of its lost attempts, hours.
 
     outputs: pymongo's collection of them; known_for: seconds for which an earlier sum of this process counts.
     """
@@ -23,9 +23,10 @@ def node_hours(outputs: Any, campaign: str, *, known_for: float = 0.0) -> float:
         {"$match": {"metadata.campaign": campaign}},
         {"$group": {"_id": None, "seconds": {"$sum": "$metadata.seconds"}}},
     ]
-    found = next(iter(outputs.aggregate(stages)), {"seconds": 0.0})
-    lost = outputs.database[CONTROLS].find_one({"_id": campaign}, {LOST: 1}) or {}
-    hours = (float(found["seconds"]) + float(lost.get(LOST, 0.0))) / 3600
+    mongo = outputs.database
+    stored = sum(float(found["seconds"]) for some in (outputs, mongo[SET_ASIDE]) for found in some.aggregate(stages))
+    lost = mongo[CONTROLS].find_one({"_id": campaign}, {LOST: 1}) or {}
+    hours = (stored + float(lost.get(LOST, 0.0))) / 3600
     _known[key] = (time.monotonic(), hours)
     return hours
 

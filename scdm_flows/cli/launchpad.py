@@ -60,7 +60,7 @@ def initialise(folder: Path, uri: str, settings: ScdmSettings, *, force: bool) -
     for file in texts:
         if file.startswith("my_qadapter"):
             texts[file] = _set(texts[file], pre_rocket=f"source {shlex.quote(str(folder / 'env.sh'))}")
-            texts[file] = texts[file].replace("rocket_launch: scdm ", f"rocket_launch: {_scdm()} ")
+            texts[file] = texts[file].replace("rocket_launch: exec scdm ", f"rocket_launch: exec {_scdm()} ")
         texts[file] = texts[file].replace(FOLDER_VARIABLE, shlex.quote(str(folder)))
     if settings.vasp_cmd:
         gamma = settings.vasp_gamma_cmd or settings.vasp_cmd

@@ -12,6 +12,7 @@ from support.rlaunching import FOLLOWERS, Workers, check_all_done, put, runs
 
 from scdm_flows.builders import build_all
 from scdm_flows.campaigns.again import set_aside
+from scdm_flows.campaigns.node_hours import node_hours
 from scdm_flows.cli import cli
 from scdm_flows.config import parse_config
 from scdm_flows.documents import StageName
@@ -46,12 +47,13 @@ def test_a_candidate_goes_again_from_a_stage_on(tmp_path: Path) -> None:
     run_campaign(config, database, processes=1)
     build_all(database)
     (before,) = CandidateDB(database).find(campaign="t")
-    made = stamps(database)
+    made, spent = stamps(database), node_hours(database.mongo[OUTPUTS], "t")
     assert list(made) == ["relax", "static", "gate"]
 
     assert set_aside(database, "t", before.candidate_id, StageName.STATIC) == 2
     assert list(stamps(database)) == ["relax"]
     assert database.mongo[SET_ASIDE].count_documents({}) == 2
+    assert node_hours(database.mongo[OUTPUTS], "t") == pytest.approx(spent)  # they were spent all the same
     assert not [finding for finding in check(database) if finding.rule == "blob-dangling"]
     with pytest.raises(CampaignError, match="no stored output from static on"):
         set_aside(database, "t", before.candidate_id, StageName.STATIC)

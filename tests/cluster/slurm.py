@@ -33,10 +33,11 @@ MpiDefault=none
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
-SelectTypeParameters=CR_CPU
+SelectTypeParameters=CR_CPU_Memory
 SlurmdParameters=config_overrides
+DefMemPerCPU={memory_per_cpu}
 KillWait=5
-NodeName=localhost NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
+NodeName=localhost NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={memory} State=UNKNOWN
 PartitionName=main Nodes=localhost Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -63,8 +64,8 @@ def _free_port() -> int:
 class Slurm:
     """The daemons of one folder; ``with Slurm(folder) as slurm: slurm.run("sbatch", "job.sh")``."""
 
-    def __init__(self, folder: Path, cpus: int = 8) -> None:
-        """cpus: what the node pretends to have; more than the machine's, so that several workers run at once."""
+    def __init__(self, folder: Path, cpus: int = 32, memory_per_cpu: int = 1000) -> None:
+        """What the node pretends to have, memory in MB; more than the machine's, so that several workers run at once."""
         self.folder = folder
         self.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
         self.environment["PATH"] = f"{os.environ.get('PATH', '')}:/usr/sbin"
@@ -72,7 +73,14 @@ class Slurm:
         for name in ("state", "spool"):
             (folder / name).mkdir(parents=True)
         (folder / "slurm.conf").write_text(
-            CONFIG.format(folder=folder, ctld_port=_free_port(), slurmd_port=_free_port(), cpus=cpus)
+            CONFIG.format(
+                folder=folder,
+                ctld_port=_free_port(),
+                slurmd_port=_free_port(),
+                cpus=cpus,
+                memory=cpus * memory_per_cpu,
+                memory_per_cpu=memory_per_cpu,
+            )
         )
         key = folder / "munge.key"
         key.touch(mode=0o600)

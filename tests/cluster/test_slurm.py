@@ -19,12 +19,12 @@ from typing import Any
 
 import pytest
 import yaml
-from cluster.slurm import NoSlurm, Slurm, missing
+from cluster.slurm import Slurm
 from fireworks import LaunchPad
 from pymatgen.core import Lattice, Structure
 from support.layers import mx2
 from support.memory import memory_database
-from support.places import ROOT, unavailable
+from support.places import ROOT
 
 from scdm_flows.builders import build_all
 from scdm_flows.cli.launchpad import launchpad_dir
@@ -33,35 +33,11 @@ from scdm_flows.config.settings import ScdmSettings
 from scdm_flows.execution.fireworks import launchpad_of, submit, write_worker_config
 from scdm_flows.execution.local.runner import run_campaign
 from scdm_flows.query import CandidateDB
-from scdm_flows.stores import Database, EmbeddedServer, connect
-from scdm_flows.stores.process import free_port
+from scdm_flows.stores import Database, connect
 
 PING_SECONDS, LOST_SECONDS = 2, 15  # the heartbeat of the workers, and the silence after which one counts as lost
 COMPUTE = ("relax", "static", "phonon")
 BIN = Path(sys.executable).parent
-
-
-@pytest.fixture
-def slurm(tmp_path: Path) -> Iterator[Slurm]:
-    """A running Slurm; whatever runs on it is cancelled afterwards."""
-    if (reason := missing()) is not None:
-        unavailable(reason)
-    made = Slurm(tmp_path / "slurm")
-    try:
-        made.start()
-    except NoSlurm as error:
-        made.stop()
-        unavailable(str(error))
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Iterator[ScdmSettings]:
-    """An embedded server of its own, stopped afterwards."""
-    made = ScdmSettings(data_dir=tmp_path / "data", port=free_port())
-    yield made
-    EmbeddedServer(made.data_dir, made.port).stop()
 
 
 @pytest.fixture

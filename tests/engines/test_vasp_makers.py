@@ -139,6 +139,11 @@ def test_a_relaxation_that_moved_c_or_stopped_early_is_not_believed(tmp_path: Pa
     (tmp_path / "custodian.json").write_text(json.dumps(corrections))
     with pytest.raises(EngineError, match="was stopped after 7 steps"):
         _check_relaxation(task(before), before, 0.005)
+    # but one that came to its end before it heeded that is a result
+    (tmp_path / "OUTCAR").write_text(" reached required accuracy - stopping structural energy minimisation\n")
+    _check_relaxation(task(before), before, 0.005)
+    with pytest.raises(EngineError, match="largest force of 0.04 eV/angstrom, 0.005 was asked for"):
+        _check_relaxation(task(before, 0.04), before, 0.005)
 
 
 def test_a_failure_is_explained(tmp_path: Path) -> None:

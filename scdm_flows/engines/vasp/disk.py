@@ -21,6 +21,7 @@ from monty.os.path import zpath
 
 LARGE = ("WAVECAR", "CHGCAR", "CHG", "LOCPOT")
 ENDED_WELL = "General timing and accounting"  # what OUTCAR says where VASP ended by itself
+CONVERGED = "reached required accuracy - stopping structural energy minimisation"  # what it says before that
 LAST_WORDS = 20_000  # bytes of OUTCAR that are looked at for it
 
 
@@ -53,6 +54,15 @@ def take_wave_functions(folder: Path, into: Path) -> bool:
     with zopen(source, "rb") as packed, (into / "WAVECAR").open("wb") as file:
         shutil.copyfileobj(packed, file)
     return True
+
+
+def converged_by_itself(folder: Path) -> bool:
+    """Whether VASP ended a relaxation because its forces were small enough, whatever else it was told."""
+    try:
+        with zopen(zpath(str(folder / "OUTCAR")), "rt", encoding="utf-8", errors="replace") as file:
+            return any(CONVERGED in str(line) for line in file)
+    except OSError:
+        return False
 
 
 def _ended_well(folder: Path) -> bool:

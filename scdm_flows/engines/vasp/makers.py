@@ -31,7 +31,7 @@ from scdm_flows.config.settings import get_settings
 from scdm_flows.engines.attempts import attempts
 from scdm_flows.engines.vasp.checks import layer_problems
 from scdm_flows.engines.vasp.continuing import FAIR_SECONDS, beginning
-from scdm_flows.engines.vasp.disk import local_folder, needed, take_wave_functions, tidy
+from scdm_flows.engines.vasp.disk import converged_by_itself, local_folder, needed, take_wave_functions, tidy
 from scdm_flows.engines.vasp.inputs import BAND_GAP, SlabSetGenerator, input_set
 from scdm_flows.errors import EngineError, ProgramKilled, StructureError, Unfinished
 
@@ -170,11 +170,11 @@ def _mesh_in_words(points: Kpoints) -> str:
 
 
 def _check_relaxation(task: Any, before: Structure, fmax: float, *, holds_c: bool = True) -> None:
-    """``EngineError`` where c moved, VASP was told to stop, or the forces are not what was asked for.
+    """``EngineError`` where c moved, VASP stopped as it was told, or the forces are not what was asked for.
 
     The parsers call every relaxation with steps to spare converged, also one that a STOPCAR ended.
     """
-    if WALLTIME_REACHED in _corrections(Path.cwd()):
+    if WALLTIME_REACHED in _corrections(Path.cwd()) and not converged_by_itself(Path.cwd()):
         raise EngineError(f"the relaxation was stopped after {len(task.calcs_reversed[0].output.ionic_steps)} steps")
     after = task.structure.lattice.matrix
     moved = float(np.abs(after[2] - before.lattice.matrix[2]).max())

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -74,7 +75,8 @@ class ScdmJobFiretask(JobFiretask):
                     return FWAction(stored_data={"stored_already": True})
                 job.metadata["fw_id"] = self.fw_id
                 with among(attempts_of(launchpad, int(self.fw_id))), executing(_campaign_of(launchpad, job)):
-                    response = run_job(job, store, write=partial(self._store, launchpad, store))
+                    before = time.monotonic() - SHIFT.begun  # what the worker needed to come so far
+                    response = run_job(job, store, spent=before, write=partial(self._store, launchpad, store))
             finally:
                 store.close()
             replacing = [] if there else [f for f in (response.replace, response.detour) if f is not None]

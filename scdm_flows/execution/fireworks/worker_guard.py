@@ -54,8 +54,9 @@ class Shift:
     """What this process knows of its work and its stop.
 
     loop: whether ``scdm worker`` runs the jobs and ends by itself; until: when its time is over (``time.time``);
-    keeps: folder of outputs that could not be stored; launch_id: of the job that runs, 0 without one; database: id of
-    the LaunchPad's database; away_since: since when this process finds no database (``time.monotonic``).
+    keeps: folder of outputs that could not be stored; launch_id: of the job that runs, 0 without one; begun: when it
+    began (``time.monotonic``); database: id of the LaunchPad's database; away_since: since when this process finds no
+    database (``time.monotonic``).
     """
 
     def __init__(self) -> None:
@@ -63,6 +64,7 @@ class Shift:
         self.until: float | None = None
         self.keeps = Path()
         self.launch_id = 0
+        self.begun = 0.0
         self.database = ""
         self.away_since: float | None = None
         self.job_runs = False
@@ -92,6 +94,7 @@ def guarded(run_task: RunTask) -> RunTask:
         # other (torch looks when the first job imports it)
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         fw_id = int(task.fw_id)
+        SHIFT.begun = time.monotonic()
         if not SHIFT.loop:
             SHIFT.keeps = keeps()
         try:
@@ -110,20 +113,19 @@ def guarded(run_task: RunTask) -> RunTask:
         if refused is not None:
             return FWAction(stored_data={"given_back": refused})
         before = {child.pid for child in psutil.Process().children(recursive=True)}
-        begun = time.monotonic()
         try:
             with _heartbeat(launchpad, launch_id), _stops_on_signals():
                 try:
                     action = run_task(task, fw_spec)
                 except Exception:
                     wait_for(launchpad)
-                    _count(launchpad, fw_spec, begun)
+                    _count(launchpad, fw_spec)
                     raise
                 wait_for(launchpad)  # FireWorks drops the end of a job when the database is away
                 return action
         except Stopped as stop:
             _end_children(before)
-            _count(launchpad, fw_spec, begun)
+            _count(launchpad, fw_spec)
             return _leave(launchpad, fw_id, launch_id, str(stop))
         finally:
             if control.budget.jobs:
@@ -132,10 +134,10 @@ def guarded(run_task: RunTask) -> RunTask:
     return run
 
 
-def _count(launchpad: LaunchPad, spec: dict[str, Any], begun: float) -> None:
-    """Count the time of an attempt that leaves no output. begun: ``time.monotonic``."""
+def _count(launchpad: LaunchPad, spec: dict[str, Any]) -> None:
+    """Count the time of an attempt that leaves no output."""
     with suppress(PyMongoError):  # a stop is not to wait for a database that is away
-        add_lost(launchpad.db, spec.get("campaign"), time.monotonic() - begun)
+        add_lost(launchpad.db, spec.get("campaign"), time.monotonic() - SHIFT.begun)
 
 
 def _refused(launchpad: LaunchPad, spec: dict[str, Any], control: Control, fw_id: int, launch_id: int) -> str | None:

@@ -84,16 +84,16 @@ class Slow:
         self.pause = float(os.environ.get("STANDIN_VASP_STEP_SECONDS", "0.5"))
         self.killed_at = time.monotonic() + float(os.environ.get("STANDIN_VASP_WALLTIME", "60"))
 
-    def wait(self) -> bool:
-        """Lets an ionic step last (a single point: until it ends); whether STOPCAR asks to stop."""
+    def stopped(self) -> bool:
+        """Whether STOPCAR asks to stop after this ionic step; a single point lasts until it does."""
         while True:
-            time.sleep(self.pause)
             if stop_requested(self.folder, self.kind):
                 return True
             if time.monotonic() > self.killed_at:
                 kill()
             if self.kind == "relax":
                 return False
+            time.sleep(self.pause)
 
 
 def cut(vasprun: Path) -> None:

@@ -43,6 +43,7 @@ class Step:
     stress: Array  # (3, 3), kB, positive under compression as VASP prints it
     moments: Array  # (n_atoms,), mu_B
     converged: bool
+    following: Structure  # where the next step is; the same where it is converged
 
 
 def relax(inputs: Inputs, *, forever: bool = False) -> Iterator[Step]:
@@ -62,10 +63,14 @@ def relax(inputs: Inputs, *, forever: bool = False) -> Iterator[Step]:
     optimizer = BFGS(moving, logfile=None, maxstep=0.15)
     signs = np.sign(inputs.incar.get("MAGMOM", np.ones(len(start)))) if inputs["ISPIN"] == 2 else np.zeros(len(start))
     before = None
-    while True:
+
+    def structure() -> Structure:
         matrix = np.array(atoms.cell[:])
         if not z:  # held by the mask up to rounding
             matrix[2], matrix[:, 2] = start.lattice.matrix[2], start.lattice.matrix[:, 2]
+        return Structure(Lattice(matrix), start.species, atoms.get_scaled_positions(wrap=False))
+
+    while True:
         energy, forces = float(atoms.get_potential_energy()), atoms.get_forces()
         moments = np.array(atoms.calc.results["magmoms"], dtype=float).reshape(-1)
         moments = np.where(moments < SMALLEST_MOMENT, 0.0, moments * signs)
@@ -75,13 +80,10 @@ def relax(inputs: Inputs, *, forever: bool = False) -> Iterator[Step]:
             converged = np.linalg.norm(moving.get_forces(), axis=1).max() < -tolerance
         else:
             converged = before is not None and abs(energy - before) < tolerance
-        yield Step(
-            Structure(Lattice(matrix), start.species, atoms.get_scaled_positions(wrap=False)),
-            energy,
-            np.array(forces, dtype=float),
-            -KILOBAR_PER_EV_PER_CUBIC_ANGSTROM * atoms.get_stress(voigt=False),
-            moments,
-            bool(converged) and not forever,
-        )
+        done = bool(converged) and not forever
+        here = structure()
+        stress = -KILOBAR_PER_EV_PER_CUBIC_ANGSTROM * atoms.get_stress(voigt=False)
+        if not done:
+            optimizer.step()
+        yield Step(here, energy, np.array(forces, dtype=float), stress, moments, done, structure())
         before = energy
-        optimizer.step()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 def main() -> int:
     """One run in the present folder; the exit status."""
-    from support.standin import failures, inputs, ions, writers
+    from support.standin import failures, inputs, ions, journal, writers
     from support.standin.electrons import electrons
 
     folder = Path.cwd()
@@ -32,11 +32,14 @@ def main() -> int:
     slow = failures.Slow(folder, run.kind) if failure in ("walltime", "slow") else None
     record = writers.Record(folder, run)
     for step in ions.relax(run, forever=failure in ("walltime", "unconverged_ionic")):
-        stopped = slow.wait() if slow else failures.stop_requested(folder, run.kind)
+        journal.note("begun", folder, step.structure)
+        record.electronic_steps(step, failure != "unconverged_scf", slow.pause if slow else 0.0)
+        stopped = slow.stopped() if slow else failures.stop_requested(folder, run.kind)
         exhausted = record.steps + 1 >= run["NSW"] and not slow
         last = stopped or step.converged or exhausted
         bands = electrons(run, step.structure, step.moments.sum()) if last else None
-        record.ionic_step(step, failure != "unconverged_scf", bands)
+        record.ionic_step(step, bands)
+        journal.note("computed", folder, step.structure)
         failures.after_first_step(failure, folder / "vasprun.xml")
         if bands is not None:
             record.close(step, bands, stopped)

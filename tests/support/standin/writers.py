@@ -38,6 +38,7 @@ class Record:
         self.folder, self.inputs = folder, inputs
         self.begin = self.last = time.time()
         self.steps = 0
+        self.scf: list[float] = []  # energies of the last ionic step's electronic steps
         self.first_energy = 0.0
         self.outcar, self.vasprun, self.oszicar = (
             (folder / name).open("w") for name in ("OUTCAR", "vasprun.xml", "OSZICAR")
@@ -123,33 +124,37 @@ class Record:
             f'   <v name="usershift"> {shift} </v>\n  </generation>\n'
         )
 
-    def ionic_step(self, step: Step, self_consistent: bool, electrons: Electrons | None) -> None:
-        """One ionic step; ``electrons`` with the last one."""
-        self.steps += 1
-        now = time.time()
-        scf = _scf(step.energy, self.inputs["EDIFF"], self.inputs["NELM"], self_consistent)
-        energy = scf[-1]
-        self.first_energy = energy if self.steps == 1 else self.first_energy
-        n, m = self.steps, step.moments.sum()
-        seconds = now - self.last
-        magnetization = f" number of electron {self.inputs.electrons:15.7f} magnetization {m:15.7f}\n"
+    def electronic_steps(self, step: Step, self_consistent: bool, seconds: float) -> None:
+        """The electronic steps of an ionic step, which take so many seconds; each is in the files when it is done."""
+        scf = self.scf = _scf(step.energy, self.inputs["EDIFF"], self.inputs["NELM"], self_consistent)
+        number, pause = self.steps + 1, seconds / len(scf)
+        magnetization = f" number of electron {self.inputs.electrons:15.7f} magnetization {step.moments.sum():15.7f}\n"
         self.oszicar.write(
             "       N       E                     dE             d eps       ncg     rms          rms(c)\n"
         )
         for i, e in enumerate(scf, 1):
+            time.sleep(pause)
             change = e - (scf[i - 2] if i > 1 else 0)
             self.oszicar.write(f"DAV: {i:3d} {e:20.12E} {change:14.5E} {change:12.5E} {100:5d} {abs(change):10.3E}\n")
             self.outcar.write(
-                f"\n{'-' * 39} Iteration {n:6d}({i:4d})  {'-' * 39}\n\n      LOOP:  cpu time {seconds / len(scf):9.4f}: "
-                f"real time {seconds / len(scf):9.4f}\n{magnetization}  entropy T*S    EENTRO =         0.00000000\n"
-                + _toten(e)
+                f"\n{'-' * 39} Iteration {number:6d}({i:4d})  {'-' * 39}\n\n      LOOP:  cpu time {pause:9.4f}: "
+                f"real time {pause:9.4f}\n{magnetization}  entropy T*S    EENTRO =         0.00000000\n" + _toten(e)
             )
-        self.oszicar.write(
-            f"{n:4d} F= {energy:.8E} E0= {energy:.8E}  d E ={energy - self.first_energy:.6E}"
-            + (f"  mag= {m:9.4f}\n" if self.inputs["ISPIN"] == 2 else "\n")
-        )
+            self._flush()
         done = "EDIFF is reached" if self_consistent else "EDIFF was not reached (unconverged)"
         self.outcar.write(f"\n------------------------ aborting loop because {done} {'-' * 40}\n\n")
+
+    def ionic_step(self, step: Step, electrons: Electrons | None) -> None:
+        """One ionic step whose electronic steps are done; ``electrons`` with the last one."""
+        self.steps += 1
+        now = time.time()
+        energy = self.scf[-1]
+        self.first_energy = energy if self.steps == 1 else self.first_energy
+        seconds = now - self.last
+        self.oszicar.write(
+            f"{self.steps:4d} F= {energy:.8E} E0= {energy:.8E}  d E ={energy - self.first_energy:.6E}"
+            + (f"  mag= {step.moments.sum():9.4f}\n" if self.inputs["ISPIN"] == 2 else "\n")
+        )
         pressure = step.stress.trace() / 3
         kilobar = "".join(f"{step.stress[i, j]:12.5f}" for i, j in ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (2, 0)))
         self.outcar.write(
@@ -164,7 +169,7 @@ class Record:
             f"     LOOP+:  cpu time {seconds:9.4f}: real time {seconds:9.4f}\n"
         )
         self.vasprun.write(" <calculation>\n")
-        for e in scf:
+        for e in self.scf:
             self.vasprun.write(f'  <scstep>\n   <time name="total"> 0.01 0.01</time>\n{_energy(e)}  </scstep>\n')
         self.vasprun.write(
             _crystal(step.structure) + _varray("forces", step.forces) + _varray("stress", step.stress) + _energy(energy)
@@ -172,7 +177,10 @@ class Record:
         if electrons is not None:
             self._electrons(electrons, step.structure)
         self.vasprun.write(" </calculation>\n")
-        (self.folder / "CONTCAR").write_text(Poscar(step.structure, comment="stand-in").get_str(significant_figures=16))
+        # the geometry to go on from: VASP has moved the atoms when it writes its files, as the cells in the XDATCAR of a
+        # relaxation with ISIF = 3 show, which are one step ahead of the positions
+        after = step.structure if self.inputs["NSW"] == 0 else step.following
+        (self.folder / "CONTCAR").write_text(Poscar(after, comment="stand-in").get_str(significant_figures=16))
         self.last = now
         self._flush()
 
@@ -261,7 +269,7 @@ class Record:
         """The end of a run that was not cut off."""
         if stopped:
             self.outcar.write("\n soft stop encountered!  aborting job ...\n\n")
-        elif step.converged and self.inputs["NSW"]:
+        if step.converged and self.inputs["NSW"]:
             self.outcar.write("\n reached required accuracy - stopping structural energy minimisation\n")
         self.outcar.write(f"\n E-fermi : {electrons.fermi:9.4f}     XC(G=0):   0.0000     alpha+bet :   0.0000\n\n")
         if self.inputs["LORBIT"] >= 10 or self.inputs["ISPIN"] == 2:

@@ -217,13 +217,16 @@ def test_running_jobs_of_a_category_are_never_more_than_allowed(
     launch.submit(campaign(tmp_path, n=12, shard=12, jobs={"compute": 2}), database)
     launchpad = launch.launchpad_of(database)
     work(launchpad, 2)  # generate, screen
-    running, most, ran, lock = 0, 0, [], threading.Lock()
+    running, most, ran, lock, together = 0, 0, [], threading.Lock(), threading.Event()
 
     def run_job(job: Any, store: Any, **spent: float) -> Any:
         nonlocal running, most
         with lock:
             running += 1
             most = max(most, running)
+            if running == 2:
+                together.set()
+        together.wait(60)  # on a busy machine the first would be gone before a second comes
         time.sleep(0.05)
         with lock:
             running -= 1

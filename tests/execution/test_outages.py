@@ -66,7 +66,7 @@ def kept(tmp_path: Path) -> list[Path]:
     return sorted((tmp_path / "work" / keeping.FOLDER).glob(f"*{keeping.SUFFIX}"))
 
 
-def wait_until(what: Any, seconds: float = 60) -> None:
+def wait_until(what: Any, seconds: float = 240) -> None:
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end, "it did not happen"

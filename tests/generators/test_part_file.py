@@ -146,7 +146,7 @@ def test_no_process_is_left_and_what_is_finished_is_where_it_is_said(tmp_path: P
         os.killpg(process.pid, how)
     else:
         os.kill(process.pid, how)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=240)
     if how is not signal.SIGKILL:
         assert process.returncode == 130
         assert "of 64 samples are in s.jsonl.part; the same command goes on from there" in told

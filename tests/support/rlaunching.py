@@ -398,7 +398,7 @@ class Workers:
 
     def wait_at(self, *points: str) -> None:
         """Wait until workers have come to their points."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while not all((self.folder / f"at {point}").exists() for point in points):
             assert time.monotonic() < deadline, (self.folder / "rlaunch.log").read_text()[-3000:]
             time.sleep(0.02)

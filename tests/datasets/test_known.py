@@ -28,7 +28,7 @@ from scdm_models.datasets.pairing import displacement
 from scdm_models.datasets.records import CuratedLayer, Dropped, LayerRecord
 from scdm_models.errors import DatasetError, NotALayerError
 
-TRIALS = int(os.environ.get("SCDM_TEST_TRIALS", "200"))  # 2,000 before a release, as in `make bench`
+TRIALS = int(os.environ.get("SCDM_TEST_TRIALS", "100"))  # 2,000 before a release, as in `make bench`
 THIRDS = [(1 / 3, 2 / 3), (2 / 3, 1 / 3), (0.0, 0.0)]
 
 

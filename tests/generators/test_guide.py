@@ -60,7 +60,6 @@ def test_what_is_not_accepted_is_passed_over_and_a_call_goes_on(monkeypatch: pyt
             break
     rest = list(generate(8, 5, options=options, position=position))
     assert [one.draw for one in [*first, *rest]] == [one.draw for one in samples]
-    assert [one.draw for one in generate(8, 5, options=options, processes=2)] == [one.draw for one in samples]
     monkeypatch.setattr(sampler, "MOST_DRAWS", 20)
     with pytest.raises(GenerationError, match="draws gave 0 samples that may be kept; ask for less"):
         list(generate(2, 5, options=SamplerOptions(accept=Few(0))))

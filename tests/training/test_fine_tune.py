@@ -37,7 +37,7 @@ def nats(checkpoint: Checkpoint, crystals: list[LayerCrystal]) -> float:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         batch = to_batch(crystals)
-        return float(torch.stack([checkpoint.model.skeleton_loss(batch, generator) for _ in range(20)]).mean())
+        return float(torch.stack([checkpoint.model.skeleton_loss(batch, generator) for _ in range(8)]).mean())
 
 
 def test_rewarded_crystals_become_likelier_and_the_others_stay(

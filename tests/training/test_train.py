@@ -43,7 +43,7 @@ def layers(n: int) -> list[LayerCrystal]:
 def test_a_killed_training_ends_in_the_same_checkpoint(tmp_path: Path, symmetry: str, stop: tuple[str, int]) -> None:
     (tmp_path / "c.yaml").write_text(f"symmetry: {symmetry}\n{TINY}")
     config = load_train_config(tmp_path / "c.yaml")
-    crystals, ids = layers(80), [f"c{k}" for k in range(80)]
+    crystals, ids = layers(60), [f"c{k}" for k in range(60)]
 
     whole = train(crystals, ids, tmp_path / "whole.safetensors", config)
     seen: list[tuple[str, int]] = []
@@ -65,7 +65,7 @@ def test_a_killed_training_ends_in_the_same_checkpoint(tmp_path: Path, symmetry:
 def test_the_state_of_another_training_is_refused(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(TINY)
     config = load_train_config(tmp_path / "c.yaml")
-    crystals, ids = layers(80), [f"c{k}" for k in range(80)]
+    crystals, ids = layers(60), [f"c{k}" for k in range(60)]
     out = tmp_path / "x.safetensors"
 
     def kill(p: Progress) -> None:
@@ -81,9 +81,9 @@ def test_the_state_of_another_training_is_refused(tmp_path: Path) -> None:
 def test_training_from_the_start_to_a_sample(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(TINY)
     config = load_train_config(tmp_path / "c.yaml")
-    crystals = layers(80)
+    crystals = layers(60)
     out = tmp_path / "tiny.safetensors"
-    model_id = train(crystals, [f"c{k}" for k in range(80)], out, config)
+    model_id = train(crystals, [f"c{k}" for k in range(60)], out, config)
     assert (
         (tmp_path / "tiny.safetensors.csv").read_text().startswith("phase,epoch,seconds,learning_rate,loss,validation")
     )

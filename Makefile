@@ -67,7 +67,7 @@ $(VENV)/.installed-dev: $(INPUTS) $(VENV)/.torch-$(TORCH)
 # Every program that the tests start would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-# One thread each: the tests run in parallel, three on two cores, as many wait for processes and servers. Those of one
+# One thread each: the tests run in parallel, four on two cores, as many wait for processes and servers. Those of one
 # folder take long, so who is out of tests takes some over.
 test: dev
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(PYTEST_ARGS)

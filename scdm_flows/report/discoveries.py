@@ -114,7 +114,7 @@ def render(considered: Sequence[Considered], command: str, below: float = BELOW_
     asked = {one.candidate.candidate_id: demands(one.candidate, below) for one in considered}
     found = [one for one in considered if is_discovery(asked[one.candidate.candidate_id])]
     found.sort(key=lambda one: one.candidate.e_above_hull or 0.0)
-    others = [one for one in considered if one not in found]
+    others = [one for one in considered if not is_discovery(asked[one.candidate.candidate_id])]
     files: dict[str, str] = {}
     for one in found:
         files |= _files(one, asked[one.candidate.candidate_id])

@@ -50,12 +50,13 @@ def discoveries(names: tuple[str, ...], out: Path, below: float | None, force: b
             for name in names:
                 build_all(connected, name)
             now = gather(connected, names)
-    campaigns = sorted({one.candidate.campaign for one in together(known, now)})
+    considered = together(known, now)
+    campaigns = sorted({one.candidate.campaign for one in considered})
     words = "" if below == BELOW_EV else f" --max-e-above-hull {below:g}"
     command = f"scdm campaign discoveries {' '.join(campaigns)} -o {out}{words}"
-    files = render(together(known, now), command, below)
+    files = render(considered, command, below)
     with output_folder(out, OTHERS, force=force) as folder:
         for name, text in files.items():
             (folder / name).write_text(text)
     found = sum(name.endswith(".json") for name in files)
-    click.echo(f"{found} of {len(together(known, now))} layers are discoveries: {out / INDEX}")
+    click.echo(f"{found} of {len(considered)} layers are discoveries: {out / INDEX}")

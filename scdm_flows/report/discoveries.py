@@ -112,9 +112,10 @@ def together(earlier: Sequence[Considered], now: Sequence[Considered]) -> list[C
 def render(considered: Sequence[Considered], command: str, below: float = BELOW_EV) -> dict[str, str]:
     """The files of a list: name -> text. command: what made it; below: largest E_hull of a discovery, eV/atom."""
     asked = {one.candidate.candidate_id: demands(one.candidate, below) for one in considered}
-    found = [one for one in considered if is_discovery(asked[one.candidate.candidate_id])]
+    found, others = list[Considered](), list[Considered]()
+    for one in considered:
+        (found if is_discovery(asked[one.candidate.candidate_id]) else others).append(one)
     found.sort(key=lambda one: one.candidate.e_above_hull or 0.0)
-    others = [one for one in considered if not is_discovery(asked[one.candidate.candidate_id])]
     files: dict[str, str] = {}
     for one in found:
         files |= _files(one, asked[one.candidate.candidate_id])

@@ -13,6 +13,7 @@ import numpy as np
 
 from scdm_flows.analysis.ranking import BINS, window_bin
 from scdm_flows.documents import CampaignDoc, CampaignState, CandidateDoc, CandidateState, KnownAs, PhononDoc
+from scdm_flows.documents.bands import GapKind
 from scdm_flows.documents.hull import LOWER_BOUND_WORDS, at_least, missing_words
 from scdm_flows.query.candidate_db import EXTRAPOLATED_WORDS
 from scdm_flows.report import paper
@@ -187,6 +188,13 @@ def candidate_warnings(candidate: CandidateDoc, phonon: PhononDoc | None = None)
     if phonon is not None:
         found += _phonon_warnings(candidate, phonon)
     return found
+
+
+def gap_words(gap_ev: float | None, kind: GapKind | None) -> str:
+    """Size and kind of a band gap, eV; one is missing where it is not known."""
+    if gap_ev == 0 or kind is GapKind.METAL:
+        return "metal"
+    return f"{number(gap_ev, 2)} {'' if kind is None else kind.value}".strip()
 
 
 def magnetic_words(candidate: CandidateDoc) -> str | None:

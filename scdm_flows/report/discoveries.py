@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from scdm_flows.analysis.discovery import BELOW_EV, Demand, demands, fell, is_discovery
 from scdm_flows.documents import BandsDoc, CandidateDoc, PhononDoc
-from scdm_flows.documents.bands import GapKind
 from scdm_flows.documents.migrations import migrate
 from scdm_flows.query import CandidateDB
 from scdm_flows.query.candidate_files import as_text, structure_of
 from scdm_flows.report import bands
 from scdm_flows.report.compounds import group_of
-from scdm_flows.report.content import candidate_warnings, competing_phases, magnetic_words
+from scdm_flows.report.content import candidate_warnings, competing_phases, gap_words, magnetic_words
 from scdm_flows.report.crystals import layer_picture
 from scdm_flows.report.figures import published
 from scdm_flows.report.markdown import formula, number, picture, table, with_error
@@ -171,7 +170,7 @@ def _row(one: Considered) -> list[str]:
         "–"
         if c.parent is None
         else with_error(c.parent.e_above_hull, c.parent.e_above_hull_error, c.parent.extrapolated),
-        _gap(c),
+        gap_words(c.band_gap, c.gap_kind),
         magnetic_words(c) or "–",
         generator_name(c.generator),
         ", ".join([*links, f"[rerun]({name}.yaml)"]),
@@ -183,13 +182,6 @@ def _surrogate(c: CandidateDoc) -> str:
     if before is None or not before.surrogate:
         return "–"
     return with_error(before.e_above_hull, before.e_above_hull_error, before.extrapolated)
-
-
-def _gap(c: CandidateDoc) -> str:
-    """Size and kind of the gap, eV."""
-    if c.band_gap == 0 or c.gap_kind is GapKind.METAL:
-        return "metal"
-    return f"{number(c.band_gap, 2)} {'' if c.gap_kind is None else c.gap_kind.value}".strip()
 
 
 def _files(one: Considered, asked: Sequence[Demand]) -> dict[str, str]:
@@ -231,7 +223,7 @@ def _page(one: Considered, asked: Sequence[Demand], files: Mapping[str, str]) ->
         ["energy above hull", f"{number(c.e_above_hull)} eV/atom"],
         ["competing phases", "; ".join(f"{100 * s:.0f} % {n} ({w})" for n, s, w in competing_phases(c)) or "–"],
         ["magnetism", magnetic_words(c) or "–"],
-        ["band gap, eV", _gap(c)],
+        ["band gap, eV", gap_words(c.band_gap, c.gap_kind)],
     ]
     if one.phonon is not None:
         hessian, stiffness = one.phonon.min_hessian_ev_per_angstrom2, one.phonon.stiffness_n_per_m

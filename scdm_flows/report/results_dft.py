@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 
 from scdm_flows.analysis.fidelity import beside_c2db, compare, fidelity
 from scdm_flows.config import WINDOW_EV
-from scdm_flows.documents import BandsDoc, CandidateDoc, CandidateState
+from scdm_flows.documents import CandidateDoc, CandidateState
 from scdm_flows.documents.bands import GapKind
 from scdm_flows.report import bands, paper
 from scdm_flows.report.compounds import compound_results, group_of, parts
-from scdm_flows.report.content import candidate_warnings, competing_phases, magnetic_words
+from scdm_flows.report.content import candidate_warnings, competing_phases, gap_words, magnetic_words
 from scdm_flows.report.dft_study import DftStudy
 from scdm_flows.report.fidelities import measured
 from scdm_flows.report.figures import OURS, SOFT, STYLE, published
@@ -190,7 +190,7 @@ def _cells(study: DftStudy, candidate: CandidateDoc) -> list[str]:
     """Prototype to smallest eigenvalue, as in the table of the compounds."""
     document, judged = study.bands.get(candidate.candidate_id), study.verdict(candidate)
     before = candidate.parent
-    gap = "–" if document is None else _gap(document)
+    gap = "–" if document is None else gap_words(document.band_gap_ev, document.gap_kind)
     return [
         parts(candidate)[1],
         group_of(candidate),
@@ -201,12 +201,6 @@ def _cells(study: DftStudy, candidate: CandidateDoc) -> list[str]:
         "–" if judged is None else "yes" if judged[1].dynamically_stable else "no",
         "–" if judged is None else number(judged[1].min_hessian_ev_per_angstrom2),
     ]
-
-
-def _gap(document: BandsDoc) -> str:
-    if document.gap_kind is GapKind.METAL:
-        return "metal"
-    return f"{number(document.band_gap_ev, 2)} {document.gap_kind.value}"
 
 
 def _every_prototype(study: DftStudy, found: Sequence[Any]) -> Iterator[str]:

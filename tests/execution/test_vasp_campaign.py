@@ -361,6 +361,17 @@ def test_a_failing_run_ends_as_a_document_or_is_mended(
     assert candidate.stages["bands"].status == "passed"
 
 
+def test_a_program_that_cannot_begin_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # as `srun vasp_std` without its module: the launcher is there, so a submission accepts it, and VASP is not
+    monkeypatch.setenv("SCDM_VASP_CMD", "env no-such-vasp")
+    database = memory_database()
+    run_campaign(campaign(tmp_path, {"bn": boron_nitride()}), database, processes=1)
+    (failure,) = CandidateDB(database).failures("v")
+    assert (failure.stage, failure.error_type) == ("relax", "ProgramKilled")
+    assert re.search(r"VASP did not begin.*no-such-vasp", failure.message)
+    assert "ended in the middle" not in failure.message
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Database]:
     """A database server of its own, whose address a launchpad folder beside it names."""

@@ -43,7 +43,7 @@ MONITOR_SECONDS = 300.0  # how often custodian's monitors (frozen run, wall time
 WALLTIME_SHARE = 0.2  # of a short wall time is kept for stopping
 OWN_SHARE = 0.3  # of the engine's own wall time is a fair try at an ionic step
 WALLTIME_REACHED = "Walltime reached"  # custodian's name of it
-KILLED, NOT_RELAXED = "VASP ended in the middle", "the relaxation did not converge"
+KILLED, NOT_BEGUN, NOT_RELAXED = "VASP ended in the middle", "VASP did not begin", "the relaxation did not converge"
 C_TOLERANCE_ANGSTROM = 1e-3
 FORCE_SLACK = 1.1  # VASP judges its forces before they are rounded and drift is taken off
 WALLTIME_START = "CUSTODIAN_WALLTIME_START"  # custodian counts from here, through all jobs of a process
@@ -128,7 +128,7 @@ def run_slab(maker: Any, structure: Structure, run: Callable[[Any, Structure], R
         stopped = WALLTIME_REACHED in _corrections(folder)
         if (stopped and (relaxes or of_worker)) or (relaxes and NOT_RELAXED in words):
             raise Unfinished(words, of_worker=stopped and of_worker) from error
-        if KILLED in words:
+        if KILLED in words or NOT_BEGUN in words:  # of this machine, its modules or its memory
             raise ProgramKilled(words) from error
         raise EngineError(words) from error
     tidy(Path.cwd(), {*needed(incar), *maker.keep_files})
@@ -266,7 +266,10 @@ def failure_in_words(error: Exception, folder: Path) -> str:
     """Why a VASP run failed: the error, what custodian mended before, and what did not converge."""
     message = " ".join(str(error).split()) or type(error).__name__
     if "Validator" in message:
-        message = f"{KILLED}: killed (memory, queue), or a full disk ({message})"
+        if not any(folder.glob("OUTCAR*")):
+            message = f"{NOT_BEGUN}: are its command (SCDM_VASP_CMD), modules and libraries right here? ({message})"
+        else:
+            message = f"{KILLED}: killed (memory, queue), or a full disk ({message})"
     corrections = _corrections(folder)
     parts = [message[:400] if isinstance(error, EngineError) else _unconverged(folder) or message[:400]]
     if corrections.pop(WALLTIME_REACHED, 0):

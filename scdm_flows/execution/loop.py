@@ -73,7 +73,7 @@ def go_on(
     document = register_loop(config, database)
     while True:
         number = len(document.rounds) + 1
-        campaign = config.campaign(number)
+        campaign = config.campaign(number, document.checkpoint(number))
         over = [campaign.name] if campaign is not None and is_over(database, campaign.name) else []
         hours = spent(config, database, number)
         now = next_step(config, document, over, hours, [one.number for one in document.taught])
@@ -91,7 +91,7 @@ def go_on(
             save(database, document)
         elif now.step is Step.GENERATE:
             assert campaign is not None
-            execute(_with_taught(campaign, document, number))
+            execute(campaign)
             build_all(database, campaign.name)
             if not is_over(database, campaign.name):
                 return Went(document, campaign.name)
@@ -122,14 +122,6 @@ def _compute(config: LoopConfig, database: Database, document: LoopDoc, execute:
     document.rounds[-1].finished = used_up or is_over(database, name)
     save(database, document)
     return None if document.rounds[-1].finished else name
-
-
-def _with_taught(campaign: CampaignConfig, document: LoopDoc, number: int) -> CampaignConfig:
-    """The campaign with the generator of its round that has learned, where there is one."""
-    taught = next((one.checkpoint for one in document.taught if one.number == number), None)
-    if taught is None:
-        return campaign
-    return campaign.model_copy(update={"generator": campaign.generator.model_copy(update={"checkpoint": taught})})
 
 
 def is_over(database: Database, name: str) -> bool:

@@ -15,7 +15,6 @@ from pymatgen.core import Structure
 from support.layers import mx2
 from support.memory import memory_database
 
-from scdm_flows.campaigns.rounds import loop_document
 from scdm_flows.config import CampaignConfig
 from scdm_flows.config.loop import LoopConfig, parse_loop
 from scdm_flows.documents import LoopDoc
@@ -183,7 +182,7 @@ def test_used_up_core_hours_end_it(config: LoopConfig) -> None:
     short = config.model_copy(update={"core_hours": 1e-7})
     document = go_on(short, database, here(database), FOLDER).document
     assert document.ended == "its 1e-07 core hours are used up"
-    stored = loop_document(database, "l")
+    stored = database.loop("l")
     assert stored is not None
     assert told(stored) == told(document)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from scdm_flows.builders import build_all
 from scdm_flows.campaigns.plan import plan
 from scdm_flows.campaigns.promotion import promote
+from scdm_flows.campaigns.registration import is_same
 from scdm_flows.campaigns.rounds import (
     Step,
     asked_of,
@@ -74,7 +75,7 @@ def go_on(
     while True:
         number = len(document.rounds) + 1
         campaign = config.campaign(number, document.checkpoint(number))
-        over = [campaign.name] if campaign is not None and is_over(database, campaign.name) else []
+        over = [campaign.name] if campaign is not None and _is_done(database, campaign) else []
         hours = spent(config, database, number)
         now = next_step(config, document, over, hours, [one.number for one in document.taught])
         if now.step is Step.END:
@@ -93,7 +94,7 @@ def go_on(
             assert campaign is not None
             execute(campaign)
             build_all(database, campaign.name)
-            if not is_over(database, campaign.name):
+            if not _is_done(database, campaign):
                 return Went(document, campaign.name)
         elif now.step is Step.CHOOSE:
             build_all(database)
@@ -122,6 +123,12 @@ def _compute(config: LoopConfig, database: Database, document: LoopDoc, execute:
     document.rounds[-1].finished = used_up or is_over(database, name)
     save(database, document)
     return None if document.rounds[-1].finished else name
+
+
+def _is_done(database: Database, campaign: CampaignConfig) -> bool:
+    """Whether a round's campaign is over; another one of its name is not, so that whoever executes it refuses it."""
+    known = database.campaign(campaign.name)
+    return known is not None and is_same(known, campaign) and is_over(database, campaign.name)
 
 
 def is_over(database: Database, name: str) -> bool:

@@ -45,12 +45,13 @@ def remove(name: str, yes: bool, dry_run: bool, as_json: bool) -> None:
 
 
 def _title(what: Removable) -> str:
-    campaigns = f" ({', '.join(sorted(what.campaigns))})" if what.campaigns else ""
-    return f"Loop {what.name}{campaigns}" if what.loop else f"Campaign {what.name}"
+    return f"{'Loop' if what.loop else 'Campaign'} {what.name}"
 
 
 def _agreed(what: Removable, counts: dict[str, int]) -> bool:
     many = ", ".join(f"{count} {collection}" for collection, count in counts.items()) or "nothing but its document"
+    if what.loop and what.campaigns:
+        many += f" ({', '.join(sorted(what.campaigns))})"
     try:
         return click.confirm(f"{_title(what)} has {many}. Remove all of it for good?", err=True)
     except click.Abort:
@@ -59,3 +60,5 @@ def _agreed(what: Removable, counts: dict[str, int]) -> bool:
 
 def _show(what: Removable, counts: dict[str, int], words: str) -> None:
     table(f"{_title(what)}: {words}", ["collection", "documents"], [list(row) for row in counts.items()])
+    if what.loop and what.campaigns:
+        click.echo(f"its campaigns: {', '.join(sorted(what.campaigns))}")

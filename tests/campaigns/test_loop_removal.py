@@ -74,6 +74,7 @@ def test_a_loop_goes_with_its_campaigns_and_others_stay() -> None:
         removal.remove(database, "l")
 
 
+@pytest.mark.slow
 def test_a_removal_that_is_killed_anywhere_is_completed_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     refused = 0
     for step in itertools.count():
@@ -220,11 +221,14 @@ def test_the_command_asks_and_says_what_it_would_do(monkeypatch: pytest.MonkeyPa
     assert sorted(dry["campaigns"]) == [*CAMPAIGNS]
     assert dry["removed"]["candidates"] == 6
     asked = scdm("l", answer="n\n").output
-    assert "Loop l (l-r01, l-r01-gpaw, l-r02, l-r03) has 4 campaigns, 4 fireworks" in asked
+    assert "Loop l has 4 campaigns, 4 fireworks" in asked
+    assert "(l-r01, l-r01-gpaw, l-r02, l-r03). Remove all of it" in asked
     assert "nothing was removed" in asked
     assert scdm("l").exit_code == 2
     assert "belongs to the loop 'l'" in str(scdm("l-r01", "--yes").exception)
     assert database.loop("l") is not None
-    assert scdm("l", answer="y\n").exit_code == 0
+    gone = scdm("l", answer="y\n")
+    assert gone.exit_code == 0
+    assert "its campaigns: l-r01, l-r01-gpaw, l-r02, l-r03" in gone.output
     assert database.loop("l") is None
     assert "there is no campaign 'l', and no loop" in str(scdm("l", "--yes").exception)

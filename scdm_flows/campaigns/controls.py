@@ -1,5 +1,7 @@
 """What was decided for a campaign besides its configuration: the collection ``scdm_controls``, a document each.
 
+A loop has one as well, for who runs it and whether it is being removed.
+
 Its fields: cancelled (when), taken and shards (candidates that the budget has let past the screen, in all and of each
 shard), phonons (the candidates that were chosen for phonons), lost_seconds (of attempts that left no output).
 """
@@ -32,6 +34,11 @@ class Control:
     shares: dict[int, int] = field(default_factory=dict)
     left_out: dict[int, int] = field(default_factory=dict)
     chosen: list[str] | None = None
+
+
+def loop_key(loop: str) -> str:
+    """Key of a loop's document; no campaign has such a name."""
+    return f":loop {loop}"
 
 
 def control_of(mongo: Any, campaign: str | None) -> Control:

@@ -160,7 +160,10 @@ def _conflicts(config: CampaignConfig, known: CampaignDoc | None, database: Data
     with store_errors(database.uri):
         if is_being_removed(database.mongo, name):
             return [f"campaign {name!r} is being removed; `scdm campaign remove {name}` completes that"]
-        if known is None or is_same(known, config):
+        if known is None:
+            taken = database.mongo["loops"].find_one({"name": name}, {"_id": 1}) is not None
+            return [f"a loop is called {name!r}; give the campaign another name"] if taken else []
+        if is_same(known, config):
             return []
         changes = ", ".join(_differences(_science_of(known), science(config)))
         other = f"campaign {name!r} exists with another configuration ({changes})"

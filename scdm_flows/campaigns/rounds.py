@@ -13,15 +13,16 @@ from typing import Any
 
 import numpy as np
 
+from scdm_flows.campaigns.controls import loop_key
 from scdm_flows.campaigns.node_hours import node_hours
 from scdm_flows.campaigns.promotion import Asked
+from scdm_flows.campaigns.removal import is_being_removed
 from scdm_flows.config.loop import LoopConfig, parse_loop
 from scdm_flows.documents import CandidateDoc, CandidateState, LoopDoc, LoopRound, utc_now
-from scdm_flows.documents.migrations import migrate
 from scdm_flows.documents.provenance import made_here
 from scdm_flows.errors import CampaignError
 from scdm_flows.query import CandidateDB
-from scdm_flows.stores.database import Database, strip
+from scdm_flows.stores.database import Database
 from scdm_flows.stores.driver_errors import store_errors
 from scdm_flows.stores.names import OUTPUTS
 
@@ -76,11 +77,18 @@ def register_loop(config: LoopConfig, database: Database) -> LoopDoc:
     Raises
     ------
     CampaignError
-        If there is another loop of this name.
+        If there is another loop or a campaign of this name, or the loop is being removed.
     """
-    known = loop_document(database, config.name)
+    with store_errors(database.uri):
+        if is_being_removed(database.mongo, loop_key(config.name)):
+            raise CampaignError(
+                f"loop {config.name!r} is being removed; `scdm campaign remove {config.name}` completes that"
+            )
+    known = database.loop(config.name)
     wanted = config.model_dump(mode="json")
     if known is None:
+        if database.campaign(config.name) is not None:
+            raise CampaignError(f"a campaign is called {config.name!r}; give the loop another name")
         known = LoopDoc(
             name=config.name,
             description=config.description,
@@ -100,20 +108,9 @@ def register_loop(config: LoopConfig, database: Database) -> LoopDoc:
     return known
 
 
-def loop_document(database: Database, name: str) -> LoopDoc | None:
-    """The loop of a name, None where there is none."""
-    with store_errors(database.uri):
-        found = database.loops.query_one({"name": name})
-    return None if found is None else LoopDoc.model_validate(migrate(LoopDoc, strip(found), f"loop {name!r}"))
-
-
 def stored_loop(database: Database, name: str) -> tuple[LoopConfig, LoopDoc]:
     """The loop of a name and what it was asked for; ``CampaignError`` where there is none."""
-    document = loop_document(database, name)
-    if document is None:
-        with store_errors(database.uri):
-            names = sorted(str(n) for n in database.loops.distinct("name"))
-        raise CampaignError(f"there is no loop {name!r}" + (f"; there are {', '.join(names)}" if names else ""))
+    document = CandidateDB(database).loop(name)
     return parse_loop(document.config, origin=f"loop {name}"), document
 
 

@@ -1,6 +1,6 @@
-"""Says in the database that a process runs a campaign, so that nobody takes the campaign away meanwhile.
+"""Says in the database that a process runs a campaign or a loop, so that nobody takes it away meanwhile.
 
-The mark is a field of the campaign's document in ``scdm_controls`` and is renewed while the process lives: a killed run
+The mark is a field of its document in ``scdm_controls`` and is renewed while the process lives: a killed run
 is no hindrance.
 """
 
@@ -25,7 +25,7 @@ LOST_AFTER = timedelta(minutes=5)
 
 @contextmanager
 def running(database: Database, campaign: str) -> Iterator[None]:
-    """A block in which this process runs the campaign."""
+    """A block in which this process runs the campaign, or the loop whose ``loop_key`` it is."""
     mine = {"host": socket.gethostname(), "pid": os.getpid()}
     key = {"_id": campaign}
     ended = threading.Event()

@@ -13,7 +13,7 @@ from scdm_flows.cli.common import DRY, JSON, USAGE, as_text, database, echo_json
 from scdm_flows.cli.discoveries import discoveries
 from scdm_flows.cli.export import export
 from scdm_flows.cli.inputs import costs, inputs, known_fits, show_costs
-from scdm_flows.cli.loop import loop, yields
+from scdm_flows.cli.loop import list_loops, loop, yields
 from scdm_flows.cli.promote import promote
 from scdm_flows.cli.remove import remove
 from scdm_flows.cli.report import report, write_report
@@ -229,12 +229,16 @@ def _share(count: int, total: int) -> str | None:
 
 
 @campaign.command("list")
+@click.option("--loops", is_flag=True, help="The loops instead.")
 @JSON
-def list_(as_json: bool) -> None:
-    """All campaigns of the database."""
+def list_(loops: bool, as_json: bool) -> None:
+    """All campaigns of the database, or all loops."""
     from scdm_flows.campaigns.controls import cancelled_campaigns
     from scdm_flows.query import CandidateDB
 
+    if loops:
+        list_loops(as_json=as_json)
+        return
     with database(create=False) as connected:
         documents = CandidateDB(connected).campaigns()
         cancelled = cancelled_campaigns(connected)

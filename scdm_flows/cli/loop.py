@@ -55,10 +55,12 @@ def loop(file: Path, submit: bool, processes: int | None, hours: float | None, d
     if dry_run:
         _plan(config, as_json=as_json)
         return
+    from scdm_flows.campaigns.controls import loop_key
+    from scdm_flows.campaigns.under_way import running
     from scdm_flows.config.settings import get_settings
     from scdm_flows.execution.loop import go_on
 
-    with database() as connected:
+    with database() as connected, running(connected, loop_key(config.name)):
         deadline = deadline_of(hours)
         execute = _submitter(connected) if submit else _runner(connected, processes, deadline)
         folder = get_settings().data_dir.absolute() / "loops" / config.name
@@ -171,6 +173,20 @@ def show_rounds(document: LoopDoc) -> None:
         *("computed", "found", "core hours", "learned from"),
     ]
     table(f"Loop {document.name}", heads, rows)
+
+
+def list_loops(*, as_json: bool) -> None:
+    """All loops of the database, each with what its rounds gave."""
+    from scdm_flows.query import CandidateDB
+    from scdm_flows.report.loops import LOOP_HEAD, loop_cells, state
+
+    with database(create=False) as connected:
+        documents = CandidateDB(connected).loops()
+    if as_json:
+        echo_json([one.model_dump(mode="json") for one in documents])
+        return
+    rows = [[*loop_cells(one), state(one), one.last_updated.date()] for one in documents]
+    table("Loops", [*LOOP_HEAD, "state", "updated"], rows)
 
 
 @click.command()

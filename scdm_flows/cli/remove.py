@@ -1,10 +1,15 @@
-"""``scdm campaign remove``: takes a campaign out of the database."""
+"""``scdm campaign remove``: takes a campaign or a loop out of the database."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import click
 
 from scdm_flows.cli.common import DRY, JSON, database, echo_json, table
+
+if TYPE_CHECKING:
+    from scdm_flows.campaigns.removal import Removable
 
 
 @click.command()
@@ -15,34 +20,45 @@ from scdm_flows.cli.common import DRY, JSON, database, echo_json, table
 def remove(name: str, yes: bool, dry_run: bool, as_json: bool) -> None:
     """Remove campaign NAME with its candidates, results, job outputs and what it has on the LaunchPad, for good.
 
-    Refused while it computes. A removal that was interrupted is completed by the same command. Hulls are right again
-    after the next `scdm build`.
+    Where NAME is a loop, it is removed with all of its campaigns; one of these alone is not, as the loop needs it.
+    Refused while any of it computes. A removal that was interrupted is completed by the same command. Hulls are right
+    again after the next `scdm build`.
     """
     from scdm_flows.campaigns import removal
 
     with database(create=False) as connected:
-        counts = removal.contents(connected, name)
-        busy = removal.who_computes(connected.mongo, name)
+        what = removal.removable(connected, name)
+        counts = removal.contents(connected, what)
+        busy = removal.who_computes_of(connected.mongo, what)
         if not dry_run:
-            if not yes and busy is None and not _agreed(name, counts):
+            if not yes and busy is None and not _agreed(what, counts):
                 click.echo("nothing was removed", err=True)
                 return
             counts = removal.remove(connected, name)
     if as_json:
-        echo_json({"campaign": name, "removed": counts, "dry_run": dry_run, "computes": busy})
+        of = {"loop": name, "campaigns": what.campaigns} if what.loop else {"campaign": name}
+        echo_json({**of, "removed": counts, "dry_run": dry_run, "computes": busy})
         return
-    _show(name, counts, "would be removed, nothing was changed" if dry_run else "removed")
+    _show(what, counts, "would be removed, nothing was changed" if dry_run else "removed")
     if dry_run and busy is not None:
         click.echo(f"it is refused now: {busy}", err=True)
 
 
-def _agreed(name: str, counts: dict[str, int]) -> bool:
+def _title(what: Removable) -> str:
+    return f"{'Loop' if what.loop else 'Campaign'} {what.name}"
+
+
+def _agreed(what: Removable, counts: dict[str, int]) -> bool:
     many = ", ".join(f"{count} {collection}" for collection, count in counts.items()) or "nothing but its document"
+    if what.loop and what.campaigns:
+        many += f" ({', '.join(sorted(what.campaigns))})"
     try:
-        return click.confirm(f"Campaign {name} has {many}. Remove all of it for good?", err=True)
+        return click.confirm(f"{_title(what)} has {many}. Remove all of it for good?", err=True)
     except click.Abort:
         raise click.UsageError("nothing was removed; give --yes where nobody can be asked") from None
 
 
-def _show(name: str, counts: dict[str, int], what: str) -> None:
-    table(f"Campaign {name}: {what}", ["collection", "documents"], [list(row) for row in counts.items()])
+def _show(what: Removable, counts: dict[str, int], words: str) -> None:
+    table(f"{_title(what)}: {words}", ["collection", "documents"], [list(row) for row in counts.items()])
+    if what.loop and what.campaigns:
+        click.echo(f"its campaigns: {', '.join(sorted(what.campaigns))}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -118,14 +119,19 @@ class LoopConfig(Frozen):
         description="wall time of all jobs, hours of one core each, beyond which nothing begins; no limit when absent",
     )
 
-    def campaign(self, number: int) -> CampaignConfig | None:
-        """The surrogate campaign of a round, the first is 1; None where there is nothing new to generate."""
+    def campaign(self, number: int, checkpoint: str | None = None) -> CampaignConfig | None:
+        """The surrogate campaign of a round, the first is 1; None where there is nothing new to generate.
+
+        checkpoint: of the round's generator, where it has learned.
+        """
         generator = self.candidates.generator
         if isinstance(generator, FilesGeneratorConfig):
             if number > 1:
                 return None
         else:
             generator = generator.model_copy(update={"seed": generator.seed + number - 1})
+            if checkpoint is not None:
+                generator = generator.model_copy(update={"checkpoint": checkpoint})
         return CampaignConfig(
             name=f"{self.name}-r{number:02d}",
             description=f"round {number} of the loop {self.name}",
@@ -158,6 +164,12 @@ class LoopConfig(Frozen):
             self.learn.model_dump(mode="json"),
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def round_of(campaign: str) -> tuple[str, int] | None:
+    """The loop, and the number of its round, whose campaign would be called so; None where no loop's would."""
+    found = re.fullmatch(r"(.+)-r(\d\d)(?:-[a-z]+)?", campaign)  # as ``campaign`` and ``computed`` call them
+    return None if found is None else (found[1], int(found[2]))
 
 
 def parse_loop(data: Any, origin: str = "loop") -> LoopConfig:

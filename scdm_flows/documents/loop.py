@@ -80,3 +80,7 @@ class LoopDoc(ScdmDocument):
     ended: str | None = Field(None, description="why there are no more rounds; null while there may be")
     taught: list[Taught] = Field(default_factory=list, description="generators that have learned, the first one first")
     rounds: list[LoopRound] = Field(default_factory=list, description="the first one first")
+
+    def checkpoint(self, number: int) -> str | None:
+        """File of the generator of a round that has learned; None where the one of the start goes on."""
+        return next((one.checkpoint for one in self.taught if one.number == number), None)

@@ -10,6 +10,7 @@ from pathlib import Path
 from scdm_flows.builders import build_all
 from scdm_flows.campaigns.plan import plan
 from scdm_flows.campaigns.promotion import promote
+from scdm_flows.campaigns.registration import is_same
 from scdm_flows.campaigns.rounds import (
     Step,
     asked_of,
@@ -73,8 +74,8 @@ def go_on(
     document = register_loop(config, database)
     while True:
         number = len(document.rounds) + 1
-        campaign = config.campaign(number)
-        over = [campaign.name] if campaign is not None and is_over(database, campaign.name) else []
+        campaign = config.campaign(number, document.checkpoint(number))
+        over = [campaign.name] if campaign is not None and _is_done(database, campaign) else []
         hours = spent(config, database, number)
         now = next_step(config, document, over, hours, [one.number for one in document.taught])
         if now.step is Step.END:
@@ -91,9 +92,9 @@ def go_on(
             save(database, document)
         elif now.step is Step.GENERATE:
             assert campaign is not None
-            execute(_with_taught(campaign, document, number))
+            execute(campaign)
             build_all(database, campaign.name)
-            if not is_over(database, campaign.name):
+            if not _is_done(database, campaign):
                 return Went(document, campaign.name)
         elif now.step is Step.CHOOSE:
             build_all(database)
@@ -124,12 +125,10 @@ def _compute(config: LoopConfig, database: Database, document: LoopDoc, execute:
     return None if document.rounds[-1].finished else name
 
 
-def _with_taught(campaign: CampaignConfig, document: LoopDoc, number: int) -> CampaignConfig:
-    """The campaign with the generator of its round that has learned, where there is one."""
-    taught = next((one.checkpoint for one in document.taught if one.number == number), None)
-    if taught is None:
-        return campaign
-    return campaign.model_copy(update={"generator": campaign.generator.model_copy(update={"checkpoint": taught})})
+def _is_done(database: Database, campaign: CampaignConfig) -> bool:
+    """Whether a round's campaign is over; another one of its name is not, so that whoever executes it refuses it."""
+    known = database.campaign(campaign.name)
+    return known is not None and is_same(known, campaign) and is_over(database, campaign.name)
 
 
 def is_over(database: Database, name: str) -> bool:

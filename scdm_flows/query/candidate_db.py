@@ -16,7 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from scdm_flows.documents import BandsDoc, CampaignDoc, CandidateDoc, ParentRecord, PhononDoc, StageFailure
+from scdm_flows.config.loop import round_of
+from scdm_flows.documents import (
+    BandsDoc,
+    CampaignDoc,
+    CandidateDoc,
+    LoopDoc,
+    ParentRecord,
+    PhononDoc,
+    StageFailure,
+)
 from scdm_flows.documents.candidate import queryable_fields
 from scdm_flows.documents.hull import HullDoc
 from scdm_flows.documents.migrations import NewerDocumentError, migrate
@@ -24,6 +33,7 @@ from scdm_flows.documents.novelty import KnownAs
 from scdm_flows.errors import CampaignError, ConfigError
 from scdm_flows.query.conditions import KNOWN_AS, chemical_system, criteria_of, one_value, sort_field
 from scdm_flows.query.listing import KEY, Listing, Order, read_cursor, write_cursor
+from scdm_flows.query.loops import is_of_loop
 from scdm_flows.stores.database import Database, strip
 from scdm_flows.stores.driver_errors import store_errors
 
@@ -291,11 +301,35 @@ class CandidateDB:
 
     def campaign(self, name: str) -> CampaignDoc:
         """The campaign; ``CampaignError`` with the nearest name where there is none."""
-        found = self._one(CampaignDoc, self._database.campaigns, {"name": str(name)})
+        return self._named(CampaignDoc, self._database.campaigns, name, "campaign", "scdm campaign list")
+
+    def loops(self) -> list[LoopDoc]:
+        """All loops by name; those of a later version are left out, with a warning."""
+        return self._all(LoopDoc, self._database.loops, {})
+
+    def loop(self, name: str) -> LoopDoc:
+        """The loop; ``CampaignError`` with the nearest name where there is none."""
+        return self._named(LoopDoc, self._database.loops, name, "loop", "scdm campaign list --loops")
+
+    def campaigns_of(self, loop: LoopDoc) -> list[CampaignDoc]:
+        """The campaigns of a loop's rounds, that of a round under way among them, by name."""
+        return [one for one in self.campaigns() if is_of_loop(one, loop)]
+
+    def loop_of(self, campaign: str) -> LoopDoc | None:
+        """The loop that a campaign is of; None where it is of none."""
+        named = round_of(campaign)
+        found = None if named is None else self._database.loop(named[0])
+        known = None if found is None else self._database.campaign(campaign)
+        return found if found is not None and known is not None and is_of_loop(known, found) else None
+
+    def _named(self, model: type[Model], store: Any, name: str, kind: str, listing: str) -> Model:
+        found = self._one(model, store, {"name": str(name)})
         if found is None:
-            near = difflib.get_close_matches(str(name), [c.name for c in self.campaigns()], n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "`scdm campaign list` shows what there is"
-            raise CampaignError(f"no campaign is called {name!r}; {hint}")
+            with store_errors(self._database.uri):
+                names = [str(one) for one in store.distinct("name")]
+            near = difflib.get_close_matches(str(name), names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"`{listing}` shows what there is"
+            raise CampaignError(f"no {kind} is called {name!r}; {hint}")
         return found
 
     def _one(self, model: type[Model], store: Any, criteria: dict[str, Any]) -> Model | None:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from scdm_flows.config.settings import ScdmSettings, get_settings, masked
-from scdm_flows.documents import CampaignDoc
+from scdm_flows.documents import CampaignDoc, LoopDoc
 from scdm_flows.documents.migrations import migrate
 from scdm_flows.errors import StoreError
 from scdm_flows.stores.driver_errors import store_errors
@@ -117,6 +117,12 @@ class Database:
             return None
         current = migrate(CampaignDoc, found, f"campaign {name!r}")
         return CampaignDoc.model_validate({k: v for k, v in current.items() if k in CampaignDoc.model_fields})
+
+    def loop(self, name: str) -> LoopDoc | None:
+        """The loop's document, None where there is none; ``StoreError`` if a later scdm-flows wrote it."""
+        with store_errors(self.uri):
+            found = self.loops.query_one({"name": name})
+        return None if found is None else LoopDoc.model_validate(migrate(LoopDoc, strip(found), f"loop {name!r}"))
 
     def upsert(self, store: Store, documents: list[dict[str, Any]]) -> None:
         """Insert or replace documents by the store's key.

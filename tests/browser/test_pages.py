@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from support.documents import CampaignDocuments
+from support.loops_demo import store_loop
 from support.memory import memory_database
 from support.pages_demo import store_demo
 from support.pages_server import serving
@@ -36,6 +37,11 @@ PAGES = {
     "campaign": ("/campaigns/demo", "3,378 (84.5 %)"),
     "compare": ("/compare", "843 of 2,000"),
     "nowhere": ("/nowhere", "No such page"),
+}
+PAGES_OF_LOOPS = {
+    "loops": ("/loops", "small layers"),
+    "loop": ("/loops/l", "GPAW did not converge"),
+    "loop-unknown": ("/loops/ll", "did you mean 'l'?"),
 }
 
 
@@ -97,8 +103,22 @@ def _open(chromium: Any, base: str, width: int) -> tuple[Any, Watch]:
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", PAGES)
 def test_page_is_drawn(chromium: Any, base: str, screenshots: Path, name: str, width: str) -> None:
-    page, watch = _open(chromium, base, WIDTHS[width])
     path, words = PAGES[name]
+    _drawn(chromium, base, path, words, WIDTHS[width], screenshots / f"{name}-{width}.png")
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_pages_of_loops_are_drawn(chromium: Any, screenshots: Path, width: str) -> None:
+    database = memory_database()
+    store_loop(database)
+    with serving(database) as address:
+        for name, (path, words) in PAGES_OF_LOOPS.items():
+            _drawn(chromium, address, path, words, WIDTHS[width], screenshots / f"{name}-{width}.png")
+
+
+def _drawn(chromium: Any, base: str, path: str, words: str, width: int, picture: Path) -> None:
+    """Open a page that says these words, and look for complaints."""
+    page, watch = _open(chromium, base, width)
     page.goto(base + path)
     page.get_by_text(words).first.wait_for()
     page.wait_for_load_state("networkidle")
@@ -106,7 +126,7 @@ def test_page_is_drawn(chromium: Any, base: str, screenshots: Path, name: str, w
         page.wait_for_function(
             "[...document.querySelectorAll('.graph')].every(g => g.querySelector('.main-svg, .gl-container'))"
         )
-    page.screenshot(path=screenshots / f"{name}-{width}.png", full_page=True)
+    page.screenshot(path=picture, full_page=True)
     # nothing is wider than the screen: a phone need not scroll sideways
     assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
     assert page.title().endswith("scdm-flows")

@@ -75,7 +75,7 @@ def test_nothing_is_left_and_others_keep_what_they_have(filled: Database) -> Non
     blobs = filled.job_store.additional_stores["data"]
     other = traces(filled, "other")
     assert blobs.count({}) == 4
-    counts = removal.contents(filled, "demo")
+    counts = removal.contents(filled, removal.removable(filled, "demo"))
     assert (counts["candidates"], counts["outputs"], counts["fireworks"], counts["phonons"]) == (6, 3, 3, 2)
     assert removal.remove(filled, "demo") == counts
     assert traces(filled, "demo") == {}

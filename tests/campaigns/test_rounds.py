@@ -141,7 +141,7 @@ def test_a_loop_is_registered_once_and_may_grow() -> None:
     assert (config.rounds, config.core_hours, known.rounds) == (5, 2, [])
     with pytest.raises(CampaignError, match="another configuration; only rounds, core_hours"):
         register_loop(loop(choose={"n": 3}), database)
-    with pytest.raises(CampaignError, match="no loop 'm'; there are l"):
+    with pytest.raises(CampaignError, match="no loop is called 'm'; `scdm campaign list --loops` shows"):
         stored_loop(database, "m")
 
 

@@ -13,18 +13,20 @@ from fireworks import FWorker
 from fireworks.core.rocket_launcher import launch_rocket
 from pymatgen.core import Structure
 from support.layers import mx2
+from support.loops_demo import store_campaign
 from support.memory import memory_database
 
-from scdm_flows.campaigns.rounds import loop_document
 from scdm_flows.config import CampaignConfig
 from scdm_flows.config.loop import LoopConfig, parse_loop
 from scdm_flows.documents import LoopDoc
+from scdm_flows.errors import CampaignError
 from scdm_flows.execution import fireworks as launch
 from scdm_flows.execution import jobs as execution
 from scdm_flows.execution.local.runner import run_campaign
 from scdm_flows.execution.loop import go_on
 from scdm_flows.query import CandidateDB
 from scdm_flows.stores import Database
+from scdm_flows.stores.names import OUTPUTS
 from scdm_models.datasets.known import KnownLayers
 
 KILLS = 10
@@ -178,12 +180,25 @@ def test_a_time_that_is_over_is_kept_to(config: LoopConfig) -> None:
     assert go_on(config, database, here(database), FOLDER).document.ended == "all 4 rounds are done"
 
 
+def test_another_campaign_of_the_name_of_a_round_is_none_of_it(
+    config: LoopConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where it is at its end, and looks like a round that is done."""
+    database, mine = memory_database(), config.campaign(1)
+    assert mine is not None
+    store_campaign(database, mine.model_copy(update={"screen": mine.screen.model_copy(update={"max_atoms": 2})}))
+    database.mongo[OUTPUTS].insert_one({"metadata": {"campaign": "l-r01"}})  # it has computed something
+    monkeypatch.setattr("scdm_flows.execution.loop.is_over", lambda *_: True)
+    with pytest.raises(CampaignError, match="campaign 'l-r01' exists with another configuration.*max_atoms"):
+        go_on(config, database, here(database), FOLDER)
+
+
 def test_used_up_core_hours_end_it(config: LoopConfig) -> None:
     database = memory_database()
     short = config.model_copy(update={"core_hours": 1e-7})
     document = go_on(short, database, here(database), FOLDER).document
     assert document.ended == "its 1e-07 core hours are used up"
-    stored = loop_document(database, "l")
+    stored = database.loop("l")
     assert stored is not None
     assert told(stored) == told(document)
 

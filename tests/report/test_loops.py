@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from support.documents import candidate, energies
+from support.layers import mx2
 
 from scdm_flows.cli import cli
 from scdm_flows.config.loop import parse_loop
-from scdm_flows.documents import Choice, LoopDoc, LoopRound
-from scdm_flows.report.loops import cumulated, render
+from scdm_flows.documents import CandidateDoc, CandidateState, Choice, KnownAs, LoopDoc, LoopRound
+from scdm_flows.report.loops import came_of, cumulated, render
 
 
 def this(number: int, found: int | None, hours: float | None, **more: Any) -> LoopRound:
@@ -52,6 +54,26 @@ def test_a_loop_without_rounds() -> None:
     text = render([loop()], "loop").text
     assert "| l | chance | 0 | 0 | 0 | – | 0.00 | – |" in text
     assert "not at its end yet" in text
+
+
+def test_what_came_of_a_choice() -> None:
+    done, begun = this(1, 1, 0.5), this(1, None, None).model_copy(update={"finished": False})
+
+    def one(e_above_hull: float = 0.01, **fields: Any) -> CandidateDoc:
+        return candidate(9, mx2("1H"), **energies(e_above_hull, **fields))
+
+    found = one().model_copy(update={"candidate_id": done.found_ids[0]})
+    assert came_of(done, found) == "found"
+    assert came_of(done, one(0.4)) == "not what is looked for"
+    assert came_of(begun, one()) == "not counted yet"
+    assert came_of(begun, None) == "not computed yet"
+    assert came_of(done, None) == "left out: the core hours were used up"
+    assert came_of(begun, one(state=CandidateState.PENDING)) == "pending"
+    failed = candidate(9, mx2("1H"), state=CandidateState.FAILED, reason="relax: no end")
+    assert came_of(done, failed) == "relax: no end"
+    assert came_of(done, one(duplicate_of="demo-1")) == "the same layer as demo-1"
+    known = KnownAs(id="MoS2-165798ab5e33", source="C2DB", formula="MoS2", displacement_angstrom=0.031)
+    assert came_of(done, one(novel=False, known_as=[known])) == "not new: MoS2 (C2DB MoS2-165798ab5e33, 0.03 Å)"
 
 
 def test_the_command_reads_files_of_loops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,6 +169,7 @@ def contents(query: CandidateDB, cache: ProgressCache, name: str) -> list[Any]:
     schemes = query.columns(["surrogate"], campaign=name)["surrogate"]
     surrogate = bool((schemes == 1).any())
     parent = (campaign.config.get("generator") or {}).get("parent")
+    loop = query.loop_of(name)
     head = [
         ("state", campaign.state.value),
         ("about", campaign.description),
@@ -179,6 +180,7 @@ def contents(query: CandidateDB, cache: ProgressCache, name: str) -> list[Any]:
         ("counted", f"{campaign.last_updated:%Y-%m-%d %H:%M} UTC, at the last build"),
         ("generator", _generators(campaign.config.get("generator") or {})),
         ("promoted from", None if parent is None else dcc.Link(parent, href=parts.campaign_path(parent))),
+        ("of the loop", None if loop is None else dcc.Link(loop.name, href=parts.loop_path(loop.name))),
         ("engine", (campaign.config.get("engine") or {}).get("kind")),
         ("commit", campaign.provenance.git_commit),
     ]

@@ -124,6 +124,11 @@ def candidate_path(candidate_id: str) -> str:
     return f"/candidates/{quote(candidate_id, safe='')}"
 
 
+def loop_path(name: str) -> str:
+    """Address of a loop's page."""
+    return f"/loops/{quote(name, safe='')}"
+
+
 def campaign_path(name: str) -> str:
     """Address of a campaign's page."""
     return f"/campaigns/{quote(name, safe='')}"

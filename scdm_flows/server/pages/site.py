@@ -17,7 +17,7 @@ from werkzeug.exceptions import HTTPException
 
 from scdm_flows.errors import CampaignError, ScdmError
 from scdm_flows.query import CandidateDB
-from scdm_flows.server.pages import browse, campaign, candidate, comparison, discoveries, files, parts
+from scdm_flows.server.pages import browse, campaign, candidate, comparison, discoveries, files, loops, parts
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -27,7 +27,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MOST_BYTES = 1_000_000  # of a request
-MENU = {"/": "Candidates", "/campaigns": "Campaigns", "/discoveries": "Discoveries", "/compare": "SCDM and UnSCDM"}
+MENU = {
+    "/": "Candidates",
+    "/campaigns": "Campaigns",
+    "/loops": "Loops",
+    "/discoveries": "Discoveries",
+    "/compare": "SCDM and UnSCDM",
+}
 INDEX = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -137,6 +143,10 @@ def content(query: CandidateDB, pathname: str | None, search: str | None) -> Any
             page = partial(campaign.overview, query)
         case ["campaigns", name]:
             page = partial(campaign.page, query, name)
+        case ["loops"]:
+            page = partial(loops.overview, query)
+        case ["loops", name]:
+            page = partial(loops.page, query, name)
         case ["discoveries"]:
             page = partial(discoveries.page, query)
         case ["compare"]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from pymatgen.core import Lattice, Structure
 from support.documents import ENERGY_MODEL, CampaignDocuments, six_candidates
 from support.layers import mx2
@@ -19,6 +20,9 @@ from scdm_flows.stores import Database, EmbeddedServer, connect
 from scdm_models.datasets.known import KnownLayers
 
 pytest_plugins = ["support.standin.fixtures"]
+# how long an example takes says how busy the machine is, and nothing of what is tested
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -104,7 +104,7 @@ def test_an_objective_names_its_terms() -> None:
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6))
 def test_fronts_are_those_of_the_definition(seed: int) -> None:
     rng = np.random.default_rng(seed)

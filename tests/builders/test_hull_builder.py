@@ -99,7 +99,7 @@ def change(hulls: Hulls, rng: np.random.Generator) -> None:
     hulls.put(name, formula, float(rng.uniform(-1.4, 0.2)), bool(rng.random() < 0.8))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6))
 def test_hulls_that_follow_changes_equal_hulls_built_anew(seed: int) -> None:
     rng, hulls = np.random.default_rng(seed), Hulls()
@@ -115,7 +115,7 @@ class Stopped(Exception):
     """The process is killed."""
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6))
 def test_a_build_stopped_at_any_write_leaves_no_wrong_hull(seed: int) -> None:
     rng, hulls = np.random.default_rng(seed), Hulls()
@@ -147,7 +147,7 @@ def test_a_build_stopped_at_any_write_leaves_no_wrong_hull(seed: int) -> None:
     assert hulls.values() == hulls.anew()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6))
 def test_two_builders_and_a_change_in_between_do_no_harm(seed: int) -> None:
     """One builder reads, another builds everything after a change, the first writes what it read."""

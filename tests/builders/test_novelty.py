@@ -355,7 +355,7 @@ def change(layers: Layers, rng: np.random.Generator) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10**6))
 def test_verdicts_that_follow_changes_equal_verdicts_made_anew(seed: int) -> None:
     rng, layers = np.random.default_rng(seed), Layers()
@@ -372,7 +372,7 @@ class Stopped(Exception):
 
 
 @pytest.mark.slow
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10**6))
 def test_a_build_stopped_at_any_write_leaves_no_wrong_verdict(seed: int) -> None:
     rng, layers = np.random.default_rng(seed), Layers()
@@ -398,7 +398,7 @@ def test_a_build_stopped_at_any_write_leaves_no_wrong_verdict(seed: int) -> None
 
 
 @pytest.mark.slow
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10**6))
 def test_two_builders_and_a_change_in_between_do_no_harm(seed: int) -> None:
     """One builder reads, another builds everything after a change, the first writes what it read."""

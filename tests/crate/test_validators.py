@@ -145,7 +145,7 @@ def address(tools: Path, crate: Path) -> Iterator[str]:
 
 def test_optimade_maker_serves_the_candidates(address: str, crate: Path) -> None:
     def ask(filter_: str) -> set[str]:
-        answer = requests.get(f"{address}/structures", params={"filter": filter_}, timeout=30)
+        answer = requests.get(f"{address}/structures", params={"filter": filter_}, timeout=120)
         answer.raise_for_status()
         return {entry["id"] for entry in answer.json()["data"]}
 
@@ -155,9 +155,9 @@ def test_optimade_maker_serves_the_candidates(address: str, crate: Path) -> None
     low = {name for name, known in entries.items() if known.get("_scdm_e_above_hull", 1) < 0.05}
     assert low
     assert ask("_scdm_e_above_hull<0.05") == low
-    about = requests.get(f"{address}/info/structures", timeout=30).json()["data"]["properties"]
+    about = requests.get(f"{address}/info/structures", timeout=120).json()["data"]["properties"]
     assert about["_scdm_e_above_hull"]["unit"] == "eV/atom"
     cited = [line["id"] for line in lines if line.get("type") == "references"]
     assert cited
     for name in cited:
-        assert requests.get(f"{address}/references/{name}", timeout=30).json()["data"]["attributes"]["doi"]
+        assert requests.get(f"{address}/references/{name}", timeout=120).json()["data"]["attributes"]["doi"]

@@ -66,7 +66,7 @@ def cell(layer: Layer) -> Lattice:
     return Lattice(np.block([[layer.plane, np.zeros((2, 1))], [np.zeros((1, 2)), np.array([[layer.c]])]]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(0, 2**32 - 1),
     st.sampled_from(SEEDS),
@@ -90,7 +90,7 @@ def test_pairs_are_judged_as_structure_matcher_does(
     assert paired(*layers, MATCHER.tolerance) == paired(*layers[::-1], MATCHER.tolerance) == expected
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.integers(0, 2**32 - 1),
     st.sampled_from(SEEDS),
@@ -162,7 +162,7 @@ def test_groups_are_those_of_all_pairs(crowd: list[Structure]) -> None:
     assert MATCHER.group(crowd) == expected
 
 
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 @given(st.randoms(use_true_random=False))
 def test_groups_do_not_depend_on_the_order(crowd: list[Structure], random) -> None:  # type: ignore[no-untyped-def]
     order = random.sample(range(len(crowd)), len(crowd))

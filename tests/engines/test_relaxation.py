@@ -154,7 +154,7 @@ def test_an_element_that_the_force_field_lacks_fails_alone() -> None:
     assert bad.error is not None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(2, 12), st.integers(0, 2**32 - 1), st.booleans())
 def test_cheaper_steps_are_those_of_ase(n: int, seed: int, convex: bool) -> None:
     rng = np.random.default_rng(seed)

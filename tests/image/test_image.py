@@ -78,7 +78,7 @@ def answer(address: str, process: subprocess.Popen[bytes], log: Path) -> str:
     for _ in range(240):
         assert process.poll() is None, log.read_text()[-3000:]
         try:
-            with urlopen(address, timeout=30) as found:
+            with urlopen(address, timeout=120) as found:
                 return str(found.read().decode())
         except URLError as error:
             if not isinstance(error.reason, ConnectionRefusedError):

@@ -25,7 +25,7 @@ def pair() -> tuple[Structure, Structure]:
     return layer, perturb(layer, seed=3)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     shift=st.tuples(st.floats(-1, 1), st.floats(-1, 1), st.floats(-0.5, 0.5)),
     order=st.permutations(range(6)),

@@ -21,7 +21,7 @@ def layers_of(halves: list[float], a: float = 3.18) -> list[Structure | None]:
     return [mx2("1H", a=a, half=half) for half in halves]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.floats(1.0, 2.0), min_size=1, max_size=6), st.floats(0.0, 1.0))
 def test_wasserstein_distance_of_shifted_sets_is_the_shift(halves: list[float], shift: float) -> None:
     # moving all mass by d costs d in one dimension, and nothing cheaper exists

@@ -72,7 +72,7 @@ def groups_of(found: Uniqueness, names: list[int]) -> set[frozenset[int]]:
     return {frozenset(group) for group in members.values()}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.permutations(range(len(POOL))))
 def test_uniqueness_does_not_depend_on_the_order(order: list[int]) -> None:
     plain = uniqueness(POOL)

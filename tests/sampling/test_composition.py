@@ -48,7 +48,7 @@ def brute_force(group: int, sites: int, request: CompositionRequest) -> bool:
     return False
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     group=st.sampled_from([1, 2, 6, 10, 18, 27, 37, 47, 48, 55, 61, 65, 68, 72, 78, 80]),
     sites=st.integers(1, 3),

@@ -358,7 +358,7 @@ _FILTERS = st.recursive(
 
 
 @given(asked=_FILTERS)
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_any_filter_chooses_what_a_plain_loop_does(entries: Entries, asked: Filter) -> None:
     text, predicate = asked
     assert _chosen(entries, text) == {i for i, document in enumerate(DOCUMENTS) if predicate(document)}, text

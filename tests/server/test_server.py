@@ -333,7 +333,7 @@ def test_the_examples_of_the_documentation(address: str) -> None:
     assert len(lines) >= 5
     for line in lines:
         command = shlex.split(line.replace("http://127.0.0.1:8765", address), comments=True)
-        answer = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=30).stdout)
+        answer = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=120).stdout)
         assert answer["data"], line  # it is an example of something that finds something
         assert "errors" not in answer
 
@@ -433,7 +433,7 @@ _FUZZED = st.one_of(st.lists(_TOKENS, max_size=12).map(" ".join), st.text(max_si
 
 
 @given(text=_FUZZED, as_id=st.booleans())
-@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_fuzzed_filters_and_ids_are_answered_in_words(structures: str, session: Any, text: str, as_id: bool) -> None:
     encoded = requests.utils.quote(text, safe="")
     answer = session.get(f"{structures}/{encoded}" if as_id else f"{structures}?filter={encoded}&page_limit=1")
@@ -460,7 +460,7 @@ def test_an_empty_database_and_one_that_goes_away(tmp_path: Path) -> None:
             empty = requests.get(url, params={"filter": 'elements HAS "Mo"', "sort": "nsites"})
             assert (empty.status_code, empty.json()["data"], empty.json()["meta"]["data_available"]) == (200, [], 0)
             database.stop()
-            gone = requests.get(url, timeout=30)
+            gone = requests.get(url, timeout=120)
             assert gone.status_code == 503
             assert "does not answer" in _said(gone)
             assert gone.headers["Retry-After"]
@@ -468,13 +468,13 @@ def test_an_empty_database_and_one_that_goes_away(tmp_path: Path) -> None:
             assert "mongodb" not in gone.text
             assert "mongodb://127.0.0.1" in (tmp_path / "serve.log").read_text()  # the log says which
             started = time.monotonic()
-            assert requests.get(url, timeout=30).status_code == 503
+            assert requests.get(url, timeout=120).status_code == 503
             assert time.monotonic() - started < 2  # whoever asks next does not wait for the database again
             database.start()
             with connect(ScdmSettings(data_dir=tmp_path, port=database.port)) as connected:
                 store(connected, layers(2))
-            deadline = time.monotonic() + 15
-            while (answer := requests.get(url, timeout=30)).status_code != 200 and time.monotonic() < deadline:
+            deadline = time.monotonic() + 60
+            while (answer := requests.get(url, timeout=120)).status_code != 200 and time.monotonic() < deadline:
                 time.sleep(0.5)
             assert len(answer.json()["data"]) == 2
             assert process.poll() is None

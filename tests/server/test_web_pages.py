@@ -319,7 +319,7 @@ def test_an_empty_database_is_told() -> None:
         max_size=5,
     )
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_address_is_more_than_a_wrong_question(filled: Database, asked: list[tuple[str, str, str]]) -> None:
     search = "?" + urlencode([(prefix + name, value) for prefix, name, value in asked], errors="replace")
     query = CandidateDB(filled)

@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymatgen.core import Structure
 from support.layers import mx2, random_crystal
@@ -28,7 +28,7 @@ from scdm_models.symmetry.lattice import orient_slab
 TOLERANCE = 1e-3  # angstrom
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200)
 @given(number=st.integers(1, 80), seed=st.integers(0, 2**31))
 def test_decode_encode_keeps_structure_and_group(number: int, seed: int) -> None:
     structure = decode(random_crystal(number, seed))

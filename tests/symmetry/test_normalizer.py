@@ -69,7 +69,7 @@ def test_the_same_layer_from_another_origin_has_the_same_template() -> None:
     assert {c.template for c in crystals} == {"78:a-e"}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 80), st.integers(0, 10**6), st.data())
 def test_canonical_names_do_not_depend_on_the_names(number: int, seed: int, data: st.DataObject) -> None:
     crystal = random_crystal(number, seed=seed)

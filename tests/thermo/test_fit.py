@@ -177,7 +177,7 @@ def test_the_packaged_model_is_of_the_shipped_weights_alone() -> None:
     assert energy_model_for("SevenNet-0") is None
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10**6))
 def test_errors_never_fall_with_the_distance(seed: int) -> None:
     rng = np.random.default_rng(seed)

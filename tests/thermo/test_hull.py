@@ -77,7 +77,7 @@ def test_new_stable_phase_is_negative_and_decomposes_to_its_rivals() -> None:
     assert result.decomposition == {"Li Li": pytest.approx(0.5), "O O": pytest.approx(0.5)}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), scale=st.integers(2, 7))
 def test_order_and_scale_do_not_matter(seed: int, scale: int) -> None:
     phases = random_phases(seed)
@@ -88,7 +88,7 @@ def test_order_and_scale_do_not_matter(seed: int, scale: int) -> None:
     assert again == pytest.approx(base, abs=1e-9)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), energy=st.floats(-3, 1))
 def test_another_phase_never_lowers_e_above_hull(seed: int, energy: float) -> None:
     # the hull is a minimum: a further competitor can only lower it

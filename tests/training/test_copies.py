@@ -48,7 +48,7 @@ def on_first(number: int, index: int, point: np.ndarray) -> bool:
     return bool(np.abs(wrap(position.rotations[0] @ free + position.translations[0] - point)).max() < 1e-6)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.integers(1, 80), st.integers(0, 10**6), st.integers(0, 23), st.floats(0, 1), st.data())
 def test_what_was_only_moved_comes_back(number: int, seed: int, point: int, shift: float, data: st.DataObject) -> None:
     crystal = random_crystal(number, seed)
@@ -64,7 +64,7 @@ def test_what_was_only_moved_comes_back(number: int, seed: int, point: int, shif
     assert found.lattice == pytest.approx(crystal.lattice, abs=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 80), st.integers(0, 10**6))
 def test_noise_of_a_copy_is_the_copy_at_the_time_where_a_chain_begins(number: int, seed: int) -> None:
     crystal = random_crystal(number, seed)

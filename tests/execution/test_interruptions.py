@@ -39,7 +39,6 @@ STEP_SECONDS = float(os.environ.get("SCDM_TEST_STEP_SECONDS", "0.3"))  # of an i
 MOST_STEPS = 6  # of a run before it is interrupted; the first relaxation takes eight
 # seconds, and ionic steps, of a worker's time: it needs some to begin, and custodian keeps three steps for the end
 WALLTIME, WALLTIME_STEPS = 2.0, (3.5, 9.5)
-AROUND = 0.0 if STEP_SECONDS >= 6 else 1.0  # s of an attempt that nobody counts: a job's claim and its end
 ENGINE = {
     "kind": "vasp",
     "fmax_ev_per_angstrom": 0.0003,  # so that the ends agree to 1e-4 angstrom
@@ -238,7 +237,9 @@ def test_an_interrupted_relaxation_ends_where_an_uninterrupted_one_does(
         moved = np.abs(whole.frac_coords - end.frac_coords)
         assert (np.minimum(moved, 1 - moved) @ whole.lattice.matrix).max() < 1e-4
     events, most = journal.read(Path(os.environ[journal.FILE])), Counter[str]()
-    for folders in (several for name in names for several in attempts(server, name)):
+    relaxations = [several for name in names for several in attempts(server, name)]
+    mine = {folder for folders in relaxations for folder in folders}
+    for folders in relaxations:
         for what in ("begun", "computed"):
             geometries = Counter(e.geometry for e in events if e.what == what and e.folder in folders)
             most[what] = max(most[what], *geometries.values())
@@ -255,4 +256,8 @@ def test_an_interrupted_relaxation_ends_where_an_uninterrupted_one_does(
         f"{most['computed']} times nor begun more than {most['begun']} times; {counted:.1f} s counted of {machine.seconds:.1f} s"
     )
     assert most["computed"] <= 2
-    assert counted == pytest.approx(machine.seconds, abs=0.05 * machine.seconds + AROUND * machine.jobs)
+    # what is at work is counted, and nothing twice; of short steps a job's claim and its end, which nobody counts, are
+    # the larger part on a busy machine
+    assert STEP_SECONDS * sum(e.what == "computed" for e in events if e.folder in mine) <= counted
+    assert counted <= 1.05 * machine.seconds
+    assert STEP_SECONDS < 6 or counted >= 0.95 * machine.seconds

@@ -128,7 +128,7 @@ def watch_group(leader: int) -> None:
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_process_is_left_and_what_is_finished_is_where_it_is_said(tmp_path: Path, how: signal.Signals) -> None:
     scdm, part = str(Path(sys.executable).with_name("scdm")), tmp_path / "s.jsonl.part"
-    arguments = ["generate", "-n", "64", "--steps", "1", "--processes", "2", "-o", "s.jsonl"]
+    arguments = ["generate", "-n", "2000", "--steps", "1", "--processes", "2", "-o", "s.jsonl"]
     process = subprocess.Popen(
         [scdm, *arguments],
         cwd=tmp_path,
@@ -149,7 +149,7 @@ def test_no_process_is_left_and_what_is_finished_is_where_it_is_said(tmp_path: P
     _, told = process.communicate(timeout=240)
     if how is not signal.SIGKILL:
         assert process.returncode == 130
-        assert "of 64 samples are in s.jsonl.part; the same command goes on from there" in told
+        assert "of 2000 samples are in s.jsonl.part; the same command goes on from there" in told
     with pytest.raises(ProcessLookupError):
         watch_group(process.pid)
     assert [path.name for path in tmp_path.iterdir()] == ["s.jsonl.part"]

@@ -48,6 +48,13 @@ class Frozen(BaseModel):
         check_holdable(value)
         return value
 
+    def as_dict(self) -> dict[str, Any]:
+        """What monty reads again; of what a maker holds without it FireWorks would store the ``str``."""
+        from monty.json import MontyEncoder
+
+        written: dict[str, Any] = MontyEncoder().default(self)
+        return written
+
 
 def check_holdable(value: Any) -> None:
     """Raise ``ValueError``, with rule and remedy, for a value, or one inside it, that JSON or a database cannot hold.

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from bson import json_util
 from click.testing import CliRunner
-from mongomock_ng import Collection
 from support.documents import CampaignDocuments
 from support.loops_demo import CAMPAIGNS, LEARNED, chosen, loop_config, promoted, store_campaign, store_loop
-from support.memory import memory_database
+from support.memory import killed_at, memory_database
 
 from scdm_flows.campaigns import removal
 from scdm_flows.campaigns.controls import control_of, loop_key
@@ -75,28 +73,16 @@ def test_a_loop_goes_with_its_campaigns_and_others_stay() -> None:
 
 
 @pytest.mark.slow
-def test_a_removal_that_is_killed_anywhere_is_completed_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_removal_that_is_killed_anywhere_is_completed_by_the_next() -> None:
     refused = 0
     for step in itertools.count():
         database = fill()
-        left = iter(range(step))
-
-        def killed(real: Callable[..., Any], left: Iterator[int] = left) -> Callable[..., Any]:
-            def change(*arguments: Any, **more: Any) -> Any:
-                if next(left, None) is None:
-                    raise KeyboardInterrupt
-                return real(*arguments, **more)
-
-            return change
-
-        with monkeypatch.context() as patched:
-            for name in ("delete_many", "delete_one", "update_one"):
-                patched.setattr(Collection, name, killed(getattr(Collection, name)))
-            try:
+        try:
+            with killed_at(step, "delete_many", "delete_one", "update_one"):
                 removal.remove(database, "l")
-                break
-            except KeyboardInterrupt:
-                pass
+            break
+        except KeyboardInterrupt:
+            pass
         if step:  # the first change is the mark
             with pytest.raises(CampaignError, match="loop 'l' is being removed; `scdm campaign remove l` completes"):
                 register_loop(loop_config(), database)

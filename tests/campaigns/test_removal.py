@@ -5,16 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from bson import json_util
 from click.testing import CliRunner
-from mongomock_ng import Collection
 from support.documents import CampaignDocuments
-from support.memory import memory_database
+from support.memory import killed_at, memory_database
 
 from scdm_flows.campaigns import removal, under_way
 from scdm_flows.campaigns.controls import control_of
@@ -86,30 +84,16 @@ def test_nothing_is_left_and_others_keep_what_they_have(filled: Database) -> Non
         removal.remove(filled, "demo")
 
 
-def test_a_removal_that_is_killed_anywhere_is_completed_by_the_next(
-    campaign_documents: CampaignDocuments, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_removal_that_is_killed_anywhere_is_completed_by_the_next(campaign_documents: CampaignDocuments) -> None:
     for step in itertools.count():
         database = memory_database()
         fill(database, campaign_documents)
-        left = iter(range(step))
-
-        def killed(real: Callable[..., Any], left: Iterator[int] = left) -> Callable[..., Any]:
-            def delete(*arguments: Any, **more: Any) -> Any:
-                if next(left, None) is None:
-                    raise KeyboardInterrupt
-                return real(*arguments, **more)
-
-            return delete
-
-        with monkeypatch.context() as patched:
-            for name in ("delete_many", "delete_one"):
-                patched.setattr(Collection, name, killed(getattr(Collection, name)))
-            try:
+        try:
+            with killed_at(step, "delete_many", "delete_one"):
                 removal.remove(database, "demo")
-                break
-            except KeyboardInterrupt:
-                pass
+            break
+        except KeyboardInterrupt:
+            pass
         with pytest.raises(CampaignError, match="is being removed; `scdm campaign remove demo` completes that"):
             register(parse_config({"name": "demo"}), database)
         removal.remove(database, "demo")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
 import mongomock_ng
+import pytest
 from jobflow import JobStore
 from maggma.stores import MemoryStore
 
@@ -36,3 +39,22 @@ def memory_database() -> Database:
 
     job_store = JobStore(store(OUTPUTS), additional_stores={"data": store(BLOBS)})
     return _MemoryDatabase(job_store=job_store, **{name: store(name, key) for name, key in KEYS.items()}).connect()
+
+
+@contextmanager
+def killed_at(step: int, *changes: str) -> Iterator[None]:
+    """A block in which the change of any collection after so many is a ``KeyboardInterrupt``. changes: the methods."""
+    left = iter(range(step))
+
+    def killed(real: Callable[..., Any]) -> Callable[..., Any]:
+        def change(*arguments: Any, **more: Any) -> Any:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return real(*arguments, **more)
+
+        return change
+
+    with pytest.MonkeyPatch.context() as patched:
+        for name in changes:
+            patched.setattr(mongomock_ng.Collection, name, killed(getattr(mongomock_ng.Collection, name)))
+        yield

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from typing import Any
+from unittest.mock import patch
 
 import mongomock_ng
-import pytest
 from jobflow import JobStore
 from maggma.stores import MemoryStore
 
@@ -54,7 +54,8 @@ def killed_at(step: int, *changes: str) -> Iterator[None]:
 
         return change
 
-    with pytest.MonkeyPatch.context() as patched:
+    with ExitStack() as patched:
         for name in changes:
-            patched.setattr(mongomock_ng.Collection, name, killed(getattr(mongomock_ng.Collection, name)))
+            real = getattr(mongomock_ng.Collection, name)
+            patched.enter_context(patch.object(mongomock_ng.Collection, name, killed(real)))
         yield

@@ -37,12 +37,14 @@ BIG_LAUNCHES = "fw_gridfs"  # where FireWorks keeps what is too large for a laun
 class Removable:
     """What is removed at once: a campaign, or a loop with its campaigns.
 
-    name: of the campaign or loop; campaigns: their names, in the order in which they go; loop: whether it is one.
+    name: of the campaign or loop; campaigns: their names, in the order in which they go; loop: whether it is one;
+    checkpoints: files of generators that a loop has taught. They stay, as any campaign may draw by them.
     """
 
     name: str
     campaigns: tuple[str, ...]
     loop: bool = False
+    checkpoints: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{'loop' if self.loop else 'campaign'} {self.name!r}"
@@ -80,7 +82,8 @@ def removable(database: Database, name: str) -> Removable:
             if of is not None and of[0] == name and mongo["campaigns"].find_one({"name": key}) is None:
                 campaigns.add(key)
     # later rounds first, and what was promoted before what it was promoted from
-    return Removable(name, tuple(sorted(campaigns, reverse=True)), loop=True)
+    taught = [] if loop is None else [one.checkpoint for one in loop.taught if one.checkpoint is not None]
+    return Removable(name, tuple(sorted(campaigns, reverse=True)), loop=True, checkpoints=tuple(taught))
 
 
 def contents(database: Database, what: Removable) -> dict[str, int]:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def remove(name: str, yes: bool, dry_run: bool, as_json: bool) -> None:
     """Remove campaign NAME with its candidates, results, job outputs and what it has on the LaunchPad, for good.
 
-    Where NAME is a loop, it is removed with all of its campaigns; one of these alone is not, as the loop needs it.
+    Where NAME is a loop, it is removed with all of its campaigns; one of these alone is not, as the loop needs it. The
+    checkpoints that it taught stay where they are, as other campaigns may draw by them.
     Refused while any of it computes. A removal that was interrupted is completed by the same command. Hulls are right
     again after the next `scdm build`.
     """
@@ -36,7 +37,9 @@ def remove(name: str, yes: bool, dry_run: bool, as_json: bool) -> None:
                 return
             counts = removal.remove(connected, name)
     if as_json:
-        of = {"loop": name, "campaigns": what.campaigns} if what.loop else {"campaign": name}
+        of: dict[str, object] = {"campaign": name}
+        if what.loop:
+            of = {"loop": name, "campaigns": what.campaigns, "checkpoints_kept": what.checkpoints}
         echo_json({**of, "removed": counts, "dry_run": dry_run, "computes": busy})
         return
     _show(what, counts, "would be removed, nothing was changed" if dry_run else "removed")
@@ -62,3 +65,7 @@ def _show(what: Removable, counts: dict[str, int], words: str) -> None:
     table(f"{_title(what)}: {words}", ["collection", "documents"], [list(row) for row in counts.items()])
     if what.loop and what.campaigns:
         click.echo(f"its campaigns: {', '.join(sorted(what.campaigns))}")
+    if what.checkpoints:
+        click.echo("the checkpoints that it taught stay, as other campaigns may draw by them:")
+        for file in what.checkpoints:
+            click.echo(f"  {file}")

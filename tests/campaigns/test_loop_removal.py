@@ -205,6 +205,7 @@ def test_the_command_asks_and_says_what_it_would_do(monkeypatch: pytest.MonkeyPa
     dry = json.loads(scdm("l", "--dry-run", "--json").stdout)
     assert dry["loop"] == "l"
     assert sorted(dry["campaigns"]) == [*CAMPAIGNS]
+    assert dry["checkpoints_kept"] == [LEARNED]
     assert dry["removed"]["candidates"] == 6
     asked = scdm("l", answer="n\n").output
     assert "Loop l has 4 campaigns, 4 fireworks" in asked
@@ -216,5 +217,6 @@ def test_the_command_asks_and_says_what_it_would_do(monkeypatch: pytest.MonkeyPa
     gone = scdm("l", answer="y\n")
     assert gone.exit_code == 0
     assert "its campaigns: l-r01, l-r01-gpaw, l-r02, l-r03" in gone.output
+    assert gone.output.endswith(f"may draw by them:\n  {LEARNED}\n")  # a checkpoint is not the loop's alone
     assert database.loop("l") is None
     assert "there is no campaign 'l', and no loop" in str(scdm("l", "--yes").exception)

@@ -36,6 +36,8 @@ def _link(document: CandidateDoc) -> Any:
 
 
 def _found(found: list[CandidateDoc]) -> html.Section:
+    from scdm_flows.report.content import gap_words
+
     if not found:
         return section(
             "None yet",
@@ -50,8 +52,8 @@ def _found(found: list[CandidateDoc]) -> html.Section:
     for one in found:
         base = f"/files/{quote(one.candidate_id, safe='')}"
         files = [html.A(f" {name}", href=f"{base}.{suffix}") for suffix, name in (("cif", "CIF"), ("json", "JSON"))]
-        gap = "metal" if one.band_gap == 0 else number(one.band_gap, 2)
-        rows.append([_link(one), one.layer_group, number(one.e_above_hull), one.energy_scheme, gap, html.Span(files)])
+        energy, gap = number(one.e_above_hull), gap_words(one.band_gap, one.gap_kind)
+        rows.append([_link(one), one.layer_group, energy, one.energy_scheme, gap, html.Span(files)])
     head = ["layer", "layer group", "E_hull, eV/atom", "by", "gap, eV", "files"]
     return section(f"{len(found)} discoveries", table(head, rows), wide=True)
 

@@ -57,6 +57,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, standin_vasp: dict[s
         "SCDM_VASP_POLL_SECONDS": "0.1",
         "SCDM_RETRY_WAIT_SECONDS": "0",
         "STANDIN_VASP_FAIL": "slow:999@relax",
+        "STANDIN_VASP_WALLTIME": "1e6",  # seconds; only workers are interrupted here
         journal.FILE: str(tmp_path / "journal"),
         "PYTHONPATH": f"{ROOT}:{ROOT / 'models'}",
     }.items():

@@ -46,7 +46,10 @@ def demands(candidate: CandidateDoc, below: float = BELOW_EV) -> list[Demand]:
         Demand(
             "every stage ended well",
             None if candidate.state is CandidateState.PENDING else candidate.state is not CandidateState.FAILED,
-            candidate.reason or candidate.state.value,
+            candidate.reason
+            or (
+                "some are under way or to come" if candidate.state is CandidateState.PENDING else candidate.state.value
+            ),
         ),
         Demand(
             "new: the relaxed layer equals no known one",

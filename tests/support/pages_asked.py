@@ -31,6 +31,8 @@ class Browser:
             "changedPropIds": list(inputs),
         }
         answer = self.client.post("/_dash-update-component", json=body)
+        if answer.status_code == 204:  # nothing has changed
+            return {}
         assert answer.status_code == 200, answer.text
         found: dict[str, Any] = answer.get_json()["response"]
         return found
@@ -49,9 +51,16 @@ class Browser:
 
     def campaign(self, name: str) -> str:
         """The part of a campaign's page that is kept up to date."""
-        state = {"campaign-name.data": name, "campaign-shown.data": None}
-        outputs = ["campaign-content.children", "campaign-shown.data"]
-        return json.dumps(self._ask(outputs, {"campaign-tick.n_intervals": None}, state))
+        return json.dumps(self.followed("campaign", name))
+
+    def loop(self, name: str) -> str:
+        """The part of a loop's page that is kept up to date."""
+        return json.dumps(self.followed("loop", name))
+
+    def followed(self, what: str, name: str, shown: str | None = None) -> dict[str, Any]:
+        """What is sent of the page of a campaign or loop to one who was shown a version, or nothing yet."""
+        state = {f"{what}-name.data": name, f"{what}-shown.data": shown}
+        return self._ask([f"{what}-content.children", f"{what}-shown.data"], {f"{what}-tick.n_intervals": None}, state)
 
     def energies(self, campaigns: list[str] | None = None) -> str:
         """The energies of the page that compares."""

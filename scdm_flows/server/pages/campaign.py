@@ -9,17 +9,16 @@ from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
-from dash import Dash, Input, Output, State, dcc, html, no_update
+from dash import Dash, dcc, html
 
 from scdm_flows.documents import StageFailure
 from scdm_flows.documents.hull import at_least
 from scdm_flows.documents.states import StageName
-from scdm_flows.errors import ScdmError
 from scdm_flows.query import CandidateDB
 from scdm_flows.server.pages import figures, parts
+from scdm_flows.server.pages.live import follow, followed
 from scdm_flows.server.pages.parts import facts, section, table
 
-REFRESH_SECONDS = 15
 FAILURES = 100  # rows
 REDISCOVERED = 20  # rows
 REASONS = 25  # rows
@@ -124,10 +123,7 @@ def page(query: CandidateDB, name: str) -> list[Any]:
     return [
         html.P(dcc.Link("← all campaigns", href="/campaigns"), className="small"),
         html.H1(name),
-        dcc.Store(id="campaign-name", data=name),
-        dcc.Store(id="campaign-shown"),
-        dcc.Interval(id="campaign-tick", interval=1000 * REFRESH_SECONDS),
-        html.Div("…", id="campaign-content"),
+        *followed("campaign", name),
     ]
 
 
@@ -135,21 +131,10 @@ def register(app: Dash, query: CandidateDB) -> None:
     """Let the page keep up with the campaign."""
     cache = ProgressCache(query)
 
-    @app.callback(
-        Output("campaign-content", "children"),
-        Output("campaign-shown", "data"),
-        Input("campaign-tick", "n_intervals"),
-        State("campaign-name", "data"),
-        State("campaign-shown", "data"),
-    )
-    def show(_: int | None, name: str, shown: str | None) -> tuple[Any, Any]:
-        try:
-            updated = query.campaign(name).last_updated.isoformat()
-            if updated == shown:
-                return no_update, no_update
-            return contents(query, cache, name), updated
-        except ScdmError as error:
-            return parts.error_notice(error), ""
+    def version(name: str) -> str:
+        return query.campaign(name).last_updated.isoformat()
+
+    follow(app, "campaign", version, lambda name: contents(query, cache, name))
 
 
 def _generators(config: dict[str, Any]) -> str | None:

@@ -51,7 +51,7 @@ def _found(found: list[CandidateDoc]) -> html.Section:
     rows = []
     for one in found:
         base = f"/files/{quote(one.candidate_id, safe='')}"
-        files = [html.A("CIF", href=f"{base}.cif"), " ", html.A("JSON", href=f"{base}.json")]
+        files: list[Any] = [html.A("CIF", href=f"{base}.cif"), " ", html.A("JSON", href=f"{base}.json")]
         energy, gap = number(one.e_above_hull), gap_words(one.band_gap, one.gap_kind)
         rows.append([_link(one), one.layer_group, energy, one.energy_scheme, gap, html.Span(files)])
     head = ["layer", "layer group", "E_hull, eV/atom", "by", "gap, eV", "files"]

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dash import dcc, html
+from dash import Dash, dcc, html
 
 from scdm_flows.config.loop import round_of
 from scdm_flows.documents import CandidateDoc, LoopDoc
 from scdm_flows.documents.hull import at_least
 from scdm_flows.query import CandidateDB
 from scdm_flows.server.pages import parts
+from scdm_flows.server.pages.live import follow, followed
 from scdm_flows.server.pages.parts import facts, number, section, table
 
 
@@ -32,17 +33,30 @@ def overview(query: CandidateDB) -> list[Any]:
 
 
 def page(query: CandidateDB, name: str) -> list[Any]:
-    """A loop's page; ``CampaignError`` where there is none."""
-    loop = query.loop(name)
-    campaigns = [one.name for one in query.campaigns_of(loop)]
+    """A loop's page, whose contents ``register`` keeps up to date; ``CampaignError`` where there is none."""
+    query.loop(name)
     return [
         html.P(dcc.Link("← all loops", href="/loops"), className="small"),
         html.H1(name),
-        html.Div(
-            [_yields(loop), _facts(loop), _rounds(loop), _chosen(query, loop), _models(loop, campaigns)],
-            className="cards",
-        ),
+        *followed("loop", name),
     ]
+
+
+def register(app: Dash, query: CandidateDB) -> None:
+    """Let the page keep up with the loop and its campaigns."""
+
+    def version(name: str) -> str:
+        loop = query.loop(name)
+        return " ".join(one.last_updated.isoformat() for one in (loop, *query.campaigns_of(loop)))
+
+    follow(app, "loop", version, lambda name: _contents(query, name))
+
+
+def _contents(query: CandidateDB, name: str) -> html.Div:
+    loop = query.loop(name)
+    campaigns = [one.name for one in query.campaigns_of(loop)]
+    cards = [_yields(loop), _facts(loop), _rounds(loop), _chosen(query, loop), _models(loop, campaigns)]
+    return html.Div(cards, className="cards")
 
 
 def _facts(loop: LoopDoc) -> html.Section:

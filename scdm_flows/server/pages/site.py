@@ -76,6 +76,7 @@ def pages_app(database: Database) -> Flask:
     app.layout = _frame
     browse.register(app, query)
     campaign.register(app, query)
+    loops.register(app, query)
     comparison.register(app, query)
     _routes(app, query)
     server: Flask = app.server

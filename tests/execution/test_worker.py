@@ -34,7 +34,8 @@ from scdm_flows.stores import Database
 pytest.importorskip("secantus", reason="the embedded server is an optional extra")
 BIN = Path(sys.executable).parent
 SCDM = [sys.executable, "-c", "from scdm_flows.cli import main; main()"]
-TAKES_LONG = 300  # seconds of a job that only ends because it is ended
+# seconds of a job that only ends because it is ended; no other process that tests at this moment has the same
+TAKES_LONG = f"300.{os.getpid()}"
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def states(launchpad: Any) -> list[str]:
 
 def sleeps() -> list[str]:
     """Processes of the jobs below that live."""
-    found = subprocess.run(["pgrep", "-f", f"^sleep {TAKES_LONG}.25$"], capture_output=True, text=True, check=False)
+    found = subprocess.run(["pgrep", "-f", f"^sleep {TAKES_LONG}$"], capture_output=True, text=True, check=False)
     return found.stdout.split()
 
 
@@ -111,7 +112,7 @@ def test_a_worker_that_is_told_to_stop_gives_its_job_back(
     kind: str, folder: Path, database: Database, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
     launchpad = launch.launchpad_of(database)
-    put(launchpad, "s", subprocess.call, ["sleep", f"{TAKES_LONG}.25"])  # a program, as VASP is
+    put(launchpad, "s", subprocess.call, ["sleep", TAKES_LONG])  # a program, as VASP is
     limit = ["--walltime", "00:05"] if kind.endswith("walltime") else []
     command = {
         "scdm": [*SCDM, "worker", "-c", str(folder), *limit],

@@ -215,7 +215,7 @@ def test_a_database_that_goes_away_loses_nothing(how: signal.Signals, seconds: f
                 ):
                     resume(database, OUTAGE_LOST_AFTER_SECONDS)
                     worker = worker if worker.is_alive() else workers.start()
-                worker.join(60)
+                worker.join(240)
                 assert worker.exitcode == 0, (tmp_path / "work" / "rlaunch.log").read_text()[-3000:]
                 check_all_done(database, launchpad, len(PHASES))
     finally:

@@ -127,7 +127,7 @@ def test_a_worker_that_is_told_to_stop_gives_its_job_back(
     # rlaunch multi has a process of its own for each worker and ends on the signal itself
     assert process.returncode == (-signal.SIGTERM if kind == "rlaunch multi" else 0), output
     wait_for(lambda: states(launchpad) == ["READY"])
-    wait_for(lambda: not sleeps(), 60)
+    wait_for(lambda: not sleeps())
     firework = launchpad.fireworks.find_one({})
     assert (firework["launches"], len(firework["archived_launches"])) == ([], 1)
     assert launchpad.launches.count_documents({"state": "RUNNING"}) == 0  # nothing that looks like a lost job

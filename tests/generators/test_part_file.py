@@ -118,8 +118,8 @@ def test_numbers_out_of_range_are_refused_before_any_work(tmp_path: Path, option
 
 
 def watch_group(leader: int) -> None:
-    """Raises ``ProcessLookupError`` as soon as nobody of the process group is left; waits a minute."""
-    for _ in range(600):
+    """Raises ``ProcessLookupError`` as soon as nobody of the process group is left; waits four minutes."""
+    for _ in range(2400):
         os.killpg(leader, 0)
         time.sleep(0.1)
 

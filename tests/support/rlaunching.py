@@ -295,7 +295,7 @@ def resume_together(database: Database, times: int, lost_after: float, folder: P
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(240)
         assert process.exitcode == 0
     return runs(log)
 
@@ -317,7 +317,7 @@ def submit_together(config: Any, database: Database, times: int, folder: Path) -
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(240)
         assert process.exitcode == 0
     return [int(line) for line in log.read_text().split()]
 
@@ -337,7 +337,7 @@ def take_numbers_together(database: Database, processes: int, times: int, folder
     for process in started:
         process.start()
     for process in started:
-        process.join(60)
+        process.join(240)
         assert process.exitcode == 0
     return [int(n) for file in folder.glob("numbers*") for n in file.read_text().split()]
 

@@ -14,6 +14,7 @@ from scdm_flows.documents.migrations import migrate
 from scdm_flows.errors import StoreError
 from scdm_flows.stores.driver_errors import store_errors
 from scdm_flows.stores.indexes import ensure_or_warn
+from scdm_flows.stores.library_faults import look_for_file_indexes_once
 from scdm_flows.stores.names import BLOBS, KEYS, OUTPUTS, TIMEOUT_MS
 from scdm_flows.stores.uri import database_name, with_database
 
@@ -197,6 +198,7 @@ def job_store_of(uri: str) -> JobStore:
     from jobflow import JobStore
     from maggma.stores import GridFSStore, MongoStore
 
+    look_for_file_indexes_once()
     where: dict[str, Any] = {"database": database_name(uri), "mongoclient_kwargs": _client_options()}
     with store_errors(uri):
         return JobStore(

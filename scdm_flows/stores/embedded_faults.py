@@ -6,7 +6,8 @@ works around it can go too.
 counter     ``find_one_and_update`` answers with the document as it was before another client's change, where it should
             be as it was before this one's: two clients get the same number. ``stores/library_faults.py``
 whole       A query, sorted or not, reads all that matches before it answers, also where only the first documents are
-            asked for: an index that only sorts is of no use there, and is not made. ``stores/embedded_faults.py``
+            asked for: an index that only sorts is of no use there, and is not made. ``stores/embedded_faults.py``,
+            ``stores/library_faults.py``
 conditions  A range beside another condition reads the whole collection, whatever indexes there are, and so does
             ``$or``. ``builders/novelty.py``, ``builders/hulls.py``
 list        ``$in`` finds documents by an index, then compares each with every value of the list: the time grows with

@@ -9,8 +9,36 @@ from __future__ import annotations
 
 from functools import cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from scdm_flows.errors import StoreError
+
+_LOOKED_AT: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()  # client -> collections of files
+
+
+def look_for_file_indexes_once() -> None:
+    """Let ``gridfs`` see to the indexes of a collection of files with the first file alone; a second call changes
+    nothing.
+
+    pymongo 4.16 asks for any document of ``files`` and of ``chunks`` with every file that it writes, to make indexes
+    where there is none. SecantusDB 0.7 reads the whole collection to answer (fault ``whole`` of
+    ``scdm_flows.stores.embedded_faults``): after 2,600 relaxations a worker waited for the server a fifth of its time,
+    and the more the longer. To go with that fault.
+    """
+    from gridfs.synchronous.grid_file import GridIn
+
+    ensure: Any = GridIn._ensure_indexes
+    if hasattr(ensure, "each"):
+        return
+
+    def once(self: Any) -> None:
+        known = _LOOKED_AT.setdefault(self._coll.database.client, set())
+        if self._coll.full_name not in known:
+            ensure(self)
+            known.add(self._coll.full_name)
+
+    once.each = ensure  # type: ignore[attr-defined]
+    GridIn._ensure_indexes = once  # type: ignore[method-assign]
 
 
 def number_after_the_change(launchpad_class: Any) -> None:

@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pymongo import MongoClient
+from gridfs import GridFS
+from pymongo import MongoClient, monitoring
 from pymongo.errors import PyMongoError
 
 from scdm_flows.stores import EmbeddedServer, embedded_faults
+from scdm_flows.stores.database import job_store_of
 from scdm_flows.stores.process import HOST, free_port
 
 pytest.importorskip("secantus", reason="the embedded database is an optional extra")
@@ -110,6 +112,31 @@ def test_conditions_read_everything(mongo: Any, query: dict[str, Any]) -> None:
     mongo.d.insert_many([{"k": k, "campaign": "cd"[k % 2]} for k in range(300)])
     assert examined(mongo.d.find({"k": {"$gte": 10, "$lt": 12}})) == 2  # the range alone takes the index
     assert examined(mongo.d.find(query)) == 300  # MongoDB: at most the 150 of the campaign; 2 by $or
+
+
+def test_a_large_output_is_stored_without_reading_the_others(server: EmbeddedServer) -> None:
+    """``gridfs`` asks for a document of each collection with every file; what would read all of them is asked once."""
+
+    class Asked(monitoring.CommandListener):
+        def __init__(self) -> None:
+            self.finds: list[str] = []
+
+        def started(self, event: monitoring.CommandStartedEvent) -> None:
+            if event.command_name == "find" and not event.command.get("filter"):
+                self.finds.append(event.command["find"])
+
+        def succeeded(self, event: monitoring.CommandSucceededEvent) -> None: ...
+        def failed(self, event: monitoring.CommandFailedEvent) -> None: ...
+
+    with MongoClient[dict[str, Any]](server.uri(), event_listeners=[asked := Asked()]) as client:
+        files = GridFS(client["large"], "outputs_blobs")
+        job_store_of(server.uri("large"))  # as everybody opens the stores
+        for _ in range(3):
+            files.put(b"x")
+        indexes = {name: client["large"][f"outputs_blobs.{name}"].index_information() for name in ("files", "chunks")}
+    assert asked.finds == ["outputs_blobs.files", "outputs_blobs.chunks"]  # six without what works around it
+    assert indexes["chunks"]["files_id_1_n_1"]["unique"]
+    assert "filename_1_uploadDate_1" in indexes["files"]
 
 
 def test_list_of_values_takes_the_square_of_its_length(mongo: Any) -> None:

@@ -29,7 +29,7 @@ def demands(candidate: CandidateDoc, below: float = BELOW_EV) -> list[Demand]:
     version = candidate.engine_version or ""
     scheme = candidate.energy_scheme or "no energy"
     program = f"{scheme}{f', version {version}' if version else ''}"
-    energy = candidate.e_above_hull
+    energy, pending = candidate.e_above_hull, candidate.state is CandidateState.PENDING
     if energy is None:
         stable: bool | None = None
         said = "not computed"
@@ -45,11 +45,8 @@ def demands(candidate: CandidateDoc, below: float = BELOW_EV) -> list[Demand]:
         ),
         Demand(
             "every stage ended well",
-            None if candidate.state is CandidateState.PENDING else candidate.state is not CandidateState.FAILED,
-            candidate.reason
-            or (
-                "some are under way or to come" if candidate.state is CandidateState.PENDING else candidate.state.value
-            ),
+            None if pending else candidate.state is not CandidateState.FAILED,
+            candidate.reason or ("some are under way or to come" if pending else candidate.state.value),
         ),
         Demand(
             "new: the relaxed layer equals no known one",

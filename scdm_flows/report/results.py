@@ -224,7 +224,7 @@ def _draws(study: Study) -> str | None:
         for model in (study.models or {}).get("quick", {}).values():
             if str(model["label"]).startswith(f"{config['kind']}-") and "kept_draws" in model["measures"]:
                 value = model["measures"]["kept_draws"]["value"]
-                kept.append(f"{100 * value:.0f} % by {results_figures.name(config['kind'])}")
+                kept.append(f"{100 * value:.0f} % by `{model['label']}`")
     return text + (f" Kept are {' and '.join(kept)} (`models/cards/results.json`)." if kept else "")
 
 

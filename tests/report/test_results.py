@@ -216,7 +216,7 @@ def test_the_share_of_draws_that_a_model_keeps_is_that_of_the_packaged_results(s
     config = {**CONFIG, "generator": {"kind": "several", "generators": both}}
     campaign = study.campaign.model_copy(update={"config": config})
     text = render(Study(campaign, study.candidates, study.phonons, study.jobs, models=models)).text
-    assert "Kept are 55 % by SCDM and 35 % by UnSCDM (`models/cards/results.json`)." in text
+    assert "Kept are 55 % by `scdm-876224ce` and 35 % by `unscdm-afff9da8` (`models/cards/results.json`)." in text
     without = {"protocol": {"models": []}}  # that part was not made
     text = render(Study(campaign, study.candidates, study.phonons, study.jobs, models=without)).text
     assert "passes over draws" in text

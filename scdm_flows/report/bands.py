@@ -6,7 +6,7 @@ pages.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ Array = NDArray[np.float64]
 SPIN_COLOURS = {"up": OURS, "down": "#d08a2e"}
 WINDOW_EV = (-4.0, 4.0)  # of electronic bands, around zero
 SAME_PLACE = 1e-9
+TOO_CLOSE = 0.05  # of the path: nearer labels run into each other
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,18 @@ def draw(plot: BandPlot, width: float = 5.2, height: float = 3.6) -> Figure:
         return figure
 
 
+def staggered(ticks: Mapping[float, str]) -> list[str]:
+    """The labels of the path, one on a second line where it would run into the label before it."""
+    apart = max(ticks) * TOO_CLOSE if ticks else 0.0
+    labels: list[str] = []
+    before, lowered = -np.inf, False
+    for place, label in sorted(ticks.items()):
+        lowered = place - before < apart and not lowered
+        labels.append(f"\n{label}" if lowered else label)
+        before = place
+    return labels
+
+
 def draw_bands(axes: Axes, plot: BandPlot) -> None:
     """Draw the bands alone on axes."""
     _common(axes, plot)
@@ -155,7 +168,7 @@ def draw_bands(axes: Axes, plot: BandPlot) -> None:
                 axes.plot(plot.distances, imaginary, color=IMAGINARY, linewidth=1.4, marker=".", markersize=2)
     if any(branch.name for branch in plot.branches):
         axes.legend(frameon=False, fontsize=8, loc="upper right")
-    axes.set_xticks(list(plot.ticks), list(plot.ticks.values()))
+    axes.set_xticks(sorted(plot.ticks), staggered(plot.ticks))
     axes.tick_params(axis="x", length=0)
     # a label is not rounded as distances are, and beyond the end it would not be drawn
     axes.set_xlim(float(plot.distances.min()), max(float(plot.distances.max()), *plot.ticks))

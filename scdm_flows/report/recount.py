@@ -29,7 +29,8 @@ class Counts:
     """Counts of some candidates.
 
     funnel: as the campaign's; new_*: those of them that relaxed to no known layer; below, new_below: level
-    (eV/atom) -> unique candidates whose E_hull is at most that, and those of them that are new.
+    (eV/atom) -> unique candidates whose E_hull is at most that, and those of them that are new; above_since: passed
+    the gate, which judges by the known phases alone, and lie above the window beside the other candidates.
     """
 
     funnel: Funnel
@@ -38,6 +39,7 @@ class Counts:
     new_stable: int
     below: dict[float, int]
     new_below: dict[float, int]
+    above_since: int
     copies_of_other_generators: int
 
 
@@ -58,6 +60,9 @@ def count(candidates: Sequence[CandidateDoc], config: Mapping[str, Any], generat
         values = [c.e_above_hull for c in among if c.e_above_hull is not None]
         return {level: sum(v <= level for v in values) for level in levels}
 
+    def above(candidate: CandidateDoc) -> bool:
+        return candidate.e_above_hull is not None and candidate.e_above_hull > window(config)
+
     of_new = funnel((c.model_dump(include=fields) for c in new), **rules)
     return Counts(
         funnel=funnel((c.model_dump(include=fields) for c in candidates), **rules),
@@ -66,6 +71,7 @@ def count(candidates: Sequence[CandidateDoc], config: Mapping[str, Any], generat
         new_stable=of_new.dynamically_stable,
         below=below(known),
         new_below=below(c for c in known if c.novel),
+        above_since=funnel((c.model_dump(include=fields) for c in known if above(c)), **rules).in_window,
         copies_of_other_generators=sum(
             c.duplicate_of is not None and generators.get(c.duplicate_of, c.generator) != c.generator
             for c in candidates

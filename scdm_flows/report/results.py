@@ -185,9 +185,9 @@ def _funnel(study: Study, show: Show) -> Iterator[str]:
         f"layer equals no known one, all atoms compared{_known_sets(study)}; *as sampled*: the sample, before it was "
         "relaxed, equals none. The paper says of its 843 that none is in existing data sets, and does not count "
         "novelty as a step. The paper's *window* is by energy alone, and so is the row in bold; the row below it also "
-        "asks that the relaxation ended and left one layer that no earlier sample relaxed to, which is what goes on. "
-        "The paper chose six layers for phonons; here they were computed for the best that the campaign's budget and "
-        "gate let on."
+        "asks that the relaxation ended and left one layer that no earlier sample relaxed to, which is what goes on"
+        f"{_above_since(study)}. The paper chose six layers for phonons; here they were computed for the best that "
+        "the campaign's budget and gate let on."
     )
     copies = {results_figures.name(g): c.copies_of_other_generators for g, c in counts.items()}
     if any(copies.values()):
@@ -195,6 +195,13 @@ def _funnel(study: Study, show: Show) -> Iterator[str]:
         yield f"Duplicates are looked for among all samples: {words} equal an earlier sample of the other generator."
     if notes := _draws(study):
         yield notes
+
+
+def _above_since(study: Study) -> str:
+    if not (above := study.total.above_since):
+        return ""
+    lie = "one of them lies" if above == 1 else f"{above:,} of them lie"
+    return f"; it is judged by the known phases alone, and {lie} above the window beside the other candidates"
 
 
 def _known_sets(study: Study) -> str:

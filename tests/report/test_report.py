@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
 from datetime import UTC, datetime
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pymatgen.core import Structure
 from support.documents import ENERGY_MODEL, CampaignDocuments
 from support.layers import mx2
@@ -19,7 +22,7 @@ from support.memory import memory_database
 from scdm_flows.cli.report import write_figures
 from scdm_flows.documents import CampaignState, CandidateDoc, Funnel, KnownAs, Novelty
 from scdm_flows.errors import CampaignError
-from scdm_flows.report import content, crystals, figures, paper_figures, render, render_documents
+from scdm_flows.report import bands, content, crystals, figures, paper_figures, render, render_documents
 from scdm_flows.report.cards import energy_model_card
 from scdm_flows.report.figures import svg
 
@@ -394,6 +397,18 @@ def test_path_ticks_join_where_points_meet() -> None:
         0.5: "M|X",
         0.8: "K",
     }
+
+
+@given(places=st.lists(st.floats(0, 1), min_size=1, max_size=12, unique=True))
+def test_labels_of_a_path_do_not_run_into_each_other(places: list[float]) -> None:
+    labels = bands.staggered(dict.fromkeys(places, "X"))
+    lowered = [label.startswith("\n") for label in labels]
+    assert [label.strip() for label in labels] == ["X"] * len(places)
+    near = [b - a < bands.TOO_CLOSE * max(places) for a, b in itertools.pairwise(sorted(places))]
+    assert all(
+        low != before if close else not low for before, low, close in zip(lowered, lowered[1:], near, strict=False)
+    )  # a close one changes the line, one with room is on the first
+    assert not lowered[0]
 
 
 def test_figures_for_a_paper(campaign_documents: CampaignDocuments, tmp_path: Path) -> None:

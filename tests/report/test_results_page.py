@@ -55,6 +55,8 @@ def test_counts_by_generator_are_those_by_hand() -> None:
     found = [
         candidate("scdm", 0, dynamically_stable=True),
         candidate("scdm", 1, novel=False, e_above_hull=-0.01),
+        # the gate let it pass; another candidate lowered the hull since
+        candidate("scdm", 6, novel=False, e_above_hull=0.601),
         # outside
         candidate(
             "scdm",
@@ -75,9 +77,10 @@ def test_counts_by_generator_are_those_by_hand() -> None:
     counts = recount.by_generator(found, CONFIG)
     assert list(counts) == ["scdm", "unscdm"]
     scdm, unscdm = counts["scdm"], counts["unscdm"]
-    assert (scdm.funnel.generated, scdm.funnel.unique, scdm.funnel.novel, scdm.funnel.in_window) == (3, 3, 2, 2)
+    assert (scdm.funnel.generated, scdm.funnel.unique, scdm.funnel.novel, scdm.funnel.in_window) == (4, 4, 2, 3)
     assert (scdm.below[0.6], scdm.new_below[0.6], scdm.below[0.0]) == (2, 1, 1)
     assert (scdm.new_in_window, scdm.new_stable) == (1, 1)
+    assert (scdm.above_since, unscdm.above_since) == (1, 0)  # the one that the gate kept out does not count
     assert (unscdm.funnel.generated, unscdm.funnel.unique, unscdm.funnel.in_window) == (3, 2, 1)
     assert (unscdm.below[0.6], unscdm.copies_of_other_generators, unscdm.funnel.pending) == (1, 1, 1)
     assert recount.without_end(found) == ["unscdm-5"]

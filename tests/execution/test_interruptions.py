@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import threading
@@ -21,6 +20,7 @@ import pytest
 from monty.os.path import zpath
 from pymatgen.core import SETTINGS, Lattice, Structure
 from pymatgen.io.vasp import Poscar
+from support.forking import process_of
 from support.places import ROOT
 from support.standin import journal
 
@@ -32,8 +32,6 @@ from scdm_flows.execution import fireworks as launch
 from scdm_flows.stores import Database, EmbeddedServer, connect
 
 pytest.importorskip("secantus", reason="the embedded server is an optional extra")
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["scdm_flows.engines.vasp.makers", "scdm_flows.execution.fireworks.worker"])
 TIMES = int(os.environ.get("SCDM_TEST_INTERRUPTIONS", "1"))  # 20 before a release, with STEP_SECONDS at least 6
 STEP_SECONDS = float(os.environ.get("SCDM_TEST_STEP_SECONDS", "0.3"))  # of an ionic step
 MOST_STEPS = 6  # of a run before it is interrupted; the first relaxation takes eight
@@ -92,8 +90,7 @@ def campaign(folder: Path, name: str) -> CampaignConfig:
     )
 
 
-def _work(config: str, folder: str, walltime: float | None, environment: dict[str, str], potcars: str) -> None:
-    os.environ.update(environment)  # the fork server has that of the first test
+def _work(config: str, folder: str, walltime: float | None, potcars: str) -> None:
     SETTINGS["PMG_VASP_PSP_DIR"] = potcars
     from scdm_flows.execution.fireworks.worker import launchpad_in, work, worker_of
 
@@ -139,10 +136,7 @@ class Machine:
         if random is not None and how == "walltime":
             walltime = WALLTIME + STEP_SECONDS * random.uniform(*WALLTIME_STEPS)
         begun = time.time()
-        process: Any = CONTEXT.Process(
-            target=_work,
-            args=(str(self.config), str(self.folder), walltime, dict(os.environ), SETTINGS["PMG_VASP_PSP_DIR"]),
-        )
+        process = process_of(_work, str(self.config), str(self.folder), walltime, SETTINGS["PMG_VASP_PSP_DIR"])
         process.start()
         clock = Clock(self.folder, process)
         clock.start()

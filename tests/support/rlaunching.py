@@ -1,12 +1,10 @@
 """rlaunch in processes of their own that can be killed at a named point, and a campaign of jobs that cost nothing.
 
-The processes are forked from a server that has imported everything, so that one starts in milliseconds; what runs in
-them is rlaunch's own main function. Every job writes a line to the file that ``TRIVIAL_LOG`` names.
+What runs in the processes is rlaunch's own main function. Every job writes a line to the file that ``TRIVIAL_LOG`` names.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -20,6 +18,7 @@ from typing import Any
 
 from jobflow import Flow, Response, job
 from pymongo.errors import AutoReconnect
+from support.forking import process_of
 
 from scdm_flows.execution import fireworks as launch
 from scdm_flows.execution import jobs as execution
@@ -27,8 +26,6 @@ from scdm_flows.execution.fireworks import firetask, worker_guard
 from scdm_flows.stores import Database
 
 LOG = "TRIVIAL_LOG"
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["support.rlaunching", "fireworks.scripts.rlaunch_run"])
 FOLLOWERS = 3  # jobs that a gate adds
 CANDIDATES = 2
 
@@ -291,7 +288,7 @@ def _resume(uri: str, lost_after: float, log: str) -> None:
 def resume_together(database: Database, times: int, lost_after: float, folder: Path) -> Counter[str]:
     """Several resumes at the same moment, in processes of their own; what they say they did."""
     log = folder / "resumes.log"
-    processes = [CONTEXT.Process(target=_resume, args=(database.uri, lost_after, str(log))) for _ in range(times)]
+    processes = [process_of(_resume, database.uri, lost_after, str(log)) for _ in range(times)]
     for process in processes:
         process.start()
     for process in processes:
@@ -313,7 +310,7 @@ def _submit(config: str, uri: str, log: str) -> None:
 def submit_together(config: Any, database: Database, times: int, folder: Path) -> list[int]:
     """Several submissions at the same moment, in processes of their own; how many workflows each says it added."""
     log, arguments = folder / "submissions.log", (config.model_dump_json(), database.uri)
-    processes = [CONTEXT.Process(target=_submit, args=(*arguments, str(log))) for _ in range(times)]
+    processes = [process_of(_submit, *arguments, str(log)) for _ in range(times)]
     for process in processes:
         process.start()
     for process in processes:
@@ -333,7 +330,7 @@ def _take_numbers(uri: str, folder: str, times: int) -> None:
 
 def take_numbers_together(database: Database, processes: int, times: int, folder: Path) -> list[int]:
     """The numbers for launches that several processes take at the same moment."""
-    started = [CONTEXT.Process(target=_take_numbers, args=(database.uri, str(folder), times)) for _ in range(processes)]
+    started = [process_of(_take_numbers, database.uri, str(folder), times) for _ in range(processes)]
     for process in started:
         process.start()
     for process in started:
@@ -391,7 +388,7 @@ class Workers:
         outage: or waits at the point for this file; patience: how long it waits for a database that is away, s.
         """
         arguments = (str(self.folder), str(self.log), point, name, ["rapidfire", "--sleep", "1"])
-        process = CONTEXT.Process(target=_rlaunch, args=(*arguments, None if outage is None else str(outage), patience))
+        process = process_of(_rlaunch, *arguments, None if outage is None else str(outage), patience)
         process.start()
         self.processes.append(process)
         return process

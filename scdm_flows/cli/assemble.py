@@ -70,7 +70,8 @@ def assemble(
         verdicts = _verdicts(checkpoints, [layer.crystal for layer in layers], seed, steps, report)
     n_atoms = [layer.crystal.n_atoms for layer in layers]
     shares = {what: {name: by_size(rows[what], n_atoms) for name, rows in verdicts.items()} for what in ASSEMBLED}
-    result = {"n": len(layers), "ids": [layer.id for layer in layers], "seed": seed, **shares}
+    models = [checkpoint.model_id for checkpoint in checkpoints]
+    result = {"models": models, "n": len(layers), "ids": [layer.id for layer in layers], "seed": seed, **shares}
     if out is not None:
         with output_file(out, force=force) as handle:
             handle.write(json.dumps(result, indent=1) + "\n")

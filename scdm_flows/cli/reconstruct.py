@@ -91,6 +91,7 @@ def reconstruct(
         pairs[BASELINE] = [(s, _nearest_images(perturb(s, seed=seed + i), s)) for i, s in enumerate(structures)]
         measured = _measure(pairs, processes or cores(), report)
     result = {
+        "models": [checkpoint.model_id for checkpoint in checkpoints],
         "n": len(chosen),
         "ids": [layer.id for layer in chosen],
         "seed": seed,

@@ -141,8 +141,8 @@ def reconstruction(making: Making) -> Part:
     """The six distances of Fig. 4."""
     options = ("--data", making.data, "-n", RECONSTRUCTED, "--picture", making.work / PICTURES / "reconstruct.svg")
     found = json.loads(making.made("reconstruct.json", "reconstruct", *options, "--force").read_text())
-    distances = found["distances"]
-    return {"reconstruction": {"n": found["n"], **medians(distances), "boxes": boxes(distances)}}
+    distances, about = found["distances"], {key: found[key] for key in ("n", "models")}
+    return {"reconstruction": {**about, **medians(distances), "boxes": boxes(distances)}}
 
 
 def assembly(making: Making) -> Part:
@@ -170,7 +170,8 @@ def markdown(results: Mapping[str, Any], packaged: str | None = None) -> str:
     if "protocol" in results:
         judged = results["protocol"]["models"][0]["label"]
         if packaged is not None and judged != packaged:
-            lines += [f"**These are of `{judged}`, an earlier model; packaged now is `{packaged}`.**", ""]
+            now = f"packaged now is `{packaged}`"
+            lines += [f"**The protocol's tables are of `{judged}`, an earlier model; {now}.**", ""]
         lines += _by_protocol(results["protocol"])
     else:
         lines += ["Made by `make results`; every number is in `results.json`."]
@@ -219,9 +220,10 @@ def _without_energies(results: Mapping[str, Any]) -> Iterator[str]:
 
     shown = [name for name in MEASURES if any(name in model["measures"] for _, model in rows)]
     yield from ("", "## Without energies", "", "As sampled, nothing relaxed (`scdm evaluate FILES`).", "")
-    yield from _table("", ["n", *(MEASURES[name] for name in shown)])
+    yield from _table("", ["model", "n", *(MEASURES[name] for name in shown)])
     for text, model in rows:
-        yield _row(text, [str(model["n"]), *(_cell(model["measures"].get(name)) for name in shown)])
+        cells = [_cell(model["measures"].get(name)) for name in shown]
+        yield _row(text, [f"`{model['model_id']}`", str(model["n"]), *cells])
     found = results.get("large", {}).get("rediscovered")
     if found:
         times = "" if found["ratio"] is None else f", {_times(found['ratio'])} times that"
@@ -232,7 +234,7 @@ def _without_energies(results: Mapping[str, Any]) -> Iterator[str]:
 
 def _assembly(found: Mapping[str, Any]) -> Iterator[str]:
     yield from ("", f"## {found['n']} held-out layers from their skeletons alone", "")
-    yield "Given are group, elements and positions (`scdm assemble`); by atoms of the primitive cell."
+    yield f"Given are group, elements and positions (`scdm assemble`); by atoms of the primitive cell.{_by(found)}"
     for what, text in ASSEMBLED.items():
         kinds = found[what]
         yield ""
@@ -243,12 +245,20 @@ def _assembly(found: Mapping[str, Any]) -> Iterator[str]:
 
 def _reconstruction(found: Mapping[str, Any]) -> Iterator[str]:
     yield from ("", f"## Reconstruction of {found['n']} held-out layers (medians)", "")
+    if by := _by(found).strip():
+        yield from (by, "")
     for definition in DEFINITIONS:
         kinds = found[definition]
         yield from _table(definition, list(next(iter(kinds.values()))))
         for kind, values in kinds.items():
             yield _row(kind, ["" if value is None else f"{value:.3f}" for value in values.values()])
         yield ""
+
+
+def _by(found: Mapping[str, Any]) -> str:
+    """Which models did it, where the part says so."""
+    models = found.get("models", ())
+    return f" Made by {', '.join(f'`{model}`' for model in models)}." if models else ""
 
 
 def _table(corner: str, columns: Sequence[str]) -> Iterator[str]:

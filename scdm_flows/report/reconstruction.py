@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from scdm_flows.errors import DatasetError
 from scdm_flows.evaluation.reconstruction import Boxes, boxes
@@ -17,11 +18,13 @@ REMEDY = "give what `scdm reconstruct --data CURATED -o FILE` writes, or models/
 class Reconstruction:
     """How far reconstructed layers are from the originals.
 
-    n: layers; boxes: definition -> kind -> distance -> lower whisker, quartile, median, quartile, upper whisker, in the
-    unit that ``report.evaluation.DISTANCES`` names.
+    n: layers; models: ids of those that denoised, none where the file does not say; boxes: definition -> kind ->
+    distance -> lower whisker, quartile, median, quartile, upper whisker, in the unit that
+    ``report.evaluation.DISTANCES`` names.
     """
 
     n: int
+    models: tuple[str, ...]
     boxes: Boxes
 
 
@@ -35,7 +38,7 @@ def read(path: Path | None = None) -> Reconstruction | None:
     """
     if path is None:
         found = (card(RESULTS) or {}).get("reconstruction")
-        return None if found is None else Reconstruction(int(found["n"]), found["boxes"])
+        return None if found is None else _of(found, found["boxes"])
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
@@ -46,7 +49,11 @@ def read(path: Path | None = None) -> Reconstruction | None:
         content = content["reconstruction"]
     if isinstance(content, dict) and "n" in content:
         if "boxes" in content:
-            return Reconstruction(int(content["n"]), content["boxes"])
+            return _of(content, content["boxes"])
         if "distances" in content:
-            return Reconstruction(int(content["n"]), boxes(content["distances"]))
+            return _of(content, boxes(content["distances"]))
     raise DatasetError(f"{path} holds no distances of a reconstruction; {REMEDY}")
+
+
+def _of(content: dict[str, Any], found: Boxes) -> Reconstruction:
+    return Reconstruction(int(content["n"]), tuple(map(str, content.get("models", ()))), found)

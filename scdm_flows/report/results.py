@@ -241,11 +241,12 @@ def _reconstruction(study: Study, show: Show) -> Iterator[str]:
     if found is None:
         yield "Not measured: `scdm reconstruct` does it, and `--reconstruction FILE` shows it here."
         return
+    by = f" Denoised by {', '.join(f'`{model}`' for model in found.models)}." if found.models else ""
     yield (
         f"{found.n} layers that no model was trained on, noised to t\\*, denoised, and compared with the original by "
         "six distances; smaller is better. SCDM keeps the layer group, UnSCDM is the same network without symmetry; "
         "the baseline is the original with its coordinates perturbed by 15 %. Boxes hold the middle half, whiskers "
-        "reach to the last value within 1.5 boxes. Energies are surrogate ones."
+        f"reach to the last value within 1.5 boxes. Energies are surrogate ones.{by}"
     )
     for definition in DEFINITIONS:
         boxes = found.boxes[definition]

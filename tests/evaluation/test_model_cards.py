@@ -48,6 +48,7 @@ DISTANCE_ROWS = [
 ]
 ASSEMBLY = {
     "n": 4,
+    "models": ["scdm-3"],
     "ids": ["a", "b", "c", "d"],
     "matches": {"SCDM": by_size([True, True, False, True], [1, 4, 5, 20])},
     "bonded": {"SCDM": by_size([True] * 4, [1, 4, 5, 20])},
@@ -74,7 +75,9 @@ class Commands:
         elif words[0] == "assemble":
             out.write_text(json.dumps(ASSEMBLY))
         elif words[0] == "reconstruct":
-            out.write_text(json.dumps({"n": 6, "distances": {"SCDM, t* = 0.3": DISTANCE_ROWS}}))
+            out.write_text(
+                json.dumps({"n": 6, "models": ["scdm-3", "unscdm-3"], "distances": {"SCDM, t* = 0.3": DISTANCE_ROWS}})
+            )
         elif "--protocol" in words:
             out.write_text(json.dumps(WHOLE))
         else:
@@ -142,15 +145,17 @@ def test_tables_say_the_numbers_with_their_intervals(making: Making) -> None:
     assert row(text, "RMSD to relaxed, Å")[1] == "0.250 (0.200-0.300)"  # a length is no share
     assert "| valid: all four | 873 (823-923) |  |" in text
     assert "known layers: 4,030 of C2DB, 7 of other." in text
-    assert [row(text, f"{count} steps")[1] for count in (4, 1000)] == ["100", "100"]
-    assert row(text, "10,000 samples")[1:] == ["100", "50.0 % (45.0-55.0)"]
+    assert [row(text, f"{count} steps")[1:3] for count in (4, 1000)] == [[f"`steps-{n}`", "100"] for n in (4, 1000)]
+    assert row(text, "10,000 samples")[1:] == ["`large`", "100", "50.0 % (45.0-55.0)"]
+    assert "of the primitive cell. Made by `scdm-3`." in text
+    assert "Made by `scdm-3`, `unscdm-3`." in text
     assert row(text, "come out as they are")[1:] == ["all", "1-4", "5-9", "15+"]
     assert row(text, "SCDM")[1] == "75.0 % (30.1-95.4)"  # Wilson, 3 of 4
     assert "## Reconstruction of 6 held-out layers (medians)" in text
     assert row(text, "SCDM, t* = 0.3")[1:] == ["2.000"] * 6
     assert "an earlier model" not in markdown(results(making, ["protocol"], {}), "scdm-1")
     later = markdown(results(making, ["protocol"], {}), "scdm-2")
-    assert "**These are of `scdm-1`, an earlier model; packaged now is `scdm-2`.**" in later
+    assert "**The protocol's tables are of `scdm-1`, an earlier model; packaged now is `scdm-2`.**" in later
     every = [line for line in text.splitlines() if line.startswith("|")]
     heads = [k for k, line in enumerate(every) if set(line) <= set("| -")]
     for begin, end in zip(heads, [*(k - 1 for k in heads[1:]), len(every)], strict=True):  # as wide as their heads
@@ -161,7 +166,7 @@ def test_a_part_that_is_missing_has_no_table(making: Making) -> None:
     text = markdown(results(making, ["steps"], {}))
     assert "Protocol" not in text
     assert "Reconstruction" not in text
-    assert row(text, "8 steps")[1] == "100"
+    assert row(text, "8 steps")[2] == "100"
 
 
 def test_medians_and_boxes_of_distances() -> None:

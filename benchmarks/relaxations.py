@@ -37,7 +37,7 @@ from scdm_flows.engines.forcefield.engine import ForceFieldEngine
 from scdm_flows.engines.forcefield.relaxation import IN_PLANE, SYMPREC_ANGSTROM
 from scdm_flows.execution.jobs import hushed, quiet
 from scdm_flows.execution.local.processes import Work, work_off
-from scdm_flows.execution.local.runner import TOGETHER
+from scdm_flows.execution.local.work import TOGETHER
 from scdm_models.model.checkpoint import load_checkpoint
 from scdm_models.sampling.sampler import generate
 

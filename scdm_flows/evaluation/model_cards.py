@@ -234,7 +234,8 @@ def _without_energies(results: Mapping[str, Any]) -> Iterator[str]:
 
 def _assembly(found: Mapping[str, Any]) -> Iterator[str]:
     yield from ("", f"## {found['n']} held-out layers from their skeletons alone", "")
-    yield f"Given are group, elements and positions (`scdm assemble`); by atoms of the primitive cell.{_by(found)}"
+    given = "Given are group, elements and positions (`scdm assemble`); by atoms of the primitive cell."
+    yield f"{given} {_by(found)}".rstrip()
     for what, text in ASSEMBLED.items():
         kinds = found[what]
         yield ""
@@ -245,7 +246,7 @@ def _assembly(found: Mapping[str, Any]) -> Iterator[str]:
 
 def _reconstruction(found: Mapping[str, Any]) -> Iterator[str]:
     yield from ("", f"## Reconstruction of {found['n']} held-out layers (medians)", "")
-    if by := _by(found).strip():
+    if by := _by(found):
         yield from (by, "")
     for definition in DEFINITIONS:
         kinds = found[definition]
@@ -258,7 +259,7 @@ def _reconstruction(found: Mapping[str, Any]) -> Iterator[str]:
 def _by(found: Mapping[str, Any]) -> str:
     """Which models did it, where the part says so."""
     models = found.get("models", ())
-    return f" Made by {', '.join(f'`{model}`' for model in models)}." if models else ""
+    return f"Made by {', '.join(f'`{model}`' for model in models)}." if models else ""
 
 
 def _table(corner: str, columns: Sequence[str]) -> Iterator[str]:

@@ -232,7 +232,12 @@ def _draws(study: Study) -> str | None:
             if str(model["label"]).startswith(f"{config['kind']}-") and "kept_draws" in model["measures"]:
                 value = model["measures"]["kept_draws"]["value"]
                 kept.append(f"{100 * value:.0f} % by `{model['label']}`")
-    return text + (f" Kept are {' and '.join(kept)} (`models/cards/results.json`)." if kept else "")
+    if kept:
+        text += (
+            f" Kept are {' and '.join(kept)} (`models/cards/results.json`). That is of a few hundred samples: the more "
+            "are drawn, the more repeat a skeleton, and the share falls."
+        )
+    return text
 
 
 def _reconstruction(study: Study, show: Show) -> Iterator[str]:

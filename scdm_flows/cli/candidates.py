@@ -85,7 +85,7 @@ def show_records(title: str, records: list[dict[str, Any]], columns: dict[str, s
     """A table of flat records; says so where their energies are surrogate energies, and marks extrapolated ones."""
     from scdm_flows.analysis import tolerances
     from scdm_flows.documents.hull import LOWER_BOUND_MARK, LOWER_BOUND_WORDS, at_least
-    from scdm_flows.query.candidate_db import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS
+    from scdm_flows.query.words import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS
 
     def cell(record: dict[str, Any], column: str) -> Any:
         value = record[column]

@@ -131,12 +131,10 @@ def _group(document: CandidateDoc) -> str | None:
 def _energy(document: CandidateDoc) -> str | None:
     if document.e_above_hull is None:
         return None
-    error = "" if document.e_above_hull_error is None else f" ± {document.e_above_hull_error:.3f}"
-    kind = "surrogate" if document.surrogate else "DFT"
-    from scdm_flows.documents.hull import at_least
+    from scdm_flows.query.words import above_hull
 
-    energy = at_least(f"{document.e_above_hull:.3f}{error}", document.e_above_hull_lower_bound)
-    return f"{energy} ({kind}{', extrapolated' if document.extrapolated else ''})"
+    kind = "surrogate" if document.surrogate else "DFT"
+    return f"{above_hull(document, mark=False)} ({kind}{', extrapolated' if document.extrapolated else ''})"
 
 
 def _phonons(document: CandidateDoc) -> str:

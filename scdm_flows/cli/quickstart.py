@@ -98,21 +98,18 @@ def _compute_by_dft(config: CampaignConfig, connected: Database) -> tuple[list[C
 
 def _show_dft(candidates: list[CandidateDoc], path: Path) -> None:
     from scdm_flows.documents.hull import at_least
-    from scdm_flows.report.markdown import number, with_error
+    from scdm_flows.query.words import above_hull, number
 
     rows = [
         [
             one.candidate_id,
             one.formula,
-            "–"
-            if p is None
-            else with_error(p.e_above_hull, p.e_above_hull_error, p.extrapolated, p.e_above_hull_lower_bound),
+            above_hull(one.parent),
             at_least(number(one.e_above_hull), one.e_above_hull_lower_bound),
             number(one.band_gap, 2),
             one.reason or one.state.value,
         ]
         for one in candidates
-        for p in [one.parent]
     ]
     heads = ["candidate", "formula", "E_hull, surrogate", "E_hull, DFT", "gap (eV)", "state"]
     table("The best small ones by DFT (PBE on C2DB's scale; eV/atom)", heads, rows)

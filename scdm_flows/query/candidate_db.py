@@ -67,9 +67,6 @@ FLAT = (
     "score",
 )
 _FLAT_FIELDS = [*FLAT, "schema_version", "provenance.versions"]
-# how a candidate's energy is marked wherever candidates are listed, and what that means
-EXTRAPOLATED_MARK = "?"
-EXTRAPOLATED_WORDS = "outside what the energy model has learned from: its error may be larger than said"
 MOST_COUNTED = 10_000  # candidates that are counted; beyond that there are "more than" these
 _MOST_RELATIVES = 20  # of a candidate that are shown beside it
 _NEAR = 50  # ids that are compared with one that does not exist

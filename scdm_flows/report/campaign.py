@@ -15,8 +15,9 @@ from scdm_flows.analysis.ranking import Objective
 from scdm_flows.config import WINDOW_EV
 from scdm_flows.documents import CampaignDoc, CandidateDoc, CandidateState, PhononDoc, StageFailure, utc_now
 from scdm_flows.query import CandidateDB
-from scdm_flows.query.candidate_db import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS, FLAT, known_words
+from scdm_flows.query.candidate_db import FLAT, known_words
 from scdm_flows.query.candidate_files import structure_of
+from scdm_flows.query.words import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS, number
 from scdm_flows.report import bands, content, crystals, figures, markdown
 from scdm_flows.report.cards import energy_model_card, energy_models
 from scdm_flows.report.fidelities import promoted_section
@@ -219,11 +220,6 @@ def _card(candidate: CandidateDoc, phonon: PhononDoc | None) -> dict[str, Any]:
 def formula(text: str) -> Markup:
     """A chemical formula with its numbers as subscripts."""
     return Markup(markdown.formula(str(escape(text))))  # noqa: S704 (escaped)
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """A number with a real minus sign; a dash for None."""
-    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
 
 
 def percent(value: float | None) -> str:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from scdm_flows.config import WINDOW_EV
 from scdm_flows.documents import CandidateDoc, CandidateState
+from scdm_flows.query.words import above_hull, number
 from scdm_flows.report import paper
-from scdm_flows.report.markdown import formula, number, table, with_error
+from scdm_flows.report.markdown import formula, table
 from scdm_models.symmetry import layer_group
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def _cells(c: CandidateDoc) -> list[str]:
     return [
         parts(c)[1],
         group_of(c),
-        with_error(c.e_above_hull, c.e_above_hull_error, c.extrapolated, c.e_above_hull_lower_bound),
+        above_hull(c),
         inside,
         stable,
         number(c.min_frequency_thz, 2),

@@ -14,10 +14,9 @@ import numpy as np
 from scdm_flows.analysis.ranking import BINS, window_bin
 from scdm_flows.documents import CampaignDoc, CampaignState, CandidateDoc, CandidateState, KnownAs, PhononDoc
 from scdm_flows.documents.bands import GapKind
-from scdm_flows.documents.hull import LOWER_BOUND_WORDS, at_least, missing_words
-from scdm_flows.query.candidate_db import EXTRAPOLATED_WORDS
+from scdm_flows.documents.hull import LOWER_BOUND_WORDS, missing_words
+from scdm_flows.query.words import EXTRAPOLATED_WORDS, above_hull, number
 from scdm_flows.report import paper
-from scdm_flows.report.markdown import number
 
 STEPS = {
     "generated": "generated",
@@ -127,11 +126,10 @@ def beside_known(candidate: CandidateDoc) -> tuple[list[str], list[list[str]]] |
     def answer(flag: bool | None) -> str:
         return "–" if flag is None else "yes" if flag else "no"
 
-    error, surrogate = candidate.e_above_hull_error, " (surrogate)" if candidate.surrogate else ""
-    energy = number(candidate.e_above_hull) + ("" if error is None else f" ± {error:.3f}")
-    energy = at_least(energy, candidate.e_above_hull_lower_bound)
+    surrogate = " (surrogate)" if candidate.surrogate else ""
+    energy = above_hull(candidate, mark=False)
     own = {
-        "E_hull, eV/atom": energy + (surrogate if candidate.e_above_hull is not None else ""),
+        "E_hull, eV/atom": energy + surrogate * (candidate.e_above_hull is not None),
         "phonon-stable": answer(candidate.dynamically_stable) + surrogate * (candidate.dynamically_stable is not None),
         "gap, eV": number(candidate.band_gap, 2),
         "layer group": str(candidate.layer_group or "–"),

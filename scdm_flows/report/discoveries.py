@@ -16,12 +16,13 @@ from scdm_flows.documents import BandsDoc, CandidateDoc, PhononDoc
 from scdm_flows.documents.migrations import migrate
 from scdm_flows.query import CandidateDB
 from scdm_flows.query.candidate_files import as_text, structure_of
+from scdm_flows.query.words import above_hull, number
 from scdm_flows.report import bands
 from scdm_flows.report.compounds import group_of
 from scdm_flows.report.content import candidate_warnings, competing_phases, gap_words, magnetic_words
 from scdm_flows.report.crystals import layer_picture
 from scdm_flows.report.figures import published
-from scdm_flows.report.markdown import formula, number, picture, table, with_error
+from scdm_flows.report.markdown import formula, picture, table
 from scdm_flows.report.results_figures import name as generator_name
 
 if TYPE_CHECKING:
@@ -167,9 +168,7 @@ def _row(one: Considered) -> list[str]:
         f"[{formula(c.formula)}]({name}.md)",
         group_of(c),
         number(c.e_above_hull),
-        "–"
-        if c.parent is None
-        else with_error(c.parent.e_above_hull, c.parent.e_above_hull_error, c.parent.extrapolated),
+        _surrogate(c),
         gap_words(c.band_gap, c.gap_kind),
         magnetic_words(c) or "–",
         generator_name(c.generator),
@@ -181,7 +180,7 @@ def _surrogate(c: CandidateDoc) -> str:
     before = c.parent
     if before is None or not before.surrogate:
         return "–"
-    return with_error(before.e_above_hull, before.e_above_hull_error, before.extrapolated)
+    return above_hull(before)
 
 
 def _files(one: Considered, asked: Sequence[Demand]) -> dict[str, str]:

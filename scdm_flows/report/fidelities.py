@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from scdm_flows.analysis.fidelity import SHARE, Measure, compare, fidelity
 from scdm_flows.documents import CandidateDoc, ParentRecord
-from scdm_flows.documents.hull import at_least
-from scdm_flows.report.markdown import number
+from scdm_flows.query.words import above_hull, number
 
 LISTED = 200  # promoted candidates in a report's table
 Member = CandidateDoc | ParentRecord
@@ -44,9 +43,8 @@ def by_fidelity(family: Sequence[Member]) -> tuple[list[str], list[list[str]]] |
 
 
 def _e_hull(one: Member) -> str:
-    error = "" if one.e_above_hull_error is None else f" ± {one.e_above_hull_error:.3f}"
     said = "" if one.e_above_hull is None else f" ({fidelity(one)}{', extrapolated' if one.extrapolated else ''})"
-    return at_least(number(one.e_above_hull) + error, one.e_above_hull_lower_bound) + said
+    return above_hull(one, mark=False) + said
 
 
 def _answer(flag: bool | None) -> str:

@@ -17,8 +17,9 @@ from matplotlib.ticker import MaxNLocator
 from scdm_flows.campaigns.rounds import summary
 from scdm_flows.documents import CandidateDoc, CandidateState, LoopDoc, LoopRound
 from scdm_flows.query.candidate_db import known_words
+from scdm_flows.query.words import number
 from scdm_flows.report.figures import INK, LINE, OURS, PALE, STYLE, published
-from scdm_flows.report.markdown import formula, number, picture, table
+from scdm_flows.report.markdown import formula, picture, table
 from scdm_flows.report.results import MarkdownReport
 from scdm_models.metrics.intervals import share_interval
 

@@ -12,14 +12,14 @@ from scdm_flows.analysis.stability import GAMMA_THRESHOLD_THZ, THRESHOLD_THZ
 from scdm_flows.documents import CandidateDoc, StageName
 from scdm_flows.documents.hull import at_least
 from scdm_flows.evaluation.reconstruction import DEFINITIONS
-from scdm_flows.query.candidate_db import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS
 from scdm_flows.query.candidate_files import structure_of
+from scdm_flows.query.words import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS, above_hull, duration, number, percent, share
 from scdm_flows.report import bands, content, crystals, paper, recount, results_figures, results_surrogate
 from scdm_flows.report.cards import energy_models
 from scdm_flows.report.compounds import compound_results, compounds_section, group_of
 from scdm_flows.report.evaluation import DISTANCES
 from scdm_flows.report.figures import published
-from scdm_flows.report.markdown import duration, formula, number, percent, picture, share, table, with_error
+from scdm_flows.report.markdown import formula, picture, table
 from scdm_flows.report.recount import Counts
 from scdm_flows.report.study import BEST, Study
 from scdm_models.symmetry import layer_group
@@ -328,7 +328,7 @@ def _best(study: Study, show: Show) -> Iterator[str]:
                 f"({'abcdef'[k - 1]}) {formula(c.formula)}",
                 results_figures.name(c.generator),
                 group_of(c),
-                with_error(c.e_above_hull, c.e_above_hull_error, c.extrapolated, c.e_above_hull_lower_bound),
+                above_hull(c),
                 number(c.min_frequency_thz, 2),
                 str(c.rank),
                 f"`{c.candidate_id}`",

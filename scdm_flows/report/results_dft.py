@@ -17,13 +17,14 @@ from scdm_flows.analysis.fidelity import beside_c2db, compare, fidelity
 from scdm_flows.config import WINDOW_EV
 from scdm_flows.documents import CandidateDoc, CandidateState
 from scdm_flows.documents.bands import GapKind
+from scdm_flows.query.words import above_hull, number
 from scdm_flows.report import bands, paper
 from scdm_flows.report.compounds import compound_results, group_of, parts
 from scdm_flows.report.content import candidate_warnings, competing_phases, gap_words, magnetic_words
 from scdm_flows.report.dft_study import DftStudy
 from scdm_flows.report.fidelities import measured
 from scdm_flows.report.figures import OURS, SOFT, STYLE, published
-from scdm_flows.report.markdown import formula, number, picture, table, with_error
+from scdm_flows.report.markdown import formula, picture, table
 from scdm_flows.report.results import MarkdownReport, commands_section
 from scdm_flows.report.results_figures import name as generator_name
 
@@ -195,7 +196,7 @@ def _cells(study: DftStudy, candidate: CandidateDoc) -> list[str]:
         parts(candidate)[1],
         group_of(candidate),
         number(candidate.e_above_hull),
-        "–" if before is None else with_error(before.e_above_hull, before.e_above_hull_error, before.extrapolated),
+        above_hull(before),
         magnetic_words(candidate) or "–",
         gap,
         "–" if judged is None else "yes" if judged[1].dynamically_stable else "no",
@@ -285,7 +286,7 @@ def _pair(candidate: CandidateDoc) -> list[str]:
     return [
         formula(candidate.formula),
         generator_name(candidate.generator),
-        "–" if before is None else with_error(surrogate, before.e_above_hull_error, before.extrapolated),
+        above_hull(before),
         "failed" if candidate.state is CandidateState.FAILED else number(candidate.e_above_hull),
         number((surrogate or 0.0) - (candidate.e_above_hull or 0.0)) if both else "–",
         number(candidate.rmsd_to_relaxed_angstrom, 2),

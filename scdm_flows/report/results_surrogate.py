@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from scdm_flows.query.candidate_db import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS
-from scdm_flows.report.markdown import number, percent, table
+from scdm_flows.query.words import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS, number, percent
+from scdm_flows.report.markdown import table
 
 if TYPE_CHECKING:
     from scdm_flows.report.study import Study

@@ -16,8 +16,8 @@ from scdm_flows.documents import CampaignDoc, CandidateDoc, StageRecord
 from scdm_flows.engines import engine_of
 from scdm_flows.query import CandidateDB
 from scdm_flows.query.candidate_files import as_text
+from scdm_flows.query.words import above_hull
 from scdm_flows.report.content import candidate_warnings
-from scdm_flows.report.markdown import with_error
 from scdm_flows.stores import Database
 
 GRAPHENE = Structure(Lattice.hexagonal(2.46, 20), ["C", "C"], [[1 / 3, 2 / 3, 0.5], [2 / 3, 1 / 3, 0.5]])
@@ -117,7 +117,7 @@ def test_a_hull_without_a_phase_that_belongs_on_it_gives_lower_bounds(tmp_path: 
     (hull,) = database.hulls.query()
     assert hull["missing_competitors"] == ["MoS2"]
     assert any("a lower bound" in text and "MoS2" in text for text in candidate_warnings(found))
-    assert "≥ −0.633" in with_error(found.e_above_hull, None, None, found.e_above_hull_lower_bound)
+    assert "≥ −0.633" in above_hull(found)
     assert "E_hull>=-0.633" in as_text(found.model_copy(update={"structure": GRAPHENE.as_dict()}), "poscar")
 
     (tmp_path / "complete").mkdir()

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from scdm_flows.config.engines import EngineConfig
 from scdm_flows.documents import CandidateDoc, CandidateState, ParentRecord, StageName
-from scdm_flows.documents.hull import at_least
+from scdm_flows.query.words import above_hull
 from scdm_flows.report.crate.ids import fragment
 
 SAMPLED = (StageName.GENERATE, StageName.SCREEN)
@@ -86,10 +86,7 @@ def said_of(document: CandidateDoc | ParentRecord) -> str:
     fidelity = f"{document.energy_scheme}{', surrogate' if document.surrogate else ''}"
     said = []
     if document.e_above_hull is not None:
-        error = "" if document.e_above_hull_error is None else f" ± {document.e_above_hull_error:.3f}"
-        energy = round(document.e_above_hull, 3) + 0.0  # not -0
-        value = at_least(f"{energy:.3f}{error}", document.e_above_hull_lower_bound)
-        said.append(f"E_hull {value} eV/atom ({fidelity})")
+        said.append(f"E_hull {above_hull(document, mark=False)} eV/atom ({fidelity})")
     if document.dynamically_stable is not None:
         said.append("phonon-stable" if document.dynamically_stable else "not phonon-stable")
     if document.band_gap is not None:

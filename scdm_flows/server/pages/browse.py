@@ -15,12 +15,13 @@ from dash_ag_grid import AgGrid
 
 from scdm_flows.analysis import tolerances
 from scdm_flows.documents import CandidateState
-from scdm_flows.documents.hull import LOWER_BOUND_MARK, LOWER_BOUND_WORDS, at_least
+from scdm_flows.documents.hull import LOWER_BOUND_MARK, LOWER_BOUND_WORDS
 from scdm_flows.errors import ScdmError
 from scdm_flows.query import CandidateDB
 from scdm_flows.query.absent import nobody_has
-from scdm_flows.query.candidate_db import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS, MOST_COUNTED, count_words
+from scdm_flows.query.candidate_db import MOST_COUNTED, count_words
 from scdm_flows.query.conditions import element_symbols
+from scdm_flows.query.words import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS, number, with_error
 from scdm_flows.server.pages import elements, parts
 from scdm_flows.server.pages.address import Question
 
@@ -342,19 +343,16 @@ def _extra(question: Question) -> list[Any]:
 
 def shown(record: dict[str, Any]) -> dict[str, Any]:
     """A flat record as the grid shows it."""
-    error = record["e_above_hull_error"]
-    e_hull = parts.number(record["e_above_hull"]) + ("" if error is None else f" ± {error:.2f}")
-    e_hull = at_least(e_hull, record["e_above_hull_lower_bound"])
+    energy, error = record["e_above_hull"], record["e_above_hull_error"]
     doubt = EXTRAPOLATED_WORDS if record["extrapolated"] else ""
-    e_hull += f" {EXTRAPOLATED_MARK}" if doubt else ""
     energies = {None: "–", True: "surrogate", False: "DFT"}[record["surrogate"]]
     row = {name: record[name] for name in COLUMNS if name in record}
     for name in ("dynamically_stable", "novel"):
         row[name] = parts.yes_no(record[name])
     for name in ("band_gap", "score"):
-        row[name] = parts.number(record[name], 2)
+        row[name] = number(record[name], 2)
     row |= {
-        "e_above_hull": e_hull,
+        "e_above_hull": with_error(energy, error, record["extrapolated"], record["e_above_hull_lower_bound"]),
         "doubt": doubt,
         "surrogate": energies,
         "path": parts.candidate_path(record["candidate_id"]),

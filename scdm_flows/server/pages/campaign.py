@@ -15,6 +15,7 @@ from scdm_flows.documents import StageFailure
 from scdm_flows.documents.hull import at_least
 from scdm_flows.documents.states import StageName
 from scdm_flows.query import CandidateDB
+from scdm_flows.query.words import number
 from scdm_flows.server.pages import figures, parts
 from scdm_flows.server.pages.live import follow, followed
 from scdm_flows.server.pages.parts import facts, section, table
@@ -222,8 +223,8 @@ def _rediscovered(query: CandidateDB, name: str) -> html.Section:
         (
             dcc.Link(c.formula, href=parts.candidate_path(c.candidate_id)),
             str(check),
-            at_least(parts.number(c.e_above_hull), c.e_above_hull_lower_bound),
-            parts.number(check.e_above_hull),
+            at_least(number(c.e_above_hull), c.e_above_hull_lower_bound),
+            number(check.e_above_hull),
             parts.yes_no(c.dynamically_stable),
             parts.yes_no(check.dynamically_stable),
         )

@@ -9,11 +9,12 @@ from urllib.parse import quote
 from dash import dcc, html
 
 from scdm_flows.documents import CandidateDoc, PhononDoc
-from scdm_flows.documents.hull import at_least, missing_words
+from scdm_flows.documents.hull import missing_words
 from scdm_flows.query import CandidateDB
 from scdm_flows.query.absent import why_not
+from scdm_flows.query.words import above_hull, number
 from scdm_flows.server.pages import figures, parts
-from scdm_flows.server.pages.parts import facts, number, section, table, tag, yes_no
+from scdm_flows.server.pages.parts import facts, section, table, tag, yes_no
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -204,11 +205,8 @@ def _energies(document: CandidateDoc) -> html.Section:
     if document.energy_per_atom is None and document.e_above_hull is None:
         return section("Energy", _missing(document, "static", "energy"))
     kind = parts.SURROGATE if document.surrogate else "DFT"
-    error = document.e_above_hull_error
-    e_hull = number(document.e_above_hull) + ("" if error is None else f" ± {error:.3f}") + " eV/atom"
-    e_hull = at_least(e_hull, document.e_above_hull_lower_bound)
     predicted = ", predicted by the energy model" if document.energy_model else ""
-    shown: list[Any] = [f"{e_hull} ({kind}{predicted})"]
+    shown: list[Any] = [f"{above_hull(document, mark=False)} eV/atom ({kind}{predicted})"]
     if document.extrapolated:
         shown += [" ", parts.extrapolated()]
     rows = [

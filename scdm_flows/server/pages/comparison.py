@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scdm_flows.config import WINDOW_EV
 from scdm_flows.errors import ScdmError
 from scdm_flows.query import CandidateDB
+from scdm_flows.query.words import number
 from scdm_flows.report.cards import RESULTS, card
 from scdm_flows.report.evaluation import DISTANCES
 from scdm_flows.report.paper import BY_GENERATOR
@@ -153,7 +154,7 @@ def _reconstruction() -> list[Any]:
                     html.Summary("numbers"),
                     table(
                         ["", *DISTANCES.values()],
-                        [(kind, *(parts.number(values[k]) for k in DISTANCES)) for kind, values in medians.items()],
+                        [(kind, *(number(values[k]) for k in DISTANCES)) for kind, values in medians.items()],
                     ),
                 ]
             ),

@@ -10,8 +10,9 @@ from dash import dcc, html
 from scdm_flows.analysis.discovery import BELOW_EV, Demand, demands, fell, is_discovery
 from scdm_flows.documents import CandidateDoc
 from scdm_flows.query import CandidateDB
+from scdm_flows.query.words import number
 from scdm_flows.server.pages import parts
-from scdm_flows.server.pages.parts import number, section, table
+from scdm_flows.server.pages.parts import section, table
 
 MOST_OTHERS = 100
 

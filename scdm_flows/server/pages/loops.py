@@ -11,9 +11,10 @@ from scdm_flows.config.loop import round_of
 from scdm_flows.documents import CandidateDoc, LoopDoc
 from scdm_flows.documents.hull import at_least
 from scdm_flows.query import CandidateDB
+from scdm_flows.query.words import number
 from scdm_flows.server.pages import parts
 from scdm_flows.server.pages.live import follow, followed
-from scdm_flows.server.pages.parts import facts, number, section, table
+from scdm_flows.server.pages.parts import facts, section, table
 
 
 def overview(query: CandidateDB) -> list[Any]:

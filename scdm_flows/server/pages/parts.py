@@ -12,7 +12,7 @@ from dash import dcc, html
 
 from scdm_flows.documents.migrations import NewerDocumentError
 from scdm_flows.errors import ScdmError, StoreError
-from scdm_flows.query.candidate_db import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS
+from scdm_flows.query.words import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS
 from scdm_flows.server.security import UNAVAILABLE
 
 logger = logging.getLogger(__name__)
@@ -30,13 +30,6 @@ def aria(**attributes: str) -> dict[str, Any]:
 def formula(text: str) -> list[Any]:
     """A chemical formula with its numbers as subscripts."""
     return [html.Sub(part) if part[0].isdigit() else part for part in re.split(r"(\d+(?:\.\d+)?)", text) if part]
-
-
-def number(value: float | None, digits: int = 3, unit: str = "") -> str:
-    """A number with a real minus sign; a dash for None."""
-    if value is None:
-        return "–"
-    return f"{value:.{digits}f}{' ' if unit else ''}{unit}".replace("-", "−", 1)
 
 
 def yes_no(value: bool | None) -> str:

@@ -24,6 +24,7 @@ from scdm_models.model.schedules import signal_noise
 MASKED_ELEMENT = MAX_Z  # class of a masked element
 STABILITY_EDGES = (0.05, 0.1, 0.2, 0.4)  # eV/atom above hull, between the classes of stability
 N_STABILITY = len(STABILITY_EDGES) + 1
+MOST_CELLS = 2  # beyond the nearest image of an atom, that are looked at for others within the cutoff
 CONDITIONS_WIDTH = 2 * MAX_Z + 2 + N_STABILITY
 
 
@@ -249,7 +250,7 @@ class Neighbours:
 
 @torch.no_grad()
 def neighbours(batch: CrystalBatch, matrix: Tensor, cutoff: float) -> Neighbours:
-    """Pairs within ``cutoff`` angstrom (in-plane images up to two cells beyond the nearest); matrix: (B, 2, 2)."""
+    """Pairs within ``cutoff`` angstrom (in-plane images up to ``MOST_CELLS`` beyond the nearest); matrix: (B, 2, 2)."""
     tables = wyckoff_tensors()
     device = batch.params.device
     w = batch.wyckoff
@@ -267,15 +268,22 @@ def neighbours(batch: CrystalBatch, matrix: Tensor, cutoff: float) -> Neighbours
     owner = order // m  # site of each atom
     delta = position[:, None] - points[:, :, None, 0]  # (B, K, N, 3)
     delta[..., :2] -= torch.round(delta[..., :2])
-    reach = torch.arange(-2.0, 3.0, device=device)
-    shifts = torch.cartesian_prod(reach, reach) @ matrix  # (B, 25, 2)
-    flat = (delta[..., :2] @ matrix[:, None]).unsqueeze(-2) + shifts[:, None, None]  # (B, K, N, 25, 2)
+    shifts = _images(matrix, cutoff) @ matrix  # (B, S, 2)
+    flat = (delta[..., :2] @ matrix[:, None]).unsqueeze(-2) + shifts[:, None, None]  # (B, K, N, S, 2)
     squared = (flat**2).sum(-1) + delta[..., 2].unsqueeze(-1) ** 2
     itself = (owner[:, None, :] == torch.arange(k, device=device)[None, :, None]).unsqueeze(-1) & (squared < 1e-6)
     inside = (squared < cutoff**2) & ~itself & (present[:, None] & batch.mask[:, :, None]).unsqueeze(-1)
     row, site, atom, image = inside.nonzero(as_tuple=True)
     vector = torch.cat([flat[row, site, atom, image], delta[row, site, atom, 2].unsqueeze(-1)], -1)
     return Neighbours(row, site, owner[row, atom], vector)
+
+
+def _images(matrix: Tensor, cutoff: float) -> Tensor:
+    """(S, 2) cells, at most two away, in which an image may be within ``cutoff`` in some crystal; matrix: (B, 2, 2)."""
+    area = torch.linalg.det(matrix).abs()
+    spacings = area[:, None] / matrix.norm(dim=-1).flip(-1)  # (B, 2) of the lines that a step along a, b crosses
+    most = (cutoff / spacings.amin(0) + 0.5).floor().clamp(max=MOST_CELLS).tolist()
+    return torch.cartesian_prod(*(torch.arange(-reach, reach + 1.0, device=matrix.device) for reach in most))
 
 
 @torch.no_grad()

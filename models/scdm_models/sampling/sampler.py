@@ -184,27 +184,25 @@ def _draw_batch(
         flat = draw(prior.ravel(), rng)
         groups.append(flat // prior.shape[1])
         counts.append(flat % prior.shape[1])
-    drawn: dict[int, _Draw] = {}
+    plain: dict[int, LayerCrystal] = {}
     for rows, skeletons in draw_skeletons(checkpoint, groups, counts, rngs, options.skeletons):
-        plain = from_batch(skeletons)
-        names = [name_of(crystal) for crystal in plain]
-        known_formulas = options.known_formulas
-        refused = {i for i, one in enumerate(plain) if known_formulas and formula_of(one) in known_formulas}
-        drawn |= {rows[i]: _Draw(plain[i], names[i], None, refused=True) for i in refused}
-        repeated = {i for i, name in enumerate(names) if name in known} - refused
-        drawn |= {rows[i]: _Draw(plain[i], names[i], None) for i in repeated}
-        new = [i for i in range(len(plain)) if i not in refused and i not in repeated]
-        made = geometries(
-            checkpoint,
-            [plain[i] for i in new],
-            [rngs[rows[i]] for i in new],
-            options.steps,
-            options.churn,
-            prototypes=options.prototypes,
-            attempts=ATTEMPTS if options.guidance else 1,
-        )
-        for i, one in zip(new, made, strict=True):
-            drawn[rows[i]] = _Draw(one.crystal, names[i], one.bonded, from_prototype=one.from_prototype)
+        plain |= zip(rows, from_batch(skeletons), strict=True)
+    names = {row: name_of(one) for row, one in plain.items()}
+    known_formulas = options.known_formulas
+    refused = {row for row, one in plain.items() if known_formulas and formula_of(one) in known_formulas}
+    new = sorted(row for row in plain if row not in refused and names[row] not in known)
+    made = geometries(
+        checkpoint,
+        [plain[row] for row in new],
+        [rngs[row] for row in new],
+        options.steps,
+        options.churn,
+        prototypes=options.prototypes,
+        attempts=ATTEMPTS if options.guidance else 1,
+    )
+    drawn = {row: _Draw(one, names[row], None, refused=row in refused) for row, one in plain.items()}
+    for row, one in zip(new, made, strict=True):
+        drawn[row] = _Draw(one.crystal, names[row], one.bonded, from_prototype=one.from_prototype)
     return [drawn[row] for row in range(len(rngs))]
 
 

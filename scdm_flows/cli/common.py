@@ -153,7 +153,7 @@ def as_text(value: Any) -> str:
         return ", ".join(f"{k}: {as_text(v)}" for k, v in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(as_text(v) for v in value)
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return f"{round(value, 3) + 0.0:.3f}" if isinstance(value, float) else str(value)  # 0.0: no minus before a zero
 
 
 @contextmanager

@@ -30,7 +30,7 @@ DFT_GATE = {"phonon_max_atoms": 1, "bands_max_e_above_hull": 1.0}
 @click.option("--dft", is_flag=True, help="Then DFT of the best three small ones, with gap and bands: 15 minutes more.")
 @JSON
 def quickstart(dft: bool, as_json: bool) -> None:
-    """100 samples to a ranked table and a report on this machine (about 10 minutes on 2 cores).
+    """100 samples to a ranked table and a report on this machine (3 to 10 minutes on 2 cores).
 
     Runs launchpad/campaigns/quickstart.yaml: generate, screen, relax, hull, phonons, ranking. Interrupted or killed,
     the same command goes on; run again, it adds nothing.

@@ -36,3 +36,11 @@ def test_energies_say_their_error_and_their_doubts(
     assert above_hull(one) == said
     assert above_hull(one, mark=False) == said.removesuffix(" ?")
     assert above_hull(None) == "–"
+
+
+def test_values_in_tables_of_the_command_line() -> None:
+    from scdm_flows.cli.common import as_text
+
+    values = {-0.0004: "0.000", -0.0006: "-0.001", None: "–", True: "yes", 3: "3"}
+    assert [as_text(value) for value in values] == list(values.values())
+    assert as_text([0.5, {"a": False}]) == "0.500, a: no"

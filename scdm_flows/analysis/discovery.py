@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from scdm_flows.analysis.stability import THRESHOLD_THZ
 from scdm_flows.documents import CandidateDoc, CandidateState
 from scdm_flows.documents.hull import at_least
 
@@ -69,7 +70,22 @@ def demands(candidate: CandidateDoc, below: float = BELOW_EV) -> list[Demand]:
             candidate.dynamically_stable,
             {True: "yes", False: "no", None: "phonons not computed"}[candidate.dynamically_stable],
         ),
+        _between(candidate.min_frequency_thz),
     ]
+
+
+def _between(lowest: float | None) -> Demand:
+    """What is asked where C2DB's criteria do not look: between the q-points that fit in the supercell.
+
+    lowest: THz, interpolated. An imaginary mode there is no verdict, as the supercell may be too small to interpolate.
+    """
+    asked = "no imaginary mode between the q-points of its supercell"
+    if lowest is None:
+        return Demand(asked, None, "phonons not computed")
+    if lowest >= -THRESHOLD_THZ:
+        return Demand(asked, True, f"none below -{THRESHOLD_THZ:g} THz")
+    reach = f"interpolated ones reach {-lowest:.2f}i THz"
+    return Demand(asked, None, f"{reach}; a larger supercell (engine.phonon_repeats) settles it")
 
 
 def is_discovery(asked: Sequence[Demand]) -> bool:

@@ -47,7 +47,7 @@ def follow_records(
     """
     mode = phonon.soft_mode
     if mode is None:
-        raise CampaignError(f"candidate {candidate_id} has no soft mode; only unstable ones have")
+        raise CampaignError(f"candidate {candidate_id} has no soft mode; only those with an imaginary mode have")
     return [
         {
             "id": f"{candidate_id} soft mode {sign}{amplitude:g} angstrom",

@@ -295,7 +295,7 @@ def _without(document: CandidateDoc, stage: str) -> CampaignError:
 )
 @FORCE
 def follow(name: str, out: Path, amplitude: float, force: bool) -> None:
-    """Distort an unstable candidate along its soft mode, ready to be run again.
+    """Distort a candidate along its soft mode, ready to be run again.
 
     Writes OUT/distorted.jsonl, the layer in the cell that the mode fits in, distorted both ways where these differ, and
     OUT/campaign.yaml, a campaign that relaxes them with the settings of the candidate's own.

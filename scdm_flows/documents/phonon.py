@@ -37,7 +37,7 @@ class ThermalQuantities(_Part):
 
 
 class SoftMode(_Part):
-    """The mode along which an unstable layer distorts.
+    """The imaginary mode along which a layer distorts.
 
     Atom k in the cell at fractional position f moves along the real part of
     (eigenvector_real + i eigenvector_imag)[k] / sqrt(mass_k) exp(2 pi i q.f).
@@ -101,7 +101,7 @@ class PhononDoc(ScdmDocument):
         None, description="why there is no stiffness tensor though it was computed for; the modes alone then decide"
     )
     reason: str | None = Field(None, description="why it is unstable")
-    soft_mode: SoftMode | None = Field(None, description="where unstable at a q that fits in a supercell")
+    soft_mode: SoftMode | None = Field(None, description="where a mode is imaginary at a q that fits in some supercell")
     flexural_exponent: float | None = Field(
         None,
         description="p of omega = c q^p of the flexural (ZA) branch near Gamma, dimensionless; 2 for a layer without "

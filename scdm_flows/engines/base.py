@@ -247,7 +247,7 @@ def phonon_document(
         stable, criterion = stable and soft is None, "modes on path and mesh, and stiffness tensor"
         reason = "; ".join(filter(None, (reason, soft))) or None
     mode = None
-    if not stable:
+    if not (stable and verdict.stable):  # the criteria look at fewer q-points
         q_points = np.concatenate([bands.q_points, mesh.q_points])
         lowest = np.concatenate([bands.frequencies.min(axis=1), mesh.frequencies.min(axis=1)])
         mode = soft_mode(phonon, q_points, lowest, thresholds(q_points, surrogate=surrogate))

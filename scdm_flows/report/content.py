@@ -251,6 +251,12 @@ def _phonon_warnings(candidate: CandidateDoc, phonon: PhononDoc) -> list[str]:
             f"The rotational sum rules changed the force constants by {100 * change:.1f} %: the forces are noisy or "
             "the supercell is too small."
         )
+    by_hessian = phonon.dynamically_stable and phonon.min_hessian_ev_per_angstrom2 is not None
+    if by_hessian and phonon.min_frequency_thz < -phonon.threshold_thz:
+        found.append(
+            f"Interpolated modes reach {number(phonon.min_frequency_thz, 2)} THz between the q-points that fit in the "
+            "supercell, the only ones its criterion sees: a larger supercell (engine.phonon_repeats) settles it."
+        )
     q_points = np.array(phonon.q_points)
     at_gamma = np.flatnonzero(np.abs(q_points - np.round(q_points)).max(axis=1) < 1e-6)
     if len(at_gamma):

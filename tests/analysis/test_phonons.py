@@ -22,7 +22,7 @@ from scdm_flows.analysis.phonons import (
     thermal_quantities,
 )
 from scdm_flows.analysis.soft_mode import commensurate_cell, follow, soft_mode
-from scdm_flows.analysis.stability import judge, thresholds
+from scdm_flows.analysis.stability import SupercellStability, judge, thresholds
 from scdm_flows.analysis.sum_rules import enforce, pairs_of
 from scdm_flows.config import ForceFieldEngineConfig
 from scdm_flows.documents.phonon import PhononDoc, SoftMode
@@ -171,6 +171,20 @@ def test_a_layer_that_shears_by_itself_is_unstable_whatever_its_modes() -> None:
     assert soft.reason == "the stiffness tensor has an eigenvalue of -2.0 N/m, it must be positive"
     assert soft.soft_mode is None  # no mode is imaginary
     assert phonon_document(phonon, honeycomb(), **about).criterion is None
+
+
+def test_a_mode_between_the_q_points_of_the_supercell_is_told_where_criteria_do_not_see_it() -> None:
+    # springs that push make every mode imaginary, whatever the criteria say that look at fewer q-points
+    phonon, _ = springs(honeycomb(), [(bond, -radial, -tangential) for bond, radial, tangential in NEIGHBOURS])
+    about: Any = {"candidate_id": "c", "campaign": "t", "scheme": "s", "surrogate": False}
+    about |= {"displacement": 0.01, "n_displacements": 2}
+    blind = SupercellStability(True, "Hessian", 0.0, np.diag([30.0, 30.0, 9.0]).tolist(), None)
+    document = phonon_document(phonon, honeycomb(), **about, criteria=blind)
+    assert document.dynamically_stable
+    assert document.criterion == "Hessian"
+    assert document.min_frequency_thz < -0.2
+    assert document.soft_mode is not None
+    assert document.soft_mode.frequency_thz < -0.2
 
 
 def test_mesh_density_of_states_and_heat() -> None:

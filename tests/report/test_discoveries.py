@@ -73,6 +73,8 @@ def test_a_discovery_meets_every_demand(discovery: CandidateDoc) -> None:
         ({"e_above_hull_lower_bound": True}, "E_hull of at most 0.1", "≥"),
         ({"dynamically_stable": False}, "dynamically stable", "no"),
         ({"dynamically_stable": None}, "dynamically stable", "not computed"),
+        ({"min_frequency_thz": -0.21}, "no imaginary mode between", "reach 0.21i THz"),
+        ({"min_frequency_thz": None}, "no imaginary mode between", "not computed"),
     ],
 )
 def test_one_demand_that_is_not_met_is_enough(

@@ -345,6 +345,11 @@ def test_implausible_phonons_are_warned_about(campaign_documents: CampaignDocume
     assert any("Acoustic modes reach 1.0 THz at Γ" in w for w in content.candidate_warnings(candidate, shifted))
     broken = phonon.model_copy(update={"sum_rule_change": 0.05})
     assert any("changed the force constants by 5.0 %" in w for w in content.candidate_warnings(candidate, broken))
+    # C2DB's criterion looks at the q-points of the supercell alone, that of path and mesh at all
+    between = phonon.model_copy(update={"min_frequency_thz": -0.74, "min_hessian_ev_per_angstrom2": 0.0})
+    assert any("modes reach −0.74 THz" in w for w in content.candidate_warnings(candidate, between))
+    near_gamma = between.model_copy(update={"min_hessian_ev_per_angstrom2": None})
+    assert content.candidate_warnings(candidate, near_gamma) == []
 
 
 def test_campaign_is_warned_about(campaign_documents: CampaignDocuments) -> None:

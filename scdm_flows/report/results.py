@@ -14,7 +14,16 @@ from scdm_flows.documents.hull import at_least
 from scdm_flows.evaluation.reconstruction import DEFINITIONS
 from scdm_flows.query.candidate_files import structure_of
 from scdm_flows.query.words import EXTRAPOLATED_MARK, EXTRAPOLATED_WORDS, above_hull, duration, number, percent, share
-from scdm_flows.report import bands, content, crystals, paper, recount, results_figures, results_surrogate
+from scdm_flows.report import (
+    bands,
+    content,
+    crystals,
+    paper,
+    recount,
+    results_figures,
+    results_protocol,
+    results_surrogate,
+)
 from scdm_flows.report.cards import energy_models
 from scdm_flows.report.compounds import compound_results, compounds_section, group_of
 from scdm_flows.report.evaluation import DISTANCES
@@ -60,6 +69,7 @@ def render(study: Study, folder: str = "results") -> MarkdownReport:
         _funnel(study, show),
         _reconstruction(study, show),
         _energies(study, show),
+        results_protocol.section(study, show),
         _best(study, show),
         compounds_section(study),
         results_surrogate.section(study),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -293,6 +294,35 @@ def test_a_wrong_file_of_a_reconstruction_is_refused(tmp_path: Path, content: st
         file.write_text(content)
     with pytest.raises(DatasetError, match=said):
         read(file)
+
+
+def _judged(label: str, kind: str, share: tuple[float, float, float]) -> dict[str, Any]:
+    value, low, high = share
+    found = {"value": value, "low": low, "high": high, "n": 300}
+    of_draws = {key: 1000 * share for key, share in found.items()}
+    measures = {"sun_0.1": found, "unique": found}
+    about = {"label": label, "model_id": label, "kind": kind, "n": 300}
+    return about | {"measures": measures, "per_1000_draws": {"sun_0.1": of_draws}}
+
+
+def test_the_protocol_says_of_which_others_the_model_can_be_told(study: Study) -> None:
+    ours = str(study.candidates[0].model_id)
+    models = [
+        _judged(ours, "model", (0.2, 0.15, 0.25)),
+        _judged("peer", "model", (0.05, 0.03, 0.08)),
+        _judged("copies", "baseline", (0.3, 0.24, 0.36)),  # overlaps with ours by 0.01
+        _judged("oracle", "baseline", (0.9, 0.85, 0.95)),
+    ]
+    protocol = {"protocol": {"name": "2d-1"}, "models": models}
+    found = render(dataclasses.replace(study, models={"protocol": protocol}))
+    assert row(found.text, "MetaS.U.N.: one of each")[1:3] == ["20.0 % (15.0 to 25.0)", "5.0 % (3.0 to 8.0)"]
+    assert row(found.text, "MetaS.U.N. in 1,000")[1] == "200 (150 to 250)"
+    said = f"`{ours}` is above `peer`; below oracle; not to be told from copies, as the intervals overlap."
+    assert said in found.text
+    assert "protocol.svg" in found.pictures
+    # numbers of another model say nothing of the study's
+    others = {"protocol": protocol | {"models": models[1:]}}
+    assert "protocol 2d-1" not in render(dataclasses.replace(study, models=others)).text
 
 
 def test_a_bar_in_a_cell_does_not_end_it() -> None:

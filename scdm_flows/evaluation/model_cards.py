@@ -73,9 +73,14 @@ class Making:
     def judged(self, name: str, files: Sequence[Path], *options: object) -> Part:
         """The quick judgement of the files of one model, without energies."""
         found: Part = json.loads(self.made(name, "evaluate", *files, *options).read_text())["models"][0]
-        if "files" in found:  # where they lay is nobody's business
-            found["files"] = {Path(file).name: digest for file, digest in found["files"].items()}
+        _without_folders(found)
         return {k: v for k, v in found.items() if k not in ("populations", "groups", "unreadable")}
+
+
+def _without_folders(model: Part) -> None:
+    """Names its files without where they lay, which is nobody's business."""
+    if "files" in model:
+        model["files"] = {Path(file).name: digest for file, digest in model["files"].items()}
 
 
 def protocol(making: Making) -> Part:
@@ -85,6 +90,7 @@ def protocol(making: Making) -> Part:
     whole = json.loads(making.made("protocol.json", "evaluate", *files, *making.peers, *options).read_text())
     for model in whole["models"]:
         del model["samples"]
+        _without_folders(model)
     commands = [
         f"scdm generate -n {making.n} --seed S -o scdm-S.jsonl",
         f"scdm evaluate scdm-*.jsonl PEERS --protocol {PROTOCOL} --phonons {PHONONS} -o protocol.json",

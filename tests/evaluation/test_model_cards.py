@@ -39,6 +39,7 @@ def model(label: str, **measures: float) -> dict[str, Any]:
         "groups": [],
         "unreadable": {},
         "samples": [{"id": "0"}],
+        "files": {f"home/of/someone/{label}.jsonl": "0c46"},
     }
 
 
@@ -112,6 +113,7 @@ def test_seeds_and_peers_are_judged_together_and_single_samples_left_out(making:
     judged = commands.called[-1]
     assert judged[1:5] == [*(str(making.work / f"scdm-{seed}.jsonl") for seed in (0, 1, 2)), "peer.jsonl"]
     assert all("samples" not in model for model in whole["models"])
+    assert [model["files"] for model in whole["models"]] == [{"scdm-1.jsonl": "0c46"}, {"peer.jsonl": "0c46"}]
     assert [model["label"] for model in whole["models"]] == ["scdm-1", "peer"]
     assert whole["commands"][0] == "scdm generate -n 10 --seed S -o scdm-S.jsonl"
 

@@ -7,9 +7,17 @@ import pytest
 import torch
 from support.layers import random_crystal
 
-from scdm_models.model.batch import CrystalBatch, from_batch, lattice_free, to_batch, wyckoff_tensors
+from scdm_models.model.batch import (
+    CrystalBatch,
+    from_batch,
+    lattice_free,
+    lattice_matrix,
+    n_atoms,
+    to_batch,
+    wyckoff_tensors,
+)
 from scdm_models.model.corruption import Noise, Scales, corrupt, displacement_scale, wrapped_displacement
-from scdm_models.model.denoiser import NetworkConfig
+from scdm_models.model.denoiser import MOST_CELLS, NetworkConfig, neighbours
 from scdm_models.model.diffusion import Scdm, exhausted_letters
 from scdm_models.model.schedules import plane_sigma, signal_noise
 from scdm_models.symmetry.encoding import decode, encode
@@ -147,6 +155,30 @@ def test_illegal_and_exhausted_letters(model: Scdm) -> None:
     _, logits = model.skeleton(torch.tensor([78]), element, masked, torch.ones(1, 1, dtype=torch.bool))
     legal = ~torch.isneginf(logits[0, 0])
     assert set(tables.group[legal].tolist()) == {78}
+
+
+@pytest.mark.parametrize("scale", [0.4, 1.0, 2.5])  # small cells reach every image that is looked at, large ones few
+def test_images_out_of_reach_are_left_out_and_no_other(
+    batch: CrystalBatch, monkeypatch: pytest.MonkeyPatch, scale: float
+) -> None:
+    matrix = scale * lattice_matrix(batch.group, batch.lattice, n_atoms(batch.wyckoff, batch.mask))
+    found = neighbours(batch, matrix, 6.0)
+    every = torch.arange(-MOST_CELLS, MOST_CELLS + 1.0)
+    monkeypatch.setattr("scdm_models.model.denoiser._images", lambda *_: torch.cartesian_prod(every, every))
+    whole = neighbours(batch, matrix, 6.0)
+    assert len(found.row) > 0
+    for name in ("row", "site", "owner", "vector"):
+        assert torch.equal(getattr(found, name), getattr(whole, name))
+
+
+def test_a_lattice_that_is_no_number_leaves_the_others_alone(batch: CrystalBatch) -> None:
+    matrix = lattice_matrix(batch.group, batch.lattice, n_atoms(batch.wyckoff, batch.mask))
+    right = neighbours(batch, matrix, 6.0)
+    broken = matrix.clone()
+    broken[0] = torch.nan
+    found = neighbours(batch, broken, 6.0)
+    assert 0 not in found.row
+    assert torch.equal(found.vector, right.vector[right.row != 0])
 
 
 def test_training_lowers_the_loss() -> None:

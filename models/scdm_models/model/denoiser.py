@@ -279,10 +279,13 @@ def neighbours(batch: CrystalBatch, matrix: Tensor, cutoff: float) -> Neighbours
 
 
 def _images(matrix: Tensor, cutoff: float) -> Tensor:
-    """(S, 2) cells, at most two away, in which an image may be within ``cutoff`` in some crystal; matrix: (B, 2, 2)."""
+    """(S, 2) cells, at most ``MOST_CELLS`` away, in which an image may be within ``cutoff`` in some crystal.
+
+    matrix: (B, 2, 2); one that is no number asks for all of these cells.
+    """
     area = torch.linalg.det(matrix).abs()
     spacings = area[:, None] / matrix.norm(dim=-1).flip(-1)  # (B, 2) of the lines that a step along a, b crosses
-    most = (cutoff / spacings.amin(0) + 0.5).floor().clamp(max=MOST_CELLS).tolist()
+    most = (cutoff / spacings.amin(0) + 0.5).floor().clamp(max=MOST_CELLS).nan_to_num(MOST_CELLS).tolist()
     return torch.cartesian_prod(*(torch.arange(-reach, reach + 1.0, device=matrix.device) for reach in most))
 
 

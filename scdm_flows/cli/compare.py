@@ -131,10 +131,10 @@ def _group(document: CandidateDoc) -> str | None:
 def _energy(document: CandidateDoc) -> str | None:
     if document.e_above_hull is None:
         return None
-    from scdm_flows.query.words import above_hull
+    from scdm_flows.query.words import above_hull_in_full
 
     kind = "surrogate" if document.surrogate else "DFT"
-    return f"{above_hull(document, mark=False)} ({kind}{', extrapolated' if document.extrapolated else ''})"
+    return f"{above_hull_in_full(document)} ({kind}{', extrapolated' if document.extrapolated else ''})"
 
 
 def _phonons(document: CandidateDoc) -> str:

@@ -33,19 +33,26 @@ def number(value: float | None, digits: int = 3, unit: str = "") -> str:
     return f"{text} {unit}" if unit else text
 
 
-def above_hull(one: Computed | None, *, mark: bool = True) -> str:
-    """The energy above hull (eV/atom) with its error and marks; mark: False leaves out that of extrapolated ones."""
-    if one is None or one.e_above_hull is None:
+def above_hull(one: Computed | None) -> str:
+    """The energy above hull (eV/atom) as tables have it: with its error and all marks."""
+    if one is None:
         return "–"
-    return with_error(one.e_above_hull, one.e_above_hull_error, one.extrapolated and mark, one.e_above_hull_lower_bound)
+    return with_error(one.e_above_hull, one.e_above_hull_error, one.extrapolated, one.e_above_hull_lower_bound)
 
 
-def with_error(
-    value: float | None, error: float | None, extrapolated: bool | None = None, lower_bound: bool | None = None
-) -> str:
+def above_hull_in_full(one: Computed) -> str:
+    """The same with three decimals of the error, for whoever says in words that an energy is extrapolated."""
+    return _with_error(one.e_above_hull, one.e_above_hull_error, 3, one.e_above_hull_lower_bound)
+
+
+def with_error(value: float | None, error: float | None, extrapolated: bool | None, lower_bound: bool | None) -> str:
     """An energy (eV/atom) with its error, and the marks of extrapolated ones and of lower bounds."""
-    words = at_least(number(value) + ("" if error is None else f" ± {number(error, 2)}"), lower_bound)
+    words = _with_error(value, error, 2, lower_bound)
     return f"{words} {EXTRAPOLATED_MARK}" if extrapolated else words
+
+
+def _with_error(value: float | None, error: float | None, decimals: int, lower_bound: bool | None) -> str:
+    return at_least(number(value) + ("" if error is None else f" ± {number(error, decimals)}"), lower_bound)
 
 
 def share(part: int, whole: int) -> str:

@@ -15,7 +15,7 @@ from scdm_flows.analysis.ranking import BINS, window_bin
 from scdm_flows.documents import CampaignDoc, CampaignState, CandidateDoc, CandidateState, KnownAs, PhononDoc
 from scdm_flows.documents.bands import GapKind
 from scdm_flows.documents.hull import LOWER_BOUND_WORDS, missing_words
-from scdm_flows.query.words import EXTRAPOLATED_WORDS, above_hull, number
+from scdm_flows.query.words import EXTRAPOLATED_WORDS, above_hull_in_full, number
 from scdm_flows.report import paper
 
 STEPS = {
@@ -127,7 +127,7 @@ def beside_known(candidate: CandidateDoc) -> tuple[list[str], list[list[str]]] |
         return "–" if flag is None else "yes" if flag else "no"
 
     surrogate = " (surrogate)" if candidate.surrogate else ""
-    energy = above_hull(candidate, mark=False)
+    energy = above_hull_in_full(candidate)
     own = {
         "E_hull, eV/atom": energy + surrogate * (candidate.e_above_hull is not None),
         "phonon-stable": answer(candidate.dynamically_stable) + surrogate * (candidate.dynamically_stable is not None),

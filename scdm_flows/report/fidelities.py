@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from scdm_flows.analysis.fidelity import SHARE, Measure, compare, fidelity
 from scdm_flows.documents import CandidateDoc, ParentRecord
-from scdm_flows.query.words import above_hull, number
+from scdm_flows.query.words import above_hull_in_full, number
 
 LISTED = 200  # promoted candidates in a report's table
 Member = CandidateDoc | ParentRecord
@@ -44,7 +44,7 @@ def by_fidelity(family: Sequence[Member]) -> tuple[list[str], list[list[str]]] |
 
 def _e_hull(one: Member) -> str:
     said = "" if one.e_above_hull is None else f" ({fidelity(one)}{', extrapolated' if one.extrapolated else ''})"
-    return above_hull(one, mark=False) + said
+    return above_hull_in_full(one) + said
 
 
 def _answer(flag: bool | None) -> str:

@@ -332,7 +332,7 @@ def test_show_sets_surrogate_and_dft_side_by_side(
     for name in (ids(0)[0], "dft-0"):
         text = CliRunner().invoke(show_command.show, [name], catch_exceptions=False).output
         (row,) = [line for line in text.splitlines() if line.strip().startswith("E_hull, eV/atom")]
-        assert row.index("0.010 ± 0.10 (surrogate)") < row.index("0.031 (DFT)")
+        assert row.index("0.010 ± 0.100 (surrogate)") < row.index("0.031 (DFT)")
     shown = json.loads(CliRunner().invoke(show_command.show, [ids(0)[0], "--json"], catch_exceptions=False).output)
     assert shown["promoted_to"] == ["dft-0"]
 

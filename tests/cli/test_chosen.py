@@ -143,8 +143,8 @@ def test_candidates_side_by_side() -> None:
     done = call("compare", BEST, UNSTABLE, THIRD, TELLURIDE)
     assert done.exit_code == 0, done.output
     lines = {line.split("  ")[1].strip(): line for line in done.stdout.splitlines() if line.startswith("  ")}
-    assert "0.010 ± 0.10 (surrogate)" in lines["E_hull (eV/atom)"]
-    assert "0.150 ± 0.10 (surrogate, extrapolated)" in lines["E_hull (eV/atom)"]
+    assert "0.010 ± 0.100 (surrogate)" in lines["E_hull (eV/atom)"]
+    assert "0.150 ± 0.100 (surrogate, extrapolated)" in lines["E_hull (eV/atom)"]
     assert lines["layer group"].count("78 (p-6m2), within 0.05 Å") == 3
     assert lines["layer group"].count("within 0.001 Å") == 1  # not relaxed
     assert "stable, lowest mode 0.00 THz" in lines["phonons"]

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from scdm_flows.query.words import above_hull, duration, number, percent, share
+from scdm_flows.query.words import above_hull, above_hull_in_full, duration, number, percent, share
 
 
 def test_numbers() -> None:
@@ -18,23 +18,28 @@ def test_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("energy", "error", "extrapolated", "lower_bound", "said"),
+    ("energy", "error", "extrapolated", "lower_bound", "in_tables", "in_full"),
     [
-        (-0.0004, 0.044, False, False, "0.000 ± 0.04"),
-        (-0.012, None, False, None, "−0.012"),
-        (0.1, 0.2, True, False, "0.100 ± 0.20 ?"),
-        (0.1, 0.2, True, True, "≥ 0.100 ± 0.20 ?"),
-        (None, None, None, None, "–"),
+        (-0.0004, 0.044, False, False, "0.000 ± 0.04", "0.000 ± 0.044"),
+        (-0.012, None, False, None, "−0.012", "−0.012"),
+        (0.1, 0.2, True, False, "0.100 ± 0.20 ?", "0.100 ± 0.200"),
+        (0.1, 0.2, True, True, "≥ 0.100 ± 0.20 ?", "≥ 0.100 ± 0.200"),
+        (None, None, None, None, "–", "–"),
     ],
 )
 def test_energies_say_their_error_and_their_doubts(
-    energy: float | None, error: float | None, extrapolated: bool | None, lower_bound: bool | None, said: str
+    energy: float | None,
+    error: float | None,
+    extrapolated: bool | None,
+    lower_bound: bool | None,
+    in_tables: str,
+    in_full: str,
 ) -> None:
     one = SimpleNamespace(
         e_above_hull=energy, e_above_hull_error=error, extrapolated=extrapolated, e_above_hull_lower_bound=lower_bound
     )
-    assert above_hull(one) == said
-    assert above_hull(one, mark=False) == said.removesuffix(" ?")
+    assert above_hull(one) == in_tables
+    assert above_hull_in_full(one) == in_full
     assert above_hull(None) == "–"
 
 

@@ -181,7 +181,7 @@ def test_from_dft_back_to_the_sample_through_the_promotion(promoted: Crate) -> N
 def test_a_parent_that_is_gone_is_remembered_and_a_failure_is_one(promoted: Crate) -> None:
     (parent,) = promoted.refs("samples/demo-gpaw-000000000002.cif", "isBasedOn")
     assert promoted.types(parent) == {"CreativeWork"}
-    assert "E_hull 0.050 ± 0.10 eV/atom (c2db-pbe, surrogate)" in promoted.entities[parent]["description"]
+    assert "E_hull 0.050 ± 0.100 eV/atom (c2db-pbe, surrogate)" in promoted.entities[parent]["description"]
     action = promoted.entities["#computing-demo-gpaw-000000000002"]
     assert action["actionStatus"] == "http://schema.org/FailedActionStatus"
     assert action["error"] == "phonon: …/gpaw.txt is not converged"

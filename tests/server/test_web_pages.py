@@ -185,7 +185,7 @@ def test_pages_set_a_rediscovered_layer_beside_its_source(campaign_documents: Ca
     for words in (
         "rediscovered",
         "Known as MoS2 (C2DB MoS2-165798ab5e33, 0.03 Å), rediscovered.",
-        "0.010 ± 0.10 (surrogate)",  # ours, and what C2DB says
+        "0.010 ± 0.100 (surrogate)",  # ours, and what C2DB says
         "1.58",
         "16,905 layers of C2DB",
         "/candidates/other-0123456789ab",

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from scdm_flows.config.engines import EngineConfig
 from scdm_flows.documents import CandidateDoc, CandidateState, ParentRecord, StageName
-from scdm_flows.query.words import above_hull
+from scdm_flows.query.words import above_hull_in_full
 from scdm_flows.report.crate.ids import fragment
 
 SAMPLED = (StageName.GENERATE, StageName.SCREEN)
@@ -86,7 +86,7 @@ def said_of(document: CandidateDoc | ParentRecord) -> str:
     fidelity = f"{document.energy_scheme}{', surrogate' if document.surrogate else ''}"
     said = []
     if document.e_above_hull is not None:
-        said.append(f"E_hull {above_hull(document, mark=False)} eV/atom ({fidelity})")
+        said.append(f"E_hull {above_hull_in_full(document)} eV/atom ({fidelity})")
     if document.dynamically_stable is not None:
         said.append("phonon-stable" if document.dynamically_stable else "not phonon-stable")
     if document.band_gap is not None:

@@ -12,7 +12,7 @@ from scdm_flows.documents import CandidateDoc, PhononDoc
 from scdm_flows.documents.hull import missing_words
 from scdm_flows.query import CandidateDB
 from scdm_flows.query.absent import why_not
-from scdm_flows.query.words import above_hull, number
+from scdm_flows.query.words import above_hull_in_full, number
 from scdm_flows.server.pages import figures, parts
 from scdm_flows.server.pages.parts import facts, section, table, tag, yes_no
 
@@ -206,7 +206,7 @@ def _energies(document: CandidateDoc) -> html.Section:
         return section("Energy", _missing(document, "static", "energy"))
     kind = parts.SURROGATE if document.surrogate else "DFT"
     predicted = ", predicted by the energy model" if document.energy_model else ""
-    shown: list[Any] = [f"{above_hull(document, mark=False)} eV/atom ({kind}{predicted})"]
+    shown: list[Any] = [f"{above_hull_in_full(document)} eV/atom ({kind}{predicted})"]
     if document.extrapolated:
         shown += [" ", parts.extrapolated()]
     rows = [

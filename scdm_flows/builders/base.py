@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from scdm_flows.documents import CampaignDoc
 from scdm_flows.documents.base import utc_now
-from scdm_flows.errors import ScdmError
 from scdm_flows.stores.database import Database, strip
 from scdm_flows.stores.driver_errors import store_errors
+from scdm_models.errors import reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +71,7 @@ class ScdmBuilder(Builder):
 
     def skip(self, key: str, error: Exception) -> None:
         """Note an item that cannot be used, and go on."""
-        reason = str(error) if isinstance(error, ScdmError) else f"{type(error).__name__}: {error}"
-        self.errors[key] = " ".join(reason.split())[:500]
+        self.errors[key] = " ".join(reason_of(error).split())[:500]
         logger.warning("%s left out %s: %s", type(self).__name__, key, self.errors[key])
 
     def readable_campaigns(self, names: Iterable[str]) -> Iterator[CampaignDoc]:

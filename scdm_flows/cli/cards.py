@@ -66,8 +66,8 @@ def results(
     """Judge samples of the packaged models, beside baselines and peers; takes hours.
 
     Writes results.json (every number with its 95 % interval), results.md (the same as tables) and pictures. Samples and
-    judgements are made by `scdm generate`, `scdm evaluate` and `scdm reconstruct` and stay in the folder of --work, the
-    verdict on every sample in its protocol.json; a run that was stopped goes on by the same command.
+    judgements are made by `scdm generate`, `evaluate`, `assemble` and `reconstruct` and stay in the folder of --work,
+    the verdict on every sample in its protocol.json; a run that was stopped goes on by the same command.
     """
     from scdm_flows.evaluation.model_cards import Making, markdown
     from scdm_flows.evaluation.model_cards import results as made
@@ -80,8 +80,10 @@ def results(
     make_folder(work / PICTURES)
     card = folder / RESULTS
     kept = json.loads(card.read_text()) if card.exists() else {}
-    found = made(Making(data, work, count, peers, _scdm), parts or list(PARTS), kept)
-    _write(card, json.dumps(found, indent=1) + "\n")
+    making, found = Making(data, work, count, peers, _scdm), kept
+    for part in parts or PARTS:  # written after each, as the next may take hours
+        found = made(making, [part], found)
+        _write(card, json.dumps(found, indent=1) + "\n")
     _write(card.with_suffix(".md"), markdown(found, load_checkpoint().model_id))
     if "steps" in found:
         from scdm_flows.report.evaluation import quality_against_steps
@@ -182,12 +184,8 @@ def _write(path: Path, text: str) -> None:
 
 def _scdm(words: Sequence[str]) -> None:
     """Carry out an ``scdm`` command in this process; all its words go to standard error."""
-    from scdm_flows.cli.evaluate import evaluate
-    from scdm_flows.cli.model import generate
-    from scdm_flows.cli.reconstruct import reconstruct
+    from scdm_flows.cli import cli
 
-    commands: dict[str, click.Command] = {"generate": generate, "evaluate": evaluate, "reconstruct": reconstruct}
-    name, *arguments = words
     click.echo(f"$ scdm {shlex.join(words)}", err=True)
     with redirect_stdout(sys.stderr):
-        commands[name].main(arguments, prog_name=f"scdm {name}", standalone_mode=False)
+        cli.main(list(words), prog_name="scdm", standalone_mode=False)

@@ -27,7 +27,7 @@ from pymatgen.core import Element, Structure
 
 from scdm_flows.evaluation.protocol import Protocol
 from scdm_flows.evaluation.reading import Sample, SampleSet
-from scdm_models.errors import ScdmError
+from scdm_models.errors import ScdmError, reason_of
 from scdm_models.symmetry.encoding import LayerCrystal, Site, decode, expand, symmetrize
 from scdm_models.symmetry.lattice import covalent_radii, is_one_layer, orient_slab
 from scdm_models.symmetry.normalizer import letter_permutations
@@ -105,7 +105,8 @@ def random_coordinates(like: SampleSet, seed: int) -> SampleSet:
 
     Group, letters, elements and area per atom are the sample's. A rectangular cell is a square one, an oblique one too.
     Free coordinates are uniform in the plane and within the sample's thickness; then atoms are pushed apart and parts
-    pulled together as guidance does for the model's own draws.
+    pulled together as guidance does for the model's own draws. Its draws are the model's: those that the model passed
+    over lent no skeleton.
     """
     begun = time.perf_counter()
     samples = []
@@ -114,8 +115,8 @@ def random_coordinates(like: SampleSet, seed: int) -> SampleSet:
             crystal = _scattered(skeleton(sample), np.random.default_rng([seed, k]))
             samples.append(Sample(sample.id, decode(crystal), crystal=crystal))
         except Exception as error:  # a skeleton can break a library in ways nobody lists
-            samples.append(Sample(sample.id, None, f"no random coordinates: {_said(error)}"))
-    return _made(RANDOM, samples, begun)
+            samples.append(Sample(sample.id, None, f"no random coordinates: {reason_of(error)}"))
+    return _made(RANDOM, samples, begun, draws=like.draws, draws_said=like.draws_said)
 
 
 def _scattered(crystal: LayerCrystal, rng: np.random.Generator) -> LayerCrystal:
@@ -167,11 +168,12 @@ def prototype_copies(like: SampleSet, known: Mapping[str, Sequence[tuple[str, La
 
     known: what ``prototypes`` gives. Nearest is the one whose elements differ least from those that replace them, in
     covalent radius and column of the periodic table, the mean over the atoms. A skeleton that no known layer has gives
-    no sample: a failed draw.
+    no sample: a failed draw. Its draws are the model's: those that the model passed over lent no skeleton.
     """
     begun = time.perf_counter()
     samples = []
     for sample in like.samples:
+        wanted = None
         try:
             wanted = skeleton(sample)
             copies = [(*copy, name) for name, own in known.get(wanted.template, ()) if (copy := replaced(own, wanted))]
@@ -180,8 +182,8 @@ def prototype_copies(like: SampleSet, known: Mapping[str, Sequence[tuple[str, La
             _, crystal, name = min(copies, key=lambda copy: (copy[0], copy[2]))
             samples.append(Sample(f"{sample.id} on {name}", decode(crystal), crystal=crystal))
         except Exception as error:  # a skeleton can break a library in ways nobody lists
-            samples.append(Sample(sample.id, None, f"no prototype copy: {_said(error)}"))
-    return _made(COPIES, samples, begun)
+            samples.append(Sample(sample.id, None, f"no prototype copy: {reason_of(error)}", crystal=wanted))
+    return _made(COPIES, samples, begun, draws=like.draws, draws_said=like.draws_said)
 
 
 def replaced(prototype: LayerCrystal, wanted: LayerCrystal) -> tuple[float, LayerCrystal] | None:
@@ -244,13 +246,7 @@ def skeleton(sample: Sample) -> LayerCrystal:
     return symmetrize(orient_slab(sample.structure), SKELETON_SYMPREC_ANGSTROM).crystal
 
 
-def _said(error: Exception) -> str:
-    return str(error) if isinstance(error, ScdmError) else f"{type(error).__name__}: {error}"
-
-
 def _made(label: str, samples: list[Sample], begun: float, **said: Any) -> SampleSet:
     seconds = (time.perf_counter() - begun) / max(1, len(samples))
-    draws = said.pop("draws", len(samples))
-    return SampleSet(
-        label, tuple(samples), draws=draws, draws_said=True, kind="baseline", seconds_per_sample=seconds, **said
-    )
+    said = {"draws": len(samples), "draws_said": True, **said}
+    return SampleSet(label, tuple(samples), kind="baseline", seconds_per_sample=seconds, **said)

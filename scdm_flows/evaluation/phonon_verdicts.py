@@ -30,11 +30,12 @@ from scdm_flows.analysis.phonons import flexural_exponent, phonon_bands, phonon_
 from scdm_flows.analysis.stability import THRESHOLD_THZ, judge, thresholds
 from scdm_flows.analysis.sum_rules import enforce, pairs_of
 from scdm_flows.config import DEFAULT_FORCE_FIELD, ForceFieldEngineConfig
-from scdm_flows.errors import DatasetError, ScdmError
+from scdm_flows.errors import DatasetError
 from scdm_flows.evaluation.ledger import Key, Ledger, carry_out
 from scdm_flows.thermo.property_fit import CORRELATED
 from scdm_models.datasets.readers import read_any
 from scdm_models.datasets.records import LayerRecord
+from scdm_models.errors import reason_of
 from scdm_models.metrics.intervals import share_interval
 from scdm_models.processes import pool
 from scdm_models.training.forcefield.labels import held_out
@@ -200,8 +201,7 @@ def band_score(made: Vibrations | str, layer: Structure) -> Row:
         value, stable = score()
         exponent = flexural_exponent(made.phonon)
     except Exception as error:  # a layer can break a library in ways nobody lists
-        said = str(error) if isinstance(error, ScdmError) else f"{type(error).__name__}: {error}"
-        return {"bands_thz": FAILED, "error": f"no bands: {said}"}
+        return {"bands_thz": FAILED, "error": f"no bands: {reason_of(error)}"}
     return {
         "bands_thz": value,
         "stable": stable,

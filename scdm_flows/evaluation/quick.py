@@ -16,7 +16,7 @@ from scdm_models.datasets.known import KnownLayers, look_up_all
 from scdm_models.errors import ScdmError
 from scdm_models.metrics.distributions import Population, distribution_distances, population
 from scdm_models.metrics.groups import found_by_both
-from scdm_models.metrics.intervals import Interval, share_interval
+from scdm_models.metrics.intervals import share_interval
 from scdm_models.metrics.rediscovery import Kind, rediscovered
 from scdm_models.metrics.uniqueness_novelty import novel_templates, uniqueness
 from scdm_models.metrics.validity import judge_sample
@@ -89,7 +89,7 @@ def judge_quickly(
     measures = {name: plain(share_interval(*pair)) for name, pair in counts.items() if pair[1]}
     try:
         unique = uniqueness(structures)
-        measures["unique"] = plain(Interval(unique.share, unique.share, unique.share, unique.n))
+        measures["unique"] = plain(share_interval(unique.n_groups, unique.n))
     except ScdmError as error:
         logger.warning("%s: %s", one.label, error)
     crystals = [sample.crystal for sample in one.samples if sample.crystal is not None]

@@ -213,7 +213,7 @@ class Judgement:
         except ScdmError:  # not one of them is a layer
             same_as = [None] * len(judged)
         known_sampled, known = ([None if isinstance(m, str) else m for m in found] for found in (sampled, relaxed))
-        arguments = (judged, known_sampled, known, same_as, lowest)
+        arguments = (judged, known_sampled, known, same_as, self._has_known(one, judged), lowest)
         meta = f"sun_{self.protocol.phonon_window:g}"
         chosen = [k for k, own in enumerate(verdicts(*arguments, {}, self.protocol)) if own[meta]]
         phonons = self._phonons(one.label, judged, chosen, workers)
@@ -252,6 +252,22 @@ class Judgement:
                 for k, (sample, j) in enumerate(zip(one.samples, judged, strict=True))
             ],
         }
+
+    def _has_known(self, one: SampleSet, judged: Sequence[Judged]) -> list[bool]:
+        """Whether a known layer has the formula of each sample, or of the skeleton of which none could be made."""
+        from scdm_models.sampling.skeletons import formula_of  # loads torch
+
+        made = [
+            j.sampled.formula or (None if sample.crystal is None else formula_of(sample.crystal))
+            for sample, j in zip(one.samples, judged, strict=True)
+        ]
+        return [formula in self._compared_formulas for formula in made]
+
+    @cached_property
+    def _compared_formulas(self) -> set[str]:
+        """Reduced formulas of the known layers that samples are compared with by energy."""
+        most = self.protocol.most_atoms
+        return {s.composition.reduced_formula for _, _, s in self._known if len(s) <= most}
 
     def _look_up(self, structures: Sequence[Structure | None], label: str) -> list[list[str] | str]:
         """Names of the known layers that each is, nearest first; why, where one cannot be compared."""

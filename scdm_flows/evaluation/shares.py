@@ -55,6 +55,7 @@ def verdicts(
     known_sampled: Sequence[Sequence[str] | None],
     known: Sequence[Sequence[str] | None],
     same_as: Sequence[int | None],
+    has_known: Sequence[bool],
     lowest_known: Mapping[str, float],
     phonons: Mapping[int, Mapping[str, Any]],
     protocol: Protocol,
@@ -69,6 +70,8 @@ def verdicts(
         (n,) known layers that each is, as sampled and relaxed; None where it could not be compared.
     same_as
         (n,) index of the first relaxed sample that is the same layer; None where it could not be compared.
+    has_known
+        (n,) whether a known layer has its formula; a sample that failed then is above all of them.
     lowest_known
         Reduced formula -> energy above hull of its lowest known polymorph, by the same surrogate, eV/atom.
     phonons
@@ -83,6 +86,7 @@ def verdicts(
         settled = relaxed.converged and relaxed.one_layer and relaxed.e_above_hull is not None
         energy = relaxed.e_above_hull if settled and relaxed.e_above_hull is not None else np.inf
         lowest = lowest_known.get(sampled.formula or "")
+        compared = has_known[i] and not (settled and lowest is None)
         found.append(
             {
                 **dict(zip(("valid_distance", "valid_radii", "one_layer_sampled", "composition_valid"), valid)),  # noqa: B905
@@ -99,7 +103,9 @@ def verdicts(
                     for window in protocol.windows
                 },
                 "phonon_stable": phonons[i]["stable"] if i in phonons else None,
-                "not_above_known": None if lowest is None else energy <= lowest + protocol.polymorph_tolerance,
+                "not_above_known": None
+                if not compared
+                else lowest is not None and energy <= lowest + protocol.polymorph_tolerance,
             }
         )
     for window in protocol.windows:

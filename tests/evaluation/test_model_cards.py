@@ -262,6 +262,29 @@ def test_pictures_of_the_judgements_lie_beside_the_numbers(
     assert "(2d-1.svg)" in (tmp_path / "cards" / "results.md").read_text()
 
 
+def test_every_command_that_a_part_calls_is_one_of_scdm(making: Making, commands: Commands) -> None:
+    results(making, list(PARTS), {})
+    for name in sorted({words[0] for words in commands.called}):
+        command._scdm([name, "--help"])  # a name that scdm has not would end here
+    with pytest.raises(click.UsageError, match="no such command 'assmble'"):
+        command._scdm(["assmble", "--help"])
+
+
+def test_what_is_finished_is_written_before_the_next_part_begins(
+    tmp_path: Path, curated: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends(words: Sequence[str]) -> None:
+        if words[0] == "assemble":
+            raise DatasetError("stopped")
+        commands(words)
+
+    monkeypatch.setattr(command, "_scdm", ends)
+    arguments = ["--data", curated, "--work", tmp_path / "work", "--output", tmp_path / "cards"]
+    with pytest.raises(DatasetError, match="stopped"):
+        run(*arguments, "--parts", "paper", "--parts", "assembly")
+    assert list(json.loads((tmp_path / "cards" / "results.json").read_text())) == ["paper"]
+
+
 def test_nothing_is_begun_without_a_folder_to_write_into_or_data(
     tmp_path: Path, curated: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:

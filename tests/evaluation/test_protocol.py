@@ -219,23 +219,29 @@ def test_what_is_never_stable() -> None:
         sample_of(h, e_above_hull=0.0),
     ]
     n = len(cases)
-    found = verdicts(cases, [[]] * n, [[]] * n, [0] * n, {"MoS2": -0.02}, {}, PROTOCOL)
+    found = verdicts(cases, [[]] * n, [[]] * n, [0] * n, [True] * n, {"MoS2": -0.02}, {}, PROTOCOL)
     assert [own["stable_0"] for own in found] == [True, False, False, False, False, True]
     assert [own["sun_0"] for own in found] == [True, False, False, False, False, False]  # all of one group
     # 0.005 eV/atom of play: -0.01 is above -0.02
     assert not any(own["not_above_known"] for own in found)
-    (own,) = verdicts(cases[:1], [[]], [[]], [0], {"MoS2": -0.014}, {}, PROTOCOL)
+    (own,) = verdicts(cases[:1], [[]], [[]], [0], [True], {"MoS2": -0.014}, {}, PROTOCOL)
     assert own["not_above_known"] is True
+    # a sample that failed is above every known layer, whether or not the known ones have an energy; one that did not
+    # can only be compared with an energy, and not where no known layer has its formula
+    failed = verdicts(cases, [[]] * n, [[]] * n, [0] * n, [True] * n, {}, {}, PROTOCOL)
+    assert [own["not_above_known"] for own in failed] == [None, False, False, None, False, None]
+    alone = verdicts(cases, [[]] * n, [[]] * n, [0] * n, [False] * n, {}, {}, PROTOCOL)
+    assert {own["not_above_known"] for own in alone} == {None}
 
 
 def test_of_equal_layers_the_first_that_is_stable_and_new_counts() -> None:
     h = decode(MOS2)
     cases = [sample_of(h, e_above_hull=0.3), sample_of(h), sample_of(h)]
-    found = verdicts(cases, [[]] * 3, [[]] * 3, [0, 0, 0], {}, {}, PROTOCOL)
+    found = verdicts(cases, [[]] * 3, [[]] * 3, [0, 0, 0], [False] * 3, {}, {}, PROTOCOL)
     assert [own["sun_0.1"] for own in found] == [False, True, False]
     assert [own["unique"] for own in found] == [True, False, False]
     # what could not be compared is neither new nor unique
-    (own,) = verdicts(cases[1:2], [None], [None], [None], {}, {}, PROTOCOL)
+    (own,) = verdicts(cases[1:2], [None], [None], [None], [False], {}, {}, PROTOCOL)
     assert not any(own[name] for name in ("new", "new_sampled", "unique", "sun_0.1"))
 
 
@@ -423,7 +429,8 @@ def test_prototype_copies_replace_elements_and_scale() -> None:
     assert copy.id.endswith("on C2DB m")
     assert failed.structure is None
     assert "no known layer occupies" in str(failed.reason)
-    assert copies.draws == 2  # a failed draw is a draw
+    assert copies.draws == 6  # the model's: four of its draws lent no skeleton, and a failed copy is a draw
+    assert failed.crystal == graphene  # so that its formula is known, which it fails to have
 
 
 def test_the_nearest_prototype_is_chemically_nearest() -> None:

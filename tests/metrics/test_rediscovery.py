@@ -41,5 +41,9 @@ def test_what_is_sampled_twice_or_held_out_twice_counts_once() -> None:
 
 def test_nothing_sampled_of_it_has_no_ratio_and_nothing_held_out_is_refused() -> None:
     assert rediscovered([("MoS2", 78)], [("ZrS2", 72)]).ratio is None
+    # chance finds half of one, the samples none: a ratio of 0 whose resamples are all 0 would claim to be certain
+    none = rediscovered([("MoS2", 78), ("ZrS2", 72)], [("MoS2", 72), ("ZrS2", 78)])
+    assert (none.found, none.ratio) == (0, None)
+    assert none.by_chance == pytest.approx(1, abs=0.1)  # both in half of the shuffles
     with pytest.raises(ScdmError, match="held_out is empty"):
         rediscovered([("MoS2", 78)], [])

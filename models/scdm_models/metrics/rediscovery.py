@@ -34,7 +34,8 @@ class Rediscovery:
     by_chance
         The same when the samples' groups are shuffled among their formulas, the mean over ``SHUFFLES``.
     ratio
-        ``found / by_chance``, with an interval by resampling the held-out kinds; None where chance finds none.
+        ``found / by_chance``, with an interval by resampling the held-out kinds; None where chance finds nothing, or
+        nothing is found at all, of which resamples say nothing.
     """
 
     n: int
@@ -80,7 +81,7 @@ def rediscovered(samples: Sequence[Kind], held_out: Collection[Kind], seed: int 
     found = among(groups)
     chance: NDArray[np.float64] = np.mean([among(rng.permutation(groups)) for _ in range(SHUFFLES)], axis=0)
     ratio = None
-    if chance.sum() > 0:
+    if found.any() and chance.sum() > 0:
         drawn = rng.integers(len(kinds), size=(BOOTSTRAP_RESAMPLES, len(kinds)))
         expected = chance[drawn].sum(1)
         ratios = found[drawn].sum(1)[expected > 0] / expected[expected > 0]

@@ -138,15 +138,23 @@ def _by_protocol(
     with_baselines: bool,
 ) -> dict[str, Any]:
     from scdm_flows.config import ForceFieldEngineConfig
+    from scdm_flows.evaluation.asked import GUIDED
     from scdm_flows.evaluation.ledger import Ledger
     from scdm_flows.evaluation.run import Judgement, header
     from scdm_flows.stores.known_sets import known_layers
-    from scdm_flows.thermo.energy_model import load_energy_model
+    from scdm_flows.thermo.energy_model import load_energy_model, shared_with_guide
 
     engine = ForceFieldEngineConfig()
     if energy_model is not None:
         own = str(load_energy_model(str(energy_model)).header["force_field"])
         engine = ForceFieldEngineConfig(force_field=own, energy_model=str(energy_model))
+    shared = shared_with_guide(load_energy_model(engine.energy_model))
+    if shared and any(name in model.asked for model in models for name in GUIDED):
+        click.echo(
+            f"samples were chosen by the guide, with which the judge shares {', '.join(shared)}; for a judge that "
+            "shares nothing see --energy-model and docs/evaluation.md",
+            err=True,
+        )
     known = known_layers()
     ledger = Ledger(_part_file(out), header(protocol, models, known, seed, phonons, engine))
     if ledger.started_anew:

@@ -12,6 +12,7 @@ from scdm_flows.evaluation.shares import ROUNDING, plain
 from scdm_models.metrics.intervals import ratio_interval, share_interval
 
 EVERYTHING = "all of it"
+GUIDED = ("gap", "magnetic", "max_predicted_e_hull")  # wishes for which the guide chooses among draws
 
 
 def meets(name: str, wish: Any, one: Judged, known_formulas: Collection[str]) -> bool:

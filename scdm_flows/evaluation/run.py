@@ -340,9 +340,14 @@ def _timed(one: SampleSet) -> float | None:
 
 
 def _energies_by(engine: ForceFieldEngineConfig) -> dict[str, Any]:
-    from scdm_flows.thermo.energy_model import load_energy_model
+    from scdm_flows.thermo.energy_model import load_energy_model, shared_with_guide
 
-    return {"force_field": engine.force_field, "energy_model": load_energy_model(engine.energy_model).header["id"]}
+    model = load_energy_model(engine.energy_model)
+    return {
+        "force_field": engine.force_field,
+        "energy_model": model.header["id"],
+        "shared_with_guide": shared_with_guide(model),
+    }
 
 
 def header(

@@ -338,6 +338,14 @@ def load_guide() -> EnergyModel:
     return EnergyModel.load(files("scdm_flows.thermo").joinpath("data", GUIDE), GUIDE)
 
 
+def shared_with_guide(model: EnergyModel) -> list[str]:
+    """What a model that judges samples shares with the guide that may have chosen them; nothing: a fair judge."""
+    own, guide = model.header, load_guide().header
+    shared = [f"the features of {name}" for name in guide["features"] if name in own["features"]]
+    shared += [f"layers relaxed by {own['force_field']}"] if own["force_field"] == guide["force_field"] else []
+    return shared + (["the guide's chemical systems"] if own.get("half") != "judge" else [])
+
+
 @cache
 def load_energy_model_card() -> dict[str, Any]:
     """Header of the packaged energy model: what it was fitted on and how good it is."""

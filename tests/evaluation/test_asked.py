@@ -19,6 +19,7 @@ from scdm_flows.evaluation import baselines, run
 from scdm_flows.evaluation.asked import EVERYTHING, fulfilment, meets
 from scdm_flows.evaluation.judge import Judged, compact
 from scdm_flows.evaluation.reading import Sample, SampleSet, read_models, read_samples
+from scdm_flows.thermo.energy_model import load_energy_model, load_guide, shared_with_guide
 from scdm_models.datasets.known import KnownLayers
 from scdm_models.datasets.records import LayerRecord
 from scdm_models.metrics.validity import judge_sample
@@ -159,6 +160,10 @@ def test_the_command_prints_what_came_of_it(files: list[Path], tmp_path: Path, m
         return json.loads(out.read_text()), result.output
 
     result, printed = judged(*files)
+    # the packaged energy model judges, fitted on layers relaxed by CHGNet, with its features, of all chemical systems
+    shared = ["the features of CHGNet", "layers relaxed by CHGNet", "the guide's chemical systems"]
+    assert result["energies"]["shared_with_guide"] == shared
+    assert f"chosen by the guide, with which the judge shares {', '.join(shared)};" in " ".join(printed.split())
     asked, plain = result["models"]
     assert plain["fulfilment"] is None
     assert {name: row["met"]["value"] for name, row in asked["fulfilment"]["wishes"].items()} == {
@@ -182,6 +187,19 @@ def test_the_command_prints_what_came_of_it(files: list[Path], tmp_path: Path, m
     result, printed = judged(files[0])
     assert result["models"][0]["fulfilment"]["beside"] == baselines.UNASKED
     assert "66.7 %" in printed
+
+
+def test_a_fair_judge_shares_nothing_with_the_guide() -> None:
+    guide = load_guide()
+    headers: list[dict[str, Any]] = [
+        {"force_field": "SevenNet-0", "features": ["SevenNet-0", "SevenNet-l3i5"], "half": "judge"},
+        {"force_field": "SevenNet-0", "features": ["SevenNet-0"], "half": None},
+    ]
+    assert [shared_with_guide(replace(guide, header=header)) for header in headers] == [
+        [],
+        ["the guide's chemical systems"],
+    ]
+    assert shared_with_guide(guide) == shared_with_guide(load_energy_model())
 
 
 @pytest.mark.slow

@@ -7,15 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from support.layers import random_crystal
 
 from scdm_models.errors import CheckpointError, DatasetError
-from scdm_models.model.checkpoint import load_checkpoint
+from scdm_models.model.checkpoint import Checkpoint, load_checkpoint
+from scdm_models.model.corruption import Scales
+from scdm_models.model.denoiser import NetworkConfig
+from scdm_models.model.diffusion import Scdm
 from scdm_models.sampling.sampler import SamplerOptions, generate
 from scdm_models.symmetry.encoding import LayerCrystal
 from scdm_models.training.data_split import held_out, split
 from scdm_models.training.train import Progress, train
 from scdm_models.training.train_config import TrainConfig, load_train_config
+from scdm_models.training.train_state import load_state
 
 TINY = (
     "skeleton_epochs: 2\ngeometry_epochs: 3\nbatch_size: 40\nvalidate_every: 1\n"
@@ -76,6 +81,57 @@ def test_the_state_of_another_training_is_refused(tmp_path: Path) -> None:
         train(crystals, ids, out, config, progress=kill, save_seconds=0)
     with pytest.raises(CheckpointError, match="another configuration"):
         train(crystals, ids, out, replace(config, seed=1))
+
+
+def untrained(config: NetworkConfig, seed: int, height: float = 1.0) -> Checkpoint:
+    """A checkpoint of random weights. The model id does not tell those of different seeds apart."""
+    torch.manual_seed(seed)
+    model = Scdm(config, Scales(height, (3.0, 0.0, 0.0), (0.3, 0.1, 0.1)))
+    card = {"training": {"validation_fraction": TrainConfig().validation_fraction}, "split": "chemical system"}
+    return Checkpoint(model.eval(), torch.zeros(81, 4), "scdm-00000000", card)
+
+
+def test_a_training_goes_on_only_with_the_checkpoint_that_it_started_from(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(TINY)
+    both = load_train_config(tmp_path / "c.yaml")
+    config = replace(both, geometry_epochs=0)
+    crystals, ids = layers(60), [f"c{k}" for k in range(60)]
+    out = tmp_path / "x.safetensors"
+    start = untrained(config.network, seed=1)
+
+    def kill(p: Progress) -> None:
+        if p.epoch == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(crystals, ids, out, config, start=start, progress=kill, save_seconds=0)
+    others = [
+        (config, untrained(config.network, seed=2)),
+        (config, untrained(config.network, seed=1, height=2.0)),
+        (config, replace(start, model_id="scdm-11111111")),
+        (both, start),  # of which nothing is kept
+        (both, None),
+    ]
+    for settings, other in others:
+        with pytest.raises(CheckpointError, match=r"another checkpoint to start from \(--start\)"):
+            train(crystals, ids, out, settings, start=other)
+    first: list[int] = []
+    train(crystals, ids, out, config, start=untrained(config.network, seed=1), progress=lambda p: first.append(p.epoch))
+    assert first == [2]  # the first epoch was done before
+
+
+def test_a_state_that_says_nothing_of_its_training_is_refused(tmp_path: Path) -> None:
+    save_file({"model.x": torch.zeros(1)}, tmp_path / "x.state")
+    with pytest.raises(CheckpointError, match="or of another version; remove it to train anew"):
+        load_state(tmp_path / "x.state", "identity")
+
+
+@pytest.mark.parametrize("phase", ["skeleton", "geometry"])
+def test_a_network_is_not_left_untrained(tmp_path: Path, phase: str) -> None:
+    config = replace(TrainConfig(), **{f"{phase}_epochs": 0})
+    with pytest.raises(DatasetError, match=f"^{phase}_epochs=0 and no checkpoint to start from: the {phase} network"):
+        train(layers(60), [f"c{k}" for k in range(60)], tmp_path / "x.safetensors", config)
+    assert not list(tmp_path.iterdir())
 
 
 def test_training_from_the_start_to_a_sample(tmp_path: Path) -> None:

@@ -121,6 +121,24 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def kept_phases(config: TrainConfig, start: Checkpoint | None) -> list[Phase]:
+    """The phases of no epochs, whose networks are those of ``start``.
+
+    Raises
+    ------
+    DatasetError
+        If there is no ``start`` to keep one from: the network would stay as it was initialised.
+    """
+    kept = [phase for phase in PHASES if config.epochs(phase) < 1]
+    if kept and start is None:
+        phase = kept[0]
+        raise DatasetError(
+            f"{phase}_epochs={config.epochs(phase)} and no checkpoint to start from: the {phase} network would stay "
+            "untrained; give it epochs, or a checkpoint (--start) to keep it from"
+        )
+    return kept
+
+
 def train(
     crystals: list[LayerCrystal],
     ids: list[str],
@@ -135,8 +153,8 @@ def train(
 ) -> str:
     """Train both networks and write the checkpoint ``out`` and ``out``.csv, the losses; returns the model id.
 
-    A training of the same data and configuration that was stopped goes on from ``out``.state, which is removed at
-    the end.
+    A training of the same data, configuration and start that was stopped goes on from ``out``.state, which is removed
+    at the end.
 
     Parameters
     ----------
@@ -161,16 +179,16 @@ def train(
     Raises
     ------
     DatasetError
-        If there are fewer than 50 crystals, if none or all would be held out, or if ``start`` does not fit: its
-        networks, the share that it held out.
+        If there are fewer than 50 crystals, if none or all would be held out, if a phase has no epochs and there is no
+        ``start``, or if that does not fit: its networks, the share that it held out.
     CheckpointError
-        If ``out``.state belongs to another training.
+        If ``out``.state belongs to another training, also one of another ``start``.
     """
     config = config or TrainConfig()
+    kept = kept_phases(config, start)
     if len(crystals) < 50:
         raise DatasetError(f"{len(crystals)} crystals are too few to train on; give at least 50")
     classes = [stability_class(energy) for energy in e_above_hull or [None] * len(crystals)]
-    kept = [phase for phase in PHASES if start is not None and config.epochs(phase) == 0]
     if start is not None and replace(start.model.config, dropout=config.network.dropout) != config.network:
         raise DatasetError(f"{start.model_id} has other networks ({start.model.config}); give the same `network`")
     if config.symmetry == "p1":
@@ -218,7 +236,7 @@ def train(
     found = [] if "geometry" in kept else pairs(prototypes, [crystals[i] for i in training], config.copies)
     copied, copies = (to_batch([pair[side] for pair in found]).to(device) for side in (0, 1))
     sets = _Data(data.to(device), held.to(device), stability.to(device), held_stability.to(device), copied, copies)
-    identity = identity_of(config, by, ids, crystals, classes)
+    identity = identity_of(config, by, ids, crystals, classes, start, kept)
     state_file = Path(f"{out}.state")
     state = TrainState("skeleton")
     resumed = load_state(state_file, identity)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import yaml
 
@@ -14,6 +17,8 @@ from scdm_models.model.denoiser import NetworkConfig
 Phase = Literal["skeleton", "geometry"]
 PHASES: tuple[Phase, ...] = ("skeleton", "geometry")
 NAMES = {"layer_group": "SCDM", "p1": "UnSCDM"}
+MOST_SITES = 63  # the skeleton network knows no larger number of sites
+LARGEST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -78,17 +83,135 @@ class TrainConfig:
         return self.skeleton_epochs if phase == "skeleton" else self.geometry_epochs
 
 
+class _Rule(NamedTuple):
+    """What the value of a key must be, in words, and the value as it is used; ValueError where it is something else."""
+
+    words: str
+    read: Callable[[Any], Any]
+
+
+def _number(value: Any) -> int | float:
+    """A finite number. YAML takes one such as 1e-3, without a point, for text."""
+    if isinstance(value, str):
+        try:
+            value = int(value)
+        except ValueError:
+            value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError
+    return value
+
+
+def _whole(least: int, most: int | None = None) -> _Rule:
+    def read(value: Any) -> int:
+        number = _number(value)
+        if number != int(number) or number < least or (most is not None and number > most):
+            raise ValueError
+        return int(number)
+
+    return _Rule(f"a whole number >= {least}" if most is None else f"a whole number from {least} to {most}", read)
+
+
+def _real(words: str, fits: Callable[[float], bool]) -> _Rule:
+    def read(value: Any) -> float:
+        number = float(_number(value))
+        if not fits(number):
+            raise ValueError
+        return number
+
+    return _Rule(words, read)
+
+
+def _text(words: str, pattern: str) -> _Rule:
+    def read(value: Any) -> str:
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise ValueError
+        return value
+
+    return _Rule(words, read)
+
+
+_SHARE = _real("a number from 0 to 1", lambda x: 0 <= x <= 1)
+RULES: dict[str, _Rule] = {
+    "symmetry": _text("layer_group or p1", "|".join(NAMES)),
+    "skeleton_epochs": _whole(0),
+    "geometry_epochs": _whole(0),
+    "copies": _whole(0),
+    "cooldown": _SHARE,
+    "max_sites": _whole(1, MOST_SITES),
+    "batch_size": _whole(1),
+    "learning_rate": _real("a number > 0", lambda x: x > 0),
+    "weight_decay": _real("a number >= 0", lambda x: x >= 0),
+    "warmup_steps": _whole(1),  # 1 is none
+    "ema": _SHARE,
+    "validation_fraction": _real("a number above 0 and below 1", lambda x: 0 < x < 1),
+    "validate_every": _whole(1),
+    "seed": _whole(0, LARGEST_SEED),
+    "threads": _whole(1),
+    "device": _text("auto, cpu, cuda or one such as cuda:0", r"auto|cpu|cuda(:\d+)?"),
+}
+NETWORK_RULES: dict[str, _Rule] = {
+    "width": _whole(1),
+    "skeleton_layers": _whole(1),
+    "geometry_layers": _whole(1),
+    "heads": _whole(1),
+    "radial": _whole(2),
+    "cutoff_angstrom": _real("a number > 0.6", lambda x: x > 0.6),  # radial functions lie 0.3 from both ends
+    "dropout": _real("a number from 0 to below 1", lambda x: 0 <= x < 1),
+}
+
+
 def load_train_config(path: str | Path) -> TrainConfig:
-    """The training configuration of a YAML file; ``DatasetError`` names an unknown key or a value out of range."""
+    """The training configuration of a YAML file; what it does not name has its default.
+
+    Numbers that YAML takes for text, such as ``1e-3``, are read as numbers.
+
+    Raises
+    ------
+    DatasetError
+        If the file cannot be read or holds no mapping. If there are unknown keys, or values of a wrong type or out of
+        range: it names all of them, with the rule.
+    """
     try:
-        data: dict[str, Any] = yaml.safe_load(Path(path).read_text()) or {}
-        network = NetworkConfig(**data.pop("network", {}))
-        config = TrainConfig(network=network, **data)
-    except (OSError, yaml.YAMLError) as error:
+        data = yaml.safe_load(Path(path).read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no text, or a date that does not exist
         raise DatasetError(f"training configuration {path} cannot be read: {error}") from error
-    except TypeError as error:
-        known = ", ".join(TrainConfig.__dataclass_fields__)
-        raise DatasetError(f"training configuration {path}: {error}; known keys are {known}") from error
-    if config.symmetry not in NAMES:
-        raise DatasetError(f"training configuration {path}: symmetry={config.symmetry!r} must be layer_group or p1")
-    return config
+    data = {} if data is None else data
+    if not isinstance(data, dict):
+        raise DatasetError(
+            f"training configuration {path} must hold a mapping of keys to values, found {type(data).__name__}; write "
+            "one `key: value` a line"
+        )
+    sizes = data.pop("network", {})
+    values, faults = _checked(data, RULES, "", [*RULES, "network"])
+    if isinstance(sizes, dict):
+        sizes, more = _checked(sizes, NETWORK_RULES, "network.", list(NETWORK_RULES))
+        faults += more
+    else:
+        faults.append(f"network={sizes!r} must be a mapping of {', '.join(NETWORK_RULES)}")
+    if not faults:
+        config = TrainConfig(network=NetworkConfig(**sizes), **values)
+        width, heads = config.network.width, config.network.heads
+        if width % heads == 0:
+            return config
+        faults = [f"network.width={width} must be a multiple of network.heads={heads}"]
+    raise DatasetError(f"training configuration {path}: {'; '.join(faults)}")
+
+
+def _checked(
+    data: Mapping[Any, Any], rules: Mapping[str, _Rule], part: str, known: list[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """The values as the rules read them, and what is wrong with the others.
+
+    part: what the names of the keys begin with; known: keys that there may be.
+    """
+    values, faults = {}, []
+    for key, value in data.items():
+        if key not in rules:
+            faults.append(f"unknown key {f'{part}{key}'!r} (known are {', '.join(known)})")
+            continue
+        try:
+            values[key] = rules[key].read(value)
+        except (ValueError, OverflowError):
+            faults.append(f"{part}{key}={value!r} must be {rules[key].words}")
+    return values, faults

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from scdm_models.errors import CheckpointError
-from scdm_models.model.checkpoint import Split
+from scdm_models.model.checkpoint import Checkpoint, Split
 from scdm_models.model.diffusion import Scdm
 from scdm_models.symmetry.encoding import LayerCrystal
 from scdm_models.training.train_config import Phase, TrainConfig
@@ -35,16 +35,33 @@ class TrainState:
 
 
 def identity_of(
-    config: TrainConfig, by: Split, ids: list[str], crystals: list[LayerCrystal], classes: list[int]
+    config: TrainConfig,
+    by: Split,
+    ids: list[str],
+    crystals: list[LayerCrystal],
+    classes: list[int],
+    start: Checkpoint | None,
+    kept: list[Phase],
 ) -> str:
-    """What makes two trainings the same: the data and its split, all of the configuration but machine and lengths.
+    """What makes two trainings the same: the data and its split, all of the configuration but machine and lengths, the
+    checkpoint that they start from and which of its networks are kept.
 
     Up to the cooldown a training does not depend on its length, so a longer or shorter one may go on from it.
     """
     free = ("threads", "device", "skeleton_epochs", "geometry_epochs", "cooldown", "validate_every")
     settings = {k: v for k, v in asdict(config).items() if k not in free}
-    content = json.dumps([settings, by, ids, classes, [c.to_dict() for c in crystals]], sort_keys=True)
+    begun = None if start is None else [start.model_id, asdict(start.model.scales), _digest(start), kept]
+    content = json.dumps([settings, by, ids, classes, [c.to_dict() for c in crystals], begun], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _digest(start: Checkpoint) -> str:
+    """A hash of the weights; of the file's own the model id holds only the beginning."""
+    sha = hashlib.sha256()
+    for name, value in sorted(start.model.state_dict().items()):
+        sha.update(f"{name}:{tuple(value.shape)}".encode())
+        sha.update(value.cpu().numpy().tobytes())
+    return sha.hexdigest()
 
 
 def save_state(
@@ -68,7 +85,7 @@ def load_state(path: Path, identity: str) -> tuple[TrainState, dict[str, Tensor]
     Raises
     ------
     CheckpointError
-        If the file is damaged or belongs to another training.
+        If the file is damaged, or belongs to another training or to an older version, which knew no start.
     """
     if not path.is_file():
         return None
@@ -80,7 +97,7 @@ def load_state(path: Path, identity: str) -> tuple[TrainState, dict[str, Tensor]
         raise CheckpointError(f"{path} cannot be read ({error}); remove it to train from the start") from error
     if header.get("identity") != identity:
         raise CheckpointError(
-            f"{path} is the state of a training with other data or another configuration; remove it to train from the "
-            "start, or give back the old configuration to go on"
+            f"{path} is the state of a training with other data, another configuration or another checkpoint to start "
+            "from (--start), or of another version; remove it to train anew, or give what it was begun with to go on"
         )
     return TrainState(**json.loads(header["state"])), tensors

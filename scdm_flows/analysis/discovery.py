@@ -60,9 +60,13 @@ def demands(candidate: CandidateDoc, below: float = BELOW_EV) -> list[Demand]:
             "yes" if candidate.duplicate_of is None else f"the same as {candidate.duplicate_of}",
         ),
         Demand(
-            "a new compound: the Materials Project's table has no crystal of its formula",
+            "no bulk crystal of its formula in the Materials Project's table",
             None if candidate.bulk_compound is None else not candidate.bulk_compound,
-            "not judged" if candidate.bulk_compound is None else "has one" if candidate.bulk_compound else "has none",
+            "not judged"
+            if candidate.bulk_compound is None
+            else "there is one"
+            if candidate.bulk_compound
+            else "there is none",
         ),
         Demand(f"E_hull of at most {below:g} eV/atom", stable, said),
         Demand(

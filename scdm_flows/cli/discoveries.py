@@ -23,15 +23,17 @@ from scdm_flows.cli.files import output_folder
 def discoveries(names: tuple[str, ...], out: Path, below: float | None, force: bool) -> None:
     """Write the discoveries among the candidates of campaigns NAMES, which DFT has computed, to a folder.
 
-    A discovery is new after relaxation, no known compound, at most 0.1 eV/atom above the hull, and dynamically stable,
-    all by DFT; the list says of every other candidate what it lacks. With --force a list that is there is made anew:
-    layers of other campaigns stay in it, those of campaigns NAMES are brought up to date; without NAMES its pages are
-    only written again.
+    A discovery is new after relaxation, of a formula that no bulk crystal has, at most 0.1 eV/atom above the hull, and
+    dynamically stable, all by DFT; its page names known layers of its formula, and the list says of every other
+    candidate what it lacks. With --force a list that is there is made anew: layers of other campaigns stay in it, those
+    of campaigns NAMES are brought up to date; without NAMES its pages are only written again.
     """
     from scdm_flows.analysis.discovery import BELOW_EV
     from scdm_flows.builders import build_all
+    from scdm_flows.builders.novelty import entry_of
     from scdm_flows.errors import OutputError
     from scdm_flows.report.discoveries import INDEX, OTHERS, gather, read, render, together
+    from scdm_flows.stores.known_sets import known_layers
 
     there = out / OTHERS
     if there.exists() and not force:
@@ -54,7 +56,10 @@ def discoveries(names: tuple[str, ...], out: Path, below: float | None, force: b
     campaigns = sorted({one.candidate.campaign for one in considered})
     words = "" if below == BELOW_EV else f" --max-e-above-hull {below:g}"
     command = f"scdm campaign discoveries {' '.join(campaigns)} -o {out}{words}"
-    files = render(considered, command, below)
+    layers = known_layers()
+    formulas = {one.candidate.formula for one in considered}
+    known_of = {formula: [entry_of(match) for match in layers.of_formula(formula)] for formula in formulas}
+    files = render(considered, known_of, command, below)
     with output_folder(out, OTHERS, force=force) as folder:
         for name, text in files.items():
             (folder / name).write_text(text)

@@ -7,6 +7,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 CAMPAIGN = "campaign "  # how the source of an equal candidate of another campaign begins; its name follows
+# What the packaged known layers are of; a newer or larger collection may know more.
+NEW_AGAINST = (
+    "C2DB as of 27 March 2022 (4,030 layers of at most 20 atoms) and 2DMatPedia (5,913 layers, without f-block "
+    "elements other than La and Ce)"
+)
 
 
 class KnownAs(BaseModel):

@@ -257,6 +257,12 @@ def _phonon_warnings(candidate: CandidateDoc, phonon: PhononDoc) -> list[str]:
             f"Interpolated modes reach {number(phonon.min_frequency_thz, 2)} THz between the q-points that fit in the "
             "supercell, the only ones its criterion sees: a larger supercell (engine.phonon_repeats) settles it."
         )
+    if phonon.thermal is not None and "H" in candidate.elements and candidate.e_above_hull is not None:
+        zero_point = phonon.thermal.free_energy_ev_per_atom[0]
+        found.append(
+            f"E_hull is without zero-point energies. This layer's is {zero_point:.3f} eV/atom, as it holds hydrogen; "
+            "that of its competing phases is not known here."
+        )
     q_points = np.array(phonon.q_points)
     at_gamma = np.flatnonzero(np.abs(q_points - np.round(q_points)).max(axis=1) < 1e-6)
     if len(at_gamma):

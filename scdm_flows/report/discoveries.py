@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from scdm_flows.analysis.discovery import BELOW_EV, Demand, demands, fell, is_discovery
-from scdm_flows.documents import BandsDoc, CandidateDoc, PhononDoc
+from scdm_flows.analysis.fidelity import MEASURED
+from scdm_flows.documents import BandsDoc, CandidateDoc, CandidateState, PhononDoc
 from scdm_flows.documents.migrations import migrate
+from scdm_flows.documents.novelty import NEW_AGAINST, KnownAs
 from scdm_flows.query import CandidateDB
 from scdm_flows.query.candidate_files import as_text, structure_of
 from scdm_flows.query.words import above_hull, number
@@ -109,42 +111,54 @@ def together(earlier: Sequence[Considered], now: Sequence[Considered]) -> list[C
     return [found[key] for key in sorted(found)]
 
 
-def render(considered: Sequence[Considered], command: str, below: float = BELOW_EV) -> dict[str, str]:
-    """The files of a list: name -> text. command: what made it; below: largest E_hull of a discovery, eV/atom."""
+def render(
+    considered: Sequence[Considered], known: Mapping[str, Sequence[KnownAs]], command: str, below: float = BELOW_EV
+) -> dict[str, str]:
+    """The files of a list: name -> text.
+
+    known: reduced formula -> known layers that have it; command: what made the list; below: largest E_hull of a
+    discovery, eV/atom.
+    """
     asked = {one.candidate.candidate_id: demands(one.candidate, below) for one in considered}
     found, others = list[Considered](), list[Considered]()
     for one in considered:
         (found if is_discovery(asked[one.candidate.candidate_id]) else others).append(one)
     found.sort(key=lambda one: one.candidate.e_above_hull or 0.0)
     files: dict[str, str] = {}
+    polymorphs = {one.name: _polymorphs(one, known.get(one.candidate.formula, ()), considered) for one in found}
     for one in found:
-        files |= _files(one, asked[one.candidate.candidate_id])
+        files |= _files(one, asked[one.candidate.candidate_id], polymorphs[one.name])
     lines = (one.candidate.model_dump_json() + "\n" for one in others)
-    return {INDEX: _index(found, others, asked, command, below), **files, OTHERS: "".join(lines)}
+    return {INDEX: _index(found, others, asked, polymorphs, command), **files, OTHERS: "".join(lines)}
 
 
 def _index(
     found: Sequence[Considered],
     others: Sequence[Considered],
     asked: Mapping[str, Sequence[Demand]],
+    polymorphs: Mapping[str, Sequence[Polymorph]],
     command: str,
-    below: float,
 ) -> str:
     of_one: Sequence[Demand] = next(iter(asked.values()), [])
+    ended = sum(_ended(one.candidate) for one in (*found, *others))
     made = (
-        f"Made by `{command}` from what is stored; nothing here is typed in. **{len(found)} of "
-        f"{len(found) + len(others)}** layers that were computed by DFT are discoveries: each of these holds."
+        f"Made by `{command}` from what is stored; nothing here is typed in. Considered are the campaigns that it "
+        f"names, with {len(found) + len(others)} layers, not all that DFT has computed. Of the {ended} whose "
+        f"computations have ended **{len(found)} are discoveries**: each of these holds."
     )
     fidelity = (
-        "New means equal, after relaxation by DFT, to no layer of C2DB, 2DMatPedia and the sets that were added. "
-        "Everything is PBE's, at zero temperature, without substrate; how the energies come about, and how far they "
-        "are from C2DB's, says [energies](../energies.md)."
+        f"New means equal, after relaxation by DFT, to no layer of {NEW_AGAINST} and of the sets that were added; "
+        "another layer of the same formula may be known and is named. Everything is PBE's, at zero temperature, "
+        "without zero-point energies, without substrate; how the energies come about, and how far they are from "
+        "C2DB's, says [energies](../energies.md)."
     )
+    presets = sorted({_preset(one) or "" for one in found})
     rules = "\n".join(f"- {demand.asked}" for demand in of_one) or "No layer has been considered yet."
-    text = ["# Discoveries", made, rules, fidelity]
+    text = ["# Discoveries", made, rules, fidelity, *filter(None, map(_sureness, presets))]
     if found:
-        head = ["layer", "layer group", "E_hull by DFT, eV/atom", "by the surrogate", "gap, eV", "magnetism", "made by"]
-        text += [table([*head, "files"], [_row(c) for c in found], left=2)]
+        head = ["layer", "layer group", "E_hull by DFT, eV/atom", "by the surrogate", "gap, eV", "magnetism"]
+        head += ["known layers of its formula", "made by", "files"]
+        text += [table(head, [_row(c, polymorphs[c.name]) for c in found], left=2)]
     if others:
         rows = [
             [
@@ -161,7 +175,59 @@ def _index(
     return "\n\n".join(text) + "\n"
 
 
-def _row(one: Considered) -> list[str]:
+def _ended(candidate: CandidateDoc) -> bool:
+    """Whether DFT has done with a candidate: it has an energy, or failed, and nothing is to come."""
+    computed = candidate.e_above_hull is not None and candidate.surrogate is False
+    return candidate.state is not CandidateState.PENDING and (computed or candidate.state is CandidateState.FAILED)
+
+
+def _preset(one: Considered) -> str | None:
+    """The preset of the engine that computed a layer."""
+    engine = one.campaigns.get(one.candidate.campaign, {}).get("engine", {})
+    return str(engine["preset"]) if engine.get("kind") == "gpaw" and "preset" in engine else None
+
+
+def _sureness(preset: str) -> str | None:
+    """How far the energies of a preset are from C2DB's, in words; None where that has not been measured."""
+    measured = MEASURED.get(preset)
+    if measured is None:
+        return None
+    return (
+        f"Preset `{preset}`: formation energies of {measured.n} layers of C2DB lie {-measured.bias:.3f} eV/atom below "
+        f"C2DB's own in the mean, at most {measured.largest:.3f} away ([how](../results-dft.md)), and the hull's are "
+        "converted. So energies above hull are rather too low, and what lies within 0.02 eV/atom of the hull may be on "
+        "it or not."
+    )
+
+
+@dataclass(frozen=True)
+class Polymorph:
+    """A known layer of a discovery's formula. computed: E_hull of it by DFT here, eV/atom, None where it was not."""
+
+    known: KnownAs
+    computed: float | None
+
+    @property
+    def words(self) -> str:
+        """For a cell of the index."""
+        said = self.known.e_above_hull
+        if self.computed is not None:
+            return f"`{self.known.id}` ({self.computed:.3f} here)"
+        return f"`{self.known.id}`" + (f" ({said:.3f} there)" if said is not None else "")
+
+
+def _polymorphs(one: Considered, known: Sequence[KnownAs], considered: Sequence[Considered]) -> list[Polymorph]:
+    """Known layers of a discovery's formula; with an energy where a layer considered is one of them, by one scheme."""
+    computed = {
+        same.id: other.candidate.e_above_hull
+        for other in considered
+        if other.candidate.energy_scheme == one.candidate.energy_scheme and _ended(other.candidate)
+        for same in other.candidate.known_as
+    }
+    return [Polymorph(match, computed.get(match.id)) for match in known]
+
+
+def _row(one: Considered, polymorphs: Sequence[Polymorph]) -> list[str]:
     c, name = one.candidate, one.name
     links = [f"[{suffix.upper()}]({name}.{suffix})" for suffix in ("cif", "json")]
     return [
@@ -171,9 +237,17 @@ def _row(one: Considered) -> list[str]:
         _surrogate(c),
         gap_words(c.band_gap, c.gap_kind),
         magnetic_words(c) or "–",
-        generator_name(c.generator),
+        ", ".join(polymorph.words for polymorph in polymorphs) or "none",
+        _generator(one),
         ", ".join([*links, f"[rerun]({name}.yaml)"]),
     ]
+
+
+def _generator(one: Considered) -> str:
+    """Who made the sample that a discovery goes back to."""
+    first = one.before[-1] if one.before else one.candidate
+    named = generator_name(first.generator)
+    return f"{named}: `{first.source_id}`" if first.model_id is None and first.source_id else named
 
 
 def _surrogate(c: CandidateDoc) -> str:
@@ -183,7 +257,7 @@ def _surrogate(c: CandidateDoc) -> str:
     return above_hull(before)
 
 
-def _files(one: Considered, asked: Sequence[Demand]) -> dict[str, str]:
+def _files(one: Considered, asked: Sequence[Demand], polymorphs: Sequence[Polymorph]) -> dict[str, str]:
     name, c = one.name, one.candidate
     files = {
         f"{name}.cif": as_text(c, "cif"),
@@ -195,10 +269,12 @@ def _files(one: Considered, asked: Sequence[Demand]) -> dict[str, str]:
         files[f"{name}-phonons.svg"] = published(bands.draw(bands.phonon_plot(one.phonon, "phonons"), 4.6, 3.0))
     if one.bands is not None:
         files[f"{name}-bands.svg"] = published(bands.draw(bands.electronic_plot(one.bands, "bands"), 4.6, 3.0))
-    return {f"{name}.md": "\n\n".join(_page(one, asked, files)) + "\n", **files}
+    return {f"{name}.md": "\n\n".join(_page(one, asked, polymorphs, files)) + "\n", **files}
 
 
-def _page(one: Considered, asked: Sequence[Demand], files: Mapping[str, str]) -> Iterator[str]:
+def _page(
+    one: Considered, asked: Sequence[Demand], polymorphs: Sequence[Polymorph], files: Mapping[str, str]
+) -> Iterator[str]:
     c, name = one.candidate, one.name
     yield f"# {formula(c.formula)}, layer group {group_of(c)}"
     links = {
@@ -234,8 +310,18 @@ def _page(one: Considered, asked: Sequence[Demand], files: Mapping[str, str]) ->
             facts.append(["stiffness, rows of xx, yy, xy", f"{tensor} N/m"])
     yield table(["by DFT", ""], facts, left=2)
     doubts = candidate_warnings(c, one.phonon)
+    lower = [
+        p for p in polymorphs if p.computed is not None and c.e_above_hull is not None and p.computed < c.e_above_hull
+    ]
+    doubts += [
+        f"A known layer of its formula, `{p.known.id}`, lies lower: {number(p.computed)} eV/atom." for p in lower
+    ]
+    if sure := _sureness(_preset(one) or ""):
+        doubts.append(sure)
     if doubts:
         yield "Look twice:\n\n" + "\n".join(f"- {words}" for words in doubts)
+    yield "## Known layers of its formula"
+    yield from _known(polymorphs)
     yield "## Where it comes from"
     rows = [[f"`{d.candidate_id}`", *_origin(d, one.campaigns)] for d in (c, *one.before)]
     if not one.before and c.parent is not None:
@@ -245,6 +331,34 @@ def _page(one: Considered, asked: Sequence[Demand], files: Mapping[str, str]) ->
         f"`scdm campaign run {name}.yaml` in this folder computes it again from its relaxed structure, by the same "
         "engine with the same settings."
     )
+
+
+def _known(polymorphs: Sequence[Polymorph]) -> Iterator[str]:
+    if not polymorphs:
+        yield f"None, in {NEW_AGAINST} and the sets that were added."
+        return
+    stable = {True: "yes", False: "no", None: "–"}
+    rows = [
+        [
+            f"`{one.known.id}`",
+            one.known.source,
+            str(one.known.layer_group or "–"),
+            number(one.known.e_above_hull),
+            stable[one.known.dynamically_stable],
+            number(one.computed),
+        ]
+        for one in polymorphs
+    ]
+    head = [
+        "layer",
+        "source",
+        "layer group",
+        "E_hull there, eV/atom",
+        "dynamically stable there",
+        "E_hull here, eV/atom",
+    ]
+    yield table(head, rows, left=2)
+    yield "Here: by DFT in the same scheme, where a layer considered is this one. The discovery is another polymorph."
 
 
 def _origin(document: CandidateDoc, campaigns: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -14,13 +14,28 @@ from support.commands import commands
 from support.documents import CampaignDocuments, phonon_bands, six_candidates
 from support.layers import mx2
 from support.memory import memory_database
+from support.places import ROOT
 
 from scdm_flows.analysis.discovery import demands, fell, is_discovery
+from scdm_flows.analysis.fidelity import MEASURED
 from scdm_flows.config import parse_config
 from scdm_flows.documents import CandidateDoc, CandidateState
+from scdm_flows.documents.novelty import KnownAs
 from scdm_flows.report.discoveries import INDEX, OTHERS, Considered, read, render, together
 from scdm_flows.server.pages import discoveries as discoveries_page
 
+KNOWN = {
+    "MoS2": [
+        KnownAs(
+            id="MoS2-165798ab5e33",
+            source="C2DB",
+            formula="MoS2",
+            layer_group=78,
+            e_above_hull=0.0,
+            dynamically_stable=True,
+        )
+    ]
+}
 DFT: dict[str, Any] = {
     "surrogate": False,
     "energy_scheme": "gpaw-pbe-c2db",
@@ -67,7 +82,7 @@ def test_a_discovery_meets_every_demand(discovery: CandidateDoc) -> None:
         ({"novel": False}, "new: the relaxed layer", "is a known layer"),
         ({"novel": None}, "new: the relaxed layer", "not judged"),
         ({"duplicate_of": "demo-1"}, "the first of its kind", "the same as demo-1"),
-        ({"bulk_compound": True}, "a new compound", "has one"),
+        ({"bulk_compound": True}, "no bulk crystal of its formula", "there is one"),
         ({"e_above_hull": 0.1001}, "E_hull of at most 0.1", "0.100 eV/atom"),
         ({"e_above_hull": None}, "E_hull of at most 0.1", "not computed"),
         ({"e_above_hull_lower_bound": True}, "E_hull of at most 0.1", "≥"),
@@ -90,20 +105,55 @@ def test_files_of_a_list_are_read_again(discovery: CandidateDoc) -> None:
     found = documents()
     phonon = phonon_bands(discovery.candidate_id, 2.0)
     considered = [Considered(c, phonon if c is found.candidates[0] else None) for c in found.candidates]
-    files = render(considered, "scdm campaign discoveries demo -o list")
+    files = render(considered, KNOWN, "scdm campaign discoveries demo -o list")
     name = "MoS2-000000000000"
     assert {INDEX, OTHERS, f"{name}.md", f"{name}.cif", f"{name}.json", f"{name}-phonons.svg"} <= set(files)
-    assert "**1 of 6** layers" in files[INDEX]
+    # of six the first two are computed by DFT, three by a surrogate, and one failed
+    assert "with 6 layers" in files[INDEX]
+    assert "Of the 3 whose computations have ended **1 are discoveries**" in files[INDEX]
     assert f"[MoS<sub>2</sub>]({name}.md)" in files[INDEX]
     again = read(files)
     assert {one.candidate.candidate_id: one.candidate.model_dump_json() for one in again} == {
         c.candidate_id: c.model_dump_json() for c in found.candidates
     }
     assert next(one for one in again if one.phonon is not None).phonon == phonon
-    assert render(together(again, []), "scdm campaign discoveries demo -o list") == files
+    assert render(together(again, []), KNOWN, "scdm campaign discoveries demo -o list") == files
     # a layer that is brought up to date takes the place of what was known of it
     worse = Considered(found.candidates[0].model_copy(update={"dynamically_stable": False}))
-    assert "**0 of 6** layers" in render(together(again, [worse]), "")[INDEX]
+    assert "**0 are discoveries**" in render(together(again, [worse]), KNOWN, "")[INDEX]
+
+
+def test_known_layers_of_the_formula_are_named_and_lower_ones_said(discovery: CandidateDoc) -> None:
+    match = KNOWN["MoS2"][0]
+    changed = {"candidate_id": "demo-known", "novel": False, "known_as": [match], "e_above_hull": 0.01}
+    computed = Considered(discovery.model_copy(update=changed))
+    name = "MoS2-000000000000"
+    files = render([Considered(discovery.model_copy(update={"e_above_hull": 0.05})), computed], KNOWN, "")
+    assert "`MoS2-165798ab5e33` (0.010 here)" in files[INDEX]
+    assert "A known layer of its formula, `MoS2-165798ab5e33`, lies lower: 0.010 eV/atom." in files[f"{name}.md"]
+    assert "| `MoS2-165798ab5e33` | C2DB | 78 | 0.000 | yes | 0.010 |" in files[f"{name}.md"]
+    # one that lies higher, one of another scheme, and none at all
+    for other, said in (({"e_above_hull": 0.06}, "(0.060 here)"), ({"energy_scheme": "vasp"}, "(0.000 there)")):
+        higher = Considered(computed.candidate.model_copy(update=other))
+        files = render([Considered(discovery.model_copy(update={"e_above_hull": 0.05})), higher], KNOWN, "")
+        assert said in files[INDEX]
+        assert "lies lower" not in files[f"{name}.md"]
+    assert "None, in C2DB as of 27 March 2022" in render([Considered(discovery)], {}, "")[f"{name}.md"]
+
+
+def test_what_a_preset_was_measured_to_be_off_by_is_said_and_is_what_its_file_holds(discovery: CandidateDoc) -> None:
+    rows = [json.loads(line) for line in (ROOT / "docs/results-dft/validation.jsonl").read_text().splitlines()]
+    off = [row["formation_energy"] - row["c2db"] for row in rows if row["preset"] == "fast"]
+    measured = MEASURED["fast"]
+    assert (measured.n, measured.bias) == (len(off), round(sum(off) / len(off), 3))
+    assert measured.largest == round(max(abs(value) for value in off), 3)
+    engine = {"kind": "gpaw", "preset": "fast"}
+    layer = Considered(discovery, campaigns={discovery.campaign: {"engine": engine}})
+    files = render([layer], KNOWN, "")
+    for text in (files[INDEX], files["MoS2-000000000000.md"]):
+        assert "20 layers of C2DB lie 0.008 eV/atom below C2DB's own in the mean, at most 0.021 away" in text
+    engine["preset"] = "c2db"  # not measured
+    assert "in the mean, at most" not in render([layer], KNOWN, "")[INDEX]
 
 
 def test_the_command_writes_a_list_and_keeps_what_other_campaigns_gave(

@@ -21,6 +21,7 @@ from support.memory import memory_database
 
 from scdm_flows.cli.report import write_figures
 from scdm_flows.documents import CampaignState, CandidateDoc, Funnel, KnownAs, Novelty
+from scdm_flows.documents.phonon import ThermalQuantities
 from scdm_flows.errors import CampaignError
 from scdm_flows.report import bands, content, crystals, figures, paper_figures, render, render_documents
 from scdm_flows.report.cards import energy_model_card
@@ -350,6 +351,12 @@ def test_implausible_phonons_are_warned_about(campaign_documents: CampaignDocume
     assert any("modes reach −0.74 THz" in w for w in content.candidate_warnings(candidate, between))
     near_gamma = between.model_copy(update={"min_hessian_ev_per_angstrom2": None})
     assert content.candidate_warnings(candidate, near_gamma) == []
+    # light atoms: the zero-point energy of a hydride is larger than most energies above hull
+    numbers = {"free_energy_ev_per_atom": [0.1442], "entropy_kb_per_atom": [0.0], "heat_capacity_kb_per_atom": [0.0]}
+    warm = phonon.model_copy(update={"thermal": ThermalQuantities(temperatures_k=[0.0], **numbers)})
+    hydride = candidate.model_copy(update={"elements": ["H", "Ni"]})
+    assert any("This layer's is 0.144 eV/atom" in w for w in content.candidate_warnings(hydride, warm))
+    assert content.candidate_warnings(candidate, warm) == []
 
 
 def test_campaign_is_warned_about(campaign_documents: CampaignDocuments) -> None:

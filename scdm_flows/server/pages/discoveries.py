@@ -43,9 +43,9 @@ def _found(found: list[CandidateDoc]) -> html.Section:
         return section(
             "None yet",
             html.P(
-                "A discovery is computed by DFT, new after its relaxation, no known compound, at most "
-                f"{BELOW_EV:g} eV/atom above the hull and dynamically stable. `scdm campaign promote` computes the "
-                "best candidates of a campaign by DFT."
+                "A discovery is computed by DFT, new after its relaxation, of a formula that no bulk crystal has, at "
+                f"most {BELOW_EV:g} eV/atom above the hull and dynamically stable. `scdm campaign promote` computes "
+                "the best candidates of a campaign by DFT."
             ),
             wide=True,
         )

@@ -72,10 +72,11 @@ def lowest(own: StaticSummary, others: Sequence[StaticSummary]) -> StaticSummary
 
 def magnetic_order(
     moments: Sequence[float] | None, total: float | None, energy: float, tried: Sequence[Mapping[str, Any]]
-) -> tuple[MagneticOrder, float | None]:
-    """The lowest order, and by how much the lowest antiferromagnetic one lies above the run's own (eV per cell).
+) -> tuple[MagneticOrder, float, float | None]:
+    """The lowest order, its energy, and by how much the lowest antiferromagnetic one lies above the ferromagnetic one.
 
-    The latter is None where no antiferromagnetic order was found: what a run began with may turn into another.
+    Energies are eV per cell. The last is None where one of the two was not found: what a run began with may turn into
+    another order, and the run itself may end antiferromagnetic.
 
     Parameters
     ----------
@@ -88,7 +89,7 @@ def magnetic_order(
     """
     magnetic = [one for one in tried if "failed" not in one and is_magnetic(one["moments"])]
     found = [one["energy"] for one in magnetic if order_of(one["moments"]) is MagneticOrder.AFM]
-    above = min(found) - energy if found else None
-    if above is not None and above < 0:
-        return MagneticOrder.AFM, above
-    return order_of(moments, total or 0.0), above
+    own = order_of(moments, total)
+    above = min(found) - energy if found and own is MagneticOrder.FM else None
+    lower = bool(found) and min(found) < energy
+    return (MagneticOrder.AFM, min(found), above) if lower else (own, energy, above)

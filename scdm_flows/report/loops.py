@@ -42,8 +42,9 @@ ROUND_HEAD = (
 )
 FOUND_WORDS = (
     "Found is a layer that is new after its own relaxation and whose energy above hull, computed by the loop's engine, "
-    "is at most what was asked for. Core hours are wall time of all jobs, generation and surrogate included, each on "
-    "one core."
+    "is at most what was asked for. Core hours are wall time of all jobs, generation and surrogate included, by the "
+    "cores of each: SCDM_VASP_RANKS of VASP's, one of all others. Of a loop by VASP that ran without that setting they "
+    "are node hours."
 )
 EXPECTED_WORDS = "Expected is what the energy model of the round says of its choice, and of as many chosen otherwise."
 
@@ -93,7 +94,7 @@ def round_cells(r: LoopRound) -> list[str]:
 def came_of(one: LoopRound, computed: CandidateDoc | None) -> str:
     """What came of a choice, in words. computed: the candidate that was promoted from it; None where there is none."""
     if computed is None:
-        return "left out: the core hours were used up" if one.finished else "not computed yet"
+        return "left out: the loop's budget was used up" if one.finished else "not computed yet"
     if computed.candidate_id in one.found_ids:
         return "found"
     if computed.e_above_hull is None or computed.state is CandidateState.PENDING:

@@ -5,7 +5,7 @@ Every number of the page is read from the study; what no number says is a defini
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from scdm_flows.analysis.stability import GAMMA_THRESHOLD_THZ, THRESHOLD_THZ
@@ -31,6 +31,7 @@ from scdm_flows.report.figures import published
 from scdm_flows.report.markdown import formula, picture, table
 from scdm_flows.report.recount import Counts
 from scdm_flows.report.study import BEST, Study
+from scdm_models.metrics.intervals import ratio_interval
 from scdm_models.symmetry import layer_group
 
 DEFINED = {
@@ -88,7 +89,7 @@ def _energy(study: Study) -> str:
 
 def _head(study: Study) -> Iterator[str]:
     campaign, counts, total = study.campaign, study.counts, study.total
-    yield "# Results: the paper's study, reproduced"
+    yield "# Results: the paper's study, run again"
     made = study.commands.get("page")
     how = f"Made by `{made}`" if made else "Made"
     yield (
@@ -151,6 +152,30 @@ def _head(study: Study) -> Iterator[str]:
     ended = len(study.candidates) - len(recount.without_end(study.candidates))
     rows.append(["samples with an end state", "–", f"**{ended:,} of {len(study.candidates):,}**"])
     yield table(["", "paper (DFT)", "here"], rows)
+    yield from _symmetry_pays(study)
+
+
+def _symmetry_pays(study: Study) -> Iterator[str]:
+    """The paper's main result, and what comes of it here: SCDM's shares over UnSCDM's."""
+    counts = study.counts
+    if not paper.NAMES.keys() <= counts.keys():
+        return
+    both = [counts[name] for name in paper.NAMES]
+
+    def times(some: Sequence[int]) -> str:
+        found = ratio_interval(*zip(some, (one.funnel.generated for one in both), strict=True))
+        return "–" if found is None else f"**{found.value:.2f}** ({found.low:.2f} to {found.high:.2f})"
+
+    published = [own["in_window"] / own["generated"] for own in map(paper.BY_GENERATOR.__getitem__, paper.NAMES)]
+    ratio, near = f"{published[0] / published[1]:.2f}", [one.below[study.window] for one in both]
+    rows = [[f"{_energy(study)} ≤ {study.window:g}", ratio, times(near)]]
+    for level in (study.window, *sorted(recount.LEVELS, reverse=True)):
+        rows.append([f"– and new, ≤ {level:g}", "–", times([one.new_below[level] for one in both])])
+    yield (
+        "**What symmetry brings**: SCDM's share over UnSCDM's (95 % interval). Above 1 SCDM is ahead, below 1 UnSCDM. "
+        "The first row is the paper's main result, the others what counts for discovery."
+    )
+    yield table(["unique relaxed samples", "paper", "here"], rows)
 
 
 def _funnel(study: Study, show: Show) -> Iterator[str]:

@@ -39,7 +39,8 @@ def section(study: Study, show: Callable[..., str]) -> Iterator[str]:
     yield (
         "Is it the model that finds them? Of the same model's samples, drawn apart from the study, and of what stands "
         "beside them: known layers drawn again, UnSCDM, the model's skeletons with random coordinates, and scaled "
-        "copies of the nearest training crystals. All are relaxed and judged alike, by surrogate energies "
+        "copies of the nearest known layers. The model's own geometries begin at its nearest training crystal "
+        "([docs/training.md](training.md)). All are relaxed and judged alike, by surrogate energies "
         "([docs/evaluation.md](evaluation.md)). Shares of all samples with their 95 % interval:"
     )
     rows = [[text, *(_cell(m["measures"].get(name)) for m in models)] for name, text in SHARES.items()]

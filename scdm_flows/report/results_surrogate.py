@@ -59,6 +59,12 @@ def _energies(card: Mapping[str, Any]) -> Iterator[str]:
         for level in ("0.6", "0.2")
     ]
     yield table(["share of the layers", "PBE", "predicted"], rows)
+    if classes := card.get("by_chemistry"):
+        ordered = sorted(classes.items(), key=lambda item: -item[1]["mae"])
+        yield table(
+            ["E_hull by chemistry", "layers", "mean absolute error, eV/atom"],
+            [[name, f"{found['n']:,}", number(found["mae"])] for name, found in ordered],
+        )
     places = ("nearest", "middle", "farthest")
     by_distance = zip(places, card["errors_by_distance"], card["error_coverage_by_distance"], strict=True)
     claimed = percent(card["error_coverage_claimed"], 1)

@@ -422,7 +422,7 @@ def test_the_order_of_a_heisenberg_magnet(
     answer = answered(task, tmp_path, stand_in)
     moments = answer["moments"]
     assert moments == [3.0] * sites
-    found, above = magnetic_order(moments, answer["total_moment"], answer["energy"], answer["orders"])
+    found, _, above = magnetic_order(moments, answer["total_moment"], answer["energy"], answer["orders"])
     assert found is order
     vacuum = task_document(answer, layer, 0.03).vacuum
     assert vacuum is not None
@@ -435,9 +435,14 @@ def test_the_order_of_a_heisenberg_magnet(
 def test_an_order_that_turned_into_another_or_failed_does_not_count() -> None:
     ferro = {"energy": -9.0, "moments": [3.0, 3.0]}
     failed = {"failed": "Did not converge!", "energy": -9.0}
-    assert magnetic_order([3.0], 3.0, -1.0, [ferro, failed]) == (MagneticOrder.FM, None)
-    assert magnetic_order(None, None, -1.0, []) == (MagneticOrder.NM, None)
-    assert magnetic_order([3.0, -3.0], 0.0, -1.0, []) == (MagneticOrder.AFM, None)
+    assert magnetic_order([3.0], 3.0, -1.0, [ferro, failed]) == (MagneticOrder.FM, -1.0, None)
+    assert magnetic_order(None, None, -1.0, []) == (MagneticOrder.NM, -1.0, None)
+    assert magnetic_order([3.0, -3.0], 0.0, -1.0, []) == (MagneticOrder.AFM, -1.0, None)
+    anti = {"energy": -1.2, "moments": [3.0, -3.0]}
+    assert magnetic_order([3.0], 3.0, -1.0, [anti]) == (MagneticOrder.AFM, -1.2, pytest.approx(-0.2))
+    # a run that ends antiferromagnetic by itself: there is no ferromagnetic energy to set another order beside
+    assert magnetic_order([3.0, -3.0], 0.0, -1.0, [anti]) == (MagneticOrder.AFM, -1.2, None)
+    assert magnetic_order([3.0, -3.0], 0.0, -1.3, [anti]) == (MagneticOrder.AFM, -1.3, None)
 
 
 def test_the_energy_is_that_of_the_lower_order() -> None:

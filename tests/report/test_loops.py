@@ -67,7 +67,7 @@ def test_what_came_of_a_choice() -> None:
     assert came_of(done, one(0.4)) == "not what is looked for"
     assert came_of(begun, one()) == "not counted yet"
     assert came_of(begun, None) == "not computed yet"
-    assert came_of(done, None) == "left out: the core hours were used up"
+    assert came_of(done, None) == "left out: the loop's budget was used up"
     assert came_of(begun, one(state=CandidateState.PENDING)) == "pending"
     failed = candidate(9, mx2("1H"), state=CandidateState.FAILED, reason="relax: no end")
     assert came_of(done, failed) == "relax: no end"

@@ -141,6 +141,18 @@ def test_the_page_sets_the_papers_numbers_beside(page: MarkdownReport) -> None:
     assert "surrogate ones" in page.text
 
 
+def test_what_symmetry_brings_is_said_with_its_interval(study: Study, page: MarkdownReport) -> None:
+    # 843 of 2,000 over 302 of 2,000 in the paper; here no sample of UnSCDM is in the window, and nothing over it
+    assert row(page.text, "surrogate E_hull ≤ 0.6")[1:] == ["2.79", "–"]
+    # one of two of UnSCDM's comes down into the window: 2 of 4 over 1 of 2; of new ones 1 of 4 over 1 of 2.
+    # Katz: exp(ln 1 ± 1.96 sqrt(1/2 - 1/4 + 1/1 - 1/2)) and exp(ln 0.5 ± 1.96 sqrt(1/1 - 1/4 + 1/1 - 1/2))
+    lower = [c.model_copy(update={"e_above_hull": 0.05}) if c.index == 3 else c for c in study.candidates]
+    text = render(_study(lower, study.phonons)).text
+    assert row(text, "surrogate E_hull ≤ 0.6")[1:] == ["2.79", "**1.00** (0.18 to 5.46)"]
+    assert row(text, "– and new, ≤ 0.6")[1:] == ["–", "**0.50** (0.06 to 4.47)"]
+    assert row(text, "– and new, ≤ 0 ")[1:] == ["–", "–"]
+
+
 def test_a_candidate_without_an_end_state_is_counted_and_named(study: Study, page: MarkdownReport) -> None:
     assert recount.without_end(study.candidates) == ["demo-000000000005"]
     assert "**1 without an end state** (`demo-000000000005`)" in page.text
@@ -183,13 +195,21 @@ def test_what_was_not_measured_is_said(page: MarkdownReport) -> None:
 
 
 def test_errors_of_the_surrogate_come_from_the_files(study: Study) -> None:
-    energies = {**ENERGY_MODEL, "n": 1234, "e_above_hull": {**ENERGY_MODEL["e_above_hull"], "mae": 0.111}}
+    classes = {"fluorides": {"n": 1214, "mae": 0.1075}, "other oxides": {"n": 20, "mae": 0.2}}
+    energies = {
+        **ENERGY_MODEL,
+        "by_chemistry": classes,
+        "n": 1234,
+        "e_above_hull": {**ENERGY_MODEL["e_above_hull"], "mae": 0.111},
+    }
     way = card(PHONONS)["ways"]["bands"]["all"]  # type: ignore[index]
     text = render(_study(study.candidates, study.phonons, energy_model=energies, accuracy=card(PHONONS))).text
     assert "on 1,234 layers" in text
     assert row(text, "E_hull |")[1:] == ["0.111", "0.035 to 0.039", "0.022", "0.003", "0.951"]
     assert row(text, "energy of the hull")[1:] == ["0.018", "0.016 to 0.019", "0.008", "−0.002", "–"]
     assert row(text, "the farthest")[1:] == ["± 0.12 (median)", "89.0 %"]
+    assert row(text, "fluorides")[1:] == ["1,214", "0.107"]
+    assert text.index("| other oxides") < text.index("| fluorides")  # the worst first
     assert "1,500 layers (2DMatPedia, chemical systems that C2DB has not): mean absolute error 0.062" in text
     assert row(text, "C2DB: stable")[1:] == [str(way["stable_said_stable"]), str(way["stable_said_unstable"])]
 

@@ -159,8 +159,7 @@ class GpawEngine(PackagedReferences):
         fractions = {str(e): float(x) for e, x in structure.composition.fractional_composition.items()}
         preset, spin = self.config.preset, task.total_magnetization is not None
         moments = structure.site_properties["magmom"] if spin else None
-        order, afm = magnetic_order(moments, task.total_magnetization, task.output.energy, task.orders)
-        energy = task.output.energy + min(0.0, afm or 0.0)
+        order, energy, afm = magnetic_order(moments, task.total_magnetization, task.output.energy, task.orders)
         kind = None
         if task.band_gap_ev is not None:
             kind = GapKind.METAL if task.band_gap_ev <= 0 else GapKind.DIRECT if task.gap_direct else GapKind.INDIRECT

@@ -65,7 +65,7 @@ def gather(
 ) -> DftStudy:
     """The study of a promoted campaign in a connected database; see ``DftStudy``.
 
-    known: known layers of a reduced formula.
+    known: known layers of a reduced formula. A campaign that is among ``drawn`` itself has no compounds.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def gather(
     report("documents", 1, 1)
     return DftStudy(
         campaign,
-        own[name],
+        [] if name in drawn else own[name],
         [c for one in stability for c in own[one]],
         phonons={c.candidate_id: p for c in everything if (p := query.phonon(c.candidate_id)) is not None},
         bands={c.candidate_id: b for c in everything if (b := query.bands(c.candidate_id)) is not None},

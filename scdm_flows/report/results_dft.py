@@ -29,6 +29,7 @@ from scdm_flows.report.results import MarkdownReport, commands_section
 from scdm_flows.report.results_figures import name as generator_name
 
 GPAW = "gpaw"
+FITTED_ON = "C2DB"  # source of the layers that the energy model learned from
 RECORDS = "candidates.jsonl"
 RECORDED = (
     "candidate_id",
@@ -52,6 +53,7 @@ RECORDED = (
     "dynamically_stable",
     "structure",
     "relaxed_structure",
+    "known_as",
     "parent",
 )
 
@@ -64,7 +66,8 @@ def render(study: DftStudy, folder: str = "results-dft") -> MarkdownReport:
         files[name] = svg
         return picture(title, f"{folder}/{name}", width)
 
-    sections = [_head(study), _compounds(study, show), _drawn(study, show)]
+    compounds = _compounds(study, show) if study.compounds else iter(())
+    sections = [_head(study), compounds, _drawn(study, show)]
     if study.campaign.config.get("engine", {}).get("kind") == GPAW:
         sections.append(_validation(study))
     files[RECORDS] = records([*study.compounds, *study.stability, *study.all_drawn])
@@ -85,16 +88,18 @@ def records(candidates: Sequence[CandidateDoc]) -> str:
 def _head(study: DftStudy) -> Iterator[str]:
     campaign = study.campaign
     engine: Any = campaign.config.get("engine", {})
-    versions = sorted({c.engine_version for c in [*study.compounds, *study.all_drawn] if c.engine_version})
     made = study.commands.get("page")
-    yield "# DFT: the paper's compounds, and how far the surrogate is right"
+    computed = [*study.compounds, *study.all_drawn]
+    versions = sorted({c.engine_version for c in computed if c.engine_version})
+    also = "the paper's compounds, and " if study.compounds else ""
+    yield f"# DFT: {also}how far the surrogate is right"
     yield (
         (f"Made by `{made}`" if made else "Made")
         + f" from what is stored of campaign `{campaign.name}` (configuration `{campaign.config_hash[:12]}`, state "
         f"{campaign.state.value}) and the campaigns named below; nothing here is typed in. The paper is "
         f"{paper.CITATION}."
     )
-    schemes = ", ".join(f"`{s}`" for s in sorted({c.energy_scheme for c in study.compounds if c.energy_scheme}))
+    schemes = ", ".join(f"`{s}`" for s in sorted({c.energy_scheme for c in computed if c.energy_scheme}))
     if engine.get("kind") == GPAW:
         yield (
             f"Energies, geometries, moments, bands and phonons are PBE's ({schemes}, preset `{engine['preset']}`, GPAW "
@@ -104,7 +109,7 @@ def _head(study: DftStudy) -> Iterator[str]:
             "competes. How far the preset is from C2DB's own settings is measured [below](#the-preset-beside-c2db)."
         )
     else:
-        yield f"Energies here are {_fidelities(study.compounds)} ({schemes}; {', '.join(versions) or 'not run yet'})."
+        yield f"Energies here are {_fidelities(computed)} ({schemes}; {', '.join(versions) or 'not run yet'})."
     failed = [c for c in [*study.compounds, *study.stability, *study.all_drawn] if c.state is CandidateState.FAILED]
     if failed:
         lines = [f"- {formula(c.formula)} (`{c.candidate_id}`): {c.reason}" for c in failed]
@@ -262,6 +267,20 @@ def _drawn(study: DftStudy, show: Any) -> Iterator[str]:
     columns: list[tuple[str, list[CandidateDoc]]] = [("all", study.all_drawn)]
     if len(study.drawn) > 1:
         columns += [(generator_name(own[0].generator), own) for own in study.drawn.values() if own]
+    fitted = [c for c in study.all_drawn if any(known.source == FITTED_ON for known in c.known_as)]
+    if fitted:
+        others = [c for c in study.all_drawn if c not in fitted and c.e_above_hull is not None]
+        columns += [(f"layers of {FITTED_ON}", fitted), ("others", others)]
+        yield (
+            f"The energy model was fitted on {FITTED_ON}'s layers, so of those that relaxed to one of them it knows "
+            "the answer; what counts for new layers is the column of the others."
+        )
+    missing = sum(c.e_above_hull is None for c in study.all_drawn)
+    if missing:
+        yield (
+            f"**{missing} of {len(study.all_drawn)} are not computed.** Those that are, are no random part of the "
+            "draw: small layers of high symmetry end first."
+        )
     compared = {words: compare(own) for words, own in columns}
     lines: dict[str, dict[str, str]] = {}
     for words, comparison in compared.items():

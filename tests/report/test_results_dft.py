@@ -127,6 +127,21 @@ def test_the_page_says_what_was_found(study: DftStudy) -> None:
     assert all(line["structure"] and line["parent"] for line in lines)
 
 
+def test_layers_that_the_energy_model_was_fitted_on_stand_apart(study: DftStudy) -> None:
+    learned = KnownAs(id="KBr-1", source="C2DB", formula="KBr")
+    one, *rest = study.drawn["one"]
+    drawn = {"one": [one.model_copy(update={"known_as": [learned]}), *rest], "other": study.drawn["other"]}
+    page = render(DftStudy(study.campaign, [], drawn=drawn))
+    # surrogate minus DFT: 0.01 of C2DB's layer, 0.03 and 0.1 of the others; the fourth has no energy
+    (row,) = [line for line in page.text.splitlines() if line.startswith("| E_hull: mean absolute difference")]
+    cells = [cell.strip().split(" ")[0] for cell in row.strip("|").split("|")]
+    assert cells[1:] == ["0.047", "0.020", "0.100", "0.010", "0.065"]
+    assert "**1 of 4 are not computed.**" in page.text
+    # nothing but what was drawn: the page does not speak of the paper's compounds
+    assert page.text.startswith("# DFT: how far the surrogate is right")
+    assert "six compounds" not in page.text
+
+
 def test_what_is_not_there_yet_is_said(study: DftStudy) -> None:
     page = render(DftStudy(study.campaign, [promoted("a", "NiS2-1T", None, 0.1)]))
     for words in (

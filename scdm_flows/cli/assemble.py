@@ -97,9 +97,9 @@ def _verdicts(
 
     found: dict[str, dict[str, list[bool]]] = {}
     total = len(checkpoints) * len(WAYS)
-    for checkpoint in checkpoints:
+    for checkpoint, model in zip(checkpoints, _names(checkpoints), strict=True):
         for way, text in WAYS.items():
-            name = text.format(checkpoint.card["name"])
+            name = text.format(model)
             made = from_skeletons(checkpoint, crystals, way, seed, steps)
             found[name] = {
                 "matches": [
@@ -109,6 +109,15 @@ def _verdicts(
             }
             report(name, len(found), total)
     return found
+
+
+def _names(checkpoints: Sequence[Checkpoint]) -> list[str]:
+    """What tables call each model: its name, or its id where another one has the same name."""
+    names = [checkpoint.card["name"] for checkpoint in checkpoints]
+    return [
+        name if names.count(name) == 1 else checkpoint.model_id
+        for checkpoint, name in zip(checkpoints, names, strict=True)
+    ]
 
 
 def _same(made: LayerCrystal, true: LayerCrystal) -> bool:

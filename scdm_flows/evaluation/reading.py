@@ -6,10 +6,11 @@ list with its reason, because it counts against the model that made it.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import itertools
-import json
+import re
 import tempfile
 import zipfile
 from collections import defaultdict
@@ -19,9 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scdm_flows.config import ScdmGeneratorConfig
-from scdm_flows.errors import DatasetError
+from scdm_flows.errors import DatasetError, GenerationError
 from scdm_models.datasets.readers import read_any
 from scdm_models.datasets.records import Dropped
+from scdm_models.datasets.structure_files import parse_json
 from scdm_models.symmetry.encoding import LayerCrystal
 
 if TYPE_CHECKING:
@@ -31,6 +33,17 @@ if TYPE_CHECKING:
 
 COLUMNS = "samples.csv"  # beside the CIFs in a zip of ``scdm generate``
 SUFFIXES = (".gz", ".zip", ".jsonl", ".json", ".extxyz", ".xyz", ".cif")
+WISHES = (  # fields of the generator's configuration that say what a sample shall be, in its records' order
+    "layer_group",
+    "elements",
+    "formula",
+    "n_atoms",
+    "max_predicted_e_hull",
+    "gap",
+    "magnetic",
+    "unknown_formulas",
+    "stability",
+)
 
 
 @dataclass(frozen=True)
@@ -119,10 +132,8 @@ def read_samples(path: Path) -> SampleSet:
         If it cannot be read at all or holds no readable sample.
     """
     with tempfile.TemporaryDirectory() as folder:
-        items, columns = list(_items(path, Path(folder))), {}
-        if (Path(folder) / COLUMNS).is_file():
-            with (Path(folder) / COLUMNS).open(newline="") as handle:
-                columns = {row.pop("file"): _typed(row) for row in csv.DictReader(handle)}
+        items = list(_items(path, Path(folder)))
+        columns = _columns(Path(folder) / COLUMNS)
     samples = [_sample(item, columns.get(item.id, {})) for item in items]
     if not any(sample.structure is not None for sample in samples):
         first = next((f": {s.reason}" for s in samples if s.reason), "")
@@ -215,18 +226,34 @@ def _sample(item: Item, columns: dict[str, Any]) -> Sample:
     return Sample(item.id, item.structure, crystal=crystal, record=record)
 
 
-def _typed(row: dict[str, str]) -> dict[str, Any]:
-    """A row of ``samples.csv``: what is empty left out, whole numbers and truth values as such."""
+def _columns(path: Path) -> dict[str, dict[str, Any]]:
+    """File -> what ``samples.csv`` says of it; nothing where there is no such table, or one of another program."""
+    if not path.is_file():
+        return {}
+    try:
+        with path.open(newline="", encoding="utf-8") as handle:
+            rows = list(csv.DictReader(handle))
+    except (OSError, ValueError, csv.Error):
+        return {}
+    return {row.pop("file"): _typed(row) for row in rows if "file" in row}
+
+
+def _typed(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of ``samples.csv``: what is empty left out, whole numbers and truth values as such.
+
+    A row that is longer than the table's head has a list under no name, which is left out.
+    """
     truth = {"True": True, "False": False}
     return {
-        name: int(text) if text.lstrip("-").isdigit() else truth.get(text, text) for name, text in row.items() if text
+        name: int(text) if re.fullmatch(r"-?[0-9]{1,19}", text) else truth.get(text, text)
+        for name, text in row.items()
+        if isinstance(text, str) and text
     }
 
 
 def _asked(samples: Sequence[Sample]) -> dict[str, Any]:
     """What all samples were asked for and the generator does not ask for by itself."""
-    records = [sample.record["asked"] for sample in samples if sample.record.get("asked")]
-    said = [json.loads(one) if isinstance(one, str) else one for one in records]  # text in tables of CIFs and extxyz
+    said = [wishes for sample in samples if (wishes := _wishes(sample.record.get("asked")))]
     if not said or len(said) < sum(sample.structure is not None for sample in samples):
         return {}
     by_itself = {name: field.default for name, field in ScdmGeneratorConfig.model_fields.items()}
@@ -235,6 +262,43 @@ def _asked(samples: Sequence[Sample]) -> dict[str, Any]:
         for name, wish in said[0].items()
         if wish != by_itself.get(name) and all(name in one and one[name] == wish for one in said)
     }
+
+
+def _wishes(request: Any) -> dict[str, Any]:
+    """The wishes of a record's request, as the generator writes them: one of ``WISHES`` -> value.
+
+    A wish that the generator does not know, such as another program's under the same key, is left out, and so is one
+    that it would refuse.
+    """
+    if isinstance(request, str):  # in tables of CIFs and in extxyz
+        try:
+            request = parse_json(request)
+        except ValueError:
+            return {}
+    if not isinstance(request, dict):
+        return {}
+    found = {}
+    for name in WISHES:
+        if name in request:
+            with contextlib.suppress(ValueError, GenerationError):
+                found[name] = _wish(name, request[name])
+    return found
+
+
+def _wish(name: str, said: Any) -> Any:
+    """A wish as the generator writes it; ``ValueError`` or ``GenerationError`` where the generator would refuse it."""
+    from pymatgen.core import Composition
+
+    from scdm_models.sampling.composition import CompositionRequest
+
+    config = ScdmGeneratorConfig.model_validate({name: said})
+    CompositionRequest.parse(config.elements, config.formula, config.n_atoms)
+    if config.elements is not None:
+        return sorted(config.elements.replace(",", " ").split())
+    if config.formula is not None:
+        return Composition(config.formula).reduced_formula
+    wish = getattr(config, name)
+    return list(wish) if isinstance(wish, tuple) else wish
 
 
 def asked_words(asked: Mapping[str, Any]) -> str:

@@ -27,7 +27,10 @@ class Generator(Protocol):
     def generate(
         self, config: Any, start: int, stop: int, progress: Callable[[int], None] | None = None
     ) -> list[dict[str, Any]]:
-        """Records ``start`` to ``stop - 1``; the same for the same configuration, however it is sharded.
+        """Records ``start`` to ``stop - 1``; the same for the same configuration, ``start`` and ``stop``.
+
+        What is drawn at random is an independent stream for each ``start``, and repetitions are passed over within a
+        call only: with another shard size the records are others.
 
         progress: called with how many records are made.
         """

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 FORMATS = {
     ".jsonl": "JSON lines: all of each record; what `scdm screen` and `scdm evaluate` read",
-    ".extxyz": "extended XYZ (ASE, OVITO); groups, seed, index, draw and what was asked in the comment line",
-    ".zip": "one CIF for each sample, and samples.csv with groups, seed, index, draw and what was asked",
+    ".extxyz": "extended XYZ (ASE, OVITO); groups, seed, index, draw, steps and what was asked in the comment line",
+    ".zip": "one CIF for each sample, and samples.csv with groups, seed, index, draw, steps and what was asked",
 }
 _COLUMNS = (
     "layer_group_requested",
@@ -30,6 +30,7 @@ _COLUMNS = (
     "model_id",
     "draw",
     "mended",
+    "steps",
     "asked",
 )
 

@@ -182,7 +182,6 @@ def test_the_layer_group_is_not_asked() -> None:
     # moved by 0.01 angstrom a layer has no symmetry at a tolerance of 1e-3 and is still the same layer
     moved = mx2("1H").perturb(0.01)
     assert MATCHER.group([mx2("1H"), moved]) == [[0, 1]]
-    assert MATCHER.group([mx2("1H"), moved], keys=[78, 1]) == [[0], [1]]
 
 
 def test_processes_give_the_same_groups(crowd: list[Structure], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from pymatgen.core import Structure
 
 from scdm_flows.cli.model import generate as command
 from scdm_flows.errors import OutputError
-from scdm_flows.evaluation.reading import read_samples
+from scdm_flows.evaluation.reading import read_models, read_samples
 from scdm_flows.generators.sample_files import sample_writer
 from scdm_models.sampling.sampler import GeneratedRecord, SamplerOptions, generate
 
@@ -52,6 +52,7 @@ def test_extended_xyz_is_what_ase_reads(tmp_path: Path, samples: list[GeneratedR
         assert atoms.get_chemical_symbols() == [site.specie.symbol for site in sample.structure]
         assert atoms.info["layer_group_requested"] == sample.layer_group_requested
         assert (atoms.info["seed"], atoms.info["index"]) == (sample.seed, sample.index)
+        assert atoms.info["steps"] == sample.steps
 
 
 def test_zip_of_cifs_is_what_pymatgen_reads(tmp_path: Path, samples: list[GeneratedRecord]) -> None:
@@ -77,6 +78,17 @@ def test_what_was_asked_is_read_again_from_every_format(
     assert read_samples(path).asked == asked
     write(path, samples)
     assert read_samples(path).asked == {}
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".extxyz", ".zip"])
+def test_the_number_of_steps_is_read_again(tmp_path: Path, samples: list[GeneratedRecord], suffix: str) -> None:
+    few, many = tmp_path / f"few{suffix}", tmp_path / f"many{suffix}"
+    write(few, samples)
+    write(many, [replace(sample, steps=50, seed=3) for sample in samples])
+    assert (read_samples(few).steps, read_samples(many).steps) == (3, 50)
+    # samples of one model and of different steps are different models to a judgement
+    model = samples[0].model_id
+    assert [one.label for one in read_models([few, many])] == [f"{model}, 3 steps", f"{model}, 50 steps"]
 
 
 def test_unknown_formats_are_refused_before_any_work(tmp_path: Path) -> None:

@@ -85,24 +85,24 @@ def reasons(file: Path) -> dict[str, str]:
 
 
 def test_an_added_layer_is_known_at_once_and_unknown_when_its_set_is_gone(tmp_path: Path, place: ScdmSettings) -> None:
-    assert known_layers().is_novel(mx2("1H"))
-    assert not known_layers().is_novel(mx2("1T"))  # packaged
+    assert not known_layers().lookup(mx2("1H"))
+    assert known_layers().lookup(mx2("1T"))  # packaged
     (tmp_path / "ours.jsonl").write_text(compact(mx2("1H"), "a", e_above_hull=0.02))
     scdm("add", tmp_path / "ours.jsonl")
     (match,) = known_layers().lookup(mx2("1H", a=3.2))
     assert (match.id, match.source, match.properties) == ("a", "ours", {"e_above_hull": 0.02})
     assert known_layers() is known_layers(place)  # nothing is read again
     scdm("remove", "ours")
-    assert known_layers().is_novel(mx2("1H"))
+    assert not known_layers().lookup(mx2("1H"))
     assert not (place.data_dir / "known" / "ours.dropped.jsonl").exists()
 
 
 def test_a_replaced_set_is_read_again(place: ScdmSettings) -> None:
     add_known("x", [LayerRecord("a", "file", mx2("1H"))], "first")
-    assert not known_layers().is_novel(mx2("1H"))
+    assert known_layers().lookup(mx2("1H"))
     add_known("x", [LayerRecord("a", "file", GRAPHENE)], "second", force=True)
-    assert known_layers().is_novel(mx2("1H"))
-    assert not known_layers().is_novel(GRAPHENE)
+    assert not known_layers().lookup(mx2("1H"))
+    assert known_layers().lookup(GRAPHENE)
     (found,) = known_sets()
     assert found.source == "second"
 
@@ -126,7 +126,7 @@ def test_bad_entries_are_named_and_counted_and_the_others_go_on(tmp_path: Path, 
     assert "it holds no structure" in said["empty"]
     assert "came before in this set" in said["good"]
     assert "line 4 is not JSON" in said["ours.jsonl:4"]
-    assert known_layers().is_novel(GRAPHENE)  # its id was another layer's
+    assert not known_layers().lookup(GRAPHENE)  # its id was another layer's
     shown = scdm("add", tmp_path / "ours.jsonl", "--name", "again")
     assert "added again: 2 layers of 6 entries" in shown
     assert "left out: 1 not a layer" in shown
@@ -213,7 +213,7 @@ def test_the_folder_can_be_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     add_known("x", [LayerRecord("a", "file", GRAPHENE)], "first")
     assert (tmp_path / "shared" / "x.npz").is_file()
     monkeypatch.setenv("SCDM_DATA_DIR", str(tmp_path / "elsewhere"))  # as a worker in another folder
-    assert not known_layers().is_novel(GRAPHENE)
+    assert known_layers().lookup(GRAPHENE)
     (tmp_path / "file").touch()
     monkeypatch.setenv("SCDM_KNOWN_DIR", str(tmp_path / "file"))
     with pytest.raises(OutputError, match="set SCDM_KNOWN_DIR to another folder"):
@@ -251,7 +251,7 @@ def test_nothing_half_written_when_killed(tmp_path: Path, place: ScdmSettings) -
     done = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, timeout=120, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert [one.source for one in known_sets()] == ["before"]
-    assert not known_layers().is_novel(mx2("1H"))
+    assert known_layers().lookup(mx2("1H"))
 
 
 def test_build_makes_a_file_such_as_the_packaged_one(tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_build_makes_a_file_such_as_the_packaged_one(tmp_path: Path) -> None:
     assert made["left_out"] == {"not a layer": 1}
     assert "bulk crystal" in reasons(Path(f"{out}.dropped.jsonl"))["s"]
     assert KnownLayers.load(out).version == made["version"]
-    assert not KnownLayers.load(out).is_novel(WSE2)
+    assert KnownLayers.load(out).lookup(WSE2)
     assert "wrote" in scdm("build", tmp_path / "a.jsonl", "-o", out, "--force")
 
 

@@ -45,7 +45,7 @@ def test_permutations_are_a_group_and_keep_multiplicity_and_freedom(number: int)
     for one in found:
         assert sorted(one) == list(range(len(positions)))
         assert all(
-            (positions[i].multiplicity, positions[i].dof) == (positions[j].multiplicity, positions[j].dof)
+            (positions[i].multiplicity, len(positions[i].free)) == (positions[j].multiplicity, len(positions[j].free))
             for i, j in enumerate(one)
         )
         assert all(tuple(one[i] for i in other) in found for other in found)

@@ -12,13 +12,7 @@ from pymatgen.core import Lattice, Structure
 
 from scdm_models.errors import StructureError
 from scdm_models.symmetry.lattice import covalent_radii
-from scdm_models.symmetry.validity import (
-    check_distances,
-    min_distance_angstrom,
-    shortest_distances,
-    valid_distance,
-    valid_radii,
-)
+from scdm_models.symmetry.validity import check_distances, shortest_distances, valid_radii
 
 
 def brute_force(structure: Structure, reach: int = 6) -> tuple[float, float]:
@@ -40,8 +34,9 @@ def test_known_distances(mos2: Structure, graphene: Structure) -> None:
     assert found.min_ratio == pytest.approx(2.46 / np.sqrt(3) / 1.52)
     # Mo-S: the in-plane offset is a / sqrt(3), the height 1.565; radii 1.54 and 1.05
     bond = np.hypot(3.18 / np.sqrt(3), 1.565)
-    assert min_distance_angstrom(mos2) == pytest.approx(bond)
-    assert shortest_distances(mos2).min_ratio == pytest.approx(bond / 2.59)
+    found = shortest_distances(mos2)
+    assert found.min_distance == pytest.approx(bond)
+    assert found.min_ratio == pytest.approx(bond / 2.59)
 
 
 def test_the_smallest_ratio_may_belong_to_a_longer_pair() -> None:
@@ -68,9 +63,12 @@ def test_skewed_cells_agree_with_brute_force(seed: int) -> None:
 
 def test_single_atoms_and_coinciding_atoms() -> None:
     # alone in its cell an atom's nearest neighbour is its own image
-    assert min_distance_angstrom(Structure(Lattice.orthorhombic(0.4, 5, 20), ["Fe"], [[0, 0, 0]])) == pytest.approx(0.4)
-    assert min_distance_angstrom(Structure(Lattice.cubic(40), ["Fe"], [[0, 0, 0]])) == pytest.approx(40)
-    assert min_distance_angstrom(Structure(Lattice.cubic(5), ["Fe", "Fe"], [[0, 0, 0], [0, 0, 1]])) == pytest.approx(0)
+    for structure, expected in (
+        (Structure(Lattice.orthorhombic(0.4, 5, 20), ["Fe"], [[0, 0, 0]]), 0.4),
+        (Structure(Lattice.cubic(40), ["Fe"], [[0, 0, 0]]), 40),
+        (Structure(Lattice.cubic(5), ["Fe", "Fe"], [[0, 0, 0], [0, 0, 1]]), 0),
+    ):
+        assert shortest_distances(structure).min_distance == pytest.approx(expected)
 
 
 def test_verdicts_and_reasons(mos2: Structure) -> None:
@@ -85,13 +83,13 @@ def test_verdicts_and_reasons(mos2: Structure) -> None:
     overlap = check_distances(Structure(Lattice.cubic(8), ["O", "O"], [[0, 0, 0], [0.05, 0, 0]]))
     assert (overlap.valid_distance, overlap.valid_radii) == (False, False)
     assert overlap.reason == "atoms 0.400 angstrom apart, at least 0.5 are required"
-    assert not valid_distance(mos2, threshold=2.6)
+    assert not check_distances(mos2, threshold=2.6).valid_distance
     assert not valid_radii(mos2, factor=1.0)
 
 
 def test_wrong_numbers_are_refused(mos2: Structure) -> None:
     with pytest.raises(StructureError, match=r"threshold=-1 must be >= 0; the paper uses 0\.5"):
-        valid_distance(mos2, -1)
+        check_distances(mos2, -1)
     with pytest.raises(StructureError, match="factor=nan must be >= 0"):
         check_distances(mos2, factor=float("nan"))
     with pytest.raises(StructureError, match="no atoms"):

@@ -266,10 +266,6 @@ class KnownLayers:
         """The known layers of a reduced formula; each is no distance from itself."""
         return [self._match(i, 0.0) for i in self._members.get(formula, ())]
 
-    def is_novel(self, structure: Structure) -> bool:
-        """Whether the structure is no known layer; raises ``StructureError`` if it is no layer at all."""
-        return not self.lookup(structure)
-
     def knows_template(self, crystal: LayerCrystal) -> bool:
         """Whether a known layer of any elements occupies the same Wyckoff positions of the same group."""
         return crystal.template in self._templates

@@ -33,7 +33,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -236,30 +236,27 @@ class LayerMatcher:
         """
         return possible(first, second, self.tolerance) and paired(first, second, self.tolerance)
 
-    def group(
-        self, structures: Sequence[Structure], keys: Sequence[Hashable] | None = None, processes: int = 1
-    ) -> list[list[int]]:
+    def group(self, structures: Sequence[Structure], processes: int = 1) -> list[list[int]]:
         """Indices of equal layers, each group in input order and groups by their first member.
 
         Groups are those of comparing all pairs: the connected components of ``fit``, so they do not depend on the
         order of the input. Tolerances make equality no equivalence; a chain of equal pairs is one group. A structure
         that is no layer, or that breaks a library, equals nothing and stays alone.
 
-        Keys hide duplicates: among 1,000 SCDM and 1,000 UnSCDM samples 548 pairs have one formula, 14 of these are
-        equal, 12 of them between the two models, and none has the same layer group at a symprec of 1e-3 angstrom.
+        Layer groups are not asked, because they hide duplicates: among 1,000 SCDM and 1,000 UnSCDM samples 548 pairs
+        have one formula, 14 of these are equal, 12 of them between the two models, and none has the same layer group at
+        a symprec of 1e-3 angstrom.
 
         Parameters
         ----------
         structures
-            Layers.
-        keys
-            Only structures with the same reduced formula and the same key are compared.
+            Layers; those of one reduced formula are compared.
         processes
             Worker processes, >= 1. They are spawned, and only where there is enough to compare.
         """
         if processes < 1:
             raise StructureError(f"processes={processes} must be >= 1")
-        buckets: dict[tuple[str, str], list[int]] = defaultdict(list)
+        buckets: dict[str, list[int]] = defaultdict(list)
         alone: list[list[int]] = []
         for i, structure in enumerate(structures):
             try:
@@ -268,7 +265,7 @@ class LayerMatcher:
                 logger.warning("structure %d is not compared: %s", i, error)
                 alone.append([i])
             else:
-                buckets[formula, "" if keys is None else repr(keys[i])].append(i)
+                buckets[formula].append(i)
         alone += [members for members in buckets.values() if len(members) == 1]
         several = [members for members in buckets.values() if len(members) > 1]
         chunks = _shared_out(several, processes if sum(map(_work, several)) >= WORTH_PROCESSES else 1)

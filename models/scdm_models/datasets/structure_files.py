@@ -242,5 +242,9 @@ def _extxyz(path: Path, name: str) -> Iterator[Item]:
             _numbered(name, number),
             "file",
             lambda atoms=atoms: structure_of_atoms(atoms),  # type: ignore[misc]
-            {key: value for key, value in atoms.info.items() if isinstance(value, str | int | float | bool)},
+            {
+                key: value
+                for key, value in atoms.info.items()
+                if isinstance(value, str | int | float | bool | np.generic)
+            },
         )

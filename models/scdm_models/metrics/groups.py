@@ -6,7 +6,7 @@ from pymatgen.core import Structure
 
 from scdm_models.errors import ScdmError
 from scdm_models.symmetry.detect import detect_layer_group, detect_layer_group_spglib
-from scdm_models.symmetry.tables import layer_group
+from scdm_models.symmetry.tables import N_GROUPS, layer_group
 
 SYMPREC = 1e-3
 
@@ -18,12 +18,14 @@ def _point_operations(number: int) -> int:
 
 
 def found_by_both(structure: Structure, asked: int, symprec: float = SYMPREC) -> bool:
-    """Whether moyopy and spglib each find ``asked`` or a group that can contain it.
+    """Whether moyopy and spglib each find ``asked`` or a group that can contain it; no where it is no layer group.
 
     A sample can have more symmetry than its group by accident. Every operation of the asked group is then still one of
     the found group, so the number of operations in the sample's cell (the found group's for each lattice point, times
     the lattice points in the cell) is a multiple of the asked group's.
     """
+    if not 1 <= asked <= N_GROUPS:
+        return False
     for find in (detect_layer_group, detect_layer_group_spglib):
         try:
             found = find(structure, symprec)

@@ -103,15 +103,15 @@ class TemplateNovelty:
 def novel_templates(crystals: Sequence[LayerCrystal], known_templates: Collection[str]) -> TemplateNovelty:
     """The share of samples whose Wyckoff template is not among the known ones.
 
-    Templates are compared as written, group number and letters: a choice of origin that exchanges letters of one
-    group counts as another template, and every crystal in p1 has one that its number of atoms fixes.
+    Templates are group number and letters, the same for every choice of origin and axes (``LayerCrystal.template``);
+    every crystal in p1 has one that its number of atoms fixes.
 
     Parameters
     ----------
     crystals
         (n,) samples as drawn, n >= 1.
     known_templates
-        ``LayerCrystal.template`` of known layers, such as ``KnownLayers.templates``; empty ones are ignored.
+        Those of known layers, such as ``KnownLayers.templates``; empty ones are ignored.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """Draws skeletons (layer group, Wyckoff letters, elements) from a trained model, one site at a time.
 
-Each crystal has a random stream of its own and uses one number for each choice, so what is drawn does not depend on
-the batch that it is in.
+Each crystal has a random stream of its own and uses one number for each choice, and another for a position that has to
+be drawn again, so what is drawn does not depend on the batch that it is in.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from scdm_models.model.diffusion import exhausted_letters
 from scdm_models.sampling.composition import CompositionRequest, elements_allowed, feasible, letters_allowed, refusal
 from scdm_models.symmetry.encoding import MAX_ATOMS, LayerCrystal
 from scdm_models.symmetry.normalizer import canonical
-from scdm_models.symmetry.tables import CENTRED
+from scdm_models.symmetry.tables import CENTRED, layer_group
 
 CHUNK = 16  # crystals drawn together, alike in their number of sites
 
@@ -132,7 +132,18 @@ def _chunk(
                 allowed = letters_allowed(asked_for, groups[row], chosen, counts[row] - site)
                 own = row_logits[i, first : first + len(allowed)]
                 own[~torch.from_numpy(allowed)] = -torch.inf
-        letter[rows, site] = _draw_rows(row_logits, uniform(rows))
+        drawn = _draw_rows(row_logits, uniform(rows))
+        for i, row in enumerate(rows.tolist()):
+            first, rest = int(tables.first[groups[row] - 1]), counts[row] - site - 1
+            chosen = (letter[row, :site] - first).tolist()
+            if _fits([*chosen, int(drawn[i]) - first], groups[row], rest):
+                continue
+            # it leaves no room for the others: another one that does, drawn with a number of its own
+            own = row_logits[i : i + 1, first : int(tables.first[groups[row]])]
+            own[:, [not _fits([*chosen, k], groups[row], rest) for k in range(own.shape[1])]] = -torch.inf
+            if not torch.isneginf(own).all():  # else so many sites fit nowhere
+                drawn[i] = first + _draw_rows(own, uniform(rows[i : i + 1]))[0]
+        letter[rows, site] = drawn
     unseen = torch.ones(MASKED_ELEMENT, dtype=torch.bool)
     unseen[torch.tensor(checkpoint.card["elements"]) - 1] = False
     for site in range(k):
@@ -206,7 +217,8 @@ def skeleton_prior(checkpoint: Checkpoint, layer_group: int | None, request: Com
 
 
 def _affordable(logits: Tensor, group: Tensor, letter: Tensor, known: Tensor) -> Tensor:
-    """Logits without the positions that would exceed ``MAX_ATOMS`` atoms in the primitive cell."""
+    """Logits without the positions that would exceed ``MAX_ATOMS`` atoms in the primitive cell; all of them where each
+    would."""
     tables = wyckoff_tensors()
     taken = (tables.multiplicity[letter.clamp(max=tables.n_positions - 1)] * known).sum(1)
     limit = torch.where(torch.isin(group, torch.tensor(sorted(CENTRED))), 2 * MAX_ATOMS, MAX_ATOMS)
@@ -214,6 +226,17 @@ def _affordable(logits: Tensor, group: Tensor, letter: Tensor, known: Tensor) ->
     limited = logits.masked_fill(too_many, -torch.inf)
     dead = torch.isneginf(limited).all(-1, keepdim=True)
     return torch.where(dead, logits, limited)
+
+
+def _fits(chosen: Sequence[int], group: int, sites: int) -> bool:
+    """Whether ``sites`` further sites can stand beside the positions ``chosen`` (indices within the group) without
+    exceeding ``MAX_ATOMS`` atoms in the primitive cell."""
+    table = layer_group(group)
+    once = [p.multiplicity for i, p in enumerate(table.positions) if not p.free and i not in chosen]
+    endless = min(p.multiplicity for p in table.positions if p.free)
+    fewest = sum(sorted([*once, *[endless] * sites])[:sites])
+    taken = sum(table.positions[i].multiplicity for i in chosen)
+    return taken + fewest <= MAX_ATOMS * (2 if table.centred else 1)
 
 
 def formula_of(crystal: LayerCrystal) -> str:

@@ -55,11 +55,6 @@ class WyckoffPosition:
         """The free variables among (x, y, z) = (0, 1, 2) of the first listed point."""
         return tuple(int(k) for k in range(3) if np.any(self.rotations[0][:, k] != 0))
 
-    @property
-    def dof(self) -> int:
-        """Degrees of freedom, 0 to 3."""
-        return len(self.free)
-
     def orbit(self, xyz: NDArray[np.float64]) -> NDArray[np.float64]:
         """(multiplicity, 3) points of the orbit of the representative ``xyz`` (3,), not wrapped."""
         points: NDArray[np.float64] = self.rotations @ xyz + self.translations

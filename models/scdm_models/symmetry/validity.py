@@ -78,17 +78,6 @@ def shortest_distances(structure: Structure) -> Distances:
             cutoff *= 2
 
 
-def min_distance_angstrom(structure: Structure) -> float:
-    """The shortest interatomic distance, angstrom."""
-    return shortest_distances(structure).min_distance
-
-
-def valid_distance(structure: Structure, threshold: float = PAPER_MIN_DISTANCE_ANGSTROM) -> bool:
-    """Whether no two atoms are closer than ``threshold`` angstrom, >= 0 (the paper excludes below 0.5)."""
-    _not_negative("threshold", threshold, "the paper uses 0.5 angstrom")
-    return shortest_distances(structure).min_distance >= threshold
-
-
 def valid_radii(structure: Structure, factor: float = RADII_FACTOR) -> bool:
     """Whether no two atoms are closer than ``factor``, >= 0, times the sum of their covalent radii."""
     _not_negative("factor", factor, "0.7 keeps 99.8 % of the known layers")
@@ -105,7 +94,7 @@ def check_distances(
     structure
         Any crystal.
     threshold
-        Shortest allowed distance, angstrom, >= 0.
+        Shortest allowed distance, angstrom, >= 0 (the paper excludes below 0.5).
     factor
         Shortest allowed distance in units of the sum of the pair's covalent radii, >= 0.
     """

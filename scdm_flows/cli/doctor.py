@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from scdm_flows.cli.common import FORCE, JSON, USAGE, echo_json, table
+from scdm_flows.cli.common import JSON, USAGE, echo_json, table
 
 MIN_FREE_GB = 0.5  # a quickstart leaves about 0.1 GB
 
@@ -257,7 +257,7 @@ def checks() -> list[tuple[str, bool, Callable[[], str]]]:
 
 def _initialise(folder: Path, *, force: bool, as_json: bool) -> None:
     """Write the FireWorks folder and say how to use it."""
-    from scdm_flows.cli.launchpad import PRIVATE, initialise
+    from scdm_flows.cli.launchpad import NEW, PRIVATE, initialise
     from scdm_flows.config.settings import get_settings
     from scdm_flows.execution.fireworks import launchpad_of
     from scdm_flows.stores.database import connect
@@ -268,9 +268,16 @@ def _initialise(folder: Path, *, force: bool, as_json: bool) -> None:
         assert database.uri is not None
         files = initialise(folder, database.uri, settings, force=force)
     if as_json:
-        echo_json({"folder": str(folder.absolute()), "files": [str(file) for file in files]})
+        told = {"folder": str(folder.absolute()), "files": [str(file) for file in files]}
+        echo_json({**told, "left": [str(file.with_suffix("")) for file in files if file.suffix == NEW]})
         return
     click.echo(f"wrote {len(files)} files to {folder}; only you can read {', '.join(PRIVATE)}")
+    left = [f"{file.stem} ({file.name})" for file in files if file.suffix == NEW]
+    if left:
+        click.echo(
+            f"what differs is left as it is, with what is new beside it: {', '.join(left)}; "
+            "compare, and take over what you need"
+        )
     click.echo(f"work here: scdm worker -c {folder}, or rlaunch -c {folder} rapidfire")
     click.echo(f"through a queue: edit {folder}/my_qadapter*.yaml, then qlaunch -c {folder} rapidfire")
 
@@ -296,7 +303,7 @@ def examine() -> list[Finding]:
     type=click.Path(path_type=Path),
     help="Write a FireWorks folder for the settings' database: for rlaunch -c, qlaunch -c, lpad -c.",
 )
-@FORCE
+@click.option("--force", is_flag=True, help="With --init: write an existing folder anew; what was edited in it stays.")
 @JSON
 def doctor(folder: Path | None, force: bool, as_json: bool) -> None:
     """What is there, what is missing, and how to get it.

@@ -18,9 +18,14 @@ from scdm_flows.cli.files import check_output, make_folder, output_file
 from scdm_flows.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from scdm_flows.config.settings import ScdmSettings
 
-PRIVATE = ("my_launchpad.yaml", "jobflow.yaml", "env.sh")  # they may hold a password: for their owner alone
+# made from the settings alone. They may hold a password: for their owner alone
+PRIVATE = ("my_launchpad.yaml", "jobflow.yaml", "env.sh")
+ATOMATE2 = "atomate2.yaml"
+NEW = ".new"  # after the name of a file that was edited: what would be there instead
 FOLDER_VARIABLE = "${SCDM_LAUNCHPAD_DIR}"
 
 
@@ -40,10 +45,13 @@ def launchpad_dir() -> Path:
 
 
 def initialise(folder: Path, uri: str, settings: ScdmSettings, *, force: bool) -> list[Path]:
-    """Write a FireWorks configuration folder for a database; returns the files.
+    """Write a FireWorks configuration folder for a database; returns the files that were written.
 
     The templates with what is known filled in: the database, this folder's and the programs' paths, VASP's command;
     and ``env.sh`` with the variables that workers need, which the queue adapters source.
+
+    With ``force`` a folder is written anew, but what was edited in it stays: only ``PRIVATE`` and VASP's command follow
+    the settings. Beside every other file that differs lies what is new, under its name with ``NEW``.
 
     Raises
     ------
@@ -62,26 +70,57 @@ def initialise(folder: Path, uri: str, settings: ScdmSettings, *, force: bool) -
             texts[file] = _set(texts[file], pre_rocket=f"source {shlex.quote(str(folder / 'env.sh'))}")
             texts[file] = texts[file].replace("rocket_launch: exec scdm ", f"rocket_launch: exec {_scdm()} ")
         texts[file] = texts[file].replace(FOLDER_VARIABLE, shlex.quote(str(folder)))
+    commands = {}
     if settings.vasp_cmd:
-        gamma = settings.vasp_gamma_cmd or settings.vasp_cmd
-        texts["atomate2.yaml"] = _set(texts["atomate2.yaml"], VASP_CMD=settings.vasp_cmd, VASP_GAMMA_CMD=gamma)
+        commands = {"VASP_CMD": settings.vasp_cmd, "VASP_GAMMA_CMD": settings.vasp_gamma_cmd or settings.vasp_cmd}
+    texts[ATOMATE2] = _set(texts[ATOMATE2], **commands)
     texts["env.sh"] = _environment(folder, settings)
     make_folder(folder)
     for file in texts:
         check_output(folder / file, force=force)
+    written: dict[Path, str] = {}
     for file, text in texts.items():
-        with output_file(folder / file, force=force, private=file in PRIVATE) as handle:
+        path = folder / file
+        there = text
+        if file not in PRIVATE and path.is_file():
+            there = path.read_text(encoding="utf-8", errors="replace")
+        mended = _replaced(there, commands)[0] if file == ATOMATE2 else there
+        if mended == text or mended != there:
+            written[path] = mended
+        if mended != text:
+            written[new_of(path)] = text
+    for path in written:
+        check_output(path, force=force)
+    for path, text in written.items():
+        with output_file(path, force=force, private=path.name in PRIVATE) as handle:
             handle.write(text)
-    return [folder / file for file in texts]
+    for file in texts:
+        if (new := new_of(folder / file)) not in written:
+            new.unlink(missing_ok=True)  # of an earlier time: it has been taken over
+    return list(written)
+
+
+def new_of(path: Path) -> Path:
+    """Where the text is put that would replace an edited file."""
+    return path.with_name(f"{path.name}{NEW}")
 
 
 def _set(text: str, **values: str) -> str:
     """A YAML text with other values for keys that it has, and all its comments."""
+    text, lacking = _replaced(text, values)
+    if lacking:
+        raise ConfigError(f"a template has no key {lacking[0]!r}; install scdm-flows again")
+    return text
+
+
+def _replaced(text: str, values: Mapping[str, str]) -> tuple[str, list[str]]:
+    """The same, and the keys that it has not."""
+    lacking = []
     for key, value in values.items():
         text, count = re.subn(rf"^(\s*{key}: ).*$", lambda m, v=value: m[1] + json.dumps(v), text, flags=re.MULTILINE)  # type: ignore[misc]
         if not count:
-            raise ConfigError(f"a template has no key {key!r}; install scdm-flows again")
-    return text
+            lacking.append(key)
+    return text, lacking
 
 
 def _scdm() -> str:

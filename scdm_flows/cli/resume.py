@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -47,6 +47,7 @@ def resume(name: str | None, lost_after: float | None, retry_failed: bool, dry_r
         )
         if not dry_run:
             collect_failures(connected, name)
+        left = "" if items or as_json else _left(connected.mongo, name)
     counts = Counter(item.kind for item in items)
     if as_json:
         echo_json(
@@ -59,7 +60,7 @@ def resume(name: str | None, lost_after: float | None, retry_failed: bool, dry_r
         )
         return
     if not items:
-        click.echo("nothing is open: everything is in order, nothing to do")
+        click.echo(f"nothing to repair; {left}")
         return
     title = "Would be done (dry run, nothing was written)" if dry_run else "Done"
     for heading, chosen in (title, DONE), ("Left as it is", counts.keys() - DONE):
@@ -71,6 +72,18 @@ def resume(name: str | None, lost_after: float | None, retry_failed: bool, dry_r
         table("Jobs", ["firework", "name", "what", "why"], [_row(item) for item in named[:SHOWN]])
     if len(named) > SHOWN:
         click.echo(f"and {len(named) - SHOWN} more; --json shows all")
+
+
+def _left(mongo: Any, campaign: str | None) -> str:
+    """What is left to do of a campaign, or of all, in words. mongo: pymongo's database."""
+    query: dict[str, Any] = {} if campaign is None else {"spec.campaign": campaign}
+    waits, runs = (
+        mongo["fireworks"].count_documents({**query, "state": {"$in": states}})
+        for states in (["READY", "WAITING", "PAUSED"], ["RESERVED", "RUNNING"])
+    )
+    if not waits and not runs:
+        return "no job waits or runs"
+    return f"{waits} job{'s have' if waits != 1 else ' has'} not begun, {runs} run{'s' * (runs == 1)}"
 
 
 def _row(item: Item) -> list[object]:

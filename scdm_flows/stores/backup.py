@@ -11,7 +11,7 @@ from scdm_flows.documents.provenance import versions
 from scdm_flows.errors import StoreError
 from scdm_flows.stores.archive import Archive, Manifest, Writer, new_archive
 from scdm_flows.stores.driver_errors import store_errors
-from scdm_flows.stores.names import BATCH, CHUNKS, FILES
+from scdm_flows.stores.names import BATCH, CHUNKS, CONTROLS, FILES
 
 if TYPE_CHECKING:
     from scdm_flows.stores.database import Database
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Report = Callable[[str, int, int], None]  # collection, documents done, documents in all
 
 RESTORES = "scdm_restores"  # one document while a restore is under way
+# who worked at a database when it was saved: not restored, but for the document among the workers that has its id
+_WORKERS, _ID, _SLOTS, _RUN = "scdm_workers", ":database", "scdm_slots", "run"
 _MANY, _LARGE = 500, 8 << 20  # documents and bytes of one request
 _STEP = 1000  # documents between two reports
 
@@ -96,7 +98,7 @@ def _documents(database: Database, name: str) -> Iterator[dict[str, Any]]:
 
 
 def restore(database: Database, path: Path, *, force: bool = False, report: Report = _quiet) -> Manifest:
-    """Store everything that a backup holds.
+    """Store everything that a backup holds, but for who worked at the database then.
 
     Every file is compared with the manifest before anything is written. One that was interrupted goes on where it
     was when it is called again with the same backup.
@@ -153,6 +155,9 @@ def _begin(database: Database, manifest: Manifest, *, force: bool) -> list[str]:
     )
     for name in filled:
         mongo[name].delete_many({})
+    if filled:  # launches of the restored queue may get numbers again that workers here have
+        mongo[_SLOTS].delete_many({})
+        mongo[_WORKERS].delete_many({"_id": {"$ne": _ID}})
     return []
 
 
@@ -174,9 +179,14 @@ def _restore(database: Database, archive: Archive, name: str, total: int, report
         report(name, done, total)
 
     for document in archive.documents(name):
-        batch.append(document if database.uri is not None else dict(document))
-        size += len(document.raw)
         done += 1
+        if name == _SLOTS or (name == _WORKERS and document["_id"] != _ID):
+            continue
+        plain = dict(document) if database.uri is None or name == CONTROLS else document
+        if name == CONTROLS:
+            plain.pop(_RUN, None)
+        batch.append(plain)
+        size += len(document.raw)
         if len(batch) >= _MANY or size >= _LARGE:
             flush()
             size = 0
@@ -195,8 +205,8 @@ def _restore_indexes(database: Database, name: str, metadata: dict[str, Any]) ->
 def _compare(database: Database, manifest: Manifest) -> None:
     """Whether as many documents are there as the backup holds."""
     for name, total in manifest.collections.items():
-        if name == CHUNKS:
-            continue  # counting them would read them all
+        if name in (CHUNKS, _WORKERS, _SLOTS):
+            continue  # counting chunks would read them all; of the others less is restored
         found = database.mongo[name].estimated_document_count()
         if found != total:
             raise StoreError(

@@ -54,7 +54,8 @@ def test_submit_status_cancel_and_back(place: Path, capsys: pytest.CaptureFixtur
     assert not (place / "data").exists()  # nothing was written, no server started
     assert scdm("campaign", "submit", str(file), "--json")["workflows_added"] == 2
     assert scdm("campaign", "submit", str(file), "--json")["workflows_added"] == 0
-    assert scdm("campaign", "resume", "c") == "nothing is open: everything is in order, nothing to do\n"
+    # that nothing is to be repaired does not say that nothing is left to do
+    assert scdm("campaign", "resume", "c") == "nothing to repair; 4 jobs have not begun, 0 run\n"
 
     status = scdm("campaign", "status", "c", "--json")
     assert status["state"] == "submitted"
@@ -71,12 +72,18 @@ def test_submit_status_cancel_and_back(place: Path, capsys: pytest.CaptureFixtur
         campaign_file(place)
 
     assert scdm("campaign", "cancel", "c", "--dry-run") == "4 jobs of campaign c have not begun; nothing was changed\n"
-    assert scdm("campaign", "cancel", "c", "--json")["jobs"] == 4
+    assert "is not cancelled" in scdm("campaign", "cancel", "c", "--undo", "--dry-run", code=2)
+    assert scdm("campaign", "cancel", "c", "--json") == {"campaign": "c", "jobs": 4, "undone": False, "dry_run": False}
     assert [d["state"] for d in scdm("campaign", "list", "--json")] == ["cancelled"]
     assert scdm("campaign", "status", "c", "--json")["state"] == "cancelled"
     for command in ("submit", "run"):
         assert "`scdm campaign cancel c --undo` puts it back" in scdm("campaign", command, str(file), code=2)
     assert "cancelled" in Path(scdm("campaign", "report", "c").split(": ")[1].strip()).read_text()
+    # a dry run counts what the run would put back, and says of nothing that it was done
+    undo = ("campaign", "cancel", "c", "--undo", "--dry-run")
+    assert scdm(*undo) == "4 jobs of campaign c would be put back; nothing was changed\n"
+    assert scdm(*undo, "--json") == {"campaign": "c", "jobs": 4, "undone": False, "dry_run": True}
+    assert scdm("campaign", "resume") == "nothing to repair; no job waits or runs\n"  # cancelled ones do not wait
     assert "campaign c is back: 4 jobs can run again" in scdm("campaign", "cancel", "c", "--undo")
     assert "is not cancelled" in scdm("campaign", "cancel", "c", "--undo", code=2)
     assert scdm("campaign", "status", "c", "--json")["state"] == "submitted"
@@ -101,7 +108,7 @@ def test_a_campaign_that_was_run_here_leaves_nothing_to_resume(place: Path, caps
         (place / "in" / f"{name}.cif").write_text((place / "in" / "Mo.cif").read_text())
     scdm("campaign", "run", str(file), "--processes", "1")
     for more in ([], ["--dry-run"], ["--retry-failed"]):
-        assert scdm("campaign", "resume", "c", *more) == "nothing is open: everything is in order, nothing to do\n"
+        assert scdm("campaign", "resume", "c", *more) == "nothing to repair; no job waits or runs\n"
     assert json.loads(scdm("campaign", "resume", "c", "--json"))["items"] == []
     assert json.loads(scdm("campaign", "status", "c", "--json"))["fireworks"] == {}  # nothing was put in the queue
 

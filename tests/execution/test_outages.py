@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -20,13 +24,15 @@ from support.rlaunching import Workers, check_all_done, put, runs, uuid_of
 
 from scdm_flows.cli import cli
 from scdm_flows.config.settings import ScdmSettings
+from scdm_flows.errors import OutputError
 from scdm_flows.execution import fireworks as launch
 from scdm_flows.execution import jobs as execution
 from scdm_flows.execution.fireworks import Kind, keeping, liveness, worker
-from scdm_flows.execution.fireworks.delivery import Outcome, deliver
+from scdm_flows.execution.fireworks.delivery import Outcome, deliver, folders_of
 from scdm_flows.execution.fireworks.firetask import workflow_of
 from scdm_flows.execution.fireworks.workflows import insert
 from scdm_flows.stores import Database, EmbeddedServer, connect
+from scdm_flows.stores.backup import backup, restore
 from scdm_flows.stores.process import free_port
 
 pytest.importorskip("secantus", reason="the embedded server is an optional extra")
@@ -321,6 +327,89 @@ def test_a_worker_s_loop_gives_back_the_job_whose_end_was_lost(
     assert [f["state"] for f in launchpad.fireworks.find({}, {"state": 1})] == ["COMPLETED"]
     assert launchpad.launches.count_documents({"state": "RUNNING"}) == 0
     assert ran.read_text() == "once\n"  # its output was stored
+
+
+def keep(launchpad: LaunchPad, folder: Path, name: str = "", **changes: Any) -> Path:
+    """An output of the LaunchPad's one job, kept by a worker that has ended; another name: a copy of it by this one."""
+    firework = launchpad.fireworks.find_one({}, {"fw_id": 1, "name": 1, "spec.job_uuid": 1})
+    numbers = Random(0).randbytes(1 << 15).hex()  # what gzip makes little smaller
+    document = {"uuid": firework["spec"]["job_uuid"], "index": 1, "completed_at": "2026-01-01", "output": numbers}
+    made = keeping.Kept(
+        database=(liveness.note(launchpad), launchpad.name),
+        launch_id=1,
+        fw_id=firework["fw_id"],
+        name=firework["name"],
+        again=False,
+        process=liveness.Process(liveness.place(), 1, "long ago"),
+        host="here",
+        output=execution.Output(document, {}),
+    )
+    path = replace(made, **changes).write(folder)
+    return path.rename(folder / f"{name}{keeping.SUFFIX}") if name else path
+
+
+def zero(path: Path, begin: int) -> None:
+    """What a disk can leave of a file: a block of zeros in it."""
+    content = bytearray(path.read_bytes())
+    content[begin : begin + 4096] = bytes(4096)
+    path.write_bytes(content)
+
+
+def test_a_copy_of_the_database_leaves_what_is_kept_for_the_first(
+    outage: Outage, database: Database, tmp_path: Path
+) -> None:
+    launchpad, folder = put(database, 1), tmp_path / "undelivered"
+    backup(database, tmp_path / "early")
+    path = keep(launchpad, folder)
+    liveness.announce(launchpad, 1, 1, folder)
+    backup(database, tmp_path / "late")
+    for name in ("early", "late"):  # before the database had an id, and with it
+        settings = ScdmSettings(data_dir=outage.server.data_dir, port=outage.server.port, database=name)
+        with connect(settings) as copy:
+            restore(copy, tmp_path / name)
+            trial = launch.launchpad_of(copy)
+            assert folder not in folders_of(trial)
+            found = deliver(trial, copy.job_store, [folder])  # with the same data folder
+            assert {one.outcome for one in found} <= {Outcome.WAITS}
+            assert all("belongs to the database 'scdm', of which this one is a copy" in one.detail for one in found)
+            assert len(found) == (name == "late")
+            assert copy.job_store.docs_store.count() == 0
+            # of a job that is younger than the backup
+            trial.fireworks.delete_many({})
+            assert {one.outcome for one in deliver(trial, copy.job_store, [folder])} <= {Outcome.WAITS}
+            assert path.exists()
+    # a database that was lost and comes back under its name is the same
+    database.mongo.client.drop_database(database.mongo.name)
+    restore(database, tmp_path / "late")
+    (one,) = deliver(launch.launchpad_of(database), database.job_store, [folder])
+    assert (one.outcome, path.exists()) == (Outcome.STORED, False)
+    assert database.job_store.docs_store.count() == 1
+
+
+def test_one_damaged_file_does_not_keep_the_others_from_being_stored(
+    database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    launchpad, folder = put(database, 1), tmp_path / "undelivered"
+    damaged = keep(launchpad, folder, "0 its middle is zero")
+    zero(damaged, 8192)
+    with pytest.raises(OutputError, match="cannot be read"):
+        keeping.read(damaged)
+    damaged = keep(launchpad, folder, "1 all but its head is zero")
+    zero(damaged, 10)  # what no compression begins with: zlib's own error, neither an OSError nor a ValueError
+    with pytest.raises(OutputError, match=r"cannot be read \(error: Error -3"):
+        keeping.read(damaged)
+    less = keep(launchpad, folder, "2 less in it than there should be")
+    content = json.loads(gzip.decompress(less.read_bytes()))
+    del content["document"]["completed_at"], content["document"]["index"]
+    less.write_bytes(gzip.compress(json.dumps(content).encode()))
+    (folder / f"3 another thing{keeping.SUFFIX}").write_bytes(gzip.compress(b'{"version": {"$oid": "x"}}'))
+    good = keep(launchpad, folder, "4 whole")
+    found = deliver(launchpad, database.job_store, [folder])
+    assert [one.outcome for one in found] == [*[Outcome.ASIDE] * 4, Outcome.STORED]
+    assert {path.name[0] for path in (folder / "aside").iterdir()} == {"0", "1", "2", "3"}
+    assert sum(record.levelname == "WARNING" and "aside" in record.message for record in caplog.records) == 4
+    assert not good.exists()
+    assert database.job_store.docs_store.count() == 1
 
 
 def test_deliver_alone(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from scdm_flows.config import CampaignConfig, parse_config
 from scdm_flows.documents import CampaignState
 from scdm_flows.errors import CampaignError, ConfigError, EngineError, OutputError, StoreError
 from scdm_flows.execution import jobs as execution
-from scdm_flows.execution.local.processes import Work, WorkerDied, one_by_one, work_off
+from scdm_flows.execution.local.processes import Work, WorkerDied, work_off
 from scdm_flows.execution.local.runner import run_campaign
 from scdm_flows.query import CandidateDB
 from scdm_flows.stores import Database
@@ -225,8 +226,12 @@ def test_an_engine_that_cannot_run_is_refused_before_anything_is_written(
 # workers: functions of the module, because they are pickled
 
 
+def each(work: Callable[[int], int]) -> Work[int, int]:
+    return lambda items: ((place, work(item)) for place, item in enumerate(items))
+
+
 def square() -> Work[int, int]:
-    return one_by_one(lambda x: x * x)
+    return each(lambda x: x * x)
 
 
 def refuse_three() -> Work[int, int]:
@@ -235,7 +240,7 @@ def refuse_three() -> Work[int, int]:
             raise EngineError("three is refused")
         return x
 
-    return one_by_one(work)
+    return each(work)
 
 
 def die_on_two() -> Work[int, int]:
@@ -244,7 +249,7 @@ def die_on_two() -> Work[int, int]:
             os.kill(os.getpid(), signal.SIGKILL)
         return x
 
-    return one_by_one(work)
+    return each(work)
 
 
 def test_workers_do_everything_once() -> None:
@@ -268,10 +273,10 @@ def test_an_item_that_kills_its_worker_is_named_and_the_others_are_done(together
 
 PARENT = """
 import os, sys, time
-from scdm_flows.execution.local.processes import one_by_one, work_off
+from scdm_flows.execution.local.processes import work_off
 def start():
     os.write(1, b"%d\\n" % os.getpid())  # at once: two workers write
-    return one_by_one(time.sleep)
+    return lambda items: ((place, time.sleep(item)) for place, item in enumerate(items))
 if __name__ == "__main__":
     list(work_off([600, 600], start, 2))
 """
@@ -318,16 +323,16 @@ def test_elements_may_be_a_list() -> None:
 
 LOCKS = """
 import multiprocessing
-from scdm_flows.execution.local.processes import one_by_one, work_off
+from scdm_flows.execution.local.processes import work_off
 
 held = []
 
-def negative(number):
-    return -number
+def negative(numbers):
+    return enumerate(-number for number in numbers)
 
 def start():
     held.append(multiprocessing.get_context("spawn").RLock())  # as tqdm does
-    return one_by_one(negative)
+    return negative
 
 if __name__ == "__main__":
     print(sorted(result for _, result in work_off(range(4), start, 2)))

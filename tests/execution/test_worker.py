@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
@@ -284,9 +285,46 @@ def test_the_folder_is_filled_private_and_not_overwritten(
     result = CliRunner().invoke(cli, ["doctor", "--init", str(folder)])
     assert "exists; give another name, or --force" in str(result.exception)
     assert (folder / "my_qadapter.yaml").read_text() == "mine"
+    # an upgrade and a changed setting write the folder anew: partition and account of the site are in its adapters
+    for name in ("my_launchpad.yaml", "env.sh"):
+        (folder / name).write_text("old")
     again = CliRunner().invoke(cli, ["doctor", "--init", str(folder), "--force"])
     assert again.exit_code == 0, again.output
-    assert (folder / "my_qadapter.yaml").read_text() == files["my_qadapter.yaml"]
+    assert (folder / "my_qadapter.yaml").read_text() == "mine"
+    assert (folder / "my_qadapter.yaml.new").read_text() == files["my_qadapter.yaml"]
+    assert yaml.safe_load((folder / "my_launchpad.yaml").read_text())["host"] == uri
+    assert "SCDM_DATA_DIR" in (folder / "env.sh").read_text()
+    assert (
+        "what differs is left as it is, with what is new beside it: my_qadapter.yaml (my_qadapter.yaml.new)"
+        in again.output
+    )
+    told = json.loads(CliRunner().invoke(cli, ["doctor", "--init", str(folder), "--force", "--json"]).stdout)
+    assert told["left"] == [str(folder / "my_qadapter.yaml")]
+    assert str(folder / "my_qadapter.yaml.new") in told["files"]
+    assert str(folder / "my_qadapter.yaml") not in told["files"]
+    # once it is taken over nothing is left beside it
+    (folder / "my_qadapter.yaml.new").replace(folder / "my_qadapter.yaml")
+    (folder / "my_qadapter.pbs.yaml.new").write_text("of an earlier time")
+    told = json.loads(CliRunner().invoke(cli, ["doctor", "--init", str(folder), "--force", "--json"]).stdout)
+    assert told["left"] == []
+    assert list(folder.glob("*.new")) == []
+
+
+def test_a_folder_that_is_written_anew_gets_vasp_s_command_and_keeps_what_else_was_edited(tmp_path: Path) -> None:
+    uri, path = "mongodb://db.example.org/scdm", tmp_path / "atomate2.yaml"
+    before, after = ScdmSettings(vasp_cmd="srun vasp_std"), ScdmSettings(vasp_cmd="mpirun vasp_std")
+    initialise(tmp_path, uri, before, force=False)
+    mine = "VASP_RUN_BADER: true\n"
+    path.write_text(path.read_text() + mine)
+    initialise(tmp_path, uri, after, force=True)
+    assert (
+        'VASP_CMD: "mpirun vasp_std"' in path.read_text()
+    )  # a command is a setting, wherever else the file was edited
+    assert path.read_text().endswith(mine)
+    assert path.with_name("atomate2.yaml.new").read_text() + mine == path.read_text()
+    path.write_text("VASP_CMD: srun -n 8 /opt/vasp\n")
+    initialise(tmp_path, uri, ScdmSettings(), force=True)
+    assert path.read_text() == "VASP_CMD: srun -n 8 /opt/vasp\n"  # no setting says another
 
 
 def database_folder(database: Database) -> Path:

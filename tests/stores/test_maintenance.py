@@ -149,6 +149,29 @@ def test_memory_and_server_read_each_others_backups(served: Callable[..., Databa
     assert target.campaign("c") == source.campaign("c")
 
 
+@pytest.mark.parametrize("where", ["memory", "served"])
+def test_who_works_at_a_database_does_not_come_back_with_it(
+    where: str, served: Callable[..., Database], tmp_path: Path
+) -> None:
+    # its workers' folders and slots are those of the database that was saved: a copy would take what is kept there
+    source, target = (served(name) if where == "served" else memory_database() for name in ("source", "target"))
+    own = {"_id": ":database", "database": "an id"}
+    source.mongo["scdm_workers"].insert_many([own, {"_id": "host:1:2", "launch": 7, "keeps": "/live/undelivered"}])
+    source.mongo["scdm_slots"].insert_one({"_id": "c:compute:0", "fw_id": 1, "launch_id": 7})
+    run = {"host": "host", "pid": 1, "seen": datetime(2026, 1, 1, tzinfo=UTC)}
+    source.mongo["scdm_controls"].insert_one({"_id": "c", "taken": 3, "run": run})
+    backup(source, tmp_path / "b")
+    restore(target, tmp_path / "b")
+    # its id comes along: what is kept for a database that was lost finds the restored one
+    assert list(target.mongo["scdm_workers"].find({})) == [own]
+    assert list(target.mongo["scdm_slots"].find({})) == []
+    assert list(target.mongo["scdm_controls"].find({})) == [{"_id": "c", "taken": 3}]
+    # a launch of a restored queue may get the number of one that came after the backup
+    target.mongo["scdm_workers"].insert_one({"_id": "host:3:4", "launch": 8, "keeps": "/live/undelivered"})
+    restore(target, tmp_path / "b", force=True)
+    assert list(target.mongo["scdm_workers"].find({})) == [own]
+
+
 def test_restore_refuses_what_it_would_destroy(tmp_path: Path) -> None:
     source, target = memory_database(), memory_database()
     source.upsert(source.candidates, [_candidate("c-1")])

@@ -1,14 +1,14 @@
 """Stores the outputs that workers have kept on this machine, and closes the launches that computed them.
 
-An output of a worker that lives is left to it. What no job waits for any more is moved into the subfolder ``aside`` and
-named, never removed.
+An output of a worker that lives is left to it, and one for another database to that: a copy takes nothing from the
+database that it was made of. What no job waits for any more is moved into the subfolder ``aside`` and named, never
+removed.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -60,6 +60,8 @@ def folders_of(launchpad: LaunchPad) -> set[Path]:
 def deliver(launchpad: LaunchPad, store: JobStore, folders: Iterable[Path], *, dry_run: bool = False) -> list[Delivery]:
     """Store what is kept in these folders and belongs to this database; returns what was found.
 
+    A file that cannot be used is put aside, and the others are stored all the same.
+
     Raises
     ------
     PyMongoError
@@ -68,29 +70,55 @@ def deliver(launchpad: LaunchPad, store: JobStore, folders: Iterable[Path], *, d
     paths = sorted({path.resolve() for folder in folders for path in folder.glob(f"*{SUFFIX}")})
     if not paths:
         return []
-    database = (launchpad.db[WORKERS].find_one(DATABASE) or {}).get("database")
+    here = (launchpad.db[WORKERS].find_one(DATABASE) or {}).get("database"), launchpad.name
     found = []
     for path in paths:
+        kept = None
         try:
             kept = read(path)
-        except OutputError as error:
-            if path.exists():  # else another has stored it at this moment
-                with suppress(OSError):
-                    found.append(_set_aside(path, None, str(error), dry_run=dry_run))
-            continue
-        if kept.database[0] != database:
-            if kept.database[1] == launchpad.name:
-                detail = f"{path} belongs to another database of the name {launchpad.name!r}"
-                found.append(Delivery(path, Outcome.WAITS, kept.fw_id, kept.name, detail))
-            continue
-        try:
-            found.append(_deliver(launchpad, store, path, kept, dry_run=dry_run))
-        except OSError as error:
-            detail = f"{path}: {type(error).__name__}: {error}"
-            found.append(Delivery(path, Outcome.WAITS, kept.fw_id, kept.name, detail))
+            ours = kept.database == here
+            one = _deliver(launchpad, store, path, kept, dry_run=dry_run) if ours else _elsewhere(path, kept, *here)
+        except PyMongoError:
+            raise
+        except Exception as error:
+            one = _refused(path, kept, error, dry_run=dry_run)
+        if one is not None:
+            found.append(one)
     for one in found:
         logger.info("%s: %s (%s)", one.name, one.outcome, one.detail)
     return found
+
+
+def _elsewhere(path: Path, kept: Kept, here: str | None, name: str) -> Delivery | None:
+    """What to say of an output that is kept for another database than this one (id and name); None: nothing.
+
+    One that was restored under another name is a copy and has the id of the first. Jobs of both may wait for the
+    output, and those that are younger than the copy are in the first alone.
+    """
+    if kept.database[0] == here:
+        detail = f"{path} belongs to the database {kept.database[1]!r}, of which this one is a copy"
+    elif kept.database[1] == name:
+        detail = f"{path} belongs to another database of the name {name!r}"
+    else:
+        return None
+    return Delivery(path, Outcome.WAITS, kept.fw_id, kept.name, detail)
+
+
+def _refused(path: Path, kept: Kept | None, error: Exception, *, dry_run: bool) -> Delivery | None:
+    """What becomes of a file that could not be used: put aside where it is its own fault, not its folder's.
+
+    None where it is no longer there, as another has stored it at this moment.
+    """
+    why = str(error) if isinstance(error, OutputError) else f"{type(error).__name__}: {error}"
+    try:
+        if not path.exists():
+            return None
+        if not isinstance(error, OSError):
+            return _set_aside(path, kept, why, dry_run=dry_run)
+    except OSError as another:
+        why = f"{type(another).__name__}: {another}; {why}"
+    fw_id, name = (None, path.name) if kept is None else (kept.fw_id, kept.name)
+    return Delivery(path, Outcome.WAITS, fw_id, name, f"{path}: {why}")
 
 
 def _deliver(launchpad: LaunchPad, store: JobStore, path: Path, kept: Kept, *, dry_run: bool) -> Delivery:

@@ -12,6 +12,7 @@ import gzip
 import logging
 import os
 import time
+import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bson import json_util
+from bson.errors import BSONError
 from pymongo.errors import ConnectionFailure, PyMongoError
 
 from scdm_flows.config.settings import get_settings
@@ -109,7 +111,7 @@ def read(path: Path) -> Kept:
             content["host"],
             Output(content["document"], content["large"]),
         )
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, zlib.error, BSONError, ValueError, LookupError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise OutputError(f"{path} cannot be read ({reason}); its job has to run again") from error
 

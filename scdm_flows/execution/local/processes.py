@@ -113,15 +113,6 @@ def _die_with(parent: int) -> None:
         threading.Thread(target=watch, daemon=True).start()
 
 
-def one_by_one(work: Callable[[Item], Result]) -> Work[Item, Result]:
-    """Work on single items as ``work_off`` takes it."""
-
-    def all_of(items: Sequence[Item]) -> Iterator[tuple[int, Result]]:
-        return ((place, work(item)) for place, item in enumerate(items))
-
-    return all_of
-
-
 def work_off(
     items: Iterable[Item], start: Start[Item, Result], processes: int, together: int = 1
 ) -> Iterator[tuple[Item, Result | WorkerDied]]:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from scdm_flows.cli.common import DRY, JSON, database, echo_json
-
-if TYPE_CHECKING:
-    from scdm_flows.stores.database import Database
 
 
 @click.command()
@@ -26,7 +21,7 @@ def cancel(name: str, undo: bool, dry_run: bool, as_json: bool) -> None:
 
     with database(create=False) as connected:
         if dry_run:
-            changed = (_would_undo if undo else launch.would_cancel)(connected, name)
+            changed = (launch.would_undo if undo else launch.would_cancel)(connected, name)
         else:
             changed = (launch.undo if undo else launch.cancel)(connected, name)
     if as_json:
@@ -42,19 +37,3 @@ def cancel(name: str, undo: bool, dry_run: bool, as_json: bool) -> None:
             f"campaign {name} is cancelled: {changed} jobs will not run; "
             f"`scdm campaign cancel {name} --undo` puts them back"
         )
-
-
-def _would_undo(connected: Database, name: str) -> int:
-    """How many fireworks ``undo`` would put back; refused where it would be."""
-    from scdm_flows.campaigns.controls import control_of
-    from scdm_flows.errors import CampaignError
-    from scdm_flows.execution.fireworks.cancel import MARK, NOT_BEGUN
-    from scdm_flows.query import CandidateDB
-    from scdm_flows.stores.driver_errors import store_errors
-
-    CandidateDB(connected).campaign(name)
-    with store_errors(connected.uri):
-        if control_of(connected.mongo, name).cancelled is None:
-            raise CampaignError(f"campaign {name!r} is not cancelled; `scdm campaign list` shows which are")
-        query = {"spec.campaign": name, "state": "DEFUSED", MARK: {"$in": list(NOT_BEGUN)}}
-        return int(connected.mongo["fireworks"].count_documents(query))

@@ -5,7 +5,7 @@ the name it has here.
 """
 
 from scdm_flows.execution.fireworks.again import run_again
-from scdm_flows.execution.fireworks.cancel import cancel, undo, would_cancel
+from scdm_flows.execution.fireworks.cancel import cancel, undo, would_cancel, would_undo
 from scdm_flows.execution.fireworks.findings import DONE, Item, Kind
 from scdm_flows.execution.fireworks.firetask import ScdmJobFiretask, job_store_on
 from scdm_flows.execution.fireworks.launchpad import launchpad_of, write_worker_config
@@ -33,5 +33,6 @@ __all__ = [
     "submit",
     "undo",
     "would_cancel",
+    "would_undo",
     "write_worker_config",
 ]

@@ -65,10 +65,8 @@ def undo(database: Database, campaign: str, launchpad: LaunchPad | None = None) 
     _check(database, campaign)
     launchpad = launchpad or launchpad_of(database)
     with store_errors(database.uri):
-        if control_of(launchpad.db, campaign).cancelled is None:
-            raise CampaignError(f"campaign {campaign!r} is not cancelled; `scdm campaign list` shows which are")
+        cancelled = _cancelled(launchpad, campaign)
         unmark_cancelled(launchpad.db, campaign)
-        cancelled: dict[str, Any] = {"spec.campaign": campaign, "state": "DEFUSED", MARK: {"$in": list(NOT_BEGUN)}}
         back = {
             f["fw_id"]: f["spec"]["cancelled_from"] for f in launchpad.fireworks.find(cancelled, {"fw_id": 1, MARK: 1})
         }
@@ -87,6 +85,21 @@ def undo(database: Database, campaign: str, launchpad: LaunchPad | None = None) 
             launchpad.fireworks.bulk_write(updates, ordered=False)
         _tell_workflows(launchpad, campaign)
     return len(updates)
+
+
+def would_undo(database: Database, campaign: str, launchpad: LaunchPad | None = None) -> int:
+    """How many fireworks of a cancelled campaign ``undo`` puts back; refused where that is."""
+    _check(database, campaign)
+    launchpad = launchpad or launchpad_of(database)
+    with store_errors(database.uri):
+        return int(launchpad.fireworks.count_documents(_cancelled(launchpad, campaign)))
+
+
+def _cancelled(launchpad: LaunchPad, campaign: str) -> dict[str, Any]:
+    """What finds the fireworks that were cancelled; ``CampaignError`` where the campaign is not."""
+    if control_of(launchpad.db, campaign).cancelled is None:
+        raise CampaignError(f"campaign {campaign!r} is not cancelled; `scdm campaign list` shows which are")
+    return {"spec.campaign": campaign, "state": "DEFUSED", MARK: {"$in": list(NOT_BEGUN)}}
 
 
 def _check(database: Database, campaign: str) -> None:

@@ -9,15 +9,18 @@ from typing import Any
 
 from maggma.core import Builder, Store
 from pydantic import ValidationError
+from pymongo.errors import PyMongoError
 
 from scdm_flows.documents import CampaignDoc
 from scdm_flows.documents.base import utc_now
+from scdm_flows.errors import ScdmError
 from scdm_flows.stores.database import Database, strip
 from scdm_flows.stores.driver_errors import store_errors
 from scdm_models.errors import reason_of
 
 logger = logging.getLogger(__name__)
 
+UNREADABLE = (ScdmError, ValidationError, KeyError)  # what a document raises that another program wrote
 # a new time or another version of the code alone is no change
 _VOLATILE = ("_id", "last_updated", "provenance")
 
@@ -79,7 +82,9 @@ class ScdmBuilder(Builder):
         for name in names:
             try:
                 campaign = self.database.campaign(name)
-            except ValidationError as error:
+            except UNREADABLE as error:
+                if isinstance(error.__context__, PyMongoError):
+                    raise  # the database's fault, not the campaign's
                 self.skip(f"campaign {name}", error)
                 continue
             if campaign is not None:

@@ -11,11 +11,12 @@ from pydantic import BaseModel, ValidationError
 
 from scdm_flows.analysis.duplicates import across_shards
 from scdm_flows.builders.assemble import Found, assemble
-from scdm_flows.builders.base import ScdmBuilder, batches, content
+from scdm_flows.builders.base import UNREADABLE, ScdmBuilder, batches, content
 from scdm_flows.builders.hulls import pending_token
 from scdm_flows.builders.novelty import is_sample_duplicate, judged_token
 from scdm_flows.campaigns.choice import why_not
 from scdm_flows.campaigns.controls import control_of
+from scdm_flows.campaigns.removal import is_being_removed
 from scdm_flows.campaigns.stored import without_class_marks
 from scdm_flows.documents import (
     BandsDoc,
@@ -70,9 +71,13 @@ class CandidateBuilder(ScdmBuilder):
             hint = f"; did you mean {near[0]!r}?" if near else "; submit it first"
             raise CampaignError(f"no campaign is called {self.campaign!r}{hint}")
         for campaign in self.readable_campaigns(names if self.campaign is None else [self.campaign]):
+            try:
+                left_out = self._left_out(campaign)
+            except UNREADABLE as error:  # a budget that another program wrote
+                self.skip(f"campaign {campaign.name}", error)
+                continue
             shards = self._shards(campaign.name)
             self._mark_duplicates([[v for v, _ in shard] for shard in shards])
-            left_out = self._left_out(campaign)
             for batch in batches((pair for shard in shards for pair in shard), BATCH):
                 found = self._found(batch)
                 for one in found:
@@ -93,11 +98,27 @@ class CandidateBuilder(ScdmBuilder):
         return {"campaign": campaign, "candidates": candidates, "phonons": phonons, "bands": bands}
 
     def update_targets(self, items: list[dict[str, Any]]) -> None:
-        """Write what changed."""
+        """Write what changed; nothing of a campaign that was removed since it was read."""
         for item in items:
-            self._write_candidates(item["candidates"])
+            name = item["campaign"].name
+            if self._is_gone(name):
+                continue
+            new = self._write_candidates(item["candidates"])
             self.write_changed(self.database.phonons, item["phonons"])
             self.write_changed(self.database.bands, item["bands"])
+            if self._is_gone(name):  # the removal began meanwhile, and may have looked here before
+                self._take_back(name, new, item)
+
+    def _is_gone(self, campaign: str) -> bool:
+        """Whether a campaign was removed, or is being."""
+        there = self.database.mongo["campaigns"].find_one({"name": campaign}, {"_id": 1})
+        return there is None or is_being_removed(self.database.mongo, campaign)
+
+    def _take_back(self, campaign: str, new: list[str], item: dict[str, Any]) -> None:
+        """Delete what a batch has written; a removal that is given up leaves it to the next build."""
+        written = {"candidates": new} | {k: [d["candidate_id"] for d in item[k]] for k in ("phonons", "bands")}
+        for collection, ids in written.items():
+            self.database.mongo[collection].delete_many({"campaign": campaign, "candidate_id": {"$in": ids}})
 
     def _left_out(self, campaign: CampaignDoc) -> Callable[[str], str | None]:
         """What says why a candidate's phonons are left out by the campaign's budget; None where they are not."""
@@ -195,11 +216,11 @@ class CandidateBuilder(ScdmBuilder):
         )
         return document
 
-    def _write_candidates(self, documents: list[dict[str, Any]]) -> None:
-        """Write what changed. Fields of later builders stay as they are, also if these write at the same time; where a
-        candidate has another relaxed structure or brings another energy to the hull, its novelty or its hull fields
-        begin anew and it is marked (no version, pending). The database sets the time, so that one clock says what
-        changed since a ranking.
+    def _write_candidates(self, documents: list[dict[str, Any]]) -> list[str]:
+        """Write what changed; returns the ids that are new. Fields of later builders stay as they are, also if these
+        write at the same time; where a candidate has another relaxed structure or brings another energy to the hull,
+        its novelty or its hull fields begin anew and it is marked (no version, pending). The database sets the time, so
+        that one clock says what changed since a ranking.
         """
         from pymongo import UpdateOne
 
@@ -230,6 +251,7 @@ class CandidateBuilder(ScdmBuilder):
         if updates:
             self.database.candidates._collection.bulk_write(updates, ordered=False)
         self.written += len(updates)
+        return [name for name in (d["candidate_id"] for d in documents) if name not in known]
 
 
 def _begin_novelty(document: dict[str, Any], before: dict[str, Any]) -> set[str]:

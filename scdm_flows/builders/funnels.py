@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from scdm_flows.builders.base import ScdmBuilder
+from scdm_flows.builders.base import ScdmBuilder, content
 from scdm_flows.campaigns.funnel import FUNNEL_FIELDS, campaign_state, funnel
-from scdm_flows.documents import SHARD_STAGES, CampaignDoc, StageName
-from scdm_flows.stores.database import Database
+from scdm_flows.documents import SHARD_STAGES, CampaignDoc, StageName, utc_now
+from scdm_flows.documents.migrations import migrate
+from scdm_flows.stores.database import Database, strip
 
 
 class FunnelBuilder(ScdmBuilder):
@@ -42,12 +43,29 @@ class FunnelBuilder(ScdmBuilder):
             campaign: CampaignDoc = item["campaign"]
             stored = self.database.candidates.query({"campaign": campaign.name}, properties=FUNNEL_FIELDS)
             screen = campaign.config.get("screen", {})
-            campaign.funnel = funnel(
+            counts = funnel(
                 stored, radii=screen.get("require_radii", True), one_layer=screen.get("require_one_layer", True)
             )
             size = int(campaign.config.get("generator", {}).get("shard_size", 1))
             shards = -(-(campaign.n_requested or 0) // size)
-            campaign.state = campaign_state(
-                campaign.state, campaign.funnel, screened=item["screened"], shards=shards, failed=item["failed"]
+            state = campaign_state(
+                campaign.state, counts, screened=item["screened"], shards=shards, failed=item["failed"]
             )
-            self.write_changed(self.database.campaigns, [campaign.model_dump()])
+            counted = {"funnel": counts.model_dump()}
+            self._write(campaign, counted if state == campaign.state else {**counted, "state": state.value})
+
+    def _write(self, campaign: CampaignDoc, counted: dict[str, Any]) -> None:
+        """Set what was counted alone: since it was read, a campaign may have got another budget, or be gone."""
+        campaigns = self.database.campaigns._collection
+        ours = {"$not": {"$gt": campaign.schema_version}}
+        stored = campaigns.find_one({"name": campaign.name, "schema_version": ours})
+        if stored is None:
+            return
+        before = strip(stored)
+        after = migrate(CampaignDoc, before) | counted  # of an earlier version the rest too, as the version is one
+        changed = {k: v for k, v in after.items() if k not in before or content({k: before[k]}) != content({k: v})}
+        gone = {k: "" for k in before if k not in after}
+        if changed or gone:
+            same = {"_id": stored["_id"], "schema_version": ours}
+            change = {"$set": {**changed, "last_updated": utc_now()}} | ({"$unset": gone} if gone else {})
+            self.written += int(campaigns.update_one(same, change).matched_count)

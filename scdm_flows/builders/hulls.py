@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -25,7 +25,7 @@ from pymongo import UpdateOne
 from pymongo.errors import DuplicateKeyError
 
 from scdm_flows.builders.assemble import without_dots
-from scdm_flows.builders.base import ScdmBuilder, comparable, content
+from scdm_flows.builders.base import UNREADABLE, ScdmBuilder, comparable, content
 from scdm_flows.config import VaspEngineConfig
 from scdm_flows.documents.base import utc_now
 from scdm_flows.documents.candidate import HULL_FIELDS, CandidateDoc
@@ -98,22 +98,25 @@ class Basis:
         return f"{self.key}:{chemsys}"
 
 
-def bases(database: Database, packaged: ReferenceTable) -> list[Basis]:
+def bases(
+    database: Database, packaged: ReferenceTable, skip: Callable[[str, Exception], None] = lambda key, error: None
+) -> list[Basis]:
     """The packaged references and those that campaigns name in ``engine.references``.
 
-    A file that cannot be read here is left out with a warning; its candidates keep the gate's energies.
+    A file that cannot be read here is left out with a warning; its candidates keep the gate's energies. So do those of
+    a campaign whose engine this program does not know; ``skip`` is called with it and the error.
     """
     named: dict[tuple[str, str | None], list[str]] = {}
+    unread = []
     for found in database.campaigns.query({}, properties=["name", "config.engine"]):
         engine = (found.get("config") or {}).get("engine") or {}
         if engine.get("references") is not None:
-            scheme = None  # said by the file
-            if engine.get("kind") == "forcefield":
-                scheme = scheme_of(engine["force_field"], engine.get("force_field_options"))
-            elif engine.get("kind") == "vasp":
-                scheme = vasp_scheme(VaspEngineConfig.model_validate(engine)).name
-            named.setdefault((engine["references"], scheme), []).append(found["name"])
-    elsewhere = sorted(name for names in named.values() for name in names)
+            try:
+                named.setdefault((engine["references"], _scheme_of(engine)), []).append(found["name"])
+            except UNREADABLE as error:
+                skip(f"campaign {found['name']}", error)
+                unread.append(found["name"])
+    elsewhere = sorted([*unread, *(name for names in named.values() for name in names)])
     scope = {"campaign": {"$nin": elsewhere}} if elsewhere else {}
     found_bases = [Basis(packaged.scheme, packaged, scope)]
     for (path, scheme), names in sorted(named.items(), key=str):
@@ -125,6 +128,15 @@ def bases(database: Database, packaged: ReferenceTable) -> list[Basis]:
         key = f"{table.scheme}-{table.sha256[:12]}"
         found_bases.append(Basis(key, table, {"campaign": {"$in": names}}))
     return found_bases
+
+
+def _scheme_of(engine: dict[str, Any]) -> str | None:
+    """What the energies of an engine's stored configuration are called; None where its references say it."""
+    if engine.get("kind") == "forcefield":
+        return scheme_of(engine["force_field"], engine.get("force_field_options"))
+    if engine.get("kind") == "vasp":
+        return vasp_scheme(VaspEngineConfig.model_validate(engine)).name
+    return None
 
 
 class HullBuilder(ScdmBuilder):
@@ -154,7 +166,7 @@ class HullBuilder(ScdmBuilder):
 
     def get_items(self) -> Iterator[dict[str, Any]]:
         """One item for each chemical system to compute, smaller systems first."""
-        self._bases = {basis.key: basis for basis in bases(self.database, self.table)}
+        self._bases = {basis.key: basis for basis in bases(self.database, self.table, self.skip)}
         for find in (self._dirty, self._shrunk):  # what changed first: what is gone takes longer to find
             for basis in self._bases.values():
                 for chemsys in sorted(find(basis), key=lambda name: (name.count("-"), name)):

@@ -7,26 +7,31 @@ before anything is computed for it: a loop that was killed goes on as if it had 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 
 import numpy as np
+from pymongo.errors import DuplicateKeyError
 
 from scdm_flows.campaigns.controls import loop_key
 from scdm_flows.campaigns.node_hours import node_hours
 from scdm_flows.campaigns.promotion import Asked
 from scdm_flows.campaigns.removal import is_being_removed
 from scdm_flows.config.loop import LoopConfig, parse_loop
+from scdm_flows.config.settings import get_settings
 from scdm_flows.documents import CandidateDoc, CandidateState, LoopDoc, LoopRound, utc_now
 from scdm_flows.documents.provenance import made_here
 from scdm_flows.errors import CampaignError
 from scdm_flows.query import CandidateDB
-from scdm_flows.stores.database import Database
+from scdm_flows.stores.database import Database, plain_values
 from scdm_flows.stores.driver_errors import store_errors
 from scdm_flows.stores.names import OUTPUTS
 
 SMALLEST_BUDGET_HOURS = 1e-6
+CORE_HOURS, NODE_HOURS = "core hours", "node hours"
 
 
 class Step(StrEnum):
@@ -49,12 +54,17 @@ class Next:
 
 
 def next_step(
-    config: LoopConfig, document: LoopDoc, over: Collection[str], core_hours: float, taught: Collection[int] = ()
+    config: LoopConfig,
+    document: LoopDoc,
+    over: Collection[str],
+    core_hours: float,
+    taught: Collection[int] = (),
+    unit: str = CORE_HOURS,
 ) -> Next:
     """What comes next.
 
     over: surrogate campaigns whose work is done; core_hours: that all jobs of the loop have taken; taught: rounds whose
-    generator has learned, or could not.
+    generator has learned, or could not; unit: what the hours are, as ``unit_of`` says.
     """
     rounds = document.rounds
     if rounds and not rounds[-1].finished:
@@ -63,7 +73,7 @@ def next_step(
     if number > config.rounds:
         return Next(Step.END, number, f"all {config.rounds} rounds are done")
     if config.core_hours is not None and core_hours >= config.core_hours:
-        return Next(Step.END, number, f"its {config.core_hours:g} core hours are used up")
+        return Next(Step.END, number, f"its {config.core_hours:g} {unit} are used up")
     campaign = config.campaign(number)
     if campaign is not None and campaign.name not in over:
         learns = config.learn.generator and number > 1 and number not in taught
@@ -96,15 +106,15 @@ def register_loop(config: LoopConfig, database: Database) -> LoopDoc:
             config_hash=config.config_hash,
             provenance=made_here(config_hash=config.config_hash),
         )
+        _insert(database, known)
     elif known.config_hash != config.config_hash:
         raise CampaignError(
             f"loop {config.name!r} exists with another configuration; only rounds, core_hours and the description may "
             "change; give the changed file a new name"
         )
-    elif known.config == wanted:
-        return known
-    known.config, known.description = wanted, config.description
-    save(database, known)
+    elif known.config != wanted:
+        known.config, known.description = wanted, config.description
+        save(database, known)
     return known
 
 
@@ -114,22 +124,67 @@ def stored_loop(database: Database, name: str) -> tuple[LoopConfig, LoopDoc]:
     return parse_loop(document.config, origin=f"loop {name}"), document
 
 
+def _insert(database: Database, document: LoopDoc) -> None:
+    """Write the document of a new loop; ``CampaignError`` where another process made one in this moment."""
+    made = {"$setOnInsert": plain_values(document.model_dump())}
+    with store_errors(database.uri), suppress(DuplicateKeyError):
+        if database.loops._collection.update_one({"name": document.name}, made, upsert=True).upserted_id is not None:
+            return
+    raise _changed(document)
+
+
 def save(database: Database, document: LoopDoc) -> None:
-    """Write the document, with the time."""
-    document.last_updated = utc_now()
-    database.upsert(database.loops, [document.model_dump()])
+    """Write the document over the one that was read, with the time.
+
+    Raises
+    ------
+    CampaignError
+        If another process has written or removed the loop since.
+    """
+    as_read = {"name": document.name, "last_updated": document.last_updated}
+    document.last_updated = max(utc_now(), document.last_updated + timedelta(milliseconds=1))
+    with store_errors(database.uri):
+        found = database.loops._collection.replace_one(as_read, plain_values(document.model_dump()))
+    if not found.matched_count:
+        raise _changed(document)
+
+
+def _changed(document: LoopDoc) -> CampaignError:
+    return CampaignError(
+        f"loop {document.name!r} was changed by another process meanwhile, so nothing was written over it; wait for "
+        "its end, or stop it, and give the same command again"
+    )
+
+
+def cores_of(config: LoopConfig) -> int | None:
+    """Cores of each job that computes what was chosen: VASP's ranks, else one; None where nobody says how many.
+
+    The jobs of surrogate campaigns have one.
+    """
+    if config.compute is None or config.compute.engine.kind != "vasp":
+        return 1
+    return get_settings().vasp_ranks
+
+
+def unit_of(config: LoopConfig) -> str:
+    """What the hours of a loop are: those of cores, or of nodes (wall time) where VASP's ranks are not known."""
+    return NODE_HOURS if cores_of(config) is None else CORE_HOURS
 
 
 def hours_of(config: LoopConfig, database: Database, number: int, *, computed: bool = True) -> float:
-    """Core hours of a round's jobs, each has one core; without ``computed`` of its surrogate campaign alone."""
-    campaign = config.campaign(number)
-    names = [config.computed(number) if computed else None, None if campaign is None else campaign.name]
+    """Hours of a round's jobs, wall time by the cores of each; without ``computed`` of its surrogate campaign alone."""
+    campaign, name, found = config.campaign(number), config.computed(number), 0.0
     with store_errors(database.uri):
-        return sum(node_hours(database.mongo[OUTPUTS], name) for name in names if name is not None)
+        outputs = database.mongo[OUTPUTS]
+        if campaign is not None:
+            found += node_hours(outputs, campaign.name)
+        if computed and name is not None:
+            found += node_hours(outputs, name) * (cores_of(config) or 1)
+    return found
 
 
 def asked_of(config: LoopConfig, this: LoopRound, left: float | None) -> Asked:
-    """The promotion of a round's choice. left: core hours of the loop's budget; None without one."""
+    """The promotion of a round's choice. left: hours of the loop's budget; None without one."""
     last = next(n for n in range(this.number, 0, -1) if config.campaign(n) is not None)
     parent = config.campaign(last)
     assert parent is not None
@@ -139,7 +194,7 @@ def asked_of(config: LoopConfig, this: LoopRound, left: float | None) -> Asked:
         top=len(this.chosen),
         engine=config.compute.engine.model_dump(mode="json"),
         name=config.computed(this.number),
-        node_hours=None if left is None else max(left, SMALLEST_BUDGET_HOURS),
+        node_hours=None if left is None else max(left / (cores_of(config) or 1), SMALLEST_BUDGET_HOURS),
         gate=config.compute.gate.model_dump(mode="json"),
         candidates=tuple(choice.candidate_id for choice in this.chosen),
         description=f"chosen in round {this.number} of the loop {config.name}, by {config.choose.by}",
@@ -177,7 +232,7 @@ def is_found(config: LoopConfig, one: CandidateDoc) -> bool:
 
 
 def hours_left(config: LoopConfig, database: Database, number: int) -> float | None:
-    """Core hours of the budget that a round may compute for, what it has used of them included; None without one."""
+    """Hours of the budget that a round may compute for, what it has used of them included; None without one."""
     if config.core_hours is None:
         return None
     before = spent(config, database, number - 1) + hours_of(config, database, number, computed=False)
@@ -185,7 +240,7 @@ def hours_left(config: LoopConfig, database: Database, number: int) -> float | N
 
 
 def spent(config: LoopConfig, database: Database, number: int) -> float:
-    """Core hours of the first ``number`` rounds."""
+    """Hours of the first ``number`` rounds."""
     return sum(hours_of(config, database, k) for k in range(1, number + 1))
 
 

@@ -5,20 +5,20 @@ And what a generator learns from: the same word on all candidates, and DFT's whe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from pymatgen.core.structure import Structure
 
 from scdm_flows.analysis.acquisition import Option, chance, choose, gap_chance, in_words
-from scdm_flows.campaigns.estimate import fits, in_node_hours
+from scdm_flows.campaigns.estimate import Fit, fits, in_node_hours
 from scdm_flows.campaigns.findings import findings_of
 from scdm_flows.campaigns.promotion import why_not
-from scdm_flows.campaigns.rounds import hours_left, is_found
+from scdm_flows.campaigns.rounds import cores_of, hours_left, is_found
 from scdm_flows.config import FilesGeneratorConfig
 from scdm_flows.config.loop import LoopConfig
-from scdm_flows.documents import CandidateDoc, Choice, LoopDoc, LoopRound, Taught
+from scdm_flows.documents import CandidateDoc, Choice, LoopDoc, LoopRound, StageName, Taught
 from scdm_flows.engines.base import StageCost
 from scdm_flows.engines.forcefield.energies import predict_by
 from scdm_flows.errors import ReferenceDataError
@@ -41,14 +41,12 @@ def choose_round(config: LoopConfig, database: Database, number: int, document: 
     """
     model = _model(config, database)
     pool, costs = _pool(config, database, document)
-    known = fits(database, config.computing()) if pool else {}
+    known, cores = fits(database, config.computing()) if pool else {}, cores_of(config)
     options, documents = [], {}
     for candidate, predicted in zip(pool, predict_by(model, _relaxed(pool)), strict=True):
         if isinstance(predicted, PredictedEnergy):  # what the model cannot say anything of is not chosen
-            runs = costs[candidate.candidate_id]
-            fitted = in_node_hours(runs, known)
-            hours = sum(run.core_hours for run in runs) if fitted is None else fitted[0]
-            options.append(_option(config, candidate, predicted, hours or None))
+            hours = core_hours(costs[candidate.candidate_id], known, cores)
+            options.append(_option(config, candidate, predicted, hours))
             documents[candidate.candidate_id] = candidate
     rules = config.choose
     query = CandidateDB(database)
@@ -61,7 +59,8 @@ def choose_round(config: LoopConfig, database: Database, number: int, document: 
         diversity=rules.diversity,
         per_hour=rules.per_hour,
         before=before,
-        core_hours=hours_left(config, database, number),
+        # what is left in node hours is no limit of core hours: the round's campaign keeps to it
+        core_hours=None if cores is None else hours_left(config, database, number),
         seed=rules.seed + number - 1,
     )
     campaign = config.campaign(number)
@@ -98,6 +97,18 @@ def choose_round(config: LoopConfig, database: Database, number: int, document: 
         chosen=choices,
         finished=not chosen,
     )
+
+
+def core_hours(runs: Sequence[StageCost], known: Mapping[StageName, Fit], cores: int | None) -> float | None:
+    """What a candidate's runs cost, in core hours whatever is known; None where that is next to nothing.
+
+    By the fits to finished jobs, which are of node hours, and the cores of each job; by the engine's estimate where a
+    stage has no fit, or nobody says how many cores there are.
+    """
+    fitted = None if cores is None else in_node_hours(runs, known)
+    if cores is None or fitted is None:
+        return sum(run.core_hours for run in runs) or None
+    return fitted[0] * cores or None
 
 
 def _model(config: LoopConfig, database: Database) -> EnergyModel:

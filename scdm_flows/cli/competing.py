@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from scdm_flows.cli.common import JSON, database, echo_json, table
-from scdm_flows.cli.files import output_path
+from scdm_flows.cli.files import check_output, output_path
 from scdm_flows.cli.progress import progress_bar
 from scdm_flows.errors import ConfigError, EngineError
 
@@ -44,7 +44,7 @@ def plan(campaign: str, sources: tuple[Path, ...], elements: str | None, as_json
     What belongs on a hull says the packaged table of competing phases. Core hours are good to a factor of three.
     """
     config = _config(campaign)
-    missing, _ = _missing(config, _systems(campaign, config, elements), sources, None)
+    missing = _missing(config, _systems(campaign, config, elements), sources, None)
     _show(config, missing, as_json)
 
 
@@ -76,16 +76,18 @@ def compute(
     Interrupted, or with runs on the LaunchPad, the same command goes on and gathers what is finished by then. Its exit
     code is 0 when nothing is missing any more.
     """
-    from scdm_flows.flows.references import computed_entry, merged, reference_flow
+    from scdm_flows.flows.references import computed_entry, known_references, merged, reference_flow
+    from scdm_flows.thermo.materials_project import locked
 
     if not out.name.endswith(".json"):
         raise ConfigError(f"{out} must end in .json, as engine.references reads it; name it references.json")
     config = _config(campaign)
     systems = _systems(campaign, config, elements)
-    missing, before = _missing(config, systems, sources, out)
+    missing = _missing(config, systems, sources, out)
     if dry_run:
         _show(config, missing, as_json)
         return
+    check_output(out, force=True)
     ready = [phase for phase in missing if phase.structure is not None]
     flows = [reference_flow(config, phase) for phase in ready]  # refused before anything runs
     _refuse_what_cannot_run(config, ready)
@@ -98,8 +100,10 @@ def compute(
         entries = [computed_entry(config, phase, connected.job_store) for phase in ready]
     found = [entry for entry in entries if entry is not None]
     if found:
-        with output_path(out, force=True) as temporary:
-            temporary.write_text(json.dumps(merged(config, before, found)) + "\n")
+        with locked(out):
+            _, now = known_references(config, out)  # others may have added to it while this ran
+            with output_path(out, force=True) as temporary:
+                temporary.write_text(json.dumps(merged(config, now, found)) + "\n")
     left = len(missing) - len(found)
     if as_json:
         without = [phase.formula for phase in missing if phase.structure is None]
@@ -196,13 +200,13 @@ def _systems(campaign: str | None, config: CampaignConfig | None, elements: str 
 
 def _missing(
     config: CampaignConfig, systems: Iterable[tuple[str, ...]], sources: Iterable[Path], out: Path | None
-) -> tuple[list[MissingPhase], dict[str, Any]]:
-    """What is missing, and the document of the reference file that there is."""
+) -> list[MissingPhase]:
+    """What the references lack."""
     from scdm_flows.flows.references import known_references, missing_references
     from scdm_flows.thermo.crystals import bulk_structures
 
-    known, before = known_references(config, out)
-    return missing_references(config, systems, bulk_structures(sources), known), before
+    known, _ = known_references(config, out)
+    return missing_references(config, systems, bulk_structures(sources), known)
 
 
 def _refuse_what_cannot_run(config: CampaignConfig, phases: list[MissingPhase]) -> None:

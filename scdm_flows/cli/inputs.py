@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +48,11 @@ def inputs(file_or_id: str, out: Path, settings: Path | None, force: bool, as_js
     if config is None:
         config = CampaignConfig(name="inputs", engine=VaspEngineConfig())
     engine = engine_of(config.engine)
+    folders = [out] if len(layers) == 1 else [out / name for name in _folder_names([name for name, _ in layers])]
     written: dict[str, list[str]] = {}
-    for name, structure in layers:
+    texts: dict[Path, str] = {}
+    once: dict[str, str] = {}  # POTCARs are large, and the same in all runs of a layer
+    for folder, (name, structure) in zip(folders, layers, strict=True):
         structure = prepared(config, structure) if given else structure
         problems = engine.layer_problems(structure)
         if problems:
@@ -60,16 +63,17 @@ def inputs(file_or_id: str, out: Path, settings: Path | None, force: bool, as_js
                 f"the {config.engine.kind} engine reads no input files; give --settings FILE of a campaign with the "
                 "vasp engine"
             )
-        folder = out if len(layers) == 1 else out / _safe(name)
-        targets = {folder / run / file: text for run, texts in files.items() for file, text in texts.items()}
-        for parent in sorted({path.parent for path in targets}):
-            make_folder(parent)
-        for path in targets:
-            check_output(path, force=force)
-        for path, text in targets.items():
-            with output_file(path, force=force) as handle:
-                handle.write(text)
+        texts |= {folder / run / file: once.setdefault(t, t) for run, made in files.items() for file, t in made.items()}
         written[str(folder)] = [run for run in files if run]
+    parents = sorted({path.parent for path in texts})
+    for path in texts:  # all of them before the first is written
+        if path.parent.is_dir():
+            check_output(path, force=force)
+    for parent in parents:
+        make_folder(parent)
+    for path, text in texts.items():
+        with output_file(path, force=force) as handle:
+            handle.write(text)
     if as_json:
         echo_json(written)
         return
@@ -109,9 +113,24 @@ def _layers(file_or_id: str) -> tuple[CampaignConfig | None, list[tuple[str, Str
     return stored if reads_files else None, [(file_or_id, structure)], False
 
 
-def _safe(name: str) -> str:
-    """A folder name of a structure's id."""
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in Path(name).name) or "structure"
+def _folder_names(ids: Sequence[str]) -> list[str]:
+    """A folder name of each structure's id: the whole id in safe characters.
+
+    Raises
+    ------
+    StructureError
+        If two would be the same.
+    """
+    names = ["".join(c if c.isalnum() or c in "-_." else "_" for c in one).strip(".") or "structure" for one in ids]
+    first: dict[str, str] = {}
+    for one, name in zip(ids, names, strict=True):
+        if name.casefold() in first:  # there are file systems that do not tell cases apart
+            raise StructureError(
+                f"the layers {first[name.casefold()]!r} and {one!r} would both be written to the folder {name}; "
+                "give the folder that both files are in, rename one of them, or give them one at a time"
+            )
+        first[name.casefold()] = one
+    return names
 
 
 def known_fits(config: CampaignConfig) -> dict[StageName, Fit]:

@@ -56,6 +56,7 @@ def loop(file: Path, submit: bool, processes: int | None, hours: float | None, d
         _plan(config, as_json=as_json)
         return
     from scdm_flows.campaigns.controls import loop_key
+    from scdm_flows.campaigns.rounds import unit_of
     from scdm_flows.campaigns.under_way import running
     from scdm_flows.config.settings import get_settings
     from scdm_flows.execution.loop import go_on
@@ -69,7 +70,7 @@ def loop(file: Path, submit: bool, processes: int | None, hours: float | None, d
     if as_json:
         echo_json(went.document.model_dump(mode="json") | {"waits_for": went.waits_for})
         return
-    show_rounds(went.document)
+    show_rounds(went.document, unit_of(config))
     if went.waits_for == "time":
         click.echo("the time is used up; the same command goes on from here")
     elif went.waits_for is not None and submit:
@@ -106,6 +107,7 @@ def _submitter(connected: Database) -> Any:
 def _plan(config: LoopConfig, *, as_json: bool) -> None:
     """Say what a loop would do; exit code 2 where it would be refused."""
     from scdm_flows.campaigns.registration import refusals_here
+    from scdm_flows.campaigns.rounds import NODE_HOURS, unit_of
     from scdm_flows.flows.campaign import shard_count
 
     first, computes = config.campaign(1), config.computing()
@@ -115,12 +117,14 @@ def _plan(config: LoopConfig, *, as_json: bool) -> None:
         missing += refusals_here(computes.model_copy(update={"name": config.computed(1)}))
     missing = list(dict.fromkeys(missing))
     total = shard_count(first)[1] if not missing else None
+    unit = unit_of(config)
     facts = {
         "loop": config.name,
         "samples_a_round": total,
         "computed_a_round": config.choose.n,
         "rounds": config.rounds,
         "core_hours": config.core_hours,
+        "unit": unit,
         "engine": None if config.compute is None else computes.engine.kind,
         "config_hash": config.config_hash,
         "missing": missing,
@@ -136,15 +140,16 @@ def _plan(config: LoopConfig, *, as_json: bool) -> None:
             )
         click.echo(f"loop {config.name}: {config.rounds} rounds of {total} samples, {then}; nothing was written")
         if config.core_hours is not None:
-            click.echo(f"nothing begins after {config.core_hours:g} core hours")
+            why = ": set SCDM_VASP_RANKS, and core hours are counted" if unit == NODE_HOURS else ""
+            click.echo(f"nothing begins after {config.core_hours:g} {unit}{why}")
         for line in missing:
             click.echo(f"missing: {line}", err=True)
     if missing:
         raise click.exceptions.Exit(USAGE)
 
 
-def show_rounds(document: LoopDoc) -> None:
-    """A line for each round."""
+def show_rounds(document: LoopDoc, unit: str) -> None:
+    """A line for each round. unit: what its hours are."""
     from scdm_flows.campaigns.rounds import summary
 
     rows: list[list[Any]] = []
@@ -170,7 +175,7 @@ def show_rounds(document: LoopDoc) -> None:
     )  # fmt: skip
     heads = [
         *("round", "samples", "promising", "to choose from", "chosen", "expected (by rank, at random)"),
-        *("computed", "found", "core hours", "learned from"),
+        *("computed", "found", unit, "learned from"),
     ]
     table(f"Loop {document.name}", heads, rows)
 

@@ -35,6 +35,11 @@ def run_and_build(
     """Run a campaign in this process, then the builders; the run's counts and the campaign's document.
 
     deadline: ``time.time()`` beyond which no candidate begins that is not expected to end before it.
+
+    Raises
+    ------
+    CampaignError
+        As ``run_campaign``, or if another process runs it.
     """
     from scdm_flows.builders import build_all
     from scdm_flows.campaigns.under_way import running

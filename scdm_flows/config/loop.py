@@ -116,7 +116,8 @@ class LoopConfig(Frozen):
     core_hours: float | None = Field(
         None,
         gt=0,
-        description="wall time of all jobs, hours of one core each, beyond which nothing begins; no limit when absent",
+        description="wall time of all jobs by the cores of each (SCDM_VASP_RANKS of VASP's, one of all others), beyond "
+        "which nothing begins; node hours where that is not set; no limit when absent",
     )
 
     def campaign(self, number: int, checkpoint: str | None = None) -> CampaignConfig | None:

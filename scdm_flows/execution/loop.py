@@ -20,6 +20,7 @@ from scdm_flows.campaigns.rounds import (
     register_loop,
     save,
     spent,
+    unit_of,
 )
 from scdm_flows.campaigns.stored import stored_of
 from scdm_flows.campaigns.worth import choose_round, teach_round
@@ -67,7 +68,8 @@ def go_on(
     Raises
     ------
     CampaignError
-        If there is another loop of this name, or another campaign of one of its names.
+        If there is another loop of this name, or another campaign of one of its names, or another process has gone on
+        with the loop meanwhile.
     ReferenceDataError
         If there is no energy model to choose by.
     """
@@ -77,7 +79,7 @@ def go_on(
         campaign = config.campaign(number, document.checkpoint(number))
         over = [campaign.name] if campaign is not None and _is_done(database, campaign) else []
         hours = spent(config, database, number)
-        now = next_step(config, document, over, hours, [one.number for one in document.taught])
+        now = next_step(config, document, over, hours, [one.number for one in document.taught], unit_of(config))
         if now.step is Step.END:
             if document.ended != now.why:
                 document.ended = now.why
@@ -110,7 +112,7 @@ def go_on(
 def _compute(config: LoopConfig, database: Database, document: LoopDoc, execute: Execute) -> str | None:
     """Compute what the last round has chosen, and count what it found; the campaign that is still under way, or None.
 
-    A campaign whose core hours are used up is over, whatever it has not begun.
+    A campaign whose hours are used up is over, whatever it has not begun.
     """
     *before, this = document.rounds
     left = hours_left(config, database, this.number)

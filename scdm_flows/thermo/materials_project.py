@@ -5,20 +5,24 @@ Needs the package mp-api (extra ``mp``), a key in ``MP_API_KEY`` and a network. 
 refs compute`` takes. Of each composition the lowest phase keeps its crystal.
 
 Chemical systems are asked for in batches, those that are in the file already are not, so an interrupted fetch goes on
-where it was, and one file grows with the campaigns that need it.
+where it was, and one file grows with the campaigns that need it. Several processes may add to it at once: each reads
+it again before it writes, while the others wait.
 """
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import combinations
 from math import comb
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from scdm_flows.errors import ReferenceDataError
 from scdm_flows.thermo.bulk_compounds import reduced_formula
@@ -123,37 +127,78 @@ def fetch(systems: Sequence[str], out: Path, progress: Progress | None = None) -
     return {"entries": len(file.entries), "systems": len(file.systems), "left_out": left_out, "other_potentials": other}
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """A block in which no other process is that adds to the file; whoever comes meanwhile waits.
+
+    The lock is a file beside, which goes at the end.
+    """
+    beside = path.with_name(f".{path.name}.lock")
+    while True:
+        with beside.open("w") as handle:
+            with suppress(OSError):  # there are file systems that know no locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if not _is(handle, beside):
+                continue  # whoever had it took it away in this moment
+            try:
+                yield
+            finally:
+                beside.unlink(missing_ok=True)
+            return
+
+
+def _is(handle: IO[str], path: Path) -> bool:
+    """Whether an open file is still what its path names."""
+    try:
+        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 class _File:
-    """What was fetched: systems, entries and what is left out, by entry id."""
+    """What was fetched: systems, entries and what is left out, by entry id; of the file and of this process."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._new: tuple[dict[str, None], dict[str, Any], dict[str, Any]] = {}, {}, {}
+        self._read()
+
+    def _read(self) -> None:
+        """Read the file, and add what this process has fetched."""
+        path = self.path
         self.document = read_document(path) if path.exists() else {}
         said = self.document.get("scheme", SCHEME if not self.document else None)
         if said != SCHEME or (self.document and "systems" not in self.document):
             raise ReferenceDataError(
                 f"{path} is no file that `scdm refs fetch` made, so nothing is added to it; give another name"
             )
-        self.systems = dict.fromkeys(self.document.get("systems") or [])
-        self.entries = {str(row["entry_id"]): row for row in self.document.get("entries") or []}
-        self.left_out = {str(row["entry_id"]): row for row in self.document.get("left_out") or []}
+        systems, entries, left_out = self._new
+        self.systems = dict.fromkeys(self.document.get("systems") or []) | systems
+        self.entries = {str(row["entry_id"]): row for row in self.document.get("entries") or []} | entries
+        self.left_out = {str(row["entry_id"]): row for row in self.document.get("left_out") or []} | left_out
 
     def take(self, systems: Iterable[str], found: Iterable[Any]) -> None:
         """Add the entries of some systems."""
+        new_systems, entries, left_out = self._new
         for entry in sorted(found, key=lambda entry: str(entry.entry_id)):
             run_type = entry.parameters.get("run_type")
             run_type = str(getattr(run_type, "value", run_type))
             row = entry.as_dict()
             if run_type in PLAIN_GGA and not entry.parameters.get("is_hubbard"):
-                self.entries[str(entry.entry_id)] = row
+                entries[str(entry.entry_id)] = row
             else:
-                self.left_out[str(entry.entry_id)] = row | {"why": f"{entry.composition.reduced_formula}, {run_type}"}
-        self.systems.update(dict.fromkeys(systems))
+                left_out[str(entry.entry_id)] = row | {"why": f"{entry.composition.reduced_formula}, {run_type}"}
+        new_systems.update(dict.fromkeys(systems))
 
     def write(self) -> None:
-        """Replace the file, if anything is in it."""
-        if not self.systems:
+        """Replace the file, if anything was fetched, by what it has by now and that."""
+        if not self._new[0]:
             return
+        with locked(self.path):
+            self._read()
+            self._replace()
+
+    def _replace(self) -> None:
         for rows in (self.entries, self.left_out):
             _keep_lowest_crystals(list(rows.values()))
         document = {
@@ -166,9 +211,12 @@ class _File:
             "left_out": list(self.left_out.values()),
         }
         text = (json.dumps(document) + "\n").encode()
-        temporary = self.path.with_name(f"{self.path.name}.part")
-        temporary.write_bytes(gzip.compress(text, 6) if self.path.name.endswith(".gz") else text)
-        temporary.replace(self.path)
+        temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.part")
+        try:
+            temporary.write_bytes(gzip.compress(text, 6) if self.path.name.endswith(".gz") else text)
+            temporary.replace(self.path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _keep_lowest_crystals(rows: Sequence[dict[str, Any]]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from monty.json import jsanitize
 from pymatgen.core import Lattice, Structure
+from pymongo.errors import AutoReconnect
 from support.memory import memory_database
 
 from scdm_flows.analysis.duplicates import across_shards
@@ -25,6 +26,7 @@ from scdm_flows.builders import (
     build_all,
 )
 from scdm_flows.builders.assemble import completed_at
+from scdm_flows.campaigns import removal
 from scdm_flows.config.settings import ScdmSettings
 from scdm_flows.documents import (
     CampaignDoc,
@@ -36,10 +38,12 @@ from scdm_flows.documents import (
     ScreenedCandidate,
     ScreenOutput,
     StageFailure,
+    utc_now,
 )
-from scdm_flows.errors import CampaignError
+from scdm_flows.errors import CampaignError, StoreError
 from scdm_flows.query import CandidateDB
 from scdm_flows.stores import Database, EmbeddedServer, connect
+from scdm_flows.stores.names import CONTROLS
 from scdm_flows.stores.process import free_port
 from scdm_flows.thermo.competing_phases import lower_hull
 from scdm_flows.thermo.hull import Phase
@@ -399,6 +403,121 @@ def test_funnel_and_campaign_state(campaign: Campaign) -> None:
         "pending": 0,
     }
     assert campaign.document.state is CampaignState.COMPLETED
+
+
+def test_what_changes_while_candidates_are_counted_stays_changed(campaign: Campaign) -> None:
+    """Counting thousands takes seconds, in which somebody may raise the budget, or a newer program take over."""
+    campaign.screen(0, screened("a", 0))
+    CandidateBuilder(campaign.database).run()
+    stored, builder = campaign.database.mongo["campaigns"], FunnelBuilder(campaign.database)
+    stored.update_one({"name": "c"}, {"$set": {"config.budget": {"node_hours": 5.0}}})
+    (item,) = builder.get_items()
+    stored.update_one({"name": "c"}, {"$set": {"config.budget": {"node_hours": None}, "description": "longer"}})
+    builder.update_targets([item])
+    after = campaign.document
+    assert (after.config["budget"], after.description) == ({"node_hours": None}, "longer")
+    assert (after.funnel.generated, after.state, builder.written) == (1, CampaignState.RUNNING, 1)
+    campaign.screen(1, screened("b", 2))
+    CandidateBuilder(campaign.database).run()
+    (item,) = builder.get_items()
+    stored.update_one({"name": "c"}, {"$set": {"schema_version": 99}})
+    builder.update_targets([item])
+    assert stored.find_one({"name": "c"})["funnel"]["generated"] == 1
+
+
+def test_a_campaign_of_an_earlier_version_is_counted_in_the_words_of_this_one(campaign: Campaign) -> None:
+    campaign.screen(0, screened("a", 0))
+    CandidateBuilder(campaign.database).run()
+    stored = campaign.database.mongo["campaigns"]
+    # version 1 called new samples ``novel``
+    old = {"schema_version": 1, "funnel": {"generated": 1, "novel": 1}}
+    stored.update_one({"name": "c"}, {"$set": old})
+    for _ in range(2):
+        FunnelBuilder(campaign.database).run()
+        assert campaign.document.funnel.model_dump(exclude_defaults=True) == {
+            "generated": 1, "valid": 1, "unique": 1, "sample_novel": 1, "pending": 1,
+        }  # fmt: skip
+        assert stored.find_one({"name": "c"})["schema_version"] == 2
+
+
+@pytest.mark.parametrize("moment", ["before", "while", "as"])
+def test_a_campaign_that_is_removed_during_a_build_stays_removed(
+    campaign: Campaign, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Before its batch is written, in the middle of that, or by a removal that has looked at the candidates already."""
+    campaign.screen(0, screened("a", 0))
+    campaign.gate("a", -0.5)
+    campaign.phonon("a")
+    database, builder = campaign.database, CandidateBuilder(campaign.database)
+    funnels = FunnelBuilder(database)
+    (counted,), items = funnels.get_items(), [builder.process_item(item) for item in builder.get_items()]
+    write = builder._write_candidates
+
+    def remove() -> None:
+        if moment == "as":
+            database.mongo[CONTROLS].update_one({"_id": "c"}, {"$set": {"removing": utc_now()}}, upsert=True)
+        else:
+            removal.remove(database, "c")
+
+    def written(documents: list[dict[str, Any]]) -> list[str]:
+        remove()
+        return write(documents)
+
+    if moment == "before":
+        remove()
+    else:
+        monkeypatch.setattr(builder, "_write_candidates", written)
+    builder.update_targets(items)
+    assert [database.mongo[name].count_documents({}) for name in ("candidates", "phonons", "bands")] == [0, 0, 0]
+    if moment != "as":
+        funnels.update_targets([counted])
+        assert database.campaign("c") is None
+
+
+def test_a_campaign_of_another_program_does_not_end_the_build_of_the_others(
+    campaign: Campaign, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a later version, with a budget that this one does not know, or an engine: each is named and left out."""
+    campaign.screen(0, screened("a", 0))
+    campaign.gate("a", -0.5)
+    alien = {
+        "newer": {"schema_version": 99},
+        "richer": {"config": {"budget": {"unheard_of": 1}}},
+        "other": {"config": {"engine": {"kind": "vasp", "references": "r.json", "unheard_of": 1}}},
+        "torn": {"config": {"engine": {"kind": "forcefield", "references": "r.json"}}},
+    }
+    for name, fields in alien.items():
+        document = CampaignDoc(name=name, config={}, config_hash="1" * 64).model_dump()
+        campaign.database.mongo["campaigns"].insert_one({**document, **fields})
+    builders = [
+        CandidateBuilder(campaign.database),
+        FunnelBuilder(campaign.database),
+        HullBuilder(campaign.database, TABLE),
+    ]
+    for builder in builders:
+        builder.run()
+    assert campaign.get("a").e_above_hull is not None
+    assert campaign.document.funnel.generated == 1
+    candidates, funnels, hulls = (builder.errors for builder in builders)
+    assert set(candidates) == {"campaign newer", "campaign richer"}
+    assert "schema version 99" in candidates["campaign newer"]
+    assert "unheard_of" in candidates["campaign richer"]
+    assert set(funnels) == {"campaign newer"}
+    assert set(hulls) == {"campaign other", "campaign torn"}
+    assert "HullBuilder left out campaign other" in caplog.text
+
+
+def test_a_database_that_fails_ends_the_build(campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no fault of a campaign, which would be left out as if nothing had happened."""
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise AutoReconnect("no answer")
+
+    builder = CandidateBuilder(campaign.database, "c")
+    monkeypatch.setattr(campaign.database.campaigns, "query_one", fail)
+    with pytest.raises(StoreError, match="does not answer"):
+        builder.run()
+    assert builder.errors == {}
 
 
 def test_a_campaign_is_not_complete_before_its_last_shard() -> None:

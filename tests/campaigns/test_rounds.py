@@ -13,12 +13,17 @@ from support.documents import candidate, energies, six_candidates
 from support.layers import mx2
 from support.memory import memory_database
 
+from scdm_flows.campaigns import rounds, worth
+from scdm_flows.campaigns.estimate import Fit
 from scdm_flows.campaigns.findings import OTHER_SCALE_EV, SAME_SCALE_EV, findings_of
-from scdm_flows.campaigns.rounds import Next, Step, is_found, next_step, register_loop, stored_loop
+from scdm_flows.campaigns.rounds import Next, Step, is_found, next_step, register_loop, save, stored_loop
 from scdm_flows.config.loop import LoopConfig, load_loop, parse_loop
-from scdm_flows.documents import CandidateDoc, LoopDoc, LoopRound, ParentRecord
+from scdm_flows.documents import CandidateDoc, LoopDoc, LoopRound, ParentRecord, StageName
+from scdm_flows.engines.base import StageCost
 from scdm_flows.engines.forcefield.energies import see
 from scdm_flows.errors import CampaignError, ConfigError
+from scdm_flows.stores import Database
+from scdm_flows.stores.names import OUTPUTS
 from scdm_flows.thermo.energy_model import load_energy_model
 from scdm_flows.thermo.table import ReferenceTable
 
@@ -143,6 +148,124 @@ def test_a_loop_is_registered_once_and_may_grow() -> None:
         register_loop(loop(choose={"n": 3}), database)
     with pytest.raises(CampaignError, match="no loop is called 'm'; `scdm campaign list --loops` shows"):
         stored_loop(database, "m")
+
+
+@pytest.mark.parametrize("which", ["memory", "server"])
+def test_a_loop_is_only_written_over_what_was_read(which: str, request: pytest.FixtureRequest) -> None:
+    """A process that was stopped for long must not take back the rounds that another has made since."""
+    if which == "server":
+        pytest.importorskip("secantus", reason="the embedded server is an optional extra")
+    connected: Database = memory_database() if which == "memory" else request.getfixturevalue("database")
+    register_loop(loop(), connected)
+    stopped, other = (stored_loop(connected, "l")[1] for _ in range(2))
+    for number in (1, 2):  # in the same millisecond, too
+        other.rounds.append(this(number))
+        save(connected, other)
+    stopped.ended = "nothing to do"
+    with pytest.raises(CampaignError, match="loop 'l' was changed by another process meanwhile.* wait for its end"):
+        save(connected, stopped)
+    after = stored_loop(connected, "l")[1]
+    assert (len(after.rounds), after.ended) == (2, None)
+    connected.mongo["loops"].delete_many({})  # nor bring back one that was removed
+    with pytest.raises(CampaignError, match="changed by another process"):
+        save(connected, after)
+    assert connected.loop("l") is None
+    rounds._insert(connected, after)
+    with pytest.raises(CampaignError, match="changed by another process"):  # nor register it twice
+        rounds._insert(connected, after)
+
+
+def with_outputs(config: LoopConfig) -> Database:
+    """A database in which the first round's surrogate has taken one hour of wall time, and its computation two."""
+    connected = memory_database()
+    for name, hours in (("l-r01", 1), (config.computed(1), 2)):
+        about = {"campaign": name, "seconds": 3600.0 * hours}
+        connected.mongo[OUTPUTS].insert_one({"uuid": name, "index": 1, "metadata": about})
+    return connected
+
+
+def test_hours_of_vasp_are_those_of_its_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One hour of one core, and two of 32; what is left of them is said to the campaign in its own node hours."""
+    monkeypatch.setenv("SCDM_VASP_RANKS", "32")
+    config = loop(compute={"engine": {"kind": "vasp"}}, core_hours=100)
+    connected = with_outputs(config)
+    assert rounds.unit_of(config) == "core hours"
+    assert rounds.hours_of(config, connected, 1) == pytest.approx(65)
+    assert rounds.hours_of(config, connected, 1, computed=False) == pytest.approx(1)
+    assert rounds.spent(config, connected, 2) == pytest.approx(65)
+    assert rounds.hours_left(config, connected, 1) == pytest.approx(99)
+    assert rounds.hours_left(config, connected, 2) == pytest.approx(35)
+    assert rounds.asked_of(config, this(1), 99.0).node_hours == pytest.approx(3.09375)
+    assert rounds.count(config, connected, this(1), []).core_hours == pytest.approx(65)
+    # 100 hours are used up after 3.1 hours of VASP, not after 100
+    assert next_step(config, document(this(1)), [], 65.0) == Next(Step.GENERATE, 2)
+
+
+def test_hours_of_the_other_engines_are_those_of_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCDM_VASP_RANKS", "32")
+    for kind in ("gpaw", "forcefield"):
+        config = loop(compute={"engine": {"kind": kind}}, core_hours=100)
+        assert rounds.unit_of(config) == "core hours"
+        assert rounds.hours_of(config, with_outputs(config), 1) == pytest.approx(3)
+        assert rounds.asked_of(config, this(1), 99.0).node_hours == pytest.approx(99)
+
+
+def test_without_ranks_they_are_node_hours_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SCDM_VASP_RANKS", raising=False)
+    config = loop(compute={"engine": {"kind": "vasp"}}, core_hours=3)
+    assert rounds.unit_of(config) == "node hours"
+    hours = rounds.hours_of(config, with_outputs(config), 1)
+    assert hours == pytest.approx(3)
+    assert rounds.asked_of(config, this(1), 2.0).node_hours == pytest.approx(2)
+    ended = next_step(config, document(this(1)), [], hours, unit=rounds.unit_of(config))
+    assert ended.why == "its 3 node hours are used up"
+
+
+RUNS = [StageCost("relax", 1, 3, 4, 20, 4.0), StageCost("static", 1, 3, 4, 20, 1.0)]
+RELAX, BOTH = (
+    {StageName.RELAX: Fit(12, 0.25, 2.0)},
+    {StageName.RELAX: Fit(12, 0.25, 2.0), StageName.STATIC: Fit(12, 0.5, 2.0)},
+)
+
+
+@pytest.mark.parametrize(
+    ("known", "cores", "hours"),
+    [
+        ({}, 32, 5.0),  # as estimated
+        (RELAX, 32, 5.0),  # of the static run nothing is known, and core hours are beside node hours in no ranking
+        (BOTH, 32, 48.0),  # 0.25 * 4 + 0.5 * 1 node hours of 32 cores
+        (BOTH, 1, 1.5),
+        (BOTH, None, 5.0),
+    ],
+)
+def test_candidates_cost_core_hours_whatever_is_known(
+    known: dict[StageName, Fit], cores: int | None, hours: float
+) -> None:
+    assert worth.core_hours(RUNS, known, cores) == pytest.approx(hours)
+    assert worth.core_hours([], known, cores) is None  # next to nothing
+
+
+@pytest.mark.parametrize(("ranks", "left"), [("32", 35.0), (None, None)])
+def test_core_hours_are_chosen_within_core_hours_alone(
+    monkeypatch: pytest.MonkeyPatch, ranks: str | None, left: float | None
+) -> None:
+    """Where what is left is in node hours, the campaign of the round keeps to it, and the choice to nothing."""
+    monkeypatch.delenv("SCDM_VASP_RANKS", raising=False)
+    if ranks is not None:
+        monkeypatch.setenv("SCDM_VASP_RANKS", ranks)
+    files = {"generator": {"kind": "files", "paths": ["/x"]}}
+    config = loop(candidates=files, compute={"engine": {"kind": "vasp"}}, core_hours=100)
+    seen: list[Any] = []
+    real = worth.choose
+
+    def choose(*options: Any, **more: Any) -> Any:
+        seen.append(more.get("core_hours"))
+        return real(*options, **more)
+
+    monkeypatch.setattr(worth, "choose", choose)
+    monkeypatch.setattr(worth, "_model", lambda *_: load_energy_model())
+    worth.choose_round(config, with_outputs(config), 2, document())
+    assert seen[0] == (left if left is None else pytest.approx(left))
 
 
 def test_what_is_found() -> None:

@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from support.commands import commands
 from support.loops_demo import loop_config, store_loop
 from support.memory import memory_database
 
 from scdm_flows.campaigns.controls import loop_key
+from scdm_flows.cli import cli
 from scdm_flows.config.loop import LoopConfig
+from scdm_flows.documents import utc_now
+from scdm_flows.errors import CampaignError
 from scdm_flows.execution.loop import Went
 from scdm_flows.stores import Database
 from scdm_flows.stores.names import CONTROLS
@@ -37,6 +41,42 @@ def test_loops_are_listed(database: Database, capsys: pytest.CaptureFixture[str]
     assert row.split()[1:5] == ["chance", "2", "2", "1"]
     assert "0.60" in row
     assert "not at its end yet" in row
+
+
+def test_a_loop_that_another_process_runs_is_refused(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both would compute the same, and the one that is behind would take back the other's rounds."""
+    monkeypatch.setattr("scdm_flows.execution.loop.go_on", lambda *_, **__: pytest.fail("it runs twice"))
+    file = tmp_path / "l.yaml"
+    file.write_text(yaml.safe_dump(loop_config().model_dump(mode="json")))
+    run = {"host": "elsewhere", "pid": 1, "since": utc_now(), "seen": utc_now()}
+    database.mongo[CONTROLS].insert_one({"_id": loop_key("l"), "run": run})
+    for how in ([], ["--submit"]):
+        result = CliRunner().invoke(cli, ["campaign", "loop", str(file), *how])
+        assert isinstance(result.exception, CampaignError)
+        assert "loop 'l' is run by another process already (process 1 on elsewhere, since" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("kind", "ranks", "words"),
+    [
+        ("vasp", "32", "nothing begins after 100 core hours\n"),
+        ("vasp", None, "nothing begins after 100 node hours: set SCDM_VASP_RANKS, and core hours are counted"),
+        ("gpaw", None, "nothing begins after 100 core hours\n"),
+    ],
+)
+def test_a_plan_says_what_its_hours_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, ranks: str | None, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SCDM_VASP_RANKS", raising=False)
+    if ranks is not None:
+        monkeypatch.setenv("SCDM_VASP_RANKS", ranks)
+    config = loop_config(compute={"engine": {"kind": kind}}, core_hours=100)
+    Path("l.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    plan = CliRunner().invoke(cli, ["campaign", "loop", "l.yaml", "--dry-run"])
+    assert words in plan.output
 
 
 def test_a_loop_says_that_it_is_under_way(

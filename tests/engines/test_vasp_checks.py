@@ -407,6 +407,60 @@ def test_inputs_of_a_campaign_file_with_potcars(ready: Path, capsys: pytest.Capt
     assert "stand-in, not a pseudopotential" in (relax / "POTCAR").read_text()
 
 
+def test_inputs_of_layers_of_one_file_name_have_a_folder_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder for each layer with a POSCAR in it is how most people keep them."""
+    for name, metal in (("MoS2", "Mo"), ("WS2", "W")):
+        (tmp_path / "layers" / name).mkdir(parents=True)
+        layer = mx2("1H").replace_species({"Mo": metal})
+        layer.to(filename=str(tmp_path / "layers" / name / "POSCAR"), fmt="poscar")
+    code, out, _ = scdm(capsys, "campaign", "inputs", "layers", "-o", "files", "--json")
+    assert code == 0
+    assert list(json.loads(out)) == ["files/MoS2_POSCAR", "files/WS2_POSCAR"]
+    for name, metal in (("MoS2", "Mo"), ("WS2", "W")):
+        poscar = (tmp_path / "files" / f"{name}_POSCAR" / "static" / "POSCAR").read_text()
+        assert poscar.splitlines()[5].split() == [metal, "S"]
+
+
+@pytest.mark.parametrize("paths", [["MoS2/POSCAR", "WS2/POSCAR"], ["layers"]])
+def test_inputs_of_layers_that_no_folder_name_tells_apart_are_refused(
+    paths: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --force the last one would take the place of the others, and nobody would know."""
+    (tmp_path / "layers").mkdir()
+    for name in ("a+b", "a b"):
+        mx2("1H").to(filename=str(tmp_path / "layers" / f"{name}.cif"))
+    for name in ("MoS2", "WS2"):
+        (tmp_path / name).mkdir()
+        mx2("1H").to(filename=str(tmp_path / name / "POSCAR"), fmt="poscar")
+    (tmp_path / "c.yaml").write_text(
+        json.dumps({"name": "c", "generator": {"kind": "files", "paths": paths}, "engine": {"kind": "vasp"}})
+    )
+    code, _, err = scdm(capsys, "campaign", "inputs", "c.yaml", "-o", "files", "--force")
+    assert code == 2
+    assert "would both be written to the folder" in err
+    assert not (tmp_path / "files").exists()
+
+
+@pytest.mark.parametrize("wrong", ["layer", "file"])
+def test_inputs_are_all_checked_before_one_is_written(
+    wrong: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "layers").mkdir()
+    mx2("1H").to(filename=str(tmp_path / "layers" / "a.cif"))
+    last = mx2("1T") if wrong == "file" else Structure(Lattice.cubic(2.83), ["Fe", "Fe"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    last.to(filename=str(tmp_path / "layers" / "b.cif"))
+    there = tmp_path / "files" / "b.cif" / "static" / "INCAR"
+    if wrong == "file":
+        there.parent.mkdir(parents=True)
+        there.write_text("mine")
+    code, _, err = scdm(capsys, "campaign", "inputs", "layers", "-o", "files")
+    assert (code, "exists" in err) == (2, wrong == "file")
+    found = [path for path in (tmp_path / "files").rglob("*") if path.is_file()]
+    assert found == ([there] if wrong == "file" else [])
+
+
 @pytest.mark.parametrize(
     ("argument", "words"),
     [("gone.cif", "does not exist"), ("gone.yaml", "does not exist"), ("made-later.yaml", "makes structures later")],

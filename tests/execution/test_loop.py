@@ -16,6 +16,7 @@ from support.layers import mx2
 from support.loops_demo import store_campaign
 from support.memory import memory_database
 
+from scdm_flows.campaigns import rounds
 from scdm_flows.config import CampaignConfig
 from scdm_flows.config.loop import LoopConfig, parse_loop
 from scdm_flows.documents import LoopDoc
@@ -135,7 +136,7 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(
     unkilled = memory_database()
     whole = go_on(config, unkilled, here(unkilled), FOLDER).document
     database, rng, moments = memory_database(), random.Random(5), [0, 0]
-    job, upsert = execution.run_job, Database.upsert
+    job, upsert, save = execution.run_job, Database.upsert, rounds.save
 
     def lives() -> None:
         moments[0] += 1
@@ -151,6 +152,12 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(
         upsert(self, store, documents)
         lives()  # after it was written, and nobody was told
 
+    def save_loop(*args: Any) -> None:
+        lives()
+        save(*args)
+        lives()
+
+    monkeypatch.setattr("scdm_flows.execution.loop.save", save_loop)
     monkeypatch.setattr(execution, "run_job", run_job)
     monkeypatch.setattr(Database, "upsert", write)
     for _ in range(KILLS):

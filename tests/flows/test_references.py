@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from pymatgen.core import Lattice, Structure
+from pymatgen.core import Composition, Lattice, Structure
 from support.layers import mx2, rock_salt
 
 from scdm_flows.campaigns import registration
+from scdm_flows.cli import competing
 from scdm_flows.cli.refs import refs
 from scdm_flows.config import CampaignConfig, parse_config
 from scdm_flows.config.settings import ScdmSettings
 from scdm_flows.engines import engine_of
 from scdm_flows.engines.vasp.bulk import bulk_input_set
 from scdm_flows.engines.vasp.inputs import input_set
+from scdm_flows.flows import references
 from scdm_flows.stores import EmbeddedServer, connect
 from scdm_flows.thermo.completeness import missing_phases
 from scdm_flows.thermo.entries import load_entries
@@ -124,6 +126,48 @@ def test_computed_phases_are_a_hull_with_its_bulk_phases(
     lengths = np.array(Structure.from_dict(lif["structure"]).lattice.abc)
     assert np.ptp(lengths) < 0.02  # all three axes relaxed, cubic as it was
     assert abs(lengths[0] - 4.03) > 1e-3
+
+
+def test_what_others_add_to_the_file_meanwhile_is_kept(
+    campaign: CampaignConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs take hours, in which somebody else computes other phases into the same file."""
+
+    def entry(formula: str, energy: float) -> dict[str, Any]:
+        composition = Composition(formula).as_dict()
+        return {
+            "entry_id": formula,
+            "composition": composition,
+            "energy": energy,
+            "parameters": {"run_type": "GGA", "potcar_spec": []},
+        }
+
+    def write(*entries: dict[str, Any]) -> None:
+        Path("references.json").write_text(json.dumps({"scheme": "vasp-pbe", "entries": entries}))
+
+    def run(phases: list[Any], *_: Any) -> dict[str, str]:
+        write(entry("Li2", -3.8), entry("F2", -3.7))
+        return {}
+
+    write(entry("Li2", -3.8))
+    monkeypatch.setattr(competing, "_refuse_what_cannot_run", lambda *_: None)
+    monkeypatch.setattr(competing, "_run", run)
+    monkeypatch.setattr(references, "computed_entry", lambda _, phase, store: entry(phase.formula, -9.7))
+    (tmp_path / "bulk" / "F.cif").unlink()
+    code, found = invoke("compute", "r.yaml", "--structures", "bulk", "-o", "references.json")
+    assert (code, found["computed"], found["without_crystal"]) == (1, 1, ["F"])  # what the other adds it does not know
+    after = json.loads(Path("references.json").read_text())
+    assert [row["entry_id"] for row in after["entries"]] == ["Li2", "F2", "FLi"]
+    assert not list(tmp_path.glob(".references.json*"))
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_anything_runs(
+    campaign: CampaignConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(competing, "_run", lambda *_: pytest.fail("it ran"))
+    result = CliRunner().invoke(refs, ["compute", "r.yaml", "--structures", "bulk", "-o", "gone/references.json"])
+    assert "folder" in str(result.exception)
+    assert "does not exist; create it first" in str(result.exception)
 
 
 def test_the_plan_of_a_stored_campaign_is_that_of_its_file(

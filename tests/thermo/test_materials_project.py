@@ -6,6 +6,7 @@ There is no network here: a stand-in takes the client's place and gives entries 
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -121,6 +122,46 @@ def test_a_fetch_goes_on_where_it_was_and_files_grow(
     fetch(needed_systems([["O", "S"]]), out)  # of another campaign
     assert client["asked"][2:] == [["S", "O-S"]]
     assert set(load_entries(out).phases) == {"Fe", "O", "S", "Fe-O"}
+
+
+def test_two_fetches_into_one_file_keep_what_the_other_has_found(client: dict[str, Any], tmp_path: Path) -> None:
+    """The second begins and ends while the first is waiting for an answer."""
+    out = tmp_path / "entries.json"
+    fetch(["Fe"], out)
+    answer = client["entries"]
+
+    class Slow(dict[str, list[ComputedEntry]]):
+        def get(self, key: str, default: Any = None) -> Any:
+            if key == "O":
+                client["entries"] = answer
+                fetch(["S"], out)
+            return answer.get(key, default)
+
+    client["entries"] = Slow()
+    found = fetch(["O"], out)
+    assert (found["entries"], found["systems"]) == (4, 3)
+    assert set(load_entries(out).phases) == {"Fe", "O", "S"}
+    assert [path.name for path in tmp_path.iterdir()] == ["entries.json"]  # neither locks nor parts
+
+
+def test_who_adds_to_a_file_waits_for_the_other(tmp_path: Path) -> None:
+    """Eight processes that each add one to a number: none is lost."""
+    file = tmp_path / "n.json"
+    file.write_text("0")
+    script = (
+        "import sys, time; from pathlib import Path; from scdm_flows.thermo.materials_project import locked\n"
+        "file = Path(sys.argv[1])\n"
+        "for _ in range(5):\n"
+        "    with locked(file):\n"
+        "        n = int(file.read_text()); time.sleep(0.01); file.write_text(str(n + 1))\n"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", script, str(file)]) for _ in range(8)]
+    assert [process.wait() for process in processes] == [0] * 8
+    assert file.read_text() == "40"
+    assert list(tmp_path.iterdir()) == [file]
+    with pytest.raises(FileNotFoundError, match="gone"), materials_project.locked(file):
+        (tmp_path / "gone").read_text()  # what fails inside is told
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_of_63_elements_only_the_systems_of_the_candidates_are_asked_for() -> None:

@@ -25,7 +25,9 @@ class Choice(BaseModel):
     e_above_hull: float = Field(description="predicted by that model, eV/atom")
     e_above_hull_error: float = Field(description="half-width that holds nine in ten, eV/atom")
     core_hours: float | None = Field(
-        None, description="estimated cost, h of one core; null where the engine costs next to nothing"
+        None,
+        description="estimated cost, core hours, or node hours where the ranks are not known; null where the engine "
+        "costs next to nothing",
     )
     why: str = Field(description="the same in words")
 
@@ -56,7 +58,11 @@ class LoopRound(BaseModel):
     ended: int | None = Field(None, description="chosen ones that have an energy above hull now")
     found: int | None = Field(None, description="of these, those that are what is looked for")
     found_ids: list[str] = Field(default_factory=list, description="their candidate ids, as computed")
-    core_hours: float | None = Field(None, description="wall time of all jobs of the round, h of one core each")
+    core_hours: float | None = Field(
+        None,
+        description="wall time of all jobs of the round by their cores, or of their nodes where the ranks are not "
+        "known, h",
+    )
 
 
 class Taught(BaseModel):

@@ -154,7 +154,7 @@ def yields(loops: Sequence[LoopDoc]) -> Figure:
             label = f"{one.name} (by {one.config['choose']['by']})"
             axes.plot([0, *hours], [0, *found], "o-", color=str(colour), markersize=4, linewidth=1.6, label=label)
         axes.set_xlabel("core hours")
-        axes.set_ylabel("new stable layers found")
+        axes.set_ylabel("found: new layers near the hull")
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))

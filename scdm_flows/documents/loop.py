@@ -26,7 +26,7 @@ class Choice(BaseModel):
     e_above_hull_error: float = Field(description="half-width that holds nine in ten, eV/atom")
     core_hours: float | None = Field(
         None,
-        description="estimated cost, core hours, or node hours where the ranks are not known; null where the engine "
+        description="estimated cost, h of cores, or of nodes where the ranks are not known; null where the engine "
         "costs next to nothing",
     )
     why: str = Field(description="the same in words")
@@ -60,7 +60,7 @@ class LoopRound(BaseModel):
     found_ids: list[str] = Field(default_factory=list, description="their candidate ids, as computed")
     core_hours: float | None = Field(
         None,
-        description="wall time of all jobs of the round by their cores, or of their nodes where the ranks are not "
+        description="wall time of all jobs of the round by their cores, or nodes where the ranks are not "
         "known, h",
     )
 

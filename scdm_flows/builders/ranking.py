@@ -16,7 +16,7 @@ from pymongo import UpdateOne
 from pymongo.errors import DuplicateKeyError
 
 from scdm_flows.analysis.ranking import Objective, RankInput, RankResult, rank
-from scdm_flows.builders.base import ScdmBuilder, batches, comparable
+from scdm_flows.builders.base import UNREADABLE, ScdmBuilder, batches, comparable
 from scdm_flows.documents import CandidateState, RankingDoc
 from scdm_flows.documents.candidate import RANK_FIELDS
 from scdm_flows.documents.migrations import migrate
@@ -74,7 +74,11 @@ class RankingBuilder(ScdmBuilder):
         else:
             names = {self.campaign}
         for name in sorted(names):
-            item = self._read(name)
+            try:
+                item = self._read(name)
+            except UNREADABLE as error:
+                self.skip(f"campaign {name}", error)
+                continue
             if self.everything or self._has_changed(item):
                 yield {**item, **self._inputs(name)}
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scdm_flows.config import CampaignConfig, stored_config
+from scdm_flows.config.settings import get_settings
 from scdm_flows.documents import StageName
 from scdm_flows.engines import engine_of
 from scdm_flows.engines.base import StageCost
@@ -148,14 +149,16 @@ def ends_in_time(
     """Whether a candidate that begins now is expected to end before the deadline (``time.time()``).
 
     Every stage that its size opens counts, or the one that is named; by the fits to finished jobs of the store, by the
-    engine's model where there is none. An engine that costs next to nothing ends at once.
+    engine's model where there is none, on VASP's ranks (on one core where nobody says how many). An engine that costs
+    next to nothing ends at once.
     """
     left = (deadline - time.time()) / 3600
     if left <= 0 or structure is None:
         return left > 0
     runs = [run for run in estimate(config, structure, len(structure)) if stage in (None, stage_of(run))]
     fitted = in_node_hours(runs, fits(database, config)) if runs else None
-    return (sum(run.core_hours for run in runs) if fitted is None else fitted[0]) <= left
+    cores = (get_settings().vasp_ranks or 1) if config.engine.kind == "vasp" else 1
+    return (sum(run.core_hours for run in runs) / cores if fitted is None else fitted[0]) <= left
 
 
 def in_node_hours(runs: Sequence[StageCost], known: Mapping[StageName, Fit]) -> tuple[float, float] | None:

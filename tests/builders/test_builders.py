@@ -484,6 +484,7 @@ def test_a_campaign_of_another_program_does_not_end_the_build_of_the_others(
         "newer": {"schema_version": 99},
         "richer": {"config": {"budget": {"unheard_of": 1}}},
         "other": {"config": {"engine": {"kind": "vasp", "references": "r.json", "unheard_of": 1}}},
+        "aimless": {"config": {"objective": {"unheard_of": 1}}},
         "torn": {"config": {"engine": {"kind": "forcefield", "references": "r.json"}}},
     }
     for name, fields in alien.items():
@@ -493,17 +494,20 @@ def test_a_campaign_of_another_program_does_not_end_the_build_of_the_others(
         CandidateBuilder(campaign.database),
         FunnelBuilder(campaign.database),
         HullBuilder(campaign.database, TABLE),
+        RankingBuilder(campaign.database),
     ]
     for builder in builders:
         builder.run()
     assert campaign.get("a").e_above_hull is not None
+    assert campaign.get("a").rank == 1
     assert campaign.document.funnel.generated == 1
-    candidates, funnels, hulls = (builder.errors for builder in builders)
+    candidates, funnels, hulls, rankings = (builder.errors for builder in builders)
     assert set(candidates) == {"campaign newer", "campaign richer"}
     assert "schema version 99" in candidates["campaign newer"]
     assert "unheard_of" in candidates["campaign richer"]
     assert set(funnels) == {"campaign newer"}
     assert set(hulls) == {"campaign other", "campaign torn"}
+    assert set(rankings) == {"campaign aimless"}
     assert "HullBuilder left out campaign other" in caplog.text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 from support.layers import mx2
 from support.memory import memory_database
 
-from scdm_flows.campaigns.estimate import LEAST, Fit, estimate, fit, fits, in_node_hours, stage_of
+from scdm_flows.campaigns.estimate import LEAST, Fit, ends_in_time, estimate, fit, fits, in_node_hours, stage_of
 from scdm_flows.config import CampaignConfig, parse_config
+from scdm_flows.config.settings import ScdmSettings
 from scdm_flows.documents import CampaignDoc, StageName
 
 
@@ -46,6 +48,15 @@ def test_every_run_is_a_part_of_a_stage() -> None:
     config = parse_config({"name": "v", "engine": {"kind": "vasp", **options}})
     found = {run.stage: stage_of(run).value for run in estimate(config, iron, 3)}
     assert (found["static_orders"], found["strain"], found["hse"]) == ("static", "phonon", "bands")
+
+
+def test_what_vasp_computes_on_many_cores_ends_the_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, database, layer = campaign(phonon_max_atoms=1, bands_max_atoms=1), memory_database(), mx2("1H")
+    hours = sum(run.core_hours for run in estimate(config, layer, 3))
+    deadline = time.time() + 3600 * hours / 4
+    for ranks, ends in ((None, False), (2, False), (8, True)):  # nobody says how many: one
+        monkeypatch.setattr("scdm_flows.campaigns.estimate.get_settings", lambda r=ranks: ScdmSettings(vasp_ranks=r))
+        assert ends_in_time(config, database, layer, deadline) is ends
 
 
 def test_finished_jobs_of_the_store_say_how_many_node_hours_a_core_hour_is() -> None:

@@ -114,6 +114,7 @@ def plan(config: CampaignConfig, shards: int, stored: Stored) -> Plan:
         phonons=tuple(
             c
             for c in stored.chosen or ()
-            if StageName.PHONON not in {*stored.done.get(c, ()), *stored.failed.get(c, ())}
+            # chosen, and its gate has failed when it ran again: there is no relaxed structure
+            if c in stored.opened and StageName.PHONON not in {*stored.done.get(c, ()), *stored.failed.get(c, ())}
         ),
     )

@@ -17,10 +17,11 @@ def _nobody(folder: Path) -> None:
 class Attempts:
     """What an executor knows of a job.
 
-    folders: where earlier attempts ran, oldest first, those that are left and can be seen from here; counted: how many
-    of the last of them count where a job is given up, as its user has not let it be tried again since; until: when this
-    attempt has to have ended (``time.time``), None for no limit; went_on_from: called with the folder of the earlier
-    attempt whose work is gone on with.
+    folders: where earlier attempts ran, oldest first, those that are left and can be seen from here, none from before
+    its stage was to be done again (``scdm campaign rerun``); counted: how many of the last of them count where a job is
+    given up, as its user has not let it be tried again since; until: when this attempt has to have ended
+    (``time.time``), None for no limit; went_on_from: called with the folder of the earlier attempt whose work is gone
+    on with.
     """
 
     folders: tuple[Path, ...] = ()

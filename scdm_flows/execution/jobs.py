@@ -33,9 +33,8 @@ if TYPE_CHECKING:
     from maggma.core import Store
 
 logger = logging.getLogger(__name__)
-MARK = (
-    ".job"  # in a job's folder: its uuid, and ``ENDED`` or ``GIVEN_UP`` where an attempt, or the job, ended by itself
-)
+# in a job's folder: its uuid and run, and ``ENDED`` or ``GIVEN_UP`` where an attempt, or the job, ended by itself
+MARK = ".job"
 ENDED, GIVEN_UP = "ended", "given-up"
 TRIES = 3  # of a job whose program was killed
 
@@ -205,12 +204,13 @@ def scratch() -> Iterator[None]:
 
 
 @contextmanager
-def working_folder(job: Job, last: bool = False) -> Iterator[float]:
+def working_folder(job: Job, last: bool = False, run: str = "") -> Iterator[float]:
     """Where a job runs: a temporary folder, or one that stays where its engine's files are worth keeping.
 
     That is ``<data folder>/runs/<campaign>/<candidate>/<job>``; a second attempt gets a folder of its own, and knows
     those before it that are of the same job. Yields the wall time (s) of those among them that were killed and so
-    counted by nobody. last: whether the job is given up if its program is killed again.
+    counted by nobody. last: whether the job is given up if its program is killed again; run: what its attempts are
+    told from those of its earlier runs by, which are not gone on with.
     """
     if not job.metadata.get("keep_folder"):
         with scratch():
@@ -222,6 +222,7 @@ def working_folder(job: Job, last: bool = False) -> Iterator[float]:
     name = "_".join(job.name.removesuffix(candidate).replace("/", " of ").split())
     parent = get_settings().data_dir.absolute() / "runs" / str(job.metadata["campaign"]) / candidate
     parent.mkdir(parents=True, exist_ok=True)
+    mine = f"{job.uuid}@{run}" if run else job.uuid
     before, counted, lost = [], 0, 0.0
     for attempt in itertools.count(1):
         folder = parent / (name if attempt == 1 else f"{name}.{attempt}")
@@ -230,14 +231,14 @@ def working_folder(job: Job, last: bool = False) -> Iterator[float]:
             folder.mkdir()
         except FileExistsError:
             said = mark.read_text().split() if mark.is_file() else []
-            if said[:1] == [job.uuid]:
+            if said[:1] == [mine]:
                 before.append(folder)
                 counted = 0 if GIVEN_UP in said else counted + 1
                 if len(said) == 1:
                     lost += _seen_at_work(folder)
-                    mark.write_text(f"{job.uuid} {ENDED}")
+                    mark.write_text(f"{mine} {ENDED}")
             continue
-        mark.write_text(job.uuid)
+        mark.write_text(mine)
         end = ENDED
         try:
             with chdir(folder), among(Attempts(tuple(before), counted)):
@@ -248,7 +249,7 @@ def working_folder(job: Job, last: bool = False) -> Iterator[float]:
             raise
         finally:
             for one in (folder, *(before[-1:] if end == GIVEN_UP else ())):
-                (one / MARK).write_text(f"{job.uuid} {end}")
+                (one / MARK).write_text(f"{mine} {end}")
             if {path.name for path in folder.iterdir()} == {MARK}:  # of jobs that leave no files
                 mark.unlink()
             with suppress(OSError):
@@ -279,17 +280,27 @@ def hushed() -> Iterator[None]:
         yield
 
 
+def _run_of(job: Job, store: JobStore) -> str:
+    """What the attempts of a job are marked with that it makes since it was to begin anew; empty before the first."""
+    if not job.metadata.get("keep_folder"):
+        return ""
+    from scdm_flows.campaigns.again import last_set_aside
+
+    since = last_set_aside(store.docs_store._collection.database, job.metadata)
+    return "" if since is None else f"{since:%Y-%m-%dT%H:%M:%S.%f}"
+
+
 def _run_here(job: Job, store: JobStore, spent: float) -> Response[Any]:
     """Run a job in its folder; again where its time was over, and where its program was killed up to ``TRIES`` times.
 
-    What is run again goes on where it can, and an engine gives up what gets no further. The time of every attempt
-    counts.
+    What is run again goes on where it can, and an engine gives up what gets no further; after ``scdm campaign rerun``
+    it begins anew. The time of every attempt counts.
     """
-    begun = time.monotonic()
+    begun, run = time.monotonic(), _run_of(job, store)
     for tries in itertools.count(1):
         try:
             earlier = time.monotonic() - begun
-            with working_folder(job, last=tries == TRIES) as lost, hushed():
+            with working_folder(job, tries == TRIES, run) as lost, hushed():
                 return run_job(job, store, spent=spent + earlier + lost)
         except Unfinished as error:
             logger.info("%s goes on: %s", job.name, error)

@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from fireworks import FWorker
+from fireworks.core.rocket_launcher import launch_rocket
 from support.layers import mx2
 from support.rlaunching import (
     FOLLOWERS,
+    LOG,
     Workers,
     check_all_done,
     kill_at_random,
@@ -28,10 +31,10 @@ from support.rlaunching import (
 
 from scdm_flows.config import parse_config
 from scdm_flows.config.settings import ScdmSettings
-from scdm_flows.errors import CampaignError
+from scdm_flows.errors import CampaignError, EngineError
 from scdm_flows.execution import fireworks as launch
 from scdm_flows.execution import jobs as execution
-from scdm_flows.execution.fireworks import Kind
+from scdm_flows.execution.fireworks import Kind, firetask
 from scdm_flows.stores import Database, EmbeddedServer, connect
 from scdm_flows.stores.process import free_port
 
@@ -173,6 +176,58 @@ def test_a_job_that_kills_its_workers_is_quarantined(database: Database, tmp_pat
         check_all_done(database, launchpad)
         assert launch.collect_failures(database, "t") == 0
         assert database.failures.count() == 0
+
+
+@pytest.mark.usefixtures("quiet_place")
+def test_a_failure_is_that_of_the_last_try(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failed stage is its candidate's end: one that is tried again must not look so, nor keep a reason that was mended."""
+    monkeypatch.setenv(LOG, str(tmp_path / "runs.log"))
+    real, reason = execution.run_job, ["POTCAR of Mo is missing"]
+
+    def run_job(job: Any, store: Any, **more: Any) -> Any:
+        if job.name == "relax c0" and reason[0]:
+            raise EngineError(reason[0])
+        return real(job, store, **more)
+
+    def work() -> None:
+        with execution.hushed():
+            while launch_rocket(launchpad, FWorker(), strm_lvl="CRITICAL"):
+                pass
+
+    def failures() -> list[str]:
+        launch.collect_failures(database, "t")
+        return [d["message"] for d in database.failures.query({})]
+
+    monkeypatch.setattr(firetask, "run_job", run_job)
+    launchpad = put(database, candidates=2)
+    work()
+    assert failures() == ["POTCAR of Mo is missing"]
+    (before,) = database.failures.query({})
+    assert resume(database) == {Kind.FAILED: 1}
+    assert launch.resume(database, retry_failed=True, dry_run=True) != []
+    assert list(database.failures.query({})) == [before]  # neither changes anything
+
+    assert [i.kind for i in launch.resume(database, retry_failed=True)] == [Kind.RETRIED]
+    assert database.failures.count() == 0
+    assert failures() == []  # it is ready to run, which is no failure
+
+    reason[0] = "ENCUT is too small"
+    work()
+    assert failures() == ["ENCUT is too small"]
+    # put back by hand, so that nobody has forgotten the failure
+    reason[0] = "the mesh is too coarse"
+    launchpad.rerun_fw(launchpad.get_fw_ids({"state": "FIZZLED"})[0])
+    work()
+    assert failures() == ["the mesh is too coarse"]
+    (found,) = database.failures.query({})
+    assert failures() == ["the mesh is too coarse"]
+    assert list(database.failures.query({})) == [found]  # what is known is not written again
+
+    reason[0] = ""
+    launch.resume(database, retry_failed=True)
+    work()
+    assert failures() == []
+    check_all_done(database, launchpad)
 
 
 # seconds; SCDM_TEST_OUTAGES=5,30,120 before a release, which takes ten minutes

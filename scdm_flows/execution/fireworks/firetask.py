@@ -28,9 +28,11 @@ from scdm_flows.documents import DYNAMIC_STAGES, StageName
 from scdm_flows.engines.attempts import Attempts, among
 from scdm_flows.errors import CampaignError, ConfigError, StoreError, Unfinished
 from scdm_flows.execution.fireworks import worker_guard
+from scdm_flows.execution.fireworks.again import AGAIN, delete, take_outdated_off
 from scdm_flows.execution.fireworks.delivery import deliver
 from scdm_flows.execution.fireworks.keeping import Kept, store_or_keep
 from scdm_flows.execution.fireworks.liveness import Process
+from scdm_flows.execution.fireworks.repair import WorkflowBusyError
 from scdm_flows.execution.fireworks.retries import FURTHER, PARDON, StageError
 from scdm_flows.execution.fireworks.worker_guard import SHIFT, Stopped, guarded
 from scdm_flows.execution.fireworks.workflows import ADDED_BY, insert
@@ -79,18 +81,23 @@ class ScdmJobFiretask(JobFiretask):
                     response = run_job(job, store, spent=before, write=partial(self._store, launchpad, store))
             finally:
                 store.close()
-            replacing = [] if there else [f for f in (response.replace, response.detour) if f is not None]
-            detours = [workflow_of(flow) for flow in replacing]
-            additions = []
+            replaced = [f for f in (response.replace, response.detour) if f is not None]
+            detours = [] if there else [workflow_of(flow) for flow in replaced]
+            additions: list[Workflow] = []
             flow: Any = response.addition  # jobflow has made it a flow
             if flow is not None and job.metadata.get("stage") == StageName.SCREEN.value:
                 flows = {next(one.iterflow())[0].metadata["candidate_id"]: one for one in flow.jobs}
                 insert_candidates(launchpad, job.metadata["campaign"], job.metadata["shard"], list(flows), flows)
             elif flow is not None:
-                children = [child.uuid for child, _ in flow.iterflow()]
+                whole = workflow_of(flow)
+                if not replaced:
+                    self._take_outdated_off(launchpad, origin, whole)
+                children = {firework.spec["job_uuid"] for firework in whole}
                 new = {uuid for uuid in children if not _workflow_has(launchpad, {"spec.job_uuid": uuid})}
                 if new:
-                    additions.append(workflow_of(flow, only=new))
+                    additions.append(whole if new == children else workflow_of(flow, only=new))
+            elif there and not replaced:
+                self._take_outdated_off(launchpad, origin, None)
         except Exception as error:
             if isinstance(error, Unfinished) and error.of_worker:
                 raise Stopped("the worker's time is over") from error
@@ -104,6 +111,16 @@ class ScdmJobFiretask(JobFiretask):
             defuse_workflow=response.stop_jobflow,
             defuse_children=response.stop_children,
         )
+
+    def _take_outdated_off(self, launchpad: LaunchPad, origin: str, now: Workflow | None) -> None:
+        """Take off what the job added when it ran before, if it adds something else now."""
+        try:
+            take_outdated_off(launchpad, int(self.fw_id), origin, now)
+        except WorkflowBusyError:
+            raise StoreError(
+                f"another process changes the workflow of {self['job'].name}; the job is tried again later, and "
+                "`scdm campaign resume` frees a workflow that a killed worker has locked"
+            ) from None
 
     def _store(
         self, launchpad: LaunchPad, store: JobStore, output: Output, response: Response[Any], taken: float
@@ -133,14 +150,15 @@ class ScdmJobFiretask(JobFiretask):
 
 
 def attempts_of(launchpad: LaunchPad | None, fw_id: int) -> Attempts:
-    """Where a firework was launched before, and until when this worker may go on."""
+    """Where a firework was launched before, and until when this worker may go on; see ``AGAIN`` for those left out."""
     if launchpad is None:
         return Attempts()
-    firework = launchpad.fireworks.find_one({"fw_id": fw_id}, {f"spec.{PARDON}": 1}) or {}
+    firework = launchpad.fireworks.find_one({"fw_id": fw_id}, {f"spec.{PARDON}": 1, f"spec.{AGAIN}": 1}) or {}
+    pardoned, again = (firework.get("spec", {}).get(key) or 0 for key in (PARDON, AGAIN))
     found = launchpad.launches.find({"fw_id": fw_id}, {"launch_id": 1, "launch_dir": 1})
-    launched = {Path(str(d["launch_dir"])): int(d["launch_id"]) for d in found if d["launch_id"] != SHIFT.launch_id}
+    earlier = [d for d in found if d["launch_id"] != SHIFT.launch_id and d["launch_id"] > again]
+    launched = {Path(str(d["launch_dir"])): int(d["launch_id"]) for d in earlier}
     folders = [folder for folder in sorted(launched, key=launched.__getitem__) if folder.is_dir()]
-    pardoned = firework.get("spec", {}).get(PARDON) or 0
 
     def further(folder: Path) -> None:
         launchpad.fireworks.update_one({"fw_id": fw_id}, {"$max": {f"spec.{FURTHER}": launched[folder]}})
@@ -238,7 +256,7 @@ def _workflow_has(launchpad: LaunchPad, query: dict[str, Any]) -> bool:
         return False
     if launchpad.workflows.find_one({"nodes": {"$in": ids}}, {"_id": 1}) is not None:
         return True
-    launchpad.fireworks.delete_many({"fw_id": {"$in": ids}, "state": {"$in": ["READY", "WAITING"]}})
+    delete(launchpad, ids, ("READY", "WAITING"))
     return False
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from fireworks import LaunchPad
 
 from scdm_flows.campaigns.failures import failure, forget_mended, record
 from scdm_flows.config.settings import get_settings
-from scdm_flows.documents import StageName
+from scdm_flows.documents import StageFailure, StageName
 from scdm_flows.execution.fireworks.launchpad import launchpad_of
 from scdm_flows.execution.fireworks.retries import (
     FIELDS,
@@ -25,6 +25,7 @@ from scdm_flows.stores.database import Database
 
 # what is read of a firework's spec
 SPEC = ("campaign", "candidate_id", "shard", "stage", "part_of", "job_uuid", PARDON, FURTHER, "_exception_details")
+SAID = ("error_type", "message", "job_uuid")  # of a failure: what tells it from another one of the same stage
 
 
 def status(database: Database, campaign: str, launchpad: LaunchPad | None = None) -> dict[str, dict[str, int]]:
@@ -44,11 +45,16 @@ def stage_in(spec: dict[str, Any]) -> str:
     return str(spec.get("stage") or spec.get("part_of") or "other")
 
 
+def item_in(spec: dict[str, Any]) -> str:
+    """The candidate of a firework, or its shard as failures name it."""
+    return str(spec.get("candidate_id") or f"{spec.get('campaign')}-shard{spec.get('shard')}")
+
+
 def collect_failures(database: Database, campaign: str | None = None, launchpad: LaunchPad | None = None) -> int:
     """Write a ``StageFailure`` for every job that failed for good, and forget failures whose job has succeeded since.
 
-    A job that will be tried again has not failed yet. campaign: of all campaigns when None. Returns how many have
-    failed for good; 0 where no LaunchPad can be.
+    A job that will be tried again has not failed yet. What a job said when it failed before gives way to what it says
+    now. campaign: of all campaigns when None. Returns how many have failed for good; 0 where no LaunchPad can be.
     """
     if database.uri is None:
         return 0
@@ -56,32 +62,29 @@ def collect_failures(database: Database, campaign: str | None = None, launchpad:
     mine = {"spec.campaign": campaign} if campaign is not None else {"spec.campaign": {"$exists": True}}
     fields = dict.fromkeys(("fw_id", *(f"spec.{key}" for key in SPEC)), 1)
     fizzled = {d["fw_id"]: d["spec"] for d in launchpad.fireworks.find({**mine, "state": "FIZZLED"}, fields)}
-    known = {d["failure_id"] for d in database.failures.query({}, properties=["failure_id"])} if fizzled else set()
-    documents, final = [], 0
-    for node, failures in failures_by_firework(launchpad, fizzled).items():
+    said: dict[str, list[StageFailure]] = {}  # what the jobs of a stage that have failed for good say
+    for node, failures in sorted(failures_by_firework(launchpad, fizzled).items()):
         spec = fizzled[node]
         verdict = judge(failures, stage_in(spec), get_settings())
-        if verdict.due is not None:
-            continue
-        final += 1
-        item = str(spec.get("candidate_id") or f"{spec['campaign']}-shard{spec.get('shard')}")
-        stage = stage_in(spec)
-        if f"{item}:{stage}" in known:
-            continue
-        known.add(f"{item}:{stage}")
-        documents.append(
-            failure(
+        if verdict.due is None:
+            one = failure(
                 spec["campaign"],
-                item,
-                stage,
+                item_in(spec),
+                stage_in(spec),
                 verdict.error_type,
                 verdict.message,
                 job_uuid=spec.get("job_uuid"),
             )
-        )
-    record(database, documents)
+            said.setdefault(one.failure_id, []).append(one)
+    known = {d["failure_id"]: d for d in database.failures.query({}, properties=["failure_id", *SAID])} if said else {}
+    record(database, [some[0] for key, some in said.items() if not _is_said(known.get(key), some)])
     forget_mended(database, campaign)
-    return final
+    return sum(map(len, said.values()))
+
+
+def _is_said(stored: Mapping[str, Any] | None, failures: Sequence[StageFailure]) -> bool:
+    """Whether a stored failure of a stage is one of these, which its jobs have now."""
+    return stored is not None and any(all(stored.get(key) == getattr(one, key) for key in SAID) for one in failures)
 
 
 def failures_by_firework(launchpad: LaunchPad, specs: Mapping[int, dict[str, Any]]) -> dict[int, list[Failure]]:

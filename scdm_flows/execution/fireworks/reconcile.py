@@ -28,7 +28,7 @@ from scdm_flows.execution.fireworks.findings import Item, Kind
 from scdm_flows.execution.fireworks.keeping import keeps
 from scdm_flows.execution.fireworks.launchpad import launchpad_of
 from scdm_flows.execution.fireworks.liveness import LOST_AFTER_SECONDS, Watch, clock, two_heartbeats
-from scdm_flows.execution.fireworks.progress import SPEC, failures_by_firework, span, stage_in
+from scdm_flows.execution.fireworks.progress import SPEC, failures_by_firework, item_in, span, stage_in
 from scdm_flows.execution.fireworks.retries import (
     FIELDS,
     PARDON,
@@ -41,6 +41,7 @@ from scdm_flows.execution.fireworks.retries import (
     utc,
 )
 from scdm_flows.execution.fireworks.submission import begin_phonons, missing_work, submit
+from scdm_flows.execution.fireworks.workflows import AT_ONCE
 from scdm_flows.execution.jobs import complete_among
 from scdm_flows.stores.database import Database
 from scdm_flows.stores.driver_errors import store_errors
@@ -395,9 +396,17 @@ class _Reconciliation:
             if board.fireworks[int(child)]["state"] != "WAITING"
             for parent in parents
         }
+        if not self.dry_run:
+            self._forget([specs[node] for node, (kind, _) in again.items() if kind is Kind.RETRIED])
         self._settle(board, {n: why for n, why in again.items() if n not in begun}, "READY", busy)
         self._settle(board, dict.fromkeys(board.lost - again.keys()), "FIZZLED", busy)
         self._run_again(board, {n: why for n, why in again.items() if n in begun}, "FIZZLED", busy)
+
+    def _forget(self, specs: Sequence[dict[str, Any]]) -> None:
+        """Forget the failures of jobs that are tried again: they have not failed until they fail anew."""
+        keys = [f"{item_in(spec)}:{stage_in(spec)}" for spec in specs]
+        for start in range(0, len(keys), AT_ONCE):
+            self.database.failures.remove_docs({"failure_id": {"$in": keys[start : start + AT_ONCE]}})
 
     def _settle(self, board: _Board, nodes: Mapping[int, tuple[Kind, str] | None], state: str, busy: set[Any]) -> None:
         wanted = {n: (board.home[n], board.fireworks[n]["launches"]) for n in nodes if board.home[n] not in busy}

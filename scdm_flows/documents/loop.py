@@ -60,8 +60,7 @@ class LoopRound(BaseModel):
     found_ids: list[str] = Field(default_factory=list, description="their candidate ids, as computed")
     core_hours: float | None = Field(
         None,
-        description="wall time of all jobs of the round by their cores, or nodes where the ranks are not "
-        "known, h",
+        description="wall time of all jobs of the round by their cores, or nodes where the ranks are not known, h",
     )
 
 

@@ -22,6 +22,7 @@ from scdm_flows.query.words import above_hull, number
 from scdm_flows.report import bands
 from scdm_flows.report.compounds import group_of
 from scdm_flows.report.content import candidate_warnings, competing_phases, gap_words, magnetic_words
+from scdm_flows.report.crate.private import Private
 from scdm_flows.report.crystals import layer_picture
 from scdm_flows.report.figures import published
 from scdm_flows.report.markdown import formula, picture, table
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 INDEX = "README.md"
 OTHERS = "others.jsonl"
+PRIVATE = Private()
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,17 @@ class Considered:
         return f"{self.candidate.formula}-{self.candidate.candidate_id.rpartition('-')[2]}"
 
     def dumped(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "candidate": self.candidate.model_dump(mode="json"),
-            "phonon": None if self.phonon is None else self.phonon.model_dump(mode="json"),
-            "bands": None if self.bands is None else self.bands.model_dump(mode="json"),
-            "before": [one.model_dump(mode="json") for one in self.before],
-            "campaigns": self.campaigns,
-        }
+        """For JSON that everybody may read: of paths the names of their files are left, and no passwords."""
+        found: dict[str, Any] = PRIVATE(
+            {
+                "candidate": self.candidate.model_dump(mode="json"),
+                "phonon": None if self.phonon is None else self.phonon.model_dump(mode="json"),
+                "bands": None if self.bands is None else self.bands.model_dump(mode="json"),
+                "before": [one.model_dump(mode="json") for one in self.before],
+                "campaigns": self.campaigns,
+            }
+        )
+        return found
 
     @classmethod
     def loaded(cls, data: Mapping[str, Any], origin: str) -> Considered:
@@ -128,8 +133,9 @@ def render(
     polymorphs = {one.name: _polymorphs(one, known.get(one.candidate.formula, ()), considered) for one in found}
     for one in found:
         files |= _files(one, asked[one.candidate.candidate_id], polymorphs[one.name])
-    lines = (one.candidate.model_dump_json() + "\n" for one in others)
-    return {INDEX: _index(found, others, asked, polymorphs, command), **files, OTHERS: "".join(lines)}
+    lines = (json.dumps(PRIVATE(one.candidate.model_dump(mode="json"))) + "\n" for one in others)
+    files = {INDEX: _index(found, others, asked, polymorphs, command), **files, OTHERS: "".join(lines)}
+    return {name: PRIVATE.text(text) if name.endswith(".md") else text for name, text in files.items()}
 
 
 def _index(
@@ -389,4 +395,4 @@ def _rerun(one: Considered) -> str:
         "engine": config.get("engine", {}),
         "gate": config.get("gate", {}),
     }
-    return str(yaml.safe_dump(again, sort_keys=False))
+    return str(yaml.safe_dump(PRIVATE(again), sort_keys=False, allow_unicode=True))

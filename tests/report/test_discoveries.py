@@ -123,6 +123,19 @@ def test_files_of_a_list_are_read_again(discovery: CandidateDoc) -> None:
     assert "**0 are discoveries**" in render(together(again, [worse]), KNOWN, "")[INDEX]
 
 
+def test_no_folder_of_the_machine_is_published(discovery: CandidateDoc) -> None:
+    generator = {"kind": "files", "paths": ["/data/ada/study/drawn.jsonl"]}
+    engine = {"kind": "vasp", "references": "/data/ada/refs.json"}
+    layer = Considered(discovery, campaigns={discovery.campaign: {"generator": generator, "engine": engine}})
+    other = Considered(discovery.model_copy(update={"candidate_id": "x-1", "state": CandidateState.FAILED}))
+    other = Considered(other.candidate.model_copy(update={"reason": "no POTCAR in /data/ada/potcars/PBE"}))
+    files = render([layer, other], KNOWN, "")
+    assert not any("/data" in text for text in files.values())
+    assert "…/drawn.jsonl" in json.loads(files["MoS2-000000000000.json"])["campaigns"]["demo"]["generator"]["paths"]
+    assert "…/refs.json" in files["MoS2-000000000000.yaml"]
+    assert {one.candidate.candidate_id for one in read(files)} == {discovery.candidate_id, "x-1"}
+
+
 def test_known_layers_of_the_formula_are_named_and_lower_ones_said(discovery: CandidateDoc) -> None:
     match = KNOWN["MoS2"][0]
     changed = {"candidate_id": "demo-known", "novel": False, "known_as": [match], "e_above_hull": 0.01}

@@ -24,10 +24,10 @@ def discoveries(names: tuple[str, ...], out: Path, below: float | None, force: b
     """Write the discoveries among the candidates of campaigns NAMES, which DFT has computed, to a folder.
 
     A discovery is new after relaxation, of a formula that no bulk crystal has, at most 0.1 eV/atom above the hull, and
-    dynamically stable, without an imaginary mode between the q-points of its supercell, all by DFT; its page names known
-    layers of its formula, and the list says of every other candidate what it lacks. With --force a list that is there
-    is made anew: layers of other campaigns stay in it, those of campaigns NAMES are brought up to date; without NAMES
-    its pages are only written again.
+    dynamically stable, without an imaginary mode between the q-points of its supercell, all by DFT; its page names the
+    known layers of its formula, and the list says of every other candidate what it lacks. With --force a list that is
+    there is made anew: layers of other campaigns stay in it, those of campaigns NAMES are brought up to date; without
+    NAMES its pages are only written again.
     """
     from scdm_flows.analysis.discovery import BELOW_EV
     from scdm_flows.builders import build_all

@@ -173,6 +173,7 @@ def hulls_of(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
     from support.memory import memory_database
 
     from scdm_flows.builders.hulls import Basis, HullBuilder
+    from scdm_flows.thermo.completeness import missing_phases
     from scdm_flows.thermo.hull import energy_above_hull
 
     builder = HullBuilder(memory_database())
@@ -195,6 +196,8 @@ def hulls_of(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "chemsys": chemsys,
             "about": basis.about,
             "references": references,
+            "titles": basis.table.titles,
+            "missing": missing_phases(basis.table, elements),
             "members": systems[chemsys],
             "lower": [phase for name in smaller for phase in lower.get(name, [])],
         }
@@ -202,7 +205,9 @@ def hulls_of(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
         lower[chemsys] = done["document"]["lower"]
         hulls.append({**done["document"], "revision": 1, "spread": True})
         for d in systems[chemsys]:
-            d.update(done["fields"].get(d["candidate_id"], {}), hull_revision=1, hull_pending=None)
+            d.update(
+                done["fields"].get(d["candidate_id"], {}), hull_id=item["hull_id"], hull_revision=1, hull_pending=None
+            )
     return hulls
 
 

@@ -74,6 +74,19 @@ def test_database_has_a_login_a_health_check_and_a_volume() -> None:
     assert all(s["depends_on"]["mongo"]["condition"] == "service_healthy" for s in waiting)
 
 
+def test_what_workers_leave_on_disk_outlives_their_containers() -> None:
+    # undelivered results are in the data folder and jobs run below the working folder; who delivers must see the same
+    worker = COMPOSE["services"]["worker"]
+    folder = worker["environment"]["SCDM_DATA_DIR"]
+    assert worker["working_dir"] == folder
+    (volume,) = worker["volumes"]
+    assert volume.split(":") == ["work", folder]
+    for name in ("shell", "resume"):  # their data folder is scdm-data in the image's working folder
+        assert volume in COMPOSE["services"][name]["volumes"], name
+    assert "WORKDIR /work\n" in DOCKERFILE
+    assert folder == "/work/scdm-data"
+
+
 def test_no_secret_is_in_the_files_or_in_the_image() -> None:
     for path in DOCKER.iterdir():
         assert not re.search(r"mongodb://\w+:(?!%s@)[^@\s]+@", path.read_text()), path

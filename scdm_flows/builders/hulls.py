@@ -1,14 +1,16 @@
 """Keeps the convex hulls: every relaxed candidate against the references and the other candidates.
 
 A chemical system is computed again when one of its candidates changed (``hull_pending``, set by the candidate builder
-in the same write as the change), when the basis did (references, algorithm), or when a candidate is gone.
+in the same write as the change), when the basis did (references, algorithm), when a candidate is gone, or when one is
+still on a hull of other references.
 A candidate below the hull of the references also moves those of every larger system that holds its elements, and only
 such a one does.
 
 No order of events leaves a wrong hull. The hull document is written first, only over the revision that was read
 (otherwise its system is computed anew), and says whether larger systems have followed (``spread``); then come the
-candidates, only over results of an earlier revision; then the larger systems; at last the candidates are no longer
-pending, unless they changed meanwhile. Whatever is interrupted is found again, and done twice it is the same.
+candidates, only over results of an earlier revision or of another hull; then the larger systems; at last the candidates
+are no longer pending, unless they changed meanwhile. Whatever is interrupted is found again, and done twice it is the
+same.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -33,6 +35,7 @@ from scdm_flows.documents.hull import HullDoc, LowerPhase
 from scdm_flows.documents.migrations import check_version
 from scdm_flows.documents.provenance import made_here
 from scdm_flows.engines.forcefield.potentials import scheme_of
+from scdm_flows.engines.gpaw.presets import SCHEME as GPAW_SCHEME
 from scdm_flows.engines.vasp.checks import scheme_of as vasp_scheme
 from scdm_flows.errors import ReferenceDataError, ScdmError, StoreError
 from scdm_flows.stores.database import Database, strip
@@ -101,33 +104,52 @@ class Basis:
 def bases(
     database: Database, packaged: ReferenceTable, skip: Callable[[str, Exception], None] = lambda key, error: None
 ) -> list[Basis]:
-    """The packaged references and those that campaigns name in ``engine.references``.
+    """The packaged references, for surrogates and for GPAW, and those that campaigns name in ``engine.references``.
 
-    A file that cannot be read here is left out with a warning; its candidates keep the gate's energies. So do those of
-    a campaign whose engine this program does not know; ``skip`` is called with it and the error.
+    Files of equal content are one basis, wherever they are. A file that cannot be read here is left out with a warning;
+    its candidates keep the energies they have. So do those of a campaign whose file is another than when it was
+    registered, as its gate refuses that file, and of one whose engine this program does not know; ``skip`` is called
+    with that one and the error.
     """
-    named: dict[tuple[str, str | None], list[str]] = {}
+    named: dict[tuple[str, str | None], dict[str, str | None]] = {}
     unread = []
-    for found in database.campaigns.query({}, properties=["name", "config.engine"]):
-        engine = (found.get("config") or {}).get("engine") or {}
+    for found in database.campaigns.query({}, properties=["name", "config.engine", "config.registered"]):
+        config = found.get("config") or {}
+        engine = config.get("engine") or {}
         if engine.get("references") is not None:
+            noted = ((config.get("registered") or {}).get("contents") or {}).get("references")
             try:
-                named.setdefault((engine["references"], _scheme_of(engine)), []).append(found["name"])
+                named.setdefault((engine["references"], _scheme_of(engine)), {})[found["name"]] = noted
             except UNREADABLE as error:
                 skip(f"campaign {found['name']}", error)
                 unread.append(found["name"])
     elsewhere = sorted([*unread, *(name for names in named.values() for name in names)])
     scope = {"campaign": {"$nin": elsewhere}} if elsewhere else {}
-    found_bases = [Basis(packaged.scheme, packaged, scope)]
+    by_gpaw = replace(packaged, scheme=GPAW_SCHEME)  # its energies are brought to the scale of the packaged phases
+    files: dict[str, tuple[ReferenceTable, list[str]]] = {}
     for (path, scheme), names in sorted(named.items(), key=str):
         try:
             table = load_references(path, scheme)
         except ReferenceDataError as error:
-            logger.warning("candidates of %s keep the gate's energies above hull: %s", ", ".join(names), error)
+            logger.warning("candidates of %s keep their energies above hull: %s", ", ".join(names), error)
             continue
-        key = f"{table.scheme}-{table.sha256[:12]}"
-        found_bases.append(Basis(key, table, {"campaign": {"$in": names}}))
-    return found_bases
+        changed = [name for name, noted in names.items() if noted not in (None, table.sha256)]
+        if changed:
+            logger.warning(
+                "candidates of %s keep their energies above hull: engine.references: %s has another content (sha256 "
+                "%s) than at registration; put the file back, or submit a campaign of another name",
+                ", ".join(changed),
+                path,
+                table.sha256[:12],
+            )
+        if len(changed) < len(names):
+            _, members = files.setdefault(f"{table.scheme}-{table.sha256[:12]}", (table, []))
+            members += [name for name in names if name not in changed]
+    return [
+        Basis(packaged.scheme, packaged, scope),
+        Basis(GPAW_SCHEME, by_gpaw, scope),
+        *(Basis(key, table, {"campaign": {"$in": sorted(names)}}) for key, (table, names) in files.items()),
+    ]
 
 
 def _scheme_of(engine: dict[str, Any]) -> str | None:
@@ -167,7 +189,7 @@ class HullBuilder(ScdmBuilder):
     def get_items(self) -> Iterator[dict[str, Any]]:
         """One item for each chemical system to compute, smaller systems first."""
         self._bases = {basis.key: basis for basis in bases(self.database, self.table, self.skip)}
-        for find in (self._dirty, self._shrunk):  # what changed first: what is gone takes longer to find
+        for find in (self._dirty, self._shifted):  # what changed first: what is gone takes longer to find
             for basis in self._bases.values():
                 for chemsys in sorted(find(basis), key=lambda name: (name.count("-"), name)):
                     yield self._read(basis, chemsys)
@@ -198,7 +220,9 @@ class HullBuilder(ScdmBuilder):
             placed = place(system, given)
         competing = {c["candidate_id"] for c in members if competes(c)}
         own = [p.phase for p in placed if p.e_above_hull < 0 and p.phase.name in competing]
-        lower = own + [Phase.from_formula(x["name"], x["formula"], x["energy_per_atom"]) for x in item["lower"]]
+        here = {c["candidate_id"] for c in members}  # a subsystem may still hold one that is of this system now
+        below = [x for x in item["lower"] if x["name"] not in here]
+        lower = own + [Phase.from_formula(x["name"], x["formula"], x["energy_per_atom"]) for x in below]
         places = [] if system is None else compete(placed, system, lower)
         fields = {p.phase.name: _fields(p, where, item["missing"]) for p, where in zip(placed, places, strict=True)}
         drawn = [p.phase for p in placed if p.phase.name in competing]
@@ -278,7 +302,7 @@ class HullBuilder(ScdmBuilder):
         return int(new["revision"]), spread
 
     def _write_candidates(self, item: dict[str, Any], revision: int) -> None:
-        older = {"$not": {"$gte": revision}}  # or none; with $or the embedded server would read every candidate
+        hull_id, older = item["hull_id"], {"$not": {"$gte": revision}}  # or none
         updates = []
         for before in item["members"]:
             name = before["candidate_id"]
@@ -286,10 +310,14 @@ class HullBuilder(ScdmBuilder):
             if values is None or before.get("energy_per_atom") is None:
                 continue
             same = all(comparable(before.get(k)) == comparable(v) for k, v in values.items())
-            if same and before.get("hull_revision") is not None:
+            if same and before.get("hull_id") == hull_id and before.get("hull_revision") is not None:
                 continue
-            new = self.database.stamped({"$set": {**values, "hull_revision": revision}})
-            updates.append(UpdateOne({"candidate_id": name, "hull_revision": older}, new))
+            new = self.database.stamped({"$set": {**values, "hull_id": hull_id, "hull_revision": revision}})
+            # revisions count within one hull only; two updates, of which at most one finds the candidate, as the
+            # embedded server would read every candidate with $or or $nor
+            if before.get("hull_id") != hull_id:
+                updates.append(UpdateOne({"candidate_id": name, "hull_id": {"$ne": hull_id}}, new))
+            updates.append(UpdateOne({"candidate_id": name, "hull_id": hull_id, "hull_revision": older}, new))
         if updates:
             self.written += int(self._candidates.bulk_write(updates, ordered=False).modified_count)
 
@@ -306,12 +334,24 @@ class HullBuilder(ScdmBuilder):
             found = {d["chemsys"] for d in pending}
         return found | {d["chemsys"] for criteria in hulls for d in self._hulls.find(criteria, {"chemsys": 1})}
 
-    def _shrunk(self, basis: Basis) -> set[str]:
-        """Systems with a hull that names candidates which are no longer there."""
-        by_system = [{"$match": basis.criteria}, {"$group": {"_id": "$chemsys", "n": {"$sum": 1}}}]
-        counted = {d["_id"]: d["n"] for d in self._candidates.aggregate(by_system)}
+    def _shifted(self, basis: Basis) -> set[str]:
+        """Systems with a hull of more or fewer candidates than there are, or with candidates of another hull."""
+        own = {**basis.criteria, "energy_per_atom": {"$ne": None}}
+        group = {"_id": "$chemsys", "n": {"$sum": 1}, "revision": {"$max": "$hull_revision"}}
+        group |= {"first": {"$min": "$hull_id"}, "last": {"$max": "$hull_id"}}  # without those that are on none
+        there = {d["_id"]: d for d in self._candidates.aggregate([{"$match": own}, {"$group": group}])}
         stored = self._hulls.find({"references": basis.key}, {"chemsys": 1, "n_candidates": 1})
-        return {d["chemsys"] for d in stored if counted.get(d["chemsys"], 0) < d["n_candidates"]}
+        found = {d["chemsys"] for d in stored if there.get(d["chemsys"], {"n": 0})["n"] != d["n_candidates"]}
+        for chemsys, d in there.items():
+            hull_id = basis.hull_id(chemsys)
+            if d["revision"] is None or {d["first"], d["last"]} == {hull_id} or chemsys in found:
+                continue
+            hull = self._hulls.find_one({"hull_id": hull_id}, {"errors": 1}) or {}
+            criteria = {"chemsys": chemsys, **own, "hull_revision": {"$ne": None}, "hull_id": {"$ne": hull_id}}
+            others = {c["candidate_id"] for c in self._candidates.find(criteria, {"candidate_id": 1})}
+            if others - (hull.get("errors") or {}).keys():  # what has no place on this hull stays where it is
+                found.add(chemsys)
+        return found
 
     def _read(self, basis: Basis, chemsys: str) -> dict[str, Any]:
         """What a hull comes from: the document before, its candidates, and those below the hull in its subsystems."""
@@ -386,7 +426,7 @@ def pending_token(candidate: CandidateDoc | dict[str, Any]) -> str | None:
 
 
 def _fields(own: Placed, where: Place, missing: list[str]) -> dict[str, Any]:
-    """The hull fields of a candidate (``HULL_FIELDS`` without the revision)."""
+    """The hull fields of a candidate (``HULL_FIELDS`` without those that name the hull)."""
     return {
         "formation_energy_per_atom": own.formation_energy_per_atom,
         "e_above_hull": where.e_above_hull,

@@ -139,7 +139,8 @@ def fetch(elements: str | None, campaign: str | None, largest: int, out: Path, a
     """Fetch the Materials Project's phases of ELEMENTS, such as Mo,S, or of a campaign, for engine.references.
 
     Of a campaign only the systems that its layers are made of, however many elements all of them have. Interrupted, it
-    goes on where it was; another campaign is added to the same file. Needs mp-api (extra 'mp') and a key in MP_API_KEY.
+    goes on where it was. Give each campaign its own file, as a registered one refuses a file that has changed: for
+    another campaign copy the file and extend the copy. Needs mp-api (extra 'mp') and a key in MP_API_KEY.
     """
     from scdm_flows.thermo.materials_project import fetch as get
     from scdm_flows.thermo.materials_project import needed_systems

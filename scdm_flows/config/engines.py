@@ -140,11 +140,18 @@ VaspStage = Literal["relax_1", "relax_2", "static", "phonon", "strain", "uniform
 IncarValue = bool | int | float | str | tuple[int | float, ...]
 # tag -> what sets it: it belongs to the energies' scheme, or the engine counts on its value
 OWN_TAGS = {
-    **dict.fromkeys(("GGA", "METAGGA", "LUSE_VDW"), "nothing: energies are PBE's"),
+    **dict.fromkeys(("GGA", "METAGGA", "LUSE_VDW", "AGGAX", "AGGAC", "ALDAC"), "nothing: energies are PBE's"),
+    "LASPH": "nothing: energies have aspherical terms",
+    "NELECT": "nothing: layers are neutral",
+    "PSTRESS": "nothing: layers are under no pressure",
+    "EFIELD": "nothing: layers are in no field",
+    "LSOL": "nothing: layers are in vacuum",
     "ENCUT": "encut_ev",
     "IVDW": "vdw",
+    **dict.fromkeys(("VDW_A1", "VDW_A2", "VDW_C6", "VDW_CNRADIUS", "VDW_D", "VDW_R0", "VDW_RADIUS"), "vdw"),
+    **dict.fromkeys(("VDW_S6", "VDW_S8", "VDW_SR", "LVDW_EWALD", "LVDWEXPANSION", "ZAB_VDW"), "vdw"),
     **dict.fromkeys(("LDAU", "LDAUTYPE", "LDAUU", "LDAUJ", "LDAUL"), "hubbard_u_ev"),
-    **dict.fromkeys(("LHFCALC", "AEXX", "HFSCREEN"), "hse_gap"),
+    **dict.fromkeys(("LHFCALC", "AEXX", "HFSCREEN", "LMODELHF"), "hse_gap"),
     **dict.fromkeys(("LSORBIT", "LNONCOLLINEAR", "SAXIS"), "spin_orbit"),
     "ISPIN": "spin",
     "MAGMOM": "initial_moments",
@@ -221,7 +228,7 @@ class VaspEngineConfig(Frozen):
     spin_orbit: Literal["auto", "on", "off"] = Field(
         "off",
         description="spin-orbit coupling in bands and density of states, on the static run's density; auto: with "
-        "elements of period 5 or below; needs SCDM_VASP_NCL_CMD",
+        "elements of the fifth period or heavier; needs SCDM_VASP_NCL_CMD",
     )
     hse_gap: bool = Field(
         False, description="also the HSE06 gap of layers with a PBE gap, at PBE's band edges, with PBE's k-points"

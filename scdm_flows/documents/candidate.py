@@ -150,7 +150,10 @@ class CandidateDoc(ScdmDocument):
         sortable=False,
     )
     bulk_parent: str | None = Field(None, description="bulk crystal that the references call the layer's parent")
-    hull_revision: int | None = Field(None, description="revision of the hull document that e_above_hull comes from")
+    hull_id: str | None = Field(
+        None, description="hull document that e_above_hull comes from; null where it is the gate's"
+    )
+    hull_revision: int | None = Field(None, description="revision of that document; revisions count within one hull_id")
     hull_pending: str | None = Field(
         None, description="hash of what the hull has still to take in; null where it has", json_schema_extra=INDEXED
     )
@@ -251,6 +254,7 @@ HULL_FIELDS = (
     "e_above_same_composition",
     "decomposition",
     "computed_competitors",
+    "hull_id",
     "hull_revision",
 )
 # A change of these leaves last_updated as it is: they follow from other candidates, too.

@@ -288,6 +288,18 @@ class CandidateDB:
         scheme = {} if energy_scheme is None else {"energy_scheme": energy_scheme}
         return self._one(HullDoc, self._database.hulls, {"chemsys": chemical_system(chemsys), **scheme})
 
+    def hull_of(self, candidate: CandidateDoc) -> HullDoc | None:
+        """The hull that a candidate's energy above hull comes from; None where it is on none.
+
+        Where the candidate names none, the hull that names it: it may have no place there.
+        """
+        if candidate.hull_id is not None:
+            return self._one(HullDoc, self._database.hulls, {"hull_id": candidate.hull_id})
+        same = {"chemsys": candidate.chemsys, "energy_scheme": candidate.energy_scheme}
+        found = self._all(HullDoc, self._database.hulls, same)
+        name = candidate.candidate_id
+        return next((hull for hull in found if name in hull.candidates or name in hull.errors), None)
+
     def failures(self, campaign: str) -> list[StageFailure]:
         """Stages that failed, of candidates and of whole shards."""
         return self._all(StageFailure, self._database.failures, {"campaign": str(campaign)})

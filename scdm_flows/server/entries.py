@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import logging
+import math
 import time
 import warnings
 from collections.abc import Iterable
@@ -19,15 +20,17 @@ from optimade.server.entry_collections.mongo import MongoCollection
 from optimade.server.mappers import BaseResourceMapper
 from optimade.server.query_params import EntryListingQueryParams, SingleEntryQueryParams
 from optimade.warnings import OptimadeWarning
-from pymongo.errors import OperationFailure, ServerSelectionTimeoutError
+from pymongo.errors import OperationFailure, PyMongoError, ServerSelectionTimeoutError
 
 from scdm_flows.errors import StoreError
 from scdm_flows.server.filters import Filters, Parser
+from scdm_flows.server.security import DATABASE_SECONDS
 from scdm_flows.stores.driver_errors import store_errors
 
 logger = logging.getLogger(__name__)
 
-DATABASE_SECONDS = 10.0  # that one request may wait for the database
+_COUNT_SECONDS = 3.0  # that one request may wait for the number of entries
+_COUNTED_FOR = 10  # times as long as counting took, a number is kept
 _AGAIN = 1.0  # s; until then requests after a failure do not wait for the database again
 _NO_QUERY = {2, 9}  # codes of what MongoDB does not take for a query: BadValue, FailedToParse
 Query = dict[str, Any]
@@ -64,10 +67,26 @@ class Entries(MongoCollection):  # type: ignore[misc] # optimade has no type inf
         self._id, self._type = mapper.get_backend_field("id"), mapper.get_backend_field("type")
         self._sortable, self._uri = sortable, uri
         self._failure: tuple[float, StoreError] | None = None
+        self._counted = 0, -math.inf  # how many, and until when that holds
 
     def __len__(self) -> int:
-        with store_errors(self._uri), pymongo.timeout(DATABASE_SECONDS):
-            return int(super().__len__())
+        """How many entries there are; of stored documents, where counting those that are served takes too long."""
+        number, until = self._counted
+        started = time.monotonic()
+        if started < until:
+            return number
+        with store_errors(self._uri):
+            try:
+                with pymongo.timeout(_COUNT_SECONDS):
+                    number = self.collection.count_documents({self._type: self.resource_mapper.ENDPOINT})
+            except PyMongoError as error:
+                if not error.timeout:
+                    raise
+                with pymongo.timeout(DATABASE_SECONDS):
+                    number = self.collection.estimated_document_count()
+        now = time.monotonic()
+        self._counted = int(number), now + _COUNTED_FOR * (now - started)
+        return int(number)
 
     def handle_query_params(self, params: EntryListingQueryParams | SingleEntryQueryParams) -> Query:
         """optimade's, with the id of a single entry taken as it is, whatever characters are in it."""
@@ -137,7 +156,7 @@ class Entries(MongoCollection):  # type: ignore[misc] # optimade has no type inf
         return self._readable(found[:limit]), total, len(found) > limit
 
     def _page(self, criteria: Query, limit: int, skip: int) -> tuple[list[dict[str, Any]], int]:
-        """Documents, and how many match in all: without a filter about as many as are stored."""
+        """Documents, and how many match in all."""
         where = _both({self._type: self.resource_mapper.ENDPOINT}, criteria["filter"])
         above = {self._id: {"$gt": criteria["page_above"]}} if "page_above" in criteria else {}
         order = [*criteria.get("sort", []), (self._id, 1)]

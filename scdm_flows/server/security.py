@@ -31,6 +31,8 @@ MAX_URL_BYTES = 16 * 1024
 # names neither host nor user of the database: the reason is in the log
 UNAVAILABLE = "the database does not answer; try again in a moment (the server's log says why)"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+DATABASE_SECONDS = 10.0  # that a request, or a piece of a long answer, may wait for the database
+ALL_CANDIDATES_SECONDS = 60.0  # the same where it reads every candidate
 
 # An application may set its own policy, as the pages do; nothing may loosen the others.
 DEFAULT_POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -100,8 +102,11 @@ class ReadOnly:
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         """Status and words, for a request that goes no further."""
         headers = Headers(scope=scope)
-        if self._hosts is not None and _name_of(headers.get("host", "")) not in self._hosts:
-            return 421, "this server answers on this machine alone; `scdm serve --host` says where else it should"
+        if self._hosts is not None and name_of(headers.get("host", "")) not in self._hosts:
+            return 421, (
+                "this server answers on this machine alone; `scdm serve --name` adds the name of a proxy on it, "
+                "`--host` another address"
+            )
         if len(scope.get("raw_path") or b"") + len(scope.get("query_string") or b"") > MAX_URL_BYTES:
             return 414, f"the address is longer than {MAX_URL_BYTES} bytes; ask in several parts"
         if not scope["path"].isprintable():
@@ -112,7 +117,7 @@ class ReadOnly:
         return None
 
 
-def _name_of(host: str) -> str:
+def name_of(host: str) -> str:
     """The host's name without its port."""
     if host.startswith("["):
         return host[1:].partition("]")[0]

@@ -71,7 +71,7 @@ class Hulls:
 
     def values(self) -> dict[str, Any]:
         """What is stored of every candidate and hull, but for revisions and times."""
-        names = ["candidate_id", "e_above_hull", "decomposition", "e_above_same_composition", "hull_pending"]
+        names = ["candidate_id", "e_above_hull", "decomposition", "e_above_same_composition", "hull_pending", "hull_id"]
         candidates = {d["candidate_id"]: {k: d.get(k) for k in names} for d in self.database.candidates.query()}
         hulls = {
             d["hull_id"]: {k: v for k, v in d.items() if k not in ("_id", "revision", "last_updated", "provenance")}
@@ -184,6 +184,19 @@ def test_a_new_binary_moves_every_larger_system_and_its_removal_moves_them_back(
     hulls.database.candidates.remove_docs({"candidate_id": "new"})
     hulls.build()
     assert hulls.values() == before
+
+
+def test_a_candidate_of_another_composition_is_no_rival_of_itself() -> None:
+    """Its new system is built first, while the hull of its old one still holds it."""
+    hulls = Hulls()
+    hulls.put("k", "MoS", -1.2)  # 0.2 eV/atom below the reference
+    hulls.put("other", "MoSe2", -1.0)
+    hulls.build()
+    hulls.put("k", "MoSSe", -0.7)  # below MoS and Se, at -2/3, above "other", MoS and S, at -5/6
+    builder = HullBuilder(hulls.database, WIDE)
+    builder.update_targets([builder.process_item(next(builder.get_items()))])  # and stopped then
+    hulls.build()
+    assert hulls.values() == hulls.anew()
 
 
 def test_another_basis_computes_every_hull_again() -> None:

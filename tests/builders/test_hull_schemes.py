@@ -1,8 +1,9 @@
-"""Candidates of different schemes never share a hull document."""
+"""Which references a candidate is judged by: candidates of different schemes never share a hull document."""
 
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from pymatgen.core import Composition, Lattice, Structure
 from support.memory import memory_database
 
 from scdm_flows.builders import CandidateBuilder, HullBuilder
-from scdm_flows.config import parse_config
+from scdm_flows.config import as_registered, parse_config
 from scdm_flows.documents import CampaignDoc, CandidateDoc, StageRecord
 from scdm_flows.engines import engine_of
 from scdm_flows.query import CandidateDB
@@ -19,6 +20,7 @@ from scdm_flows.query.candidate_files import as_text
 from scdm_flows.query.words import above_hull
 from scdm_flows.report.content import candidate_warnings
 from scdm_flows.stores import Database
+from scdm_flows.thermo.table import ReferenceTable
 
 GRAPHENE = Structure(Lattice.hexagonal(2.46, 20), ["C", "C"], [[1 / 3, 2 / 3, 0.5], [2 / 3, 1 / 3, 0.5]])
 SULFUR = "PAW_PBE S 17Jan2003"
@@ -33,8 +35,16 @@ def entry(formula: str, energy: float) -> dict[str, Any]:
     }
 
 
-def campaign(database: Database, name: str, folder: Path, **engine: Any) -> str:
-    """A registered campaign; returns the scheme of its energies."""
+def references(folder: Path, mos2: float = -21.3) -> Path:
+    """A file of elements and MoS2, eV per formula unit."""
+    folder.mkdir(exist_ok=True)
+    path = folder / "references.json"
+    path.write_text(json.dumps([entry("Mo", -10.9), entry("S", -4.1), entry("MoS2", mos2)]))
+    return path
+
+
+def campaign(database: Database, name: str, folder: Path, *, noted: bool = True, **engine: Any) -> str:
+    """A registered campaign; returns the scheme of its energies. noted: with the content of its files."""
     config = parse_config(
         {
             "name": name,
@@ -42,6 +52,8 @@ def campaign(database: Database, name: str, folder: Path, **engine: Any) -> str:
             "engine": {"kind": "vasp", "references": str(folder / "references.json"), **engine},
         }
     )
+    if noted:
+        config = as_registered(config)
     document = CampaignDoc(
         name=name, config=config.model_dump(mode="json"), config_hash=config.config_hash, n_requested=1
     )
@@ -49,21 +61,28 @@ def campaign(database: Database, name: str, folder: Path, **engine: Any) -> str:
     return engine_of(config.engine).scheme
 
 
-def candidate(database: Database, name: str, scheme: str, potentials: dict[str, str] | None = None) -> None:
+def candidate(
+    database: Database,
+    name: str,
+    scheme: str,
+    potentials: dict[str, str] | None = None,
+    *,
+    number: int = 1,
+    energy: float = -7.0,
+    **fields: Any,
+) -> None:
+    mos2: dict[str, Any] = {"formula": "MoS2", "chemsys": "Mo-S", "elements": ["Mo", "S"], "nelements": 2}
     document = CandidateDoc(
-        candidate_id=f"{name}-1",
+        candidate_id=f"{name}-{number}",
         campaign=name,
         generator="files",
-        formula="MoS2",
-        chemsys="Mo-S",
-        elements=["Mo", "S"],
-        nelements=2,
         nsites=3,
         structure={},
-        energy_per_atom=-7.0,
+        energy_per_atom=energy,
         energy_scheme=scheme,
         potentials=potentials,
         stages={"relax": StageRecord(status="passed")},
+        **(mos2 | fields),
     )
     CandidateBuilder(database)._write_candidates([document.model_dump()])
 
@@ -129,3 +148,145 @@ def test_a_hull_without_a_phase_that_belongs_on_it_gives_lower_bounds(tmp_path: 
     assert found.e_above_hull == pytest.approx(0.1)
     assert (found.e_above_hull_lower_bound, found.missing_competitors) == (False, [])
     assert [c.campaign for c in CandidateDB(database).find(e_above_hull_lower_bound=True)] == ["plain"]
+
+
+def stored(database: Database, candidate_id: str) -> CandidateDoc:
+    return CandidateDB(database).get(candidate_id)
+
+
+@pytest.mark.parametrize("everything", [False, True])
+@pytest.mark.parametrize("older", [False, True])
+def test_a_build_repairs_the_energies_of_a_file_that_changed(tmp_path: Path, everything: bool, older: bool) -> None:
+    """Campaigns from before contents were noted take the file as it is. older: so do candidates that name no hull."""
+    references(tmp_path)
+    database = memory_database()
+    scheme = campaign(database, "plain", tmp_path, noted=False)
+    candidate(database, "plain", scheme)
+    HullBuilder(database).run()
+    candidate(database, "plain", scheme, number=2, energy=-6.9)
+    HullBuilder(database).run()  # the hull's second revision
+    before = stored(database, "plain-1")
+    assert before.e_above_hull == pytest.approx(0.1)
+    if older:
+        database.mongo["candidates"].update_many({}, {"$unset": {"hull_id": ""}})
+    references(tmp_path, mos2=-21.6)
+    builder = HullBuilder(database, everything=everything)
+    builder.run()
+    # the new file's MoS2 has -7.2 eV/atom; its hull is in its first revision, which is less than that of the old one
+    for number, above in ((1, 0.2), (2, 0.3)):
+        found = stored(database, f"plain-{number}")
+        assert found.e_above_hull == pytest.approx(above)
+        assert found.hull_revision == 1
+        assert found.hull_id not in (None, before.hull_id)
+    assert builder.written == 3
+    assert list(HullBuilder(database).get_items()) == []
+
+
+def test_candidates_of_before_learn_which_hull_they_are_on(tmp_path: Path) -> None:
+    references(tmp_path)
+    database = memory_database()
+    candidate(database, "plain", campaign(database, "plain", tmp_path))
+    HullBuilder(database).run()
+    before = stored(database, "plain-1")
+    database.mongo["candidates"].update_many({}, {"$unset": {"hull_id": ""}})
+    builder = HullBuilder(database)
+    builder.run()
+    after = stored(database, "plain-1")
+    assert after.hull_id == before.hull_id is not None
+    assert (after.e_above_hull, after.hull_revision, builder.written) == (before.e_above_hull, 1, 1)
+
+
+def test_what_has_no_place_on_the_new_hull_is_not_tried_again_and_again(tmp_path: Path) -> None:
+    """It keeps what it has from the old hull, so that it goes on naming that one."""
+    references(tmp_path)
+    database = memory_database()
+    candidate(database, "plain", campaign(database, "plain", tmp_path, noted=False))
+    HullBuilder(database).run()
+    before = stored(database, "plain-1")
+    (tmp_path / "references.json").write_text(json.dumps([entry("Mo", -10.9)]))
+    builder = HullBuilder(database)
+    builder.run()
+    assert any("S" in text for text in builder.errors.values())
+    after = stored(database, "plain-1")
+    assert (after.e_above_hull, after.hull_id) == (before.e_above_hull, before.hull_id)
+    assert list(HullBuilder(database).get_items()) == []
+
+
+def test_a_campaign_whose_file_changed_since_its_registration_keeps_its_energies(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As its gate refuses that file. A campaign that was registered with it is judged by it."""
+    path = references(tmp_path)
+    database = memory_database()
+    scheme = campaign(database, "first", tmp_path)
+    candidate(database, "first", scheme)
+    references(tmp_path / "copy")
+    candidate(database, "copy", campaign(database, "copy", tmp_path / "copy"))
+    HullBuilder(database).run()
+    before = stored(database, "first-1")
+    references(tmp_path, mos2=-21.6)
+    campaign(database, "second", tmp_path)
+    candidate(database, "second", scheme)
+    candidate(database, "copy", scheme, number=2, energy=-7.3)  # 0.2 eV/atom below the first file's MoS2
+    candidate(database, "first", scheme, number=2)  # computed, but not on a hull before the file changed
+    with caplog.at_level(logging.WARNING):
+        HullBuilder(database).run()
+    (said,) = [record.getMessage() for record in caplog.records if "another content" in record.getMessage()]
+    assert said.startswith(f"candidates of first keep their energies above hull: engine.references: {path} has another")
+    assert "put the file back" in said
+    assert stored(database, "second-1").e_above_hull == pytest.approx(0.2)
+    assert stored(database, "copy-1").e_above_hull == pytest.approx(0.3)
+    after = stored(database, "first-1")
+    assert (after.e_above_hull, after.hull_id) == (before.e_above_hull, before.hull_id)
+    assert stored(database, "first-2").hull_id is None
+
+    references(tmp_path)  # put back: the first competes again with whatever has come since
+    HullBuilder(database).run()
+    assert [stored(database, f"first-{k}").e_above_hull for k in (1, 2)] == pytest.approx([0.3, 0.3])
+    assert set(CandidateDB(database).hull_of(after).candidates) == {"copy-1", "copy-2", "first-1", "first-2"}
+
+
+def test_equal_files_at_two_paths_are_one_basis(tmp_path: Path) -> None:
+    database = memory_database()
+    for name, energy in (("one", -7.0), ("two", -7.3)):
+        references(tmp_path / name)
+        candidate(database, name, campaign(database, name, tmp_path / name), energy=energy)
+    HullBuilder(database).run()
+    (hull,) = database.hulls.query()
+    assert set(hull["candidates"]) == {"one-1", "two-1"}
+    # the references' MoS2 has -7.1 eV/atom, so "two" lies 0.2 below it and "one" 0.3 above "two"
+    assert stored(database, "one-1").e_above_hull == pytest.approx(0.3)
+    assert stored(database, "two-1").e_above_hull == pytest.approx(-0.2)
+    assert {d["hull_pending"] for d in database.candidates.query()} == {None}
+
+
+def test_layers_computed_by_gpaw_compete_with_each_other_alone() -> None:
+    """The packaged phases are on the scale of GPAW's energies; surrogates on the same scale are no DFT."""
+    table, mos2 = ReferenceTable.load(), {"Mo": 1 / 3, "S": 2 / 3}
+    hull = table.total_energy(mos2, table.hull_energy(mos2))
+    database = memory_database()
+    candidate(database, "dft", "gpaw-pbe-c2db", number=1, energy=hull + 0.2, surrogate=False)
+    candidate(database, "dft", "gpaw-pbe-c2db", number=2, energy=hull - 0.1, surrogate=False)
+    candidate(database, "ml", "c2db-pbe", energy=hull - 0.4, surrogate=True)
+    HullBuilder(database).run()
+    high, low, predicted = (stored(database, name) for name in ("dft-1", "dft-2", "ml-1"))
+    assert (high.e_above_hull, low.e_above_hull, predicted.e_above_hull) == pytest.approx((0.3, -0.1, -0.4))
+    assert high.e_above_same_composition == pytest.approx(0.3)
+    assert high.computed_competitors == ["dft-2"]
+    assert predicted.computed_competitors == low.computed_competitors == []
+    assert (high.hull_pending, low.hull_pending) == (None, None)
+    assert (high.missing_competitors, high.e_above_hull_lower_bound) == ([], False)
+    found = CandidateDB(database).hull_of(high)
+    assert found is not None
+    assert (found.energy_scheme, found.surrogate, set(found.candidates)) == ("gpaw-pbe-c2db", False, {"dft-1", "dft-2"})
+
+
+def test_the_packaged_phases_lack_nothing_for_gpaw_either() -> None:
+    """An element that the packaged table has not is no phase that somebody could add to it; there is no hull at all."""
+    assert "Pu" not in ReferenceTable.load().elements
+    database = memory_database()
+    oxide: dict[str, Any] = {"formula": "PuO2", "chemsys": "O-Pu", "elements": ["O", "Pu"]}
+    candidate(database, "dft", "gpaw-pbe-c2db", **oxide)
+    HullBuilder(database).run()
+    (hull,) = database.hulls.query()
+    assert (hull["missing_competitors"], list(hull["errors"])) == ([], ["dft-1"])

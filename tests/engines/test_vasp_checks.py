@@ -168,6 +168,17 @@ def test_plus_u_of_an_element_that_no_layer_has(ready: Path) -> None:
     [
         ({"incar": {"static": {"ENCUT": 400}}}, "ENCUT = 400 is not free: it is set by encut_ev"),
         ({"incar": {"all": {"KPAR": 4}}}, "SCDM_VASP_RANKS"),
+        # these change the energy, and the scheme would not say so
+        ({"incar": {"static": {"NELECT": 25}}}, "NELECT = 25 is not free: it is set by nothing: layers are neutral"),
+        ({"incar": {"all": {"PSTRESS": 10}}}, "no pressure"),
+        ({"incar": {"all": {"EFIELD": 0.1}}}, "no field"),
+        ({"incar": {"all": {"LSOL": True}}}, "in vacuum"),
+        ({"incar": {"all": {"lasph": False}}}, "LASPH = False is not free"),
+        ({"incar": {"hse": {"LMODELHF": True}}}, "hse_gap"),
+        ({"incar": {"all": {"AGGAC": 0.0}}}, "energies are PBE's"),
+        ({"incar": {"all": {"ALDAC": 0.0}}}, "energies are PBE's"),
+        ({"incar": {"all": {"VDW_S8": 0.7}}}, "VDW_S8 = 0.7 is not free: it is set by vdw"),
+        ({"incar": {"all": {"VDW_RADIUS": 50}}}, "set by vdw"),
         ({"incar": {"static": {"AMIXX": 0.1}}}, "VASP has no tag AMIXX; did you mean AMIX"),
         ({"incar": {"relax": {"AMIX": 0.1}}}, "relax_1"),
         ({"hubbard_u_ev": {"Fe": -1}}, "greater than 0"),

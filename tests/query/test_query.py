@@ -11,6 +11,7 @@ from support.memory import memory_database
 
 from scdm_flows.documents import CampaignDoc, CandidateDoc, StageFailure, StageRecord
 from scdm_flows.documents.candidate import queryable_fields, sort_fields
+from scdm_flows.documents.hull import HullDoc
 from scdm_flows.errors import CampaignError, ConfigError
 from scdm_flows.query import CandidateDB
 from scdm_flows.query.candidate_db import FLAT
@@ -211,6 +212,32 @@ def test_campaigns(db: CandidateDB) -> None:
     assert db.campaign("d").name == "d"
     with pytest.raises(CampaignError, match="no campaign is called 'dd'; did you mean 'd'"):
         db.campaign("dd")
+
+
+def test_the_hull_of_a_candidate_is_the_one_it_was_placed_on() -> None:
+    """Campaigns with reference files of their own have hulls of one system and scheme beside each other."""
+    database = memory_database()
+    system: dict[str, Any] = {"chemsys": "Mo-S", "elements": ["Mo", "S"], "energy_scheme": "vasp-pbe"}
+    known: dict[str, Any] = system | {"surrogate": False, "basis_sha256": "0", "reference_sha256": "0"}
+    known |= {"n_reference_phases": 3, "n_candidates": 1}
+    hulls = [
+        HullDoc(hull_id="vasp-pbe-a:Mo-S", references="vasp-pbe-a", candidates={"c-1": 0.1}, **known),
+        HullDoc(
+            hull_id="vasp-pbe-b:Mo-S", references="vasp-pbe-b", candidates={"c-2": 0.2}, errors={"c-3": "no"}, **known
+        ),
+    ]
+    database.upsert(database.hulls, [hull.model_dump() for hull in hulls])
+    db = CandidateDB(database)
+    for name, given, expected in (
+        ("c-1", "vasp-pbe-a:Mo-S", "vasp-pbe-a:Mo-S"),
+        ("c-2", "vasp-pbe-b:Mo-S", "vasp-pbe-b:Mo-S"),
+        ("c-2", None, "vasp-pbe-b:Mo-S"),  # of before candidates said it
+        ("c-3", None, "vasp-pbe-b:Mo-S"),  # it has no place there
+        ("c-4", None, None),
+    ):
+        candidate = _candidate(name, "MoS2", ["Mo", "S"], energy_scheme="vasp-pbe", hull_id=given)
+        found = db.hull_of(candidate)
+        assert (None if found is None else found.hull_id) == expected
 
 
 def test_what_is_not_there(db: CandidateDB) -> None:

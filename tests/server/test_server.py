@@ -366,9 +366,40 @@ def test_only_names_of_this_machine_are_answered(address: str) -> None:
     answer = requests.get(f"{address}/optimade/v1/info", headers={"Host": "evil.example"})
     assert answer.status_code == 421
     assert "--host" in answer.text
+    assert "--name" in answer.text
     port = address.rpartition(":")[2]
     for name in ("localhost", f"localhost:{port}", "[::1]:1"):
         assert requests.get(f"{address}/optimade/v1/info", headers={"Host": name}).status_code == 200
+
+
+def test_a_proxy_on_this_machine_is_answered_by_its_name(embedded: EmbeddedServer) -> None:
+    # links must lead to the proxy, and clients in browsers may read through it; directly, on loopback, still not
+    assert embedded.port is not None
+    forwarded = {"Host": "Materials.example.org", "X-Forwarded-Proto": "https", "Origin": "https://other.example"}
+    with serving(embedded.data_dir, embedded.port, "--name", "materials.example.org") as (address, _):
+        url = f"{address}/optimade/v1/structures?page_limit=2"
+        answer = requests.get(url, headers=forwarded)
+        assert answer.status_code == 200
+        assert (
+            answer.json()["links"]["next"].lower().startswith("https://materials.example.org/optimade/v1/structures?")
+        )
+        assert answer.headers["Access-Control-Allow-Origin"] == "*"
+        assert (
+            "Access-Control-Allow-Origin" not in requests.get(url, headers={"Origin": "https://other.example"}).headers
+        )
+        assert requests.get(url, headers={"Host": "evil.example"}).status_code == 421
+    assert "everybody who reaches materials.example.org" in (embedded.data_dir / "serve.log").read_text()
+
+
+@pytest.mark.parametrize("name", ["https://materials.example.org", "materials.example.org:443", "a b", ""])
+def test_what_is_no_name_of_a_host_is_told(name: str) -> None:
+    from click.testing import CliRunner
+
+    from scdm_flows.cli.serve import serve
+
+    result = CliRunner().invoke(serve, ["--name", name])
+    assert result.exit_code == 2
+    assert "write it like materials.example.org" in result.output
 
 
 def test_a_kept_connection_is_quick(address: str, session: requests.Session) -> None:
@@ -529,6 +560,33 @@ def test_what_cannot_be_read_is_left_out_with_a_warning() -> None:
         while url is not None:  # a page of which all is left out leads to the next one
             pages, url = pages + 1, client.get(url).json()["links"]["next"]
         assert pages == 2
+
+
+def test_the_number_of_entries_is_that_of_those_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pymongo.errors import ExecutionTimeout
+    from starlette.testclient import TestClient
+
+    from scdm_flows.server.app import make_app
+
+    database, documents = memory_database(), layers(3)
+    store(database, documents)
+    # as a database of an earlier version has them
+    earlier = {"candidate_id": {"$in": [d.candidate_id for d in documents[1:]]}}
+    database.mongo["candidates"].update_many(earlier, {"$unset": {"optimade": 1}})
+    with TestClient(make_app(database), base_url="http://localhost") as client:
+        answer = client.get("/optimade/v1/structures").json()
+        assert len(answer["data"]) == 1
+        assert (answer["meta"]["data_returned"], answer["meta"]["data_available"]) == (1, 1)
+
+    def slow(_: Any, criteria: dict[str, Any]) -> int:
+        if not criteria:  # mongomock's estimate
+            return len(documents)
+        raise ExecutionTimeout("operation exceeded time limit", 50)
+
+    # too many to count: an answer all the same
+    monkeypatch.setattr(type(database.mongo["candidates"]), "count_documents", slow)
+    with TestClient(make_app(database), base_url="http://localhost") as client:
+        assert client.get("/optimade/v1/structures").json()["meta"]["data_returned"] == 3
 
 
 def test_a_new_candidate_is_served_at_once() -> None:

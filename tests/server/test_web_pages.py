@@ -10,6 +10,8 @@ import json
 import os
 import re
 import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -32,7 +34,11 @@ from scdm_flows.stores.process import free_port
 
 pytest.importorskip("dash", reason="the extra `server` is not installed")
 
-from scdm_flows.server.pages import figures, files
+from starlette.testclient import TestClient
+from werkzeug.test import Client
+
+from scdm_flows.server import app
+from scdm_flows.server.pages import browse, comparison, figures, files, pages_app
 from scdm_flows.server.pages.address import Question
 
 
@@ -137,6 +143,19 @@ def test_candidate_page_shows_all_that_is_known(browser: Browser) -> None:
         "data:image/svg+xml",
     ):
         assert words in page.replace("\\u00b1", "±"), words
+
+
+def test_candidate_page_draws_the_hull_of_its_own_references(campaign_documents: CampaignDocuments) -> None:
+    """Another campaign's file of references makes another hull of the same system and scheme."""
+    database = memory_database()
+    store_demo(database, campaign_documents)
+    hulls, candidates = database.mongo["hulls"], database.mongo["candidates"]
+    other = hulls.find_one({"hull_id": "demo:Mo-S"}, {"_id": 0})  # of 3 reference phases
+    hulls.insert_one({**other, "hull_id": "own:Mo-S", "references": "own", "n_reference_phases": 22})
+    candidates.update_one({"candidate_id": "demo-000000000000"}, {"$set": {"hull_id": "own:Mo-S"}})
+    page = Browser(database).page("/candidates/demo-000000000000")
+    assert "22 reference phases" in page
+    assert "3 reference phases" not in page
 
 
 def test_candidate_page_tells_of_vacuum_and_stiffness(campaign_documents: CampaignDocuments) -> None:
@@ -276,6 +295,35 @@ def test_comparison_counts_by_generator(browser: Browser) -> None:
     assert "Medians over 80 layers" in browser.page("/compare")
 
 
+def test_comparison_leaves_out_what_was_promoted(campaign_documents: CampaignDocuments) -> None:
+    # promoted candidates keep their generator and are the lowest ones: with them SCDM's share would be 4 of 7, not 3 of 6
+    database = memory_database()
+    store_demo(database, campaign_documents)
+    first = campaign_documents.candidates[0]
+    again = {"candidate_id": "dft-000000000000", "campaign": "dft", "promoted_from": first.candidate_id}
+    computed = first.model_copy(update={**again, "surrogate": False})
+    database.upsert(database.candidates, [computed.model_dump()])
+    browser = Browser(database)
+    page = browser.energies()
+    assert "3 (50.0 %)" in page
+    assert "1 promoted candidate is left out." in page
+    assert "E_hull from surrogate energies;" in page
+    assert "All candidates of this choice were promoted." in browser.energies(["dft"])
+    assert "promoted" not in browser.energies(["demo"])
+    own = first.model_copy(update={**again, "surrogate": False, "promoted_from": None})
+    database.upsert(database.candidates, [own.model_dump()])  # generated in a DFT campaign: not of the same kind
+    assert "E_hull of 8 from surrogate energies, of 1 from DFT: choose campaigns of one kind" in browser.energies()
+
+
+def test_a_heading_sorts_where_the_database_can(filled: Database, browser: Browser) -> None:
+    # a heading that sorted by another column would empty the table: the query refuses it
+    columns = {column["field"]: column["sortable"] for column in browse.page(CandidateDB(filled), "")[-3].columnDefs}
+    assert [field for field, sortable in columns.items() if not sortable] == ["known_as"]
+    for field, sortable in columns.items():
+        if sortable:
+            assert browser.rows(sort=field)[1] == 12, field
+
+
 def test_csv_holds_what_the_table_shows(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = browser.client.get("/candidates.csv?generator=scdm&sort=-e_above_hull")
     rows = list(csv.DictReader(io.StringIO(answer.text)))
@@ -349,6 +397,45 @@ def test_pages_outlive_the_database(tmp_path: Path, campaign_documents: Campaign
             assert browser.rows()[1] == 12  # the same application, not started again
             assert "demo" in browser.page("/campaigns")
     finally:
+        pid = server.status().pid
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_no_page_waits_for_a_database_without_end(
+    tmp_path: Path, campaign_documents: CampaignDocuments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a stopped server keeps its connections and never answers; without a limit whoever asks waits until it goes on
+    pytest.importorskip("secantus", reason="the embedded database is an optional extra")
+    monkeypatch.setattr(app, "DATABASE_SECONDS", 1.0)
+    monkeypatch.setattr(comparison, "ALL_CANDIDATES_SECONDS", 3.0)
+    server = EmbeddedServer(tmp_path / "data", free_port())
+    going_on: list[threading.Timer] = []
+    try:
+        with connect(ScdmSettings(data_dir=server.data_dir, port=server.port)) as database:
+            store_demo(database, campaign_documents)
+            browser = Browser(database)
+            browser.client = Client(app._within_limits(pages_app(database)))
+            assert browser.rows()[1] == 12
+            whole = TestClient(app.make_app(database), base_url="http://localhost")
+            assert len(whole.get("/candidates.csv").text.splitlines()) == 1 + 12
+            pid = server.status().pid
+            assert pid is not None
+            os.kill(pid, signal.SIGSTOP)
+            going_on.append(threading.Timer(30, os.kill, (pid, signal.SIGCONT)))
+            going_on[0].start()
+            started = time.monotonic()
+            assert "does not answer" in browser.page("/campaigns")
+            assert whole.get("/candidates.csv").status_code == 503
+            compared = time.monotonic()
+            assert compared - started < 8
+            assert "does not answer" in browser.energies()
+            assert 2 < time.monotonic() - compared < 20  # its own limit, not that of the others
+            os.kill(pid, signal.SIGCONT)
+            assert "3 (50.0 %)" in browser.energies()
+    finally:
+        for timer in going_on:
+            timer.cancel()
         pid = server.status().pid
         if pid is not None:
             os.kill(pid, signal.SIGKILL)

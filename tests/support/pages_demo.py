@@ -87,6 +87,7 @@ def hull_document(candidates: list[CandidateDoc]) -> HullDoc:
         reference_sha256="0" * 64,
         n_reference_phases=3,
         n_candidates=len(points) - 1,
+        candidates={c.candidate_id: c.e_above_hull for c in candidates if c.e_above_hull is not None},
         points=points,
     )
 

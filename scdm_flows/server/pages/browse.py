@@ -15,6 +15,7 @@ from dash_ag_grid import AgGrid
 
 from scdm_flows.analysis import tolerances
 from scdm_flows.documents import CandidateState
+from scdm_flows.documents.candidate import sort_fields
 from scdm_flows.documents.hull import LOWER_BOUND_MARK, LOWER_BOUND_WORDS
 from scdm_flows.errors import ScdmError
 from scdm_flows.query import CandidateDB
@@ -157,6 +158,7 @@ def _grid(sort: str) -> AgGrid:
     columns: list[dict[str, Any]] = []
     for field, (heading, width) in COLUMNS.items():
         column: dict[str, Any] = {"field": field, "headerName": heading, "width": width}
+        column["sortable"] = field in sort_fields()
         if sort.removeprefix("-") == field:
             column["sort"] = "desc" if sort.startswith("-") else "asc"
         if field == "formula":
@@ -170,7 +172,6 @@ def _grid(sort: str) -> AgGrid:
         id="browse-grid",
         columnDefs=columns,
         defaultColDef={
-            "sortable": True,
             "resizable": True,
             "suppressMovable": True,
             "sortingOrder": ["asc", "desc"],

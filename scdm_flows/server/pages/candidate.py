@@ -34,7 +34,7 @@ def page(query: CandidateDB, candidate_id: str) -> list[Any]:
 
     document = query.get(candidate_id)
     phonon, bands = query.phonon(candidate_id), query.bands(candidate_id)
-    hull = query.hull(document.chemsys, document.energy_scheme) if document.energy_scheme else None
+    hull = query.hull_of(document)
     stored = document.relaxed_structure or document.structure
     layer = Structure.from_dict(stored) if stored else None
     warnings = candidate_warnings(document, phonon)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextvars import Context
 from typing import Any
 
 import numpy as np
+import pymongo
 from dash import Dash, Input, Output, dcc, html
 from numpy.typing import NDArray
 
@@ -17,9 +19,11 @@ from scdm_flows.report.evaluation import DISTANCES
 from scdm_flows.report.paper import BY_GENERATOR
 from scdm_flows.server.pages import figures, parts
 from scdm_flows.server.pages.parts import section, table
+from scdm_flows.server.security import ALL_CANDIDATES_SECONDS
 
 GENERATORS = ("scdm", "unscdm")
 LEVELS = (0.0, 0.1, 0.2, WINDOW_EV)  # eV/atom
+_PROMOTED = "Each is a candidate of another campaign once more, chosen for a low energy."
 DEFINITIONS = {"published": "as published", "periodic": "periodic: the same for every choice of cell"}
 
 
@@ -63,14 +67,26 @@ def register(app: Dash, query: CandidateDB) -> None:
     @app.callback(Output("compare-energies", "children"), Input("compare-campaigns", "value"))
     def show(campaigns: list[str] | None) -> Any:
         try:
-            return energies(query, campaigns or None)
+            # in a context of its own: within the limit of the other pages it could only be shorter
+            return Context().run(_patiently, query, campaigns or None)
         except ScdmError as error:
             return parts.error_notice(error)
 
 
+def _patiently(query: CandidateDB, campaigns: list[str] | None) -> list[Any]:
+    with pymongo.timeout(ALL_CANDIDATES_SECONDS):
+        return energies(query, campaigns)
+
+
 def energies(query: CandidateDB, campaigns: list[str] | None) -> list[Any]:
-    """Distributions and counts below each level, by generator, of chosen campaigns or of all."""
-    found = query.columns(["generator", "e_above_hull", "surrogate"], campaign=campaigns)
+    """Distributions and counts below each level, by generator, of chosen campaigns or of all.
+
+    Without promoted candidates: they are there as they were generated, and were chosen for low energies.
+    """
+    stored = query.columns(["generator", "e_above_hull", "surrogate", "promoted_from"], campaign=campaigns)
+    generated = stored["promoted_from"] == ""
+    found = {name: values[generated] for name, values in stored.items()}
+    promoted = int((~generated).sum())
     values: dict[str, NDArray[np.float64]] = {}
     totals: dict[str, int] = {}
     for generator in [*GENERATORS, *sorted(set(found["generator"].tolist()) - set(GENERATORS))]:
@@ -91,10 +107,10 @@ def energies(query: CandidateDB, campaigns: list[str] | None) -> list[Any]:
         if total
     ]
     if not rows:
+        if promoted:
+            return [parts.notice("All candidates of this choice were promoted.", _PROMOTED, kind="")]
         return [parts.notice("No candidates are stored for this choice.", kind="")]
     levels = [f"E_hull ≤ {level:g}" for level in LEVELS]
-    surrogate = bool((found["surrogate"] == 1).any())
-    kind = f"E_hull from {parts.SURROGATE}" if surrogate else "E_hull from DFT"
     shown: list[Any] = []
     if values:
         shown.append(parts.graph(figures.e_hull(values), "distribution of the energy above hull by generator", 400))
@@ -106,11 +122,19 @@ def energies(query: CandidateDB, campaigns: list[str] | None) -> list[Any]:
             html.P(f"No candidate of {' and '.join(absent)} is stored, so there is nothing beside.", className="soft")
         )
     columns = ["generator", "candidates", "with energy", *levels, f"paper, DFT, ≤ {WINDOW_EV:g}"]
-    return [
-        *shown,
-        table(columns, rows),
-        html.P(f"{kind}; shares are of all candidates of the generator, levels in eV/atom.", className="soft small"),
-    ]
+    said = f"{_kind(found)}; shares are of all generated candidates of the generator, levels in eV/atom."
+    if promoted:
+        said += f" {promoted:,} promoted candidate{'s are' if promoted > 1 else ' is'} left out. {_PROMOTED}"
+    return [*shown, table(columns, rows), html.P(said, className="soft small")]
+
+
+def _kind(found: dict[str, NDArray[Any]]) -> str:
+    """Which energies there are, in words."""
+    surrogate = found["surrogate"][~np.isnan(found["e_above_hull"])] == 1
+    predicted, computed = int(surrogate.sum()), int((~surrogate).sum())
+    if predicted and computed:
+        return f"E_hull of {predicted:,} from {parts.SURROGATE}, of {computed:,} from DFT: choose campaigns of one kind"
+    return f"E_hull from {parts.SURROGATE}" if predicted else "E_hull from DFT"
 
 
 def _share(values: NDArray[np.float64] | None, level: float, total: int) -> str:

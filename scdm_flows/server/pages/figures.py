@@ -28,7 +28,6 @@ PATCH_ANGSTROM = 9.0
 MOST_ATOMS = 120
 DRAWN_EV = 1.0  # phases further above the hull are not drawn
 EDGES = np.linspace(-0.5, 2.0, 51)  # bins of E_hull, eV/atom
-SAME_ENERGY = 1e-8
 FONT = {"color": INK, "family": "system-ui, sans-serif"}
 
 

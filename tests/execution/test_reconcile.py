@@ -297,7 +297,7 @@ def test_the_command_says_what_it_did(database: Database, tmp_path: Path, monkey
         assert done["counts"] == {"lost": 1, "retried": 1}
         assert {item["name"] for item in done["items"]} == {"relax c0"}
         assert launchpad.launches.count_documents({"state": "RUNNING"}) == 0
-        assert "nothing to do" in call().output
+        assert "nothing to repair" in call().output
     unknown = call("nobody")
     assert isinstance(unknown.exception, CampaignError)
     assert "nobody" in str(unknown.exception)

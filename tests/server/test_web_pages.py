@@ -23,6 +23,7 @@ from support.documents import CampaignDocuments
 from support.memory import memory_database
 from support.pages_asked import Browser
 from support.pages_demo import store_demo
+from support.stopping import stop
 
 from scdm_flows.config.settings import ScdmSettings
 from scdm_flows.documents import KnownAs, Novelty
@@ -421,7 +422,7 @@ def test_no_page_waits_for_a_database_without_end(
             assert len(whole.get("/candidates.csv").text.splitlines()) == 1 + 12
             pid = server.status().pid
             assert pid is not None
-            os.kill(pid, signal.SIGSTOP)
+            stop(pid)
             going_on.append(threading.Timer(30, os.kill, (pid, signal.SIGCONT)))
             going_on[0].start()
             started = time.monotonic()

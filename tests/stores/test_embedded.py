@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from support.stopping import stop
 
 from scdm_flows.cli import cli
 from scdm_flows.config.settings import ScdmSettings
@@ -226,7 +227,7 @@ def test_stale_records(server: EmbeddedServer) -> None:
 def test_hung_server_is_neither_doubled_nor_forgotten(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     pid = server.start().pid
     assert pid is not None
-    os.kill(pid, signal.SIGSTOP)
+    stop(pid)
     monkeypatch.setattr("scdm_flows.stores.process.ANSWER_SECONDS", 0.3)
     monkeypatch.setattr(embedded, "START_SECONDS", 0.5)
     monkeypatch.setattr(embedded, "STOP_SECONDS", 0.5)

@@ -202,6 +202,14 @@ def test_a_fair_judge_shares_nothing_with_the_guide() -> None:
     assert shared_with_guide(guide) == shared_with_guide(load_energy_model())
 
 
+def test_what_a_request_costs_is_not_what_samples_without_one_cost() -> None:
+    from scdm_models.model.checkpoint import load_checkpoint
+
+    # dozens of draws are passed over for a sample that a guide chooses; drawing others would time something else
+    asked = replace(sample_set("asked", [MOS2], gap=[1.0, 2.0]), model_id=load_checkpoint().model_id)
+    assert run._timed(asked) is None
+
+
 @pytest.mark.slow
 def test_unasked_samples_are_of_another_seed() -> None:
     from scdm_models.model.checkpoint import load_checkpoint

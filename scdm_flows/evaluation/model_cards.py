@@ -230,6 +230,8 @@ def _without_energies(results: Mapping[str, Any]) -> Iterator[str]:
     for text, model in rows:
         cells = [_cell(model["measures"].get(name)) for name in shown]
         yield _row(text, [f"`{model['model_id']}`", str(model["n"]), *cells])
+    if "steps" in results:
+        yield from ("", "![Share of draws that are bonded layers, by denoising steps](steps.svg)")
     found = results.get("large", {}).get("rediscovered")
     if found:
         times = "" if found["ratio"] is None else f", {_times(found['ratio'])} times that"

@@ -226,6 +226,7 @@ def test_the_command_makes_samples_judges_them_and_writes_the_card(
     assert found["quick"]["SCDM"]["distances_to_held_out"]["samples"]["n_samples"] == 4
     assert (card / "results.md").read_text() == markdown(found)
     assert (card / "steps.svg").read_text().startswith("<svg")
+    assert "(steps.svg)" in (card / "results.md").read_text()
     # one line on standard output; what the commands say goes to standard error
     assert done.stdout == f"wrote {card / 'results.md'}: quick, steps\n"
     assert f"$ scdm generate --model unscdm -n 2 --seed 1 -o {tmp_path}/work/unscdm-1.jsonl" in done.stderr

@@ -157,8 +157,13 @@ def ends_in_time(
         return left > 0
     runs = [run for run in estimate(config, structure, len(structure)) if stage in (None, stage_of(run))]
     fitted = in_node_hours(runs, fits(database, config)) if runs else None
-    cores = (get_settings().vasp_ranks or 1) if config.engine.kind == "vasp" else 1
+    cores = cores_of(config.engine.kind) or 1
     return (sum(run.core_hours for run in runs) / cores if fitted is None else fitted[0]) <= left
+
+
+def cores_of(kind: str) -> int | None:
+    """Cores of each job of an engine: VASP's ranks, None where nobody says how many; one of the others."""
+    return get_settings().vasp_ranks if kind == "vasp" else 1
 
 
 def in_node_hours(runs: Sequence[StageCost], known: Mapping[StageName, Fit]) -> tuple[float, float] | None:

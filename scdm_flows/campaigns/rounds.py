@@ -17,11 +17,11 @@ import numpy as np
 from pymongo.errors import DuplicateKeyError
 
 from scdm_flows.campaigns.controls import loop_key
+from scdm_flows.campaigns.estimate import cores_of
 from scdm_flows.campaigns.node_hours import node_hours
 from scdm_flows.campaigns.promotion import Asked
 from scdm_flows.campaigns.removal import is_being_removed
 from scdm_flows.config.loop import LoopConfig, parse_loop
-from scdm_flows.config.settings import get_settings
 from scdm_flows.documents import CandidateDoc, CandidateState, LoopDoc, LoopRound, utc_now
 from scdm_flows.documents.provenance import made_here
 from scdm_flows.errors import CampaignError
@@ -156,19 +156,14 @@ def _changed(document: LoopDoc) -> CampaignError:
     )
 
 
-def cores_of(config: LoopConfig) -> int | None:
-    """Cores of each job that computes what was chosen: VASP's ranks, else one; None where nobody says how many.
-
-    The jobs of surrogate campaigns have one.
-    """
-    if config.compute is None or config.compute.engine.kind != "vasp":
-        return 1
-    return get_settings().vasp_ranks
+def computing_cores(config: LoopConfig) -> int | None:
+    """Cores of each job that computes what was chosen, see ``cores_of``; the jobs of surrogate campaigns have one."""
+    return 1 if config.compute is None else cores_of(config.compute.engine.kind)
 
 
 def unit_of(config: LoopConfig) -> str:
     """What the hours of a loop are: those of cores, or of nodes (wall time) where VASP's ranks are not known."""
-    return NODE_HOURS if cores_of(config) is None else CORE_HOURS
+    return NODE_HOURS if computing_cores(config) is None else CORE_HOURS
 
 
 def hours_of(config: LoopConfig, database: Database, number: int, *, computed: bool = True) -> float:
@@ -179,7 +174,7 @@ def hours_of(config: LoopConfig, database: Database, number: int, *, computed: b
         if campaign is not None:
             found += node_hours(outputs, campaign.name)
         if computed and name is not None:
-            found += node_hours(outputs, name) * (cores_of(config) or 1)
+            found += node_hours(outputs, name) * (computing_cores(config) or 1)
     return found
 
 
@@ -194,7 +189,7 @@ def asked_of(config: LoopConfig, this: LoopRound, left: float | None) -> Asked:
         top=len(this.chosen),
         engine=config.compute.engine.model_dump(mode="json"),
         name=config.computed(this.number),
-        node_hours=None if left is None else max(left / (cores_of(config) or 1), SMALLEST_BUDGET_HOURS),
+        node_hours=None if left is None else max(left / (computing_cores(config) or 1), SMALLEST_BUDGET_HOURS),
         gate=config.compute.gate.model_dump(mode="json"),
         candidates=tuple(choice.candidate_id for choice in this.chosen),
         description=f"chosen in round {this.number} of the loop {config.name}, by {config.choose.by}",

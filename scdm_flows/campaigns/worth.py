@@ -15,7 +15,7 @@ from scdm_flows.analysis.acquisition import Option, chance, choose, gap_chance, 
 from scdm_flows.campaigns.estimate import Fit, fits, in_node_hours
 from scdm_flows.campaigns.findings import findings_of
 from scdm_flows.campaigns.promotion import why_not
-from scdm_flows.campaigns.rounds import cores_of, hours_left, is_found
+from scdm_flows.campaigns.rounds import computing_cores, hours_left, is_found
 from scdm_flows.config import FilesGeneratorConfig
 from scdm_flows.config.loop import LoopConfig
 from scdm_flows.documents import CandidateDoc, Choice, LoopDoc, LoopRound, StageName, Taught
@@ -41,7 +41,7 @@ def choose_round(config: LoopConfig, database: Database, number: int, document: 
     """
     model = _model(config, database)
     pool, costs = _pool(config, database, document)
-    known, cores = fits(database, config.computing()) if pool else {}, cores_of(config)
+    known, cores = fits(database, config.computing()) if pool else {}, computing_cores(config)
     options, documents = [], {}
     for candidate, predicted in zip(pool, predict_by(model, _relaxed(pool)), strict=True):
         if isinstance(predicted, PredictedEnergy):  # what the model cannot say anything of is not chosen

@@ -201,8 +201,8 @@ def _sureness(preset: str) -> str | None:
     return (
         f"Preset `{preset}`: formation energies of {measured.n} layers of C2DB lie {-measured.bias:.3f} eV/atom below "
         f"C2DB's own in the mean, at most {measured.largest:.3f} away ([how](../results-dft.md)), and the hull's are "
-        "converted. So energies above hull are rather too low, and what lies within 0.02 eV/atom of the hull may be on "
-        "it or not."
+        f"converted. So energies above hull are rather too low, and what lies within {measured.largest:.2f} eV/atom of "
+        "the hull may be on it or not."
     )
 
 

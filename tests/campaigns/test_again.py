@@ -204,6 +204,14 @@ def work(launchpad: Any) -> None:
     assert launches <= states.keys()  # a campaign's removal finds them by their fireworks
 
 
+def computed(database: Database, **found: Any) -> Any:
+    """The LaunchPad with the candidate computed to its end: of an old structure, with what else the jobs find."""
+    FOUND.update(structure="old", **found)
+    launchpad = submitted(database)
+    work(launchpad)
+    return launchpad
+
+
 def output(database: Database, stage: str) -> Any:
     """What a stage has stored; None without an output."""
     found = database.job_store.docs_store.query_one({"uuid": uuid_of("again", stage, None)}, properties=["output"])
@@ -224,9 +232,7 @@ def test_what_follows_a_stage_gets_its_new_result(database: Database, before: in
 
     A layer of another symmetry has other displacements, of which the summary waits for each.
     """
-    FOUND.update(structure="old", folder="purged", displacements=before, phonons=True, bands=True)
-    launchpad = submitted(database)
-    work(launchpad)
+    launchpad = computed(database, folder="purged", displacements=before, phonons=True, bands=True)
     assert output(database, "phonon") == ["old", *(f"old {k}" for k in range(before))]
     assert output(database, "bands") == "old in purged"
 
@@ -252,9 +258,7 @@ def test_what_follows_a_stage_gets_its_new_result(database: Database, before: in
 @pytest.mark.usefixtures("quiet_place")
 def test_what_is_the_same_stays_as_it_is(database: Database) -> None:
     """A gate that adds what is there already leaves it, with what its attempts were: some may take days."""
-    FOUND.update(structure="old", folder="kept", displacements=2, phonons=True, bands=True)
-    launchpad = submitted(database)
-    work(launchpad)
+    launchpad = computed(database, folder="kept", displacements=2, phonons=True, bands=True)
     before = sorted(d["fw_id"] for d in launchpad.fireworks.find({}, {"fw_id": 1}))
     rerun(database, StageName.GATE)
     work(launchpad)
@@ -267,9 +271,7 @@ def test_a_gate_that_was_killed_while_it_replaced_them_does_so_again(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its workflow has lost the jobs of before by then, which are still there, and would be taken for its own."""
-    FOUND.update(structure="old", folder="kept", displacements=2, phonons=True, bands=True)
-    launchpad = submitted(database)
-    work(launchpad)
+    launchpad = computed(database, folder="kept", displacements=2, phonons=True, bands=True)
     FOUND.update(structure="new", displacements=1)
     rerun(database, StageName.RELAX)
 
@@ -293,9 +295,7 @@ def test_a_gate_that_was_killed_while_it_replaced_them_does_so_again(
 @pytest.mark.usefixtures("quiet_place")
 def test_phonons_of_their_own_wait_for_the_new_gate(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a budget chooses for whom they are, nothing links them to the relaxation: they would start beside it."""
-    FOUND.update(structure="old", folder="kept", displacements=2, phonons=False, bands=True)
-    launchpad = submitted(database)
-    work(launchpad)
+    launchpad = computed(database, folder="kept", displacements=2, phonons=False, bands=True)
     about = {"campaign": "t", "candidate_id": "c0", "stage": "phonon"}
     assert insert(launchpad, [workflow_of(phonons("old"), **about)]) == 1
     work(launchpad)
@@ -324,9 +324,7 @@ def test_phonons_of_their_own_wait_for_the_new_gate(database: Database, monkeypa
 @pytest.mark.usefixtures("quiet_place")
 def test_a_stage_that_is_done_again_goes_on_with_nothing(database: Database) -> None:
     """A relaxation would begin with the last geometry of the run that its user does not trust."""
-    FOUND.update(structure="old", folder="kept", displacements=1, phonons=True, bands=True)
-    launchpad = submitted(database)
-    work(launchpad)
+    launchpad = computed(database, folder="kept", displacements=1, phonons=True, bands=True)
     first = launchpad.fireworks.find_one({"name": "relax"})["fw_id"]
     database.job_store.docs_store.remove_docs({"uuid": uuid_of("again", "relax", None)})
     launchpad.rerun_fw(first)
@@ -370,9 +368,7 @@ def test_killed_between_its_steps_the_same_call_completes_it(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All outputs are set aside then and no job knows: it must not be told that there is nothing to do."""
-    FOUND.update(structure="old", folder="kept", displacements=1, phonons=True, bands=True)
-    launchpad = submitted(database)
-    work(launchpad)
+    launchpad = computed(database, folder="kept", displacements=1, phonons=True, bands=True)
     assert set_aside(database, "t", "c0", StageName.RELAX) == 6
     with monkeypatch.context() as patch:
         patch.setattr(repair, "rerun", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))

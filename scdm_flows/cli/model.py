@@ -54,11 +54,13 @@ def train(curated: Path, config: Path | None, start: Path | None, out: Path, for
     from scdm_flows.thermo.table import ReferenceTable
     from scdm_models.datasets.records import read_curated
     from scdm_models.model.checkpoint import load_checkpoint
-    from scdm_models.training.train import Progress
+    from scdm_models.training.train import Progress, kept_phases
     from scdm_models.training.train import train as run
     from scdm_models.training.train_config import TrainConfig, load_train_config
 
     settings = TrainConfig() if config is None else load_train_config(config)
+    begun = None if start is None else load_checkpoint(start)
+    kept_phases(settings, begun)  # refused before the labels, which may take long
     layers = [layer for layer in read_curated(curated) if layer.one_layer]
     table = ReferenceTable.load()
     kept = Path(f"{out}.labels")
@@ -85,7 +87,6 @@ def train(curated: Path, config: Path | None, start: Path | None, out: Path, for
 
         crystals, ids = [layer.crystal for layer in layers], [layer.id for layer in layers]
         try:
-            begun = None if start is None else load_checkpoint(start)
             model_id = run(crystals, ids, out, settings, e_above_hull=labels, start=begun, card=card, progress=show)
         except OSError as error:
             raise OutputError(f"{out} was not written: {disk_full(error) or error}") from error

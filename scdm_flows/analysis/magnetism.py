@@ -1,13 +1,14 @@
-"""How the moments of a layer stand to each other, from the runs of the orders that were tried. Pure."""
+"""Which magnetic orders of a layer are tried, and how its moments stand to each other by their runs. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scdm_flows.analysis.bands import MAGNETIC_MOMENT, is_magnetic
+from scdm_flows.analysis.orderings import antiferromagnetic_orderings, ferromagnetic, ordered
 from scdm_flows.documents.static import MagneticOrder, StaticSummary
 
 if TYPE_CHECKING:
@@ -41,6 +42,16 @@ def order_of(moments: Sequence[float] | None, total: float | None = None) -> Mag
     return MagneticOrder.AFM if _cancel(moments, sum(moments) if total is None else total) else MagneticOrder.FM
 
 
+def orders_of(structure: Structure, most: int) -> list[Structure]:
+    """The layer in up to ``most`` antiferromagnetic orders other than its own.
+
+    A layer whose own moments cancel comes first with all of them up.
+    """
+    found = [ordered(structure, order) for order in antiferromagnetic_orderings(structure, most)]
+    own = order_of(structure.site_properties.get("magmom"))
+    return [ferromagnetic(structure), *found][:most] if own is MagneticOrder.AFM else found
+
+
 def lowest(own: StaticSummary, others: Sequence[StaticSummary]) -> StaticSummary:
     """What is said of a layer whose orders were compared: the lowest one, and by how much orders differ.
 
@@ -54,7 +65,7 @@ def lowest(own: StaticSummary, others: Sequence[StaticSummary]) -> StaticSummary
     others
         Runs in other orders, with moments of the atoms of their cells.
     """
-    every = [(found, order_of(found.atom_magnetizations)) for found in (own, *others)]
+    every = [(found, order_of(found.atom_magnetizations, found.total_magnetization)) for found in (own, *others)]
     best, order = min(every, key=lambda one: one[0].energy_per_atom)
     least = {
         kind: min((found.energy_per_atom for found, is_of in every if is_of is kind), default=None)
@@ -68,28 +79,3 @@ def lowest(own: StaticSummary, others: Sequence[StaticSummary]) -> StaticSummary
         "antiferromagnetic_ev_per_atom": None if fm is None or afm is None else afm - fm,
     }
     return (best if same_cell else own).model_copy(update=changes)
-
-
-def magnetic_order(
-    moments: Sequence[float] | None, total: float | None, energy: float, tried: Sequence[Mapping[str, Any]]
-) -> tuple[MagneticOrder, float, float | None]:
-    """The lowest order, its energy, and by how much the lowest antiferromagnetic one lies above the ferromagnetic one.
-
-    Energies are eV per cell. The last is None where one of the two was not found: what a run began with may turn into
-    another order, and the run itself may end antiferromagnetic.
-
-    Parameters
-    ----------
-    moments, total
-        Of the run whose ``energy`` it is: of its atoms and of its cell, Bohr magnetons; None without spin.
-    energy
-        eV per cell.
-    tried
-        Orders beside it, each with ``energy`` (eV per the same cell) and ``moments``, or with ``failed``.
-    """
-    magnetic = [one for one in tried if "failed" not in one and is_magnetic(one["moments"])]
-    found = [one["energy"] for one in magnetic if order_of(one["moments"]) is MagneticOrder.AFM]
-    own = order_of(moments, total)
-    above = min(found) - energy if found and own is MagneticOrder.FM else None
-    lower = bool(found) and min(found) < energy
-    return (MagneticOrder.AFM, min(found), above) if lower else (own, energy, above)

@@ -356,6 +356,10 @@ class GpawEngineConfig(Frozen):
         description="element -> initial moment in Bohr magnetons, over the defaults (3 for metals that often carry a "
         "moment: Ti to Cu, Ru, Rh, Os, Ir, f metals; 1 for other d metals, 0.3 for the rest)",
     )
+    magnetism: MagnetismConfig = Field(
+        default_factory=lambda: MagnetismConfig(orderings=("fm", "afm")),
+        description="magnetic orders that the static run compares",
+    )
     dipole_correction: Literal["auto", "on", "off"] = Field(
         "auto", description="dipole correction along c; auto: for layer groups without an operation z -> -z"
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scdm_flows.analysis.bands import MAGNETIC_MOMENT
 from scdm_flows.analysis.ranking import BINS, window_bin
 from scdm_flows.documents import CampaignDoc, CampaignState, CandidateDoc, CandidateState, KnownAs, PhononDoc
 from scdm_flows.documents.bands import GapKind
@@ -179,9 +180,11 @@ def candidate_warnings(candidate: CandidateDoc, phonon: PhononDoc | None = None)
         found.append(f"Atoms moved by {moved:.2f} Å in relaxing: this is another structure than the model drew.")
     above = candidate.antiferromagnetic_ev_per_atom
     if above is not None and above < 0:
+        in_its_cell = abs(candidate.total_magnetization or 0.0) < MAGNETIC_MOMENT
+        others = "its geometry is that" if in_its_cell else "geometry, bands and phonons are those"
         found.append(
             f"Its energy is that of an antiferromagnetic order, {-1000 * above:.1f} meV/atom below the ferromagnetic "
-            "one; geometry, bands and phonons are those of the ferromagnetic one."
+            f"one; {others} of the ferromagnetic one."
         )
     if phonon is not None:
         found += _phonon_warnings(candidate, phonon)

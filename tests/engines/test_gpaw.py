@@ -17,6 +17,8 @@ import numpy as np
 import phonopy
 import pytest
 import spglib
+from ase.calculators.emt import EMT
+from ase.optimize import BFGS
 from phonopy.structure.atoms import PhonopyAtoms
 from pymatgen.core import Lattice, Structure
 from support.layers import mx2
@@ -24,7 +26,7 @@ from support.memory import memory_database
 
 from scdm_flows.analysis.bands import document_of_path, of_path
 from scdm_flows.analysis.fidelity import beside_c2db
-from scdm_flows.analysis.magnetism import magnetic_order
+from scdm_flows.analysis.magnetism import lowest
 from scdm_flows.analysis.phonons import in_plane_path
 from scdm_flows.analysis.stability import c2db_criteria
 from scdm_flows.config import GpawEngineConfig, parse_config
@@ -272,7 +274,7 @@ def test_a_killed_relaxation_goes_on_from_its_last_geometry(tmp_path: Path, stan
     cell = np.array(found["cell"])
     assert np.allclose(cell[2], task["cell"][2])  # c is held
     assert np.linalg.norm(cell[0]) > 2.45  # and the compressed cell has grown
-    document = task_document(found, Structure(cell, ["Cu", "Cu"], [[0, 0, 0.4], [1 / 3, 2 / 3, 0.5]]), 0.03)
+    document = task_document(found, Structure(cell, ["Cu", "Cu"], [[0, 0, 0.4], [1 / 3, 2 / 3, 0.5]]), 0.03, tmp_path)
     assert document.output.n_steps == len(energies)
     assert document.state is not None
     assert document.is_force_converged
@@ -304,6 +306,22 @@ def test_a_relaxation_that_needs_more_steps_says_so(tmp_path: Path, stand_in: di
     assert found["steps"] <= 3
 
 
+def curvature(layer: Structure, row: int) -> float:
+    """N/m: the second derivative of the energy of an area by a strain along a (row 0) or a shear (row 1) of 1 %."""
+    energies = []
+    for strain in (-0.01, 0.0, 0.01):
+        atoms = layer.to_ase_atoms()
+        deformation = np.eye(3)
+        deformation[row, 0] += strain / (1 + row)
+        deformation[0, row] += row * strain / 2
+        atoms.set_cell(atoms.cell.array @ deformation, scale_atoms=True)
+        atoms.calc = EMT()
+        BFGS(atoms, logfile=None).run(fmax=1e-4)
+        energies.append(atoms.get_potential_energy())
+    area = np.linalg.norm(np.cross(*np.array(layer.lattice.matrix)[:2]))
+    return float(16.02176634 * (energies[0] - 2 * energies[1] + energies[2]) / 0.01**2 / area)
+
+
 def test_phonons_and_stiffness_of_a_relaxed_layer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stand_in: dict[str, str]
 ) -> None:
@@ -321,6 +339,9 @@ def test_phonons_and_stiffness_of_a_relaxed_layer(
     assert document.energy_scheme == "gpaw-pbe-c2db"
     assert document.dynamically_stable is (document.reason is None)
     (c11, c12, c16), (_, c22, c26), (_, _, c66) = document.stiffness_n_per_m
+    # energies of strained cells by ASE itself; atoms of this layer move along c alone when it is strained
+    assert c11 == pytest.approx(curvature(relaxed.structure, 0), rel=0.02)
+    assert c66 == pytest.approx(curvature(relaxed.structure, 1), rel=0.02)
     # a three-fold axis makes a layer elastically isotropic: Nye, Physical Properties of Crystals (1985), ch. VIII
     assert c22 == pytest.approx(c11, rel=0.02)
     assert c66 == pytest.approx((c11 - c12) / 2, rel=0.02)
@@ -395,71 +416,134 @@ class GPAW(Calculator):
     def get_eigenvalues(self, kpt, spin): return np.array([-1.0, 1.0])
     def get_fermi_level(self): return 0.0
     def get_electrostatic_potential(self): return np.full((2, 2, 100), 4.0)
+    def write(self, file, mode): open(file, "w").close()
 """
 
 
 @pytest.mark.parametrize(
-    ("sites", "coupling", "order", "expected"),
+    ("sites", "coupling", "order", "expected", "cells"),
     [
-        # nearest neighbours on a square lattice: 2 J m^2 an atom where all are parallel; in rows those along a are
-        # against each other and those along b parallel, together 0
-        (1, 0.01, MagneticOrder.AFM, -2 * 0.01 * 9),
-        (1, -0.01, MagneticOrder.FM, 2 * 0.01 * 9),
-        # two atoms in a cell turned by 45 degrees: against each other all four neighbours are opposed, 2 J m^2 to
-        # -2 J m^2 an atom, in rows of the cell only half of them
-        (2, 0.01, MagneticOrder.AFM, -4 * 0.01 * 9),
+        # nearest neighbours on a square lattice, 4 of them, each pair once: 2 J m^2 an atom where all are parallel,
+        # -2 J m^2 where all four are opposed, which the cell turned by 45 degrees has; in rows along an edge, 0
+        (1, 0.01, MagneticOrder.AFM, -4 * 0.01 * 9, [2, 2]),
+        (1, -0.01, MagneticOrder.FM, 2 * 0.01 * 9, [2, 2]),
+        # two atoms in a cell turned by 45 degrees: the same order is one of the cell itself
+        (2, 0.01, MagneticOrder.AFM, -4 * 0.01 * 9, [2, 4, 4]),
     ],
 )
 def test_the_order_of_a_heisenberg_magnet(
-    tmp_path: Path, stand_in: dict[str, str], sites: int, coupling: float, order: MagneticOrder, expected: float
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stand_in: dict[str, str],
+    sites: int,
+    coupling: float,
+    order: MagneticOrder,
+    expected: float,
+    cells: list[int],
 ) -> None:
     text = HEISENBERG.replace("COUPLED", "2.6").replace("COUPLING", str(coupling))
     (tmp_path / "stand_in" / "gpaw.py").write_text(text)
+    pretend(tmp_path, monkeypatch, f'PYTHONPATH={stand_in["PYTHONPATH"]} exec {sys.executable} "$@"')
+    monkeypatch.chdir(tmp_path)
     a = 2.5 * np.sqrt(sites)
     frac = [[0, 0, 0.5], [0.5, 0.5, 0.5]][:sites]
     layer = Structure(Lattice.tetragonal(a, 20), ["Fe"] * sites, frac)
-    task = {**inputs.static_task(GpawEngineConfig(), layer), "density_file": None}
-    answer = answered(task, tmp_path, stand_in)
-    moments = answer["moments"]
-    assert moments == [3.0] * sites
-    found, _, above = magnetic_order(moments, answer["total_moment"], answer["energy"], answer["orders"])
-    assert found is order
-    vacuum = task_document(answer, layer, 0.03).vacuum
-    assert vacuum is not None
+    engine = GpawEngine(GpawEngineConfig(preset="c2db"))
+    with hushed():
+        made: Any = engine.static_maker()
+        document = made.make(layer).run(memory_database().job_store).output
+    assert document.structure.site_properties["magmom"] == [3.0] * sites
+    assert [len(other.structure) for other in document.orders] == cells
+    assert [Path(other.dir_name).name for other in document.orders] == [f"order-{n + 1}" for n in range(len(cells))]
+    found = engine.static_summary(document)
+    assert found.magnetic_order is order
+    assert found.antiferromagnetic_ev_per_atom == pytest.approx(expected)
+    assert found.energy_per_atom == pytest.approx(document.output.energy / sites + min(expected, 0.0), abs=1e-6)
+    # bands begin with the density of the order, where that lies in the cell of the layer
+    own = order is MagneticOrder.AFM and sites == 2
+    assert Path(str(found.folder)).name == ("order-1" if own else tmp_path.name)
+    assert found.atom_magnetizations == ([3.0, -3.0] if own else [3.0] * sites)
+    vacuum = document.vacuum
     assert (vacuum.mean_ev, vacuum.valence_maximum_ev, vacuum.conduction_minimum_ev) == (4.0, -1.0, 1.0)
-    assert above == pytest.approx(sites * expected)
-    cells = [one["repeats"] for one in answer["orders"]]
-    assert cells == [[2, 1], [1, 1]][:sites]
 
 
-def test_an_order_that_turned_into_another_or_failed_does_not_count() -> None:
-    ferro = {"energy": -9.0, "moments": [3.0, 3.0]}
-    failed = {"failed": "Did not converge!", "energy": -9.0}
-    assert magnetic_order([3.0], 3.0, -1.0, [ferro, failed]) == (MagneticOrder.FM, -1.0, None)
-    assert magnetic_order(None, None, -1.0, []) == (MagneticOrder.NM, -1.0, None)
-    assert magnetic_order([3.0, -3.0], 0.0, -1.0, []) == (MagneticOrder.AFM, -1.0, None)
-    anti = {"energy": -1.2, "moments": [3.0, -3.0]}
-    assert magnetic_order([3.0], 3.0, -1.0, [anti]) == (MagneticOrder.AFM, -1.2, pytest.approx(-0.2))
+def test_only_the_order_that_the_relaxation_ended_in_where_no_other_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stand_in: dict[str, str]
+) -> None:
+    text = HEISENBERG.replace("COUPLED", "2.6").replace("COUPLING", "0.01")
+    (tmp_path / "stand_in" / "gpaw.py").write_text(text)
+    pretend(tmp_path, monkeypatch, f'PYTHONPATH={stand_in["PYTHONPATH"]} exec {sys.executable} "$@"')
+    monkeypatch.chdir(tmp_path)
+    layer = Structure(Lattice.tetragonal(2.5, 20), ["Fe"], [[0, 0, 0.5]])
+    made: Any = GpawEngine(GpawEngineConfig(magnetism={"orderings": ["fm"]})).static_maker()
+    with hushed():
+        assert made.make(layer).run(memory_database().job_store).output.orders == []
+
+
+def test_an_order_that_fails_ends_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stand_in: dict[str, str]
+) -> None:
+    rough = "        if min(spins) < 0: raise KohnShamConvergenceError('Did not converge!')\n        energy ="
+    text = HEISENBERG.replace("COUPLED", "2.6").replace("COUPLING", "0.01").replace("        energy =", rough)
+    (tmp_path / "stand_in" / "gpaw.py").write_text(text)
+    pretend(tmp_path, monkeypatch, f'PYTHONPATH={stand_in["PYTHONPATH"]} exec {sys.executable} "$@"')
+    monkeypatch.chdir(tmp_path)
+    layer = Structure(Lattice.tetragonal(2.5, 20), ["Fe"], [[0, 0, 0.5]])
+    engine = GpawEngine(GpawEngineConfig(preset="c2db"))
+    made: Any = engine.static_maker()
+    with hushed():
+        document = made.make(layer).run(memory_database().job_store).output
+    assert document.orders == []
+    assert len(document.failed_orders) == 2
+    assert "did not converge" in document.failed_orders[0]
+    summary = engine.static_summary(document)
+    assert summary.magnetic_order is MagneticOrder.FM
+    assert summary.antiferromagnetic_ev_per_atom is None
+
+
+def summary_of(energy: float, moments: list[float] | None) -> StaticSummary:
+    """eV/atom; Bohr magnetons of each atom."""
+    total = None if moments is None else sum(moments)
+    return StaticSummary(energy_per_atom=energy, atom_magnetizations=moments, total_magnetization=total)
+
+
+def test_an_order_that_turned_into_another_does_not_count() -> None:
+    def found(own: StaticSummary, *others: StaticSummary) -> tuple[MagneticOrder | None, float, float | None]:
+        best = lowest(own, others)
+        return best.magnetic_order, best.energy_per_atom, best.antiferromagnetic_ev_per_atom
+
+    up, down = summary_of(-1.0, [3.0]), summary_of(-1.2, [3.0, -3.0])
+    assert found(up, summary_of(-1.0, [3.0, 3.0])) == (MagneticOrder.FM, -1.0, None)
+    assert found(summary_of(-1.0, None)) == (MagneticOrder.NM, -1.0, None)
+    assert found(summary_of(-1.0, [3.0, -3.0])) == (MagneticOrder.AFM, -1.0, None)
+    assert found(up, down) == (MagneticOrder.AFM, -1.2, pytest.approx(-0.2))
     # a run that ends antiferromagnetic by itself: there is no ferromagnetic energy to set another order beside
-    assert magnetic_order([3.0, -3.0], 0.0, -1.0, [anti]) == (MagneticOrder.AFM, -1.2, None)
-    assert magnetic_order([3.0, -3.0], 0.0, -1.3, [anti]) == (MagneticOrder.AFM, -1.3, None)
+    assert found(summary_of(-1.3, [3.0, -3.0]), down) == (MagneticOrder.AFM, -1.3, None)
+    # moments of atoms are projected: what the cell as a whole has decides
+    between = summary_of(-1.0, [2.0, -1.5]).model_copy(update={"total_magnetization": 3.0})
+    assert found(between) == (MagneticOrder.FM, -1.0, None)
 
 
-def test_the_energy_is_that_of_the_lower_order() -> None:
+def test_an_order_in_a_larger_cell_gives_its_energy_on_the_same_scale(tmp_path: Path) -> None:
     layer = mx2("1T")
     given = {**geometry(layer), "energy": -20.0, "forces": [[0.0] * 3] * 3, "moments": [2.0, 0.0, 0.0]}
     given |= {"total_moment": 2.0, "gap": 0.0, "direct": None, "version": "0", "seconds": 1.0, "cpu_seconds": 1.0}
     given |= {"soft_mixing": False, "k_points": 1}
+    doubled = layer * (2, 1, 1)
+    moments = [2.0, -2.0, 0.0, 0.0, 0.0, 0.0]  # pymatgen keeps the images of an atom together
+    lower = {**given, **geometry(doubled), "energy": -40.6, "forces": [[0.0] * 3] * 6, "moments": moments}
+    lower |= {"total_moment": 0.0, "gap": 1.0, "direct": True}
     engine = GpawEngine(GpawEngineConfig(preset="c2db"))
-    lower = {"repeats": [2, 1], "energy": -20.3, "moments": [2.0, 0.0, 0.0, -2.0, 0.0, 0.0]}
-    alone, both = (
-        engine.static_summary(task_document({**given, "orders": orders}, layer, 0.03)) for orders in ([], [lower])
-    )
+    document = task_document(given, layer, 0.03, tmp_path)
+    alone = engine.static_summary(document)
+    document.orders.append(task_document(lower, doubled, 0.03, tmp_path / "order-1"))
+    both = engine.static_summary(document)
     assert alone.magnetic_order is MagneticOrder.FM
     assert alone.antiferromagnetic_ev_per_atom is None
     assert both.magnetic_order is MagneticOrder.AFM
     assert both.antiferromagnetic_ev_per_atom == pytest.approx(-0.1)
     assert both.energy_per_atom == pytest.approx(alone.energy_per_atom - 0.1)
+    assert (both.band_gap_ev, both.folder) == (alone.band_gap_ev, alone.folder)  # of the layer's own cell
 
 
 # --- bands and stability ----------------------------------------------------------------------------------------------
@@ -529,7 +613,7 @@ def test_gpaw_computes_mos2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "convergence": {"energy": 1e-3, "density": 1e-3, "eigenstates": 1e-3},
     }
     answer = process.run(coarse, tmp_path)
-    summary = engine.static_summary(task_document(answer, layer, 0.03))
+    summary = engine.static_summary(task_document(answer, layer, 0.03, tmp_path))
     # at 300 eV the error of the cut-off is larger than the packaged offset, about 0.1 eV/atom
     assert summary.energy_per_atom == pytest.approx(-22.121 / 3, abs=0.12)
     assert summary.gap_kind in ("direct", "indirect")  # C2DB: 1.58 eV with spin-orbit coupling

@@ -321,6 +321,19 @@ def test_implausible_values_are_warned_about(
     assert any(words in w for w in content.candidate_warnings(strange))
 
 
+@pytest.mark.parametrize(
+    ("total", "words"),
+    [(4.0, "geometry, bands and phonons are those of the ferro"), (0.0, "its geometry is that of the ferro")],
+)
+def test_what_is_the_ferromagnetic_orders_where_another_is_lower(
+    total: float, words: str, campaign_documents: CampaignDocuments
+) -> None:
+    # moments that cancel in the candidate's own cell were there in the runs of bands and phonons
+    lower = {"antiferromagnetic_ev_per_atom": -0.01, "total_magnetization": total}
+    said = content.candidate_warnings(campaign_documents.candidates[0].model_copy(update=lower))
+    assert any(" 10.0 meV/atom below" in w and words in w for w in said)
+
+
 def test_what_is_said_against_the_vacuum(campaign_documents: CampaignDocuments) -> None:
     metal = campaign_documents.candidates[0].model_copy(update={"work_function": 4.5, "vacuum_level_difference": 0.0})
     assert content.vacuum_words(metal) == [("work function", "4.50 eV")]

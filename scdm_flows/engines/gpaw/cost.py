@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import spglib
 
+from scdm_flows.analysis.stiffness import strains
 from scdm_flows.config import GpawEngineConfig
 from scdm_flows.engines.base import StageCost
 from scdm_flows.engines.gpaw.layers import geometry
@@ -25,7 +26,7 @@ SECONDS = 1.6e-6  # of one band, plane wave, k-point, spin and electronic step
 SCF_STEPS, FIXED_STEPS, GEOMETRIES = 18, 15, 6
 # whose setups have s and p below the d shell
 SEMICORE = frozenset(("Sc", "Ti", "V", "Cr", "Y", "Zr", "Nb", "Mo", "Tc", "Ru", "Hf", "Ta", "W", "Re", "Os"))
-STRAINS, GEOMETRIES_OF_A_STRAIN = 6, 3
+GEOMETRIES_OF_A_STRAIN = 3
 
 
 def _run(structure: Structure, config: GpawEngineConfig, density: float) -> tuple[int, int, float]:
@@ -60,7 +61,7 @@ def cost(structure: Structure, config: GpawEngineConfig, displaced: list[Structu
         stage("relax", 1, structure, SCF_STEPS * GEOMETRIES),
         stage("static", 1, structure, SCF_STEPS),
         stage("bands", 1, structure, FIXED_STEPS, PRESETS[config.preset].mesh_density, config.band_points),
-        stage("stiffness", STRAINS, structure, SCF_STEPS * GEOMETRIES_OF_A_STRAIN),
+        stage("stiffness", len(strains(structure, config.strain)), structure, SCF_STEPS * GEOMETRIES_OF_A_STRAIN),
     ]
     if displaced:
         found.append(stage("phonon", len(displaced) + 1, displaced[0], SCF_STEPS))  # and the undisplaced one

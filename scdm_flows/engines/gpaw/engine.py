@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scdm_flows.analysis.bands import is_magnetic
-from scdm_flows.analysis.magnetism import magnetic_order
+from scdm_flows.analysis.magnetism import lowest
 from scdm_flows.config import GpawEngineConfig
 from scdm_flows.documents.bands import GapKind
 from scdm_flows.documents.static import StaticSummary
@@ -148,25 +148,28 @@ class GpawEngine(PackagedReferences):
         return (Ahead(index, self.relax_maker()) for index in range(len(structures)))
 
     def static_maker(self) -> Maker:
-        """A single point that keeps its density for the bands."""
-        from scdm_flows.engines.gpaw.makers import GpawMaker
+        """A single point that keeps its density for the bands; of other magnetic orders besides where asked."""
+        from scdm_flows.engines.gpaw.makers import GpawStaticMaker
 
-        return GpawMaker(engine=self.config)
+        return GpawStaticMaker(engine=self.config)
 
     def static_summary(self, task: Any) -> StaticSummary:
-        """From the document of the static run; its energy is brought to C2DB's scale."""
-        structure = task.structure
+        """From the document of the static run and of other orders; energies are brought to C2DB's scale."""
+        own = self._summary(task, task)
+        return lowest(own, [self._summary(order, task) for order in task.orders])
+
+    def _summary(self, task: Any, own: Any) -> StaticSummary:
+        """Of one order. own: the document of the layer's own cell, whose extra energies correct the cut-off of all."""
+        structure, n = task.structure, len(own.structure)
         fractions = {str(e): float(x) for e, x in structure.composition.fractional_composition.items()}
         preset, spin = self.config.preset, task.total_magnetization is not None
         moments = structure.site_properties["magmom"] if spin else None
-        order, energy, afm = magnetic_order(moments, task.total_magnetization, task.output.energy, task.orders)
+        energy = task.output.energy * n / len(structure)
         kind = None
         if task.band_gap_ev is not None:
             kind = GapKind.METAL if task.band_gap_ev <= 0 else GapKind.DIRECT if task.gap_direct else GapKind.INDIRECT
         return StaticSummary(
-            energy_per_atom=on_scale(
-                preset, fractions, energy, task.extra_energies, len(structure), self.config.offsets
-            ),
+            energy_per_atom=on_scale(preset, fractions, energy, own.extra_energies, n, self.config.offsets),
             max_force_ev_per_angstrom=float(np.linalg.norm(np.array(task.output.forces), axis=1).max()),
             band_gap_ev=task.band_gap_ev,
             gap_kind=kind,
@@ -174,8 +177,6 @@ class GpawEngine(PackagedReferences):
             magnetic=is_magnetic(moments),
             total_magnetization=task.total_magnetization,
             atom_magnetizations=moments,
-            magnetic_order=order,
-            antiferromagnetic_ev_per_atom=None if afm is None else afm / len(structure),
             engine_version=task.engine_version,
             vacuum=task.vacuum,
             vacuum_note=task.vacuum_note,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scdm_flows.analysis.phonons import in_plane_path
+from scdm_flows.analysis.stiffness import strains
 from scdm_flows.config import GpawEngineConfig
 from scdm_flows.engines.gpaw.layers import geometry, moments_of, symmetrised
 from scdm_flows.engines.gpaw.presets import PRESETS, extra_energies
@@ -76,8 +77,17 @@ def static_task(config: GpawEngineConfig, structure: Structure) -> dict[str, Any
         extra=extra,
         density_file=DENSITY,
         potential=True,
-        antiferromagnetic=True,
     )
+
+
+def order_task(config: GpawEngineConfig, ordered: Structure, layer: Structure) -> dict[str, Any]:
+    """A single point of a layer in another magnetic order. ordered: in the order's cell, with its moments.
+
+    An order in the layer's own cell may be what the bands begin with, so it keeps what the layer's own run keeps.
+    """
+    own: dict[str, Any] = {"extra": []}
+    larger = {"density_file": None, "potential": False} if len(ordered) != len(layer) else {}
+    return static_task(config, ordered) | own | larger
 
 
 def forces_task(config: GpawEngineConfig, supercell: Structure, *, dipole: bool) -> dict[str, Any]:
@@ -87,13 +97,14 @@ def forces_task(config: GpawEngineConfig, supercell: Structure, *, dipole: bool)
 
 
 def stiffness_task(config: GpawEngineConfig, structure: Structure) -> dict[str, Any]:
-    """The stiffness tensor; ``history`` is named by whoever runs it."""
+    """Stresses of the strained cells that the tensor needs; ``history`` is named by whoever runs it."""
+    layer = symmetrised(structure)
     return task(
         config,
         "stiffness",
-        symmetrised(structure),
+        layer,
         convergence={**CONVERGENCE, "forces": RELAX_FORCES},
-        strain=config.strain,
+        strains=[strain.tensor.tolist() for strain in strains(layer, config.strain)],
         fmax=fmax_of(config),
         steps=config.max_relax_steps,
     )

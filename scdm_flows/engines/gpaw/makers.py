@@ -20,15 +20,17 @@ from jobflow import job
 from pydantic import Field
 from pymatgen.core import Lattice, Structure
 
+from scdm_flows.analysis.magnetism import orders_of
+from scdm_flows.analysis.stiffness import stiffness_tensor, strains
 from scdm_flows.analysis.vacuum import vacuum_levels
 from scdm_flows.config import GpawEngineConfig, executed
 from scdm_flows.documents.static import VacuumLevels
 from scdm_flows.engines.attempts import attempts
 from scdm_flows.engines.forcefield.curvature import first_guess
 from scdm_flows.engines.gpaw import process
-from scdm_flows.engines.gpaw.inputs import fmax_of, forces_task, relax_task, static_task, stiffness_task
-from scdm_flows.engines.gpaw.layers import structure_of
-from scdm_flows.errors import ScdmError
+from scdm_flows.engines.gpaw.inputs import fmax_of, forces_task, order_task, relax_task, static_task, stiffness_task
+from scdm_flows.engines.gpaw.layers import structure_of, symmetrised
+from scdm_flows.errors import EngineError, ProgramKilled, ScdmError, Unfinished
 
 log = logging.getLogger(__name__)
 HISTORY_DIGITS = 16  # of the hash that names a history after its input
@@ -41,11 +43,10 @@ class GpawTaskDoc(AseStructureTaskDoc):
     extra_energies: list[float] = Field(
         default_factory=list, description="energies on fewer k-points that the cut-off is corrected by, eV per cell"
     )
-    orders: list[dict[str, Any]] = Field(
-        default_factory=list,
-        description="antiferromagnetic orders that were tried: repeats of the cell, energy in eV per cell of this "
-        "structure, moments of the repeated cell's atoms in Bohr magnetons, failed where it did not converge",
+    orders: list[GpawTaskDoc] = Field(
+        default_factory=list, description="runs of other magnetic orders, each in the order's cell"
     )
+    failed_orders: list[str] = Field(default_factory=list, description="why runs of other orders gave nothing")
     band_gap_ev: float | None = Field(None, description="gap on the k-points of the run, without spin-orbit, eV")
     gap_direct: bool | None = Field(None, description="whether it is direct; null for a metal")
     total_magnetization: float | None = Field(None, description="Bohr magnetons per cell; null without spin")
@@ -105,6 +106,11 @@ class GpawMaker(AseMaker):
         """What the runner is asked."""
         return static_task(self.engine, structure)
 
+    def run_gpaw(self, task: dict[str, Any], structure: Structure, folder: Path) -> GpawTaskDoc:
+        """Run a task of a structure in a folder."""
+        answer = process.run(task, folder, walltime=executed(self.engine).walltime_s)
+        return task_document(answer, structure, fmax_of(self.engine), folder)
+
     @job(data=["trajectory"])
     def make(self, structure: Structure, prev_dir: str | Path | None = None) -> GpawTaskDoc:
         """Run GPAW in the working folder. prev_dir: not used."""
@@ -112,8 +118,30 @@ class GpawMaker(AseMaker):
         if task["task"] == "relax":
             task["history"] = history_of(task, folder)
             task["hessian"] = hessian_of(task, folder / task["history"])
-        answer = process.run(task, folder, walltime=executed(self.engine).walltime_s)
-        return task_document(answer, structure, fmax_of(self.engine))
+        return self.run_gpaw(task, structure, folder)
+
+
+@dataclass
+class GpawStaticMaker(GpawMaker):
+    """The single point of a relaxed layer, and of its other magnetic orders in folders ``order-1`` and so on."""
+
+    @job(data=["trajectory"])
+    def make(self, structure: Structure, prev_dir: str | Path | None = None) -> GpawTaskDoc:
+        """Run GPAW in the working folder. prev_dir: not used."""
+        folder, magnetism = Path.cwd(), self.engine.magnetism
+        document = self.run_gpaw(self.input_of(structure), structure, folder)
+        if document.structure is None or "afm" not in magnetism.orderings:
+            return document
+        for number, order in enumerate(orders_of(document.structure, magnetism.max_orderings), 1):
+            place = folder / f"order-{number}"
+            place.mkdir(exist_ok=True)
+            try:
+                document.orders.append(self.run_gpaw(order_task(self.engine, order, structure), order, place))
+            except (ProgramKilled, Unfinished):
+                raise  # to be tried again
+            except EngineError as error:
+                document.failed_orders.append(str(error))
+        return document
 
 
 @dataclass
@@ -149,18 +177,20 @@ class GpawStiffnessMaker(AseMaker):
     @job
     def make(self, structure: Structure) -> list[list[float]]:
         """(3, 3) N/m, in Voigt order xx, yy, xy."""
-        task, folder = stiffness_task(self.engine, structure), Path.cwd()
+        task, folder, layer = stiffness_task(self.engine, structure), Path.cwd(), symmetrised(structure)
         task |= {"history": history_of(task, folder), "hessian": hessian_of(task)}  # it keeps no geometries
         answer = process.run(task, folder, walltime=executed(self.engine).walltime_s)
-        tensor: list[list[float]] = (np.array(answer["stiffness"]) * EV_PER_SQUARE_ANGSTROM).round(4).tolist()
-        return tensor
+        stresses = EV_PER_SQUARE_ANGSTROM * np.array(answer["stresses"])
+        tensor = stiffness_tensor(layer, strains(layer, self.engine.strain), list(stresses))
+        rounded: list[list[float]] = tensor.round(4).tolist()
+        return rounded
 
 
 EV_PER_SQUARE_ANGSTROM = 16.02176634  # in N/m
 
 
-def task_document(answer: Mapping[str, Any], before: Structure, fmax: float) -> GpawTaskDoc:
-    """atomate2's document of what the runner answered. before: the structure given; fmax: eV/angstrom."""
+def task_document(answer: Mapping[str, Any], before: Structure, fmax: float, folder: Path) -> GpawTaskDoc:
+    """atomate2's document of what the runner answered in a folder. before: the structure given; fmax: eV/angstrom."""
     after = structure_of(answer, before)
     relaxed = "converged" in answer
     history = answer.get("history") or [answer]
@@ -170,7 +200,7 @@ def task_document(answer: Mapping[str, Any], before: Structure, fmax: float) -> 
         converged=answer.get("converged", True),
         is_force_converged=bool(np.linalg.norm(answer["forces"], axis=1).max() < fmax) if relaxed else None,
         energy_downhill=history[-1]["energy"] <= history[0]["energy"] if relaxed else None,
-        dir_name=str(Path.cwd()),
+        dir_name=str(folder),
         elapsed_time=answer["seconds"],
     )
     document = AseTaskDoc.to_mol_or_struct_metadata_doc("GPAW", result, relax_cell=relaxed)
@@ -184,7 +214,6 @@ def task_document(answer: Mapping[str, Any], before: Structure, fmax: float) -> 
         **{name: getattr(document, name) for name in type(document).model_fields},
         engine_version=answer["version"],
         extra_energies=answer.get("extra") or [],
-        orders=answer.get("orders") or [],
         band_gap_ev=answer.get("gap"),
         gap_direct=answer.get("direct"),
         total_magnetization=answer.get("total_moment"),

@@ -18,14 +18,13 @@ convergence             GPAW's, see its manual
 max_scf_steps           before a self-consistent cycle counts as not converged
 dipole                  correct for a dipole along c
 extra                   static: list of (cutoff, kpoint_density) whose energies are wanted besides
-antiferromagnetic       static: whether antiferromagnetic orders are tried where atoms keep a moment
 potential               static: whether the electrostatic potential along c is wanted
 density_file            static: where the density is written; bands: where it is read, computed anew where absent
 fmax, steps, history    relax: largest force, largest number of geometries, file that keeps every geometry
 hessian                 relax, stiffness: (3 n + 9, 3 n + 9) second derivatives to begin with, eV/angstrom^2, in the
                         coordinates of ASE's ``FrechetCellFilter``, or null
 k_points, mesh_density  bands: (n_k, 3) fractional coordinates of the path; k-point density of the mesh
-strain                  stiffness: by how much the cell is strained, such as 0.01
+strains                 stiffness: (m, 2, 2) strains of the cell in its plane
 ======================= ==============================================================================================
 
 The answer has what the task is about and ``version``; where it could not be done, ``error`` (``setup``, ``scf`` or
@@ -48,7 +47,6 @@ IN_PLANE = [True, True, False, False, False, True]  # of the cell, in Voigt orde
 SOFT_MIXING = 0.02  # share of the new density in each step of the second try
 NOT_MAGNETIC = 0.1  # Bohr magnetons on an atom: below, the run goes on without spin, as in C2DB (Haastrup et al. 2018)
 PARENT_SECONDS = 5.0  # how often this process looks whether the one that started it still lives
-SAME_LENGTH = 1e-3  # angstrom
 SPARE_BANDS = 4
 BANDS_RESIDUAL = 1e-3  # eV^2 an electron, of bands at a fixed density: 1e-5 takes twice as long for 0.1 meV
 EMPTY_BANDS = 8  # GPAW's default has none where an atom has few orbitals: 3 meV for fcc Ca, and no gap to be found
@@ -140,46 +138,7 @@ def static(data: dict[str, Any], *, soft: bool) -> dict[str, Any]:
         same = atoms.copy()
         same.calc = calculator(data, soft=soft, spin=has_spin(same), cutoff=cutoff, kpoint_density=density)
         found["extra"].append(float(same.get_potential_energy()))
-    found["orders"] = []
-    if has_spin(atoms) and data.get("antiferromagnetic"):
-        found["orders"] = [order(atoms, data, repeats, soft=soft) for repeats in repeats_of(atoms)]
     return found
-
-
-def repeats_of(atoms: Any) -> list[tuple[int, int]]:
-    """Cells in which antiferromagnetic orders are tried: 2 x 1, 1 x 2 where it differs, and the cell itself.
-
-    The cell itself where two of its atoms are magnetic; they then point against each other.
-    """
-    a, b = atoms.cell.lengths()[:2]
-    cells = [(2, 1)] if abs(a - b) < SAME_LENGTH else [(2, 1), (1, 2)]
-    moments = np.abs(atoms.get_magnetic_moments())
-    return cells + [(1, 1)] * bool((moments > moments.max() / 2).sum() == 2)
-
-
-def order(atoms: Any, data: dict[str, Any], repeats: tuple[int, int], *, soft: bool) -> dict[str, Any]:
-    """Energy (per cell of ``atoms``) and moments of an antiferromagnetic order; ``failed`` where it has none.
-
-    The copies of a repeated cell point against each other, in one cell the two magnetic atoms do.
-    """
-    import gpaw
-
-    moments, copies = atoms.get_magnetic_moments(), repeats[0] * repeats[1]
-    cell = atoms.repeat((*repeats, 1))
-    if copies == 2:
-        signs = np.repeat([1, -1], len(atoms))  # ASE keeps the atoms of a copy together
-    else:
-        first, second = np.argsort(-np.abs(moments))[:2]
-        signs = np.zeros(len(atoms))
-        signs[first], signs[second] = np.sign(moments[first]), -np.sign(moments[second])
-    cell.set_initial_magnetic_moments(np.tile(moments, copies) * signs)
-    found: dict[str, Any] = {"repeats": list(repeats)}
-    cell.calc = calculator(data, soft=soft, spin=True)
-    try:
-        found["energy"] = float(cell.get_potential_energy()) / copies
-    except gpaw.KohnShamConvergenceError as error:
-        return found | {"failed": str(error)}
-    return found | {"moments": cell.get_magnetic_moments().tolist()}
 
 
 def bfgs(moving: Any, data: dict[str, Any], log: str) -> Any:
@@ -263,29 +222,20 @@ def bands(data: dict[str, Any], *, soft: bool) -> dict[str, Any]:
 
 
 def stiffness(data: dict[str, Any], *, soft: bool) -> dict[str, Any]:
-    """The in-plane stiffness tensor from stresses of strained cells with relaxed atoms, as in C2DB.
-
-    (3, 3), eV/angstrom^2, in Voigt order xx, yy, xy; xy is the engineering strain. Each strain is kept as it ends.
-    """
+    """Stresses of strained cells with relaxed atoms: (m, 2, 2), eV/angstrom^2. Each strain is kept as it ends."""
     history = Path(data["history"])
     kept = [json.loads(line) for line in history.read_text().splitlines()] if history.exists() else []
-    for number in range(len(kept), 6):
-        direction, sign = divmod(number, 2)
-        strain = np.zeros((3, 3))
-        row, column = ((0, 0), (1, 1), (0, 1))[direction]
-        strain[row, column] += data["strain"] * (1 - 2 * sign) / 2
-        strain[column, row] += data["strain"] * (1 - 2 * sign) / 2
+    for strain in data["strains"][len(kept) :]:
+        deformation = np.eye(3)
+        deformation[:2, :2] += strain
         atoms = atoms_of(data)
-        atoms.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
+        atoms.set_cell(atoms.cell.array @ deformation, scale_atoms=True)
         ground_state(atoms, data, soft=soft)
         bfgs(atoms, data, "stiffness.log").run(fmax=data["fmax"], steps=data["steps"])
-        kept.append((atoms.get_stress()[[0, 1, 5]] * atoms.cell[2, 2]).tolist())
+        kept.append((atoms.get_stress(voigt=False)[:2, :2] * atoms.cell[2, 2]).tolist())
         with history.open("a") as file:
             file.write(json.dumps(kept[-1]) + "\n")
-    stress = np.array(kept)
-    # xy: the tensor strain is half of the engineering one, so strain[0, 1] + strain[1, 0] = data["strain"]
-    tensor = (stress[0::2] - stress[1::2]) / (2 * data["strain"])
-    return {"stiffness": ((tensor + tensor.T) / 2).tolist()}
+    return {"stresses": kept}
 
 
 def describe() -> dict[str, Any]:

@@ -123,7 +123,7 @@ def cost(structure: Structure, config: VaspEngineConfig, displaced: list[Structu
     ]
     found.append(stage("static", 1, cell, len(structure), k_points, FIRST_STEPS))
     if "afm" in config.magnetism.orderings and spins == 2:
-        from scdm_flows.engines.vasp.orders import orders_of
+        from scdm_flows.analysis.magnetism import orders_of
 
         orders = orders_of(with_moments(config, structure), config.magnetism.max_orderings)
         if orders:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from atomate2 import SETTINGS
 
+from scdm_flows.analysis.magnetism import orders_of
 from scdm_flows.analysis.stiffness import strains
 from scdm_flows.engines.spin import with_spin
 from scdm_flows.engines.vasp.checks import potcar_problems
 from scdm_flows.engines.vasp.inputs import input_set, with_moments
-from scdm_flows.engines.vasp.orders import orders_of, without_density
+from scdm_flows.engines.vasp.orders import without_density
 
 if TYPE_CHECKING:
     from pymatgen.core.structure import Structure

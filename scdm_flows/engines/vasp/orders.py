@@ -19,10 +19,9 @@ from jobflow.core.maker import Maker
 from pydantic import BaseModel, Field
 from pymatgen.core.structure import Structure
 
-from scdm_flows.analysis.magnetism import lowest, order_of
-from scdm_flows.analysis.orderings import antiferromagnetic_orderings, ferromagnetic, ordered
+from scdm_flows.analysis.magnetism import lowest, orders_of
 from scdm_flows.config import VaspEngineConfig
-from scdm_flows.documents.static import MagneticOrder, StaticSummary
+from scdm_flows.documents.static import StaticSummary
 from scdm_flows.engines import engine_of
 from scdm_flows.engines.vasp.makers import SlabMaker, run_slab
 from scdm_flows.errors import EngineError, ProgramKilled, Unfinished
@@ -33,16 +32,6 @@ class OrderRun(BaseModel):
 
     summary: StaticSummary | None = Field(None, description="of the run, in the cell of the order")
     failed: str | None = Field(None, description="why it has none")
-
-
-def orders_of(structure: Structure, most: int) -> list[Structure]:
-    """The layer in up to ``most`` antiferromagnetic orders other than its own.
-
-    A layer whose own moments cancel comes first with all of them up.
-    """
-    found = [ordered(structure, order) for order in antiferromagnetic_orderings(structure, most)]
-    own = order_of(structure.site_properties.get("magmom"))
-    return [ferromagnetic(structure), *found][:most] if own is MagneticOrder.AFM else found
 
 
 def without_density(generator: Any) -> Any:

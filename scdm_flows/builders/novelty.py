@@ -35,7 +35,6 @@ from scdm_models.datasets.matching import LayerMatcher
 
 BATCH = 5000  # candidates compared together: worker processes pay only for many
 FORMULAS = 50  # in a request: the embedded server compares each with all of them
-LOOKED_UP = 50  # candidates whose names are looked up in a request, for the same reason
 ATTEMPTS = 20
 MOST_KNOWN = 10  # entries of data sets that are kept of a candidate, the nearest
 _NEEDED = [
@@ -146,10 +145,13 @@ class NoveltyBuilder(ScdmBuilder):
         for candidate in candidates:
             own = verdicts[candidate["candidate_id"]]
             own["known_as"] = [k for k in own["known_as"] if not k["source"].startswith(CAMPAIGN)]
+            own["novelty"] = {**own["novelty"], "first": None, "equal": 1}
             if not is_sample_duplicate(candidate):
                 own["duplicate_of"] = None
         for group in self._equal(candidates, structures):
+            first = group[0][0]["candidate_id"]
             for name, fields in _among(group).items():
+                verdicts[name]["novelty"] |= {"first": first, "equal": len(group)}
                 verdicts[name]["duplicate_of"] = fields["duplicate_of"]
                 verdicts[name]["known_as"] = verdicts[name]["known_as"] + fields["known_as"]
         return {**item, "verdicts": verdicts}
@@ -167,8 +169,8 @@ class NoveltyBuilder(ScdmBuilder):
                 raise StoreError(f"candidates changed {ATTEMPTS} times while they were compared; build again")
 
     def _dirty(self) -> Counter[str]:
-        """Formula -> candidates to compare: those that were not, or with other known layers, and those that name a
-        candidate which was removed since.
+        """Formula -> candidates to compare: those that were not, or with other known layers, and those of which an
+        equal one was removed since.
         """
         version = self.known.version
         # in ranges of an index
@@ -176,25 +178,23 @@ class NoveltyBuilder(ScdmBuilder):
         found = Counter(
             d["formula"] for r in ranges for d in self._candidates.find({"novelty.version": r}, {"formula": 1})
         )
-        return found if self.everything else found + self._orphaned()
+        return found if self.everything else found + self._bereft()
 
-    def _orphaned(self) -> Counter[str]:
-        """Formula -> candidates whose verdict names a candidate that is no longer there."""
-        fields = [
-            "formula",
-            "duplicate_of",
-            "known_as.id",
-            "known_as.source",
-            "novelty.version",
-            "stages.screen.status",
-        ]
+    def _bereft(self) -> Counter[str]:
+        """Formula -> candidates of a group of equal ones that has lost some: its others may be equal no longer.
+
+        Those that hold no count of their group were judged before there was one.
+        """
+        fields = dict.fromkeys(("formula", "novelty.first", "novelty.equal"), 1)
+        groups: dict[str, list[Candidate]] = {}
+        for candidate in self._candidates.find({"novelty.first": {"$gt": ""}}, fields):
+            groups.setdefault(candidate["novelty"]["first"], []).append(candidate)
+        found = Counter(c["formula"] for group in groups.values() for c in group if c["novelty"]["equal"] != len(group))
+        older = ("formula", "duplicate_of", "stages.screen.status", "novelty.version")
         naming = [{"duplicate_of": {"$gt": ""}}, {"known_as.source": {"$gte": CAMPAIGN, "$lt": f"{CAMPAIGN}~"}}]
-        found: Counter[str] = Counter()
-        for some in batches((d for q in naming for d in self._candidates.find(q, dict.fromkeys(fields, 1))), LOOKED_UP):
-            named = {name for d in some for name in _names(d)}
-            there = self._candidates.find({"candidate_id": {"$in": sorted(named)}}, {"candidate_id": 1})
-            gone = named - {d["candidate_id"] for d in there}
-            found.update(d["formula"] for d in some if not gone.isdisjoint(_names(d)))
+        for query in naming:
+            some = self._candidates.find({**query, "novelty.first": None}, dict.fromkeys(older, 1))
+            found.update(c["formula"] for c in some if c.get("novelty") and not is_sample_duplicate(c))
         return found
 
     def _read(self, formulas: Sequence[str]) -> dict[str, Any]:
@@ -257,15 +257,6 @@ class NoveltyBuilder(ScdmBuilder):
     @property
     def _candidates(self) -> Any:
         return self.database.candidates._collection
-
-
-def _names(candidate: Mapping[str, Any]) -> set[str]:
-    """The candidates that the verdict on one names."""
-    if not candidate.get("novelty"):
-        return set()
-    named = {k["id"] for k in candidate.get("known_as") or () if k["source"].startswith(CAMPAIGN)}
-    first = candidate.get("duplicate_of")
-    return named if first is None or is_sample_duplicate(candidate) else named | {first}
 
 
 def _is_ours(document: Mapping[str, Any]) -> bool:

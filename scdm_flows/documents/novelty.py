@@ -51,3 +51,9 @@ class Novelty(BaseModel):
     version: str = Field("", description="of the known layers (KnownLayers.version); empty until it is judged")
     against: dict[str, int] = Field(default_factory=dict, description="data set -> number of its layers")
     reason: str | None = Field(None, description="why it could not be judged")
+    first: str | None = Field(
+        None,
+        description="candidate_id of the first of those that relaxed to the same layer, of any campaign; null where "
+        "no other did",
+    )
+    equal: int = Field(1, description="how many these are, itself among them")

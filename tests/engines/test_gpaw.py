@@ -495,7 +495,7 @@ def test_an_order_that_fails_ends_nothing_else(
         document = made.make(layer).run(memory_database().job_store).output
     assert document.orders == []
     assert len(document.failed_orders) == 2
-    assert "did not converge" in document.failed_orders[0]
+    assert "did not converge in 60 steps (max_scf_steps)" in document.failed_orders[0]
     summary = engine.static_summary(document)
     assert summary.magnetic_order is MagneticOrder.FM
     assert summary.antiferromagnetic_ev_per_atom is None

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # Bohr magnetons to begin with: elements that often carry a moment, other d metals, the rest
 METAL_MOMENT, D_MOMENT, OTHER_MOMENT = 3.0, 1.0, 0.3
 DENSITY = "density.gpw"
+ORDER_STEPS = 60  # of an order's electrons, which take 20 to 40: one that oscillates between orders never ends
 # what C2DB's smaller energies are converged to costs 40 % more time and changes 0.01 meV/atom
 CONVERGENCE = {"energy": 1e-4, "density": 1e-3, "eigenstates": 1e-5}
 STATIC_FORCES, RELAX_FORCES, PHONON_FORCES = 0.02, 0.01, 1e-3  # eV/angstrom, of the self-consistent cycles
@@ -85,7 +86,7 @@ def order_task(config: GpawEngineConfig, ordered: Structure, layer: Structure) -
 
     An order in the layer's own cell may be what the bands begin with, so it keeps what the layer's own run keeps.
     """
-    own: dict[str, Any] = {"extra": []}
+    own: dict[str, Any] = {"extra": [], "max_scf_steps": min(ORDER_STEPS, config.max_scf_steps), "once": True}
     larger = {"density_file": None, "potential": False} if len(ordered) != len(layer) else {}
     return static_task(config, ordered) | own | larger
 

@@ -119,10 +119,8 @@ def in_words(found: Mapping[str, Any], task: Mapping[str, Any]) -> str:
             return f"GPAW has no PBE setup of an element ({message}); leave the element out (generator.elements)"
         case "scf":
             steps = task.get("max_scf_steps", 0)
-            return (
-                f"the electrons did not converge in {steps} steps, nor in {2 * steps} with softer mixing "
-                "(max_scf_steps); other initial_moments may help"
-            )
+            again = "" if task.get("once") else f", nor in {2 * steps} with softer mixing"
+            return f"the electrons did not converge in {steps} steps{again} (max_scf_steps); other initial_moments may help"
     return f"GPAW failed: {message}"
 
 

@@ -16,6 +16,7 @@ kpoint_density          k-points per 1/angstrom of reciprocal lattice (2 pi incl
 smearing                width of the Fermi-Dirac occupations, eV
 convergence             GPAW's, see its manual
 max_scf_steps           before a self-consistent cycle counts as not converged
+once                    whether that is all: no second try with softer mixing
 dipole                  correct for a dipole along c
 extra                   static: list of (cutoff, kpoint_density) whose energies are wanted besides
 potential               static: whether the electrostatic potential along c is wanted
@@ -266,6 +267,8 @@ def answer(data: dict[str, Any]) -> dict[str, Any]:
         try:
             found |= {**task(data, soft=False), "soft_mixing": False}
         except gpaw.KohnShamConvergenceError:
+            if data.get("once"):
+                raise
             found |= {**task(data, soft=True), "soft_mixing": True}
     except gpaw.KohnShamConvergenceError as error:
         found |= {"error": "scf", "message": str(error)}

@@ -120,7 +120,8 @@ def in_words(found: Mapping[str, Any], task: Mapping[str, Any]) -> str:
         case "scf":
             steps = task.get("max_scf_steps", 0)
             again = "" if task.get("once") else f", nor in {2 * steps} with softer mixing"
-            return f"the electrons did not converge in {steps} steps{again} (max_scf_steps); other initial_moments may help"
+            remedy = "(max_scf_steps); other initial_moments may help"
+            return f"the electrons did not converge in {steps} steps{again} {remedy}"
     return f"GPAW failed: {message}"
 
 

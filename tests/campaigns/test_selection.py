@@ -41,7 +41,7 @@ def campaign(folder: Path, best: int | None, **rules: Any) -> CampaignConfig:
             "name": "t",
             "generator": {"kind": "files", "paths": [str(folder)]},
             "screen": {"require_novel": False},
-            "engine": {"kind": "forcefield", "fmax_ev_per_angstrom": 0.1, "phonon_min_length_angstrom": 6},
+            "engine": {"kind": "forcefield", "fmax_ev_per_angstrom": 0.1, "phonon_min_length_angstrom": 3},
             "gate": {"max_e_above_hull": 3, "phonon_max_e_above_hull": 3},
             "budget": budget,
         }

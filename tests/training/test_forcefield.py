@@ -14,7 +14,14 @@ import torch
 from pymatgen.core import Lattice, Structure
 
 from scdm_models.errors import DatasetError
-from scdm_models.training.forcefield.finetune import FineTune, composition_terms, export, read_labels, train
+from scdm_models.training.forcefield.finetune import (
+    FineTune,
+    composition_terms,
+    export,
+    load_fine_tune,
+    read_labels,
+    train,
+)
 from scdm_models.training.forcefield.labels import Task, held_out, label, make, plan, system_of
 
 EMT = "ase.calculators.emt:EMT"  # stands in for a teacher: it knows Cu, Au, Pd, Ni and the like
@@ -159,3 +166,24 @@ def test_training_goes_on_where_it_was_killed(data: Path) -> None:
     from scdm_models.training.forcefield.network import load
 
     assert load_file(weights).keys() == load().state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("steps: many", r"steps='many' must be a whole number >= 1"),
+        ("steps: 10\nlerning_rate: 1e-3", r"unknown key 'lerning_rate' \(known are batch"),
+        ("minima: 0.8\nreplay: 0.3", "their sum must be below 1"),
+        ("- steps", "must hold a mapping"),
+        ("steps: [", "cannot be read"),
+    ],
+)
+def test_wrong_settings_are_refused_in_words(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "how.yaml").write_text(text)
+    with pytest.raises(DatasetError, match=words):
+        load_fine_tune(tmp_path / "how.yaml")
+
+
+def test_the_packaged_settings_are_the_defaults() -> None:
+    packaged = Path(__file__).parents[2] / "models" / "configs" / "layer-force-field.yaml"
+    assert load_fine_tune(packaged) == FineTune()

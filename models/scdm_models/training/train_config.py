@@ -83,7 +83,7 @@ class TrainConfig:
         return self.skeleton_epochs if phase == "skeleton" else self.geometry_epochs
 
 
-class _Rule(NamedTuple):
+class Rule(NamedTuple):
     """What the value of a key must be, in words, and the value as it is used; ValueError where it is something else."""
 
     words: str
@@ -102,63 +102,82 @@ def _number(value: Any) -> int | float:
     return value
 
 
-def _whole(least: int, most: int | None = None) -> _Rule:
+def whole(least: int, most: int | None = None) -> Rule:
+    """A whole number in a range."""
+
     def read(value: Any) -> int:
         number = _number(value)
         if number != int(number) or number < least or (most is not None and number > most):
             raise ValueError
         return int(number)
 
-    return _Rule(f"a whole number >= {least}" if most is None else f"a whole number from {least} to {most}", read)
+    return Rule(f"a whole number >= {least}" if most is None else f"a whole number from {least} to {most}", read)
 
 
-def _real(words: str, fits: Callable[[float], bool]) -> _Rule:
+def real(words: str, fits: Callable[[float], bool]) -> Rule:
+    """A finite number that fits, which ``words`` say."""
+
     def read(value: Any) -> float:
         number = float(_number(value))
         if not fits(number):
             raise ValueError
         return number
 
-    return _Rule(words, read)
+    return Rule(words, read)
 
 
-def _text(words: str, pattern: str) -> _Rule:
+def _text(words: str, pattern: str) -> Rule:
     def read(value: Any) -> str:
         if not isinstance(value, str) or not re.fullmatch(pattern, value):
             raise ValueError
         return value
 
-    return _Rule(words, read)
+    return Rule(words, read)
 
 
-_SHARE = _real("a number from 0 to 1", lambda x: 0 <= x <= 1)
-RULES: dict[str, _Rule] = {
+SHARE = real("a number from 0 to 1", lambda x: 0 <= x <= 1)
+RULES: dict[str, Rule] = {
     "symmetry": _text("layer_group or p1", "|".join(NAMES)),
-    "skeleton_epochs": _whole(0),
-    "geometry_epochs": _whole(0),
-    "copies": _whole(0),
-    "cooldown": _SHARE,
-    "max_sites": _whole(1, MOST_SITES),
-    "batch_size": _whole(1),
-    "learning_rate": _real("a number > 0", lambda x: x > 0),
-    "weight_decay": _real("a number >= 0", lambda x: x >= 0),
-    "warmup_steps": _whole(1),  # 1 is none
-    "ema": _SHARE,
-    "validation_fraction": _real("a number above 0 and below 1", lambda x: 0 < x < 1),
-    "validate_every": _whole(1),
-    "seed": _whole(0, LARGEST_SEED),
-    "threads": _whole(1),
+    "skeleton_epochs": whole(0),
+    "geometry_epochs": whole(0),
+    "copies": whole(0),
+    "cooldown": SHARE,
+    "max_sites": whole(1, MOST_SITES),
+    "batch_size": whole(1),
+    "learning_rate": real("a number > 0", lambda x: x > 0),
+    "weight_decay": real("a number >= 0", lambda x: x >= 0),
+    "warmup_steps": whole(1),  # 1 is none
+    "ema": SHARE,
+    "validation_fraction": real("a number above 0 and below 1", lambda x: 0 < x < 1),
+    "validate_every": whole(1),
+    "seed": whole(0, LARGEST_SEED),
+    "threads": whole(1),
     "device": _text("auto, cpu, cuda or one such as cuda:0", r"auto|cpu|cuda(:\d+)?"),
 }
-NETWORK_RULES: dict[str, _Rule] = {
-    "width": _whole(1),
-    "skeleton_layers": _whole(1),
-    "geometry_layers": _whole(1),
-    "heads": _whole(1),
-    "radial": _whole(2),
-    "cutoff_angstrom": _real("a number > 0.6", lambda x: x > 0.6),  # radial functions lie 0.3 from both ends
-    "dropout": _real("a number from 0 to below 1", lambda x: 0 <= x < 1),
+NETWORK_RULES: dict[str, Rule] = {
+    "width": whole(1),
+    "skeleton_layers": whole(1),
+    "geometry_layers": whole(1),
+    "heads": whole(1),
+    "radial": whole(2),
+    "cutoff_angstrom": real("a number > 0.6", lambda x: x > 0.6),  # radial functions lie 0.3 from both ends
+    "dropout": real("a number from 0 to below 1", lambda x: 0 <= x < 1),
 }
+
+
+def mapping_of(path: str | Path) -> dict[Any, Any]:
+    """What a YAML file of a training holds; ``DatasetError`` where that is no mapping."""
+    try:
+        data = yaml.safe_load(Path(path).read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no text, or a date that does not exist
+        raise DatasetError(f"training configuration {path} cannot be read: {error}") from error
+    data = {} if data is None else data
+    if not isinstance(data, dict):
+        raise DatasetError(
+            f"training configuration {path} must hold a mapping of keys to values, found {type(data).__name__}; write "
+            "one `key: value` a line"
+        )
+    return data
 
 
 def load_train_config(path: str | Path) -> TrainConfig:
@@ -172,20 +191,11 @@ def load_train_config(path: str | Path) -> TrainConfig:
         If the file cannot be read or holds no mapping. If there are unknown keys, or values of a wrong type or out of
         range: it names all of them, with the rule.
     """
-    try:
-        data = yaml.safe_load(Path(path).read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no text, or a date that does not exist
-        raise DatasetError(f"training configuration {path} cannot be read: {error}") from error
-    data = {} if data is None else data
-    if not isinstance(data, dict):
-        raise DatasetError(
-            f"training configuration {path} must hold a mapping of keys to values, found {type(data).__name__}; write "
-            "one `key: value` a line"
-        )
+    data = mapping_of(path)
     sizes = data.pop("network", {})
-    values, faults = _checked(data, RULES, "", [*RULES, "network"])
+    values, faults = checked(data, RULES, "", [*RULES, "network"])
     if isinstance(sizes, dict):
-        sizes, more = _checked(sizes, NETWORK_RULES, "network.", list(NETWORK_RULES))
+        sizes, more = checked(sizes, NETWORK_RULES, "network.", list(NETWORK_RULES))
         faults += more
     else:
         faults.append(f"network={sizes!r} must be a mapping of {', '.join(NETWORK_RULES)}")
@@ -198,8 +208,8 @@ def load_train_config(path: str | Path) -> TrainConfig:
     raise DatasetError(f"training configuration {path}: {'; '.join(faults)}")
 
 
-def _checked(
-    data: Mapping[Any, Any], rules: Mapping[str, _Rule], part: str, known: list[str]
+def checked(
+    data: Mapping[Any, Any], rules: Mapping[str, Rule], part: str, known: list[str]
 ) -> tuple[dict[str, Any], list[str]]:
     """The values as the rules read them, and what is wrong with the others.
 

@@ -20,10 +20,10 @@ import os
 import socket
 from pathlib import Path
 
-import yaml
-
-from scdm_models.training.forcefield.finetune import FineTune, export, train
+from scdm_models.errors import ScdmError
+from scdm_models.training.forcefield.finetune import FineTune, export, load_fine_tune, train
 from scdm_models.training.forcefield.labels import label, plan
+from scdm_models.training.train_config import mapping_of
 
 logger = logging.getLogger("scdm_models.training.forcefield")
 
@@ -52,6 +52,13 @@ def main() -> None:
     write.add_argument("--card", type=Path, required=True)
     write.add_argument("-o", "--out", type=Path, required=True)
     given = parser.parse_args()
+    try:
+        _run(given)
+    except ScdmError as error:
+        raise SystemExit(f"Error: {error}") from None
+
+
+def _run(given: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if given.command == "label":
         tasks = plan(given.data, given.samples)
@@ -62,7 +69,7 @@ def main() -> None:
 
         label(tasks, given.teacher, given.options, given.out, given.processes, show)
     elif given.command == "train":
-        how = FineTune(**(yaml.safe_load(given.config.read_text()) if given.config else {}))
+        how = load_fine_tune(given.config) if given.config else FineTune()
         if given.processes == 1:
             train(given.data, given.labels, given.out, how)
         else:
@@ -75,7 +82,7 @@ def main() -> None:
             arguments = (given.processes, given.data, given.labels, given.out, how)
             start_processes(_train, args=arguments, nprocs=given.processes, start_method="spawn")
     else:
-        export(given.state, given.out, yaml.safe_load(given.card.read_text()))
+        export(given.state, given.out, mapping_of(given.card))
 
 
 def _train(rank: int, world: int, data: Path, labels: list[Path], state: Path, how: FineTune) -> None:

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from scdm_models.errors import DatasetError
 from scdm_models.training.forcefield.labels import held_out, system_of
+from scdm_models.training.train_config import SHARE, Rule, checked, mapping_of, real, whole
 
 logger = logging.getLogger(__name__)
 Array = NDArray[np.float64]
@@ -64,6 +65,33 @@ class FineTune:
     largest_force: float = 0.6
     ema: float = 0.995
     seed: int = 0
+
+
+POSITIVE = real("a number > 0", lambda x: x > 0)
+WEIGHT = real("a number >= 0", lambda x: x >= 0)
+RULES: dict[str, Rule] = {
+    "batch": whole(3),  # one of each kind
+    **dict.fromkeys(("steps", "warmup"), whole(1)),
+    **dict.fromkeys(("bulk", "seed"), whole(0)),
+    **dict.fromkeys(("learning_rate", "largest_force"), POSITIVE),
+    **dict.fromkeys(("weight_decay", "energy", "rest", "force", "virial"), WEIGHT),
+    **dict.fromkeys(("minima", "replay", "ema"), SHARE),
+}
+
+
+def load_fine_tune(path: Path) -> FineTune:
+    """The settings of a YAML file; what it does not name has its default.
+
+    Raises
+    ------
+    DatasetError
+        If the file cannot be read, or for all unknown keys and wrong values, with the rule.
+    """
+    values, faults = checked(mapping_of(path), RULES, "", list(RULES))
+    if not faults and (how := FineTune(**values)).minima + how.replay < 1:
+        return how
+    said = faults or ["minima and replay are shares of one batch, their sum must be below 1"]
+    raise DatasetError(f"training configuration {path}: {'; '.join(said)}")
 
 
 @dataclass

@@ -51,7 +51,12 @@ class Relaxation:
 
 
 def rmsd(first: Structure, second: Structure) -> float:
-    """Root mean square distance of equally ordered atoms without the mean shift, angstrom; cells ignored."""
+    """Root mean square distance of equally ordered atoms without the mean shift, angstrom; cells ignored.
+
+    Where the elements come in another order, as VASP is given them in blocks, atoms of one element are in the same one.
+    """
+    if first.species != second.species:
+        first, second = first.get_sorted_structure(), second.get_sorted_structure()
     delta = np.array(second.frac_coords) - np.array(first.frac_coords)
     delta -= np.round(delta)
     cart = delta @ np.array(second.lattice.matrix)

@@ -52,7 +52,7 @@ def orders_of(structure: Structure, most: int) -> list[Structure]:
     return [ferromagnetic(structure), *found][:most] if own is MagneticOrder.AFM else found
 
 
-def lowest(own: StaticSummary, others: Sequence[StaticSummary]) -> StaticSummary:
+def lowest(own: StaticSummary, others: Sequence[StaticSummary], failed: Sequence[str] = ()) -> StaticSummary:
     """What is said of a layer whose orders were compared: the lowest one, and by how much orders differ.
 
     An order in the layer's own cell takes the place of the first run altogether. One in a larger cell gives its energy
@@ -64,6 +64,8 @@ def lowest(own: StaticSummary, others: Sequence[StaticSummary]) -> StaticSummary
         The run in the order that the relaxation ended in, with moments of the cell's atoms.
     others
         Runs in other orders, with moments of the atoms of their cells.
+    failed
+        Why other runs have no energy.
     """
     every = [(found, order_of(found.atom_magnetizations, found.total_magnetization)) for found in (own, *others)]
     best, order = min(every, key=lambda one: one[0].energy_per_atom)
@@ -77,5 +79,6 @@ def lowest(own: StaticSummary, others: Sequence[StaticSummary]) -> StaticSummary
         "energy_per_atom": best.energy_per_atom,
         "magnetic_order": order,
         "antiferromagnetic_ev_per_atom": None if fm is None or afm is None else afm - fm,
+        "magnetic_note": "; ".join(failed) or None,
     }
     return (best if same_cell else own).model_copy(update=changes)

@@ -145,6 +145,7 @@ def _add_gate(document: CandidateDoc, gate: GateDoc, stages: dict[str, StageReco
         document.magnetic, document.total_magnetization = gate.static.magnetic, gate.static.total_magnetization
         document.magnetic_order = gate.static.magnetic_order
         document.antiferromagnetic_ev_per_atom = gate.static.antiferromagnetic_ev_per_atom
+        document.magnetic_note = gate.static.magnetic_note
         document.engine_version, document.potentials = gate.static.engine_version, gate.static.potentials
     stages[StageName.RELAX.value] = StageRecord(status="passed" if gate.relax_converged else "failed")
     stages[StageName.STATIC.value] = StageRecord(status="passed")

@@ -35,6 +35,7 @@ from scdm_models.datasets.matching import LayerMatcher
 
 BATCH = 5000  # candidates compared together: worker processes pay only for many
 FORMULAS = 50  # in a request: the embedded server compares each with all of them
+LOOKED_UP = 50  # candidates whose names are looked up in a request, for the same reason
 ATTEMPTS = 20
 MOST_KNOWN = 10  # entries of data sets that are kept of a candidate, the nearest
 _NEEDED = [
@@ -185,17 +186,20 @@ class NoveltyBuilder(ScdmBuilder):
 
         Those that hold no count of their group were judged before there was one.
         """
-        fields = dict.fromkeys(("formula", "novelty.first", "novelty.equal"), 1)
-        groups: dict[str, list[Candidate]] = {}
-        for candidate in self._candidates.find({"novelty.first": {"$gt": ""}}, fields):
-            groups.setdefault(candidate["novelty"]["first"], []).append(candidate)
-        found = Counter(c["formula"] for group in groups.values() for c in group if c["novelty"]["equal"] != len(group))
-        older = ("formula", "duplicate_of", "stages.screen.status", "novelty.version")
+        fields = ("candidate_id", "formula", "duplicate_of", "stages.screen.status", "novelty")
+        # in ranges of indexes; the first of a group that has one campaign names nobody
         naming = [{"duplicate_of": {"$gt": ""}}, {"known_as.source": {"$gte": CAMPAIGN, "$lt": f"{CAMPAIGN}~"}}]
-        for query in naming:
-            some = self._candidates.find({**query, "novelty.first": None}, dict.fromkeys(older, 1))
-            found.update(c["formula"] for c in some if c.get("novelty") and not is_sample_duplicate(c))
-        return found
+        named = {c["candidate_id"]: c for q in naming for c in self._candidates.find(q, dict.fromkeys(fields, 1))}
+        equal = [c for c in named.values() if c.get("novelty") and not is_sample_duplicate(c)]
+        firsts = {c["novelty"].get("first") for c in equal} - named.keys() - {None}
+        for some in batches(sorted(firsts), LOOKED_UP):
+            equal += self._candidates.find({"candidate_id": {"$in": some}}, dict.fromkeys(fields, 1))
+        there = Counter(c["novelty"].get("first") for c in equal)
+        return Counter(
+            c["formula"]
+            for c in equal
+            if (first := c["novelty"].get("first")) is None or c["novelty"]["equal"] != there[first]
+        )
 
     def _read(self, formulas: Sequence[str]) -> dict[str, Any]:
         candidates = [strip(d) for d in self._of(formulas, _NEEDED)]

@@ -208,7 +208,7 @@ class CandidateDoc(ScdmDocument):
         sortable=False,
     )
     hse_gap: float | None = queryable(
-        None, "HSE06 gap at PBE's band edges, eV; null where it was not computed", sortable=False
+        None, "HSE06 gap at PBE's band edges without spin-orbit coupling, eV; null where not computed", sortable=False
     )
     work_function: float | None = queryable(
         None,
@@ -232,6 +232,9 @@ class CandidateDoc(ScdmDocument):
     )
     antiferromagnetic_ev_per_atom: float | None = Field(
         None, description="energy of the lowest antiferromagnetic order above the ferromagnetic one, eV/atom"
+    )
+    magnetic_note: str | None = Field(
+        None, description="why magnetic orders that were tried have no energy; null where all have"
     )
     engine_version: str | None = queryable(None, "version that the engine's program printed; a test's stand-in says so")
 

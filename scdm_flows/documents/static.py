@@ -60,6 +60,9 @@ class StaticSummary(BaseModel):
     antiferromagnetic_ev_per_atom: float | None = Field(
         None, description="energy of the lowest antiferromagnetic order above the ferromagnetic one, eV/atom"
     )
+    magnetic_note: str | None = Field(
+        None, description="why orders that were tried have no energy; null where all have"
+    )
     engine_version: str | None = Field(None, description="version the program printed; a test's stand-in says so")
     potentials: dict[str, str] | None = Field(
         None, description="element -> TITEL of its PAW potential; null for engines without, and in older outputs"

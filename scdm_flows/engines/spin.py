@@ -12,10 +12,12 @@ if TYPE_CHECKING:
 # high spin relaxes to low spin, seldom back
 OFTEN_MAGNETIC = ("Ti", "V", "Cr", "Mn", "Fe", "Co", "Ni", "Cu", "Ru", "Rh", "Os", "Ir")
 F_METALS = (
-    "Ce", "Pr", "Nd", "Pm", "Sm", "Eu", "Gd", "Tb", "Dy", "Ho", "Er", "Tm", "Yb", "U", "Np", "Pu",
+    "Ce", "Pr", "Nd", "Pm", "Sm", "Eu", "Gd", "Tb", "Dy", "Ho", "Er", "Tm", "Yb",
+    "Ac", "Th", "Pa", "U", "Np", "Pu", "Am", "Cm",
 )  # fmt: skip
 OTHER_D_METALS = ("Sc", "Y", "Zr", "Nb", "Mo", "Tc", "Pd", "Ag", "La", "Lu", "Hf", "Ta", "W", "Re", "Pt", "Au")
 # of the periodic table; zinc, cadmium and mercury have full shells
+BULK = "bulk"
 OPEN_SHELLS = frozenset((*OFTEN_MAGNETIC, *F_METALS, *OTHER_D_METALS))
 
 
@@ -30,13 +32,14 @@ def may_be_magnetic(structure: Structure) -> bool:
 
 
 def with_spin(choice: str, structure: Structure) -> bool:
-    """Whether a run is spin-polarised; choice: ``spin`` of the engine's configuration (auto, on, off).
+    """Whether a run is spin-polarised; choice: ``spin`` of the engine's configuration (auto, on, off), or bulk.
 
+    That is auto of bulk crystals, which all begin with spin: solid oxygen and superoxides are magnets without a metal.
     Where every atom has a moment (property ``magmom``, Bohr magnetons), of a file or of the run before, those decide:
     an odd number of electrons is an even one in a supercell.
     """
-    if choice != "auto":
+    if choice not in ("auto", BULK):
         return choice == "on"
     moments: Any = structure.site_properties.get("magmom")
     known = bool(moments) and all(moment is not None for moment in moments)
-    return is_magnetic(moments) if known else may_be_magnetic(structure)
+    return is_magnetic(moments) if known else choice == BULK or may_be_magnetic(structure)

@@ -14,7 +14,6 @@ from scdm_flows.analysis.gate import gate as decide
 from scdm_flows.config import CampaignConfig, check_contents, stored_config
 from scdm_flows.documents import GateDoc, ScreenedCandidate, StageName, StaticSummary
 from scdm_flows.documents.provenance import made_here
-from scdm_flows.documents.static import MagneticOrder
 from scdm_flows.engines import engine_of
 from scdm_flows.errors import EngineError, ReferenceDataError
 from scdm_flows.flows.identity import stage_of_jobs
@@ -42,9 +41,9 @@ def gate(
     engine = engine_of(campaign.engine)
     summary = engine.static_summary(static)
     relaxation = Relaxation.of_task(relaxed)
-    if summary.magnetic_order is MagneticOrder.AFM and summary.atom_magnetizations is not None:
-        # what follows begins with the moments of the lowest order
-        relaxation.structure.add_site_property("magmom", summary.atom_magnetizations)
+    if summary.magnetic_order is not None:  # what follows begins with the moments of the lowest order
+        none = [0.0] * len(relaxation.structure)
+        relaxation.structure.add_site_property("magmom", summary.atom_magnetizations or none)
     references: ReferenceTable | str
     predicted = None
     try:

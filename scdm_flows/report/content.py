@@ -204,7 +204,8 @@ def magnetic_words(candidate: CandidateDoc) -> str | None:
         return None
     words = candidate.magnetic_order.value
     above = candidate.antiferromagnetic_ev_per_atom
-    return words if above is None else f"{words}, E(AFM) - E(FM) = {1000 * above:.1f} meV/atom"
+    found = words if above is None else f"{words}, E(AFM) - E(FM) = {1000 * above:.1f} meV/atom"
+    return f"{found}; some orders have no energy" if candidate.magnetic_note else found
 
 
 def exfoliation_words(candidate: CandidateDoc) -> str | None:

@@ -47,5 +47,8 @@ def explain(error: Exception) -> str:
             "and that SCDM_MONGO_URI is right"
         )
     if code in CODES_OF_A_FULL_DISK:
-        return f"failed: {text}; the usual cause is a full disk: free some space, what is stored is kept"
+        return (
+            f"failed: {text}; the usual cause is a full disk, or a folder of the database that was removed or moved "
+            "while it ran: free some space or put the folder back, then start it anew; what is stored is kept"
+        )
     return f"cannot be used: {text}; see the server's log"

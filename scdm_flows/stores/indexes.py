@@ -61,7 +61,6 @@ _FIXED = (
     Index("failures", ("candidate_id",)),
     Index("candidates", ("campaign", "last_updated")),  # what changed since a ranking was taken
     Index("candidates", ("novelty.version",)),
-    Index("candidates", ("novelty.first",)),
     Index("candidates", ("known_as.id",)),
     Index("candidates", ("known_as.source",)),
     Index("candidates", ("campaign", "rank", "candidate_id")),  # what is asked for most: the best of a campaign

@@ -137,3 +137,5 @@ def test_rmsd_ignores_a_rigid_shift_and_counts_a_displacement() -> None:
     moved.translate_sites([1], [0, 0, 0.3], frac_coords=False)
     # one of three atoms moves by d: after removing the mean, sqrt((4 + 1 + 1) / 27) d = d sqrt(2) / 3
     assert rmsd(first, moved) == pytest.approx(0.3 * np.sqrt(2) / 3)
+    mixed = Structure.from_sites([moved[1], moved[0], moved[2]])  # S Mo S; atoms of one element in their order
+    assert rmsd(first, mixed) == pytest.approx(0.3 * np.sqrt(2) / 3)

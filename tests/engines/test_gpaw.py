@@ -36,6 +36,7 @@ from scdm_flows.engines import engine_of
 from scdm_flows.engines.attempts import Attempts, among
 from scdm_flows.engines.gpaw import inputs, offsets, presets, process, validate
 from scdm_flows.engines.gpaw.engine import GpawEngine
+from scdm_flows.engines.gpaw.flows import bands
 from scdm_flows.engines.gpaw.layers import geometry, structure_of, symmetrised
 from scdm_flows.engines.gpaw.makers import GpawMaker, GpawRelaxMaker, hessian_of, history_of, task_document
 from scdm_flows.errors import EngineError, ReferenceDataError
@@ -349,6 +350,32 @@ def test_phonons_and_stiffness_of_a_relaxed_layer(
     assert abs(c16) + abs(c26) < 0.01 * c11
 
 
+def test_strained_atoms_that_did_not_relax_give_no_stiffness(tmp_path: Path, stand_in: dict[str, str]) -> None:
+    config = GpawEngineConfig(spin="off", max_relax_steps=1)
+    task = {**inputs.stiffness_task(config, close_packed(2.6)), "history": "h.jsonl", "hessian": None}
+    found = answered(task, tmp_path, stand_in)
+    assert found["error"] == "relaxation"
+    assert "did not relax in 1 steps (max_relax_steps)" in process.in_words(found, task)
+    assert not (tmp_path / "h.jsonl").exists()  # what is kept is not tried again
+
+
+def test_labels_of_a_path_are_those_of_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a layer that is hexagonal within 0.01 angstrom, which is what GPAW is given, and not within 0.001."""
+    layer = mx2("1H")
+    layer.apply_strain([0.0015, 0, 0])
+    config = parse_config({"name": "t", "engine": {"kind": "gpaw"}})
+
+    def answer(task: Any, folder: Path, **_: Any) -> dict[str, Any]:
+        n = len(task["k_points"])
+        given = {"path": [[-1.0, 1.0]] * n, "mesh": [[-1.0, 1.0]], "mesh_k_points": [[0, 0, 0]], "fermi_level": 0.0}
+        return {**given, "dos_energies": [0.0], "dos": [0.0], "version": "0"}
+
+    monkeypatch.setattr(process, "run", answer)
+    static = StaticSummary(energy_per_atom=-7.0).model_dump(mode="json")
+    found = bands.original(config.model_dump(mode="json"), "t-1", layer, static)
+    assert [label for _, label in found.labels] == ["Γ", "M", "M", "K", "K", "Γ"]  # each branch has its ends
+
+
 # --- the process ------------------------------------------------------------------------------------------------------
 
 
@@ -378,6 +405,16 @@ def test_an_interpreter_that_is_not_there_is_named(tmp_path: Path, monkeypatch: 
     assert "pip install gpaw==" in problem
     monkeypatch.setenv("PATH", "")
     assert "apt-get install gcc" in str(process.problem())
+
+
+def test_cost_and_inputs_tell_of_magnetic_orders() -> None:
+    engine = GpawEngine(GpawEngineConfig())
+    iron = mx2("1T").replace_species({"Mo": "Fe", "S": "Cl"})
+    costs = {cost.stage: cost for cost in engine.cost(iron)}
+    assert (costs["static_orders"].runs, costs["static_orders"].atoms) == (1, 6)  # rows of a triangular lattice
+    assert "static_order_1" in engine.input_files(iron)
+    assert "static_orders" not in {cost.stage for cost in engine.cost(mx2("1H").replace_species({"Mo": "Sn"}))}
+    assert not any("order" in run for run in GpawEngine(GpawEngineConfig(spin="off")).input_files(iron))
 
 
 def test_what_gpaw_cannot_compute_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -475,9 +512,12 @@ def test_only_the_order_that_the_relaxation_ended_in_where_no_other_is_asked_for
     pretend(tmp_path, monkeypatch, f'PYTHONPATH={stand_in["PYTHONPATH"]} exec {sys.executable} "$@"')
     monkeypatch.chdir(tmp_path)
     layer = Structure(Lattice.tetragonal(2.5, 20), ["Fe"], [[0, 0, 0.5]])
-    made: Any = GpawEngine(GpawEngineConfig(magnetism={"orderings": ["fm"]})).static_maker()
+    engine = GpawEngine(GpawEngineConfig(magnetism={"orderings": ["fm"]}, preset="c2db"))
+    made: Any = engine.static_maker()
     with hushed():
-        assert made.make(layer).run(memory_database().job_store).output.orders == []
+        document = made.make(layer).run(memory_database().job_store).output
+    assert document.orders == []
+    assert engine.static_summary(document).magnetic_order is None  # nothing was compared
 
 
 def test_an_order_that_fails_ends_nothing_else(
@@ -499,6 +539,7 @@ def test_an_order_that_fails_ends_nothing_else(
     summary = engine.static_summary(document)
     assert summary.magnetic_order is MagneticOrder.FM
     assert summary.antiferromagnetic_ev_per_atom is None
+    assert "did not converge in 60 steps" in (summary.magnetic_note or "")
 
 
 def summary_of(energy: float, moments: list[float] | None) -> StaticSummary:

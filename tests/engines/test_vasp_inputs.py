@@ -17,8 +17,9 @@ from pymatgen.io.vasp.inputs import Incar, Kpoints
 from support.layers import mx2
 
 from scdm_flows.config import VaspEngineConfig
+from scdm_flows.engines.vasp.bulk import bulk_input_set
 from scdm_flows.engines.vasp.engine import VaspEngine
-from scdm_flows.engines.vasp.inputs import input_set, irreducible, is_polar, line, mesh_with
+from scdm_flows.engines.vasp.inputs import in_blocks, input_set, irreducible, is_polar, line, mesh_with
 from scdm_flows.engines.vasp.tags import incar_tags, parallel_tags
 from scdm_models.symmetry.lattice import orient_slab
 
@@ -422,6 +423,42 @@ def test_sites_keep_their_order() -> None:
     made = input_set(VaspEngineConfig(), "relax_1").get_input_set(shuffled, potcar_spec=True)
     assert made.poscar.structure.species == shuffled.species
     assert made["POTCAR.spec"] == "S\nMo_pv\nS"  # a potential for each block
+
+
+def test_atoms_of_an_element_come_to_vasp_in_one_block() -> None:
+    layer = mx2("1H")
+    layer.add_site_property("magmom", [1.0, 0.1, 0.2])
+    layer.properties["mark"] = 1
+    assert in_blocks(layer) is layer
+    mixed = Structure.from_sites([layer[1], layer[0], layer[2]], properties={"mark": 1})  # S Mo S
+    found = in_blocks(mixed)
+    assert [str(s) for s in found.species] == ["S", "S", "Mo"]
+    assert found.site_properties["magmom"] == [0.1, 0.2, 1.0]
+    assert found.properties == {"mark": 1}
+    poscar = VaspEngine(VaspEngineConfig()).input_files(mixed)["relax_1"]["POSCAR"]
+    assert poscar.splitlines()[5:7] == ["S Mo", "2 1"]
+
+
+def test_k_points_of_a_list_fit_the_symmetry_that_vasp_finds() -> None:
+    """Its SYMPREC is 1e-5: of a layer that is symmetric to 1e-4 alone it takes all k-points but for time reversal."""
+    layer, strained = mx2("1H"), mx2("1H")
+    strained.apply_strain([1e-4, 0, 0])
+    assert len(irreducible(layer, 0.2)[0]) < len(irreducible(strained, 0.2)[0])
+
+
+def test_bulk_crystals_begin_with_spin_and_go_on_by_their_moments() -> None:
+    # solid oxygen: triplets, an even number of electrons and no metal
+    oxygen = Structure(Lattice.tetragonal(3.3, 4.2), ["O", "O"], [[0, 0, 0.36], [0, 0, 0.64]])
+
+    def spin(structure: Structure, **settings: Any) -> int:
+        generator = bulk_input_set(VaspEngineConfig(**settings), "static")
+        return int(generator.get_input_set(structure, potcar_spec=True).incar["ISPIN"])
+
+    assert incar("static", oxygen)["ISPIN"] == 1  # of a layer: C2DB has no such magnet
+    assert spin(oxygen) == 2
+    assert spin(oxygen, spin="off") == 1
+    oxygen.add_site_property("magmom", [0.0, 0.01])
+    assert spin(oxygen) == 1
 
 
 def test_moments_of_displaced_supercells_are_the_layers() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ from support.layers import mx2
 
 from scdm_flows.analysis.screening import screen
 from scdm_flows.config import CampaignConfig, parse_config
-from scdm_flows.documents import ScreenedCandidate
-from scdm_flows.errors import StructureError
+from scdm_flows.documents import ScreenedCandidate, StaticSummary
+from scdm_flows.documents.static import MagneticOrder
+from scdm_flows.errors import EngineError, StructureError
+from scdm_flows.flows import gate as gate_module
 from scdm_flows.flows.campaign import shard_count, shard_flow
 from scdm_flows.flows.gate import bands_flow, phonon_flow
 from scdm_flows.flows.layer import candidate_flow
@@ -138,3 +141,41 @@ def test_a_candidate_without_structure_is_refused(config: CampaignConfig) -> Non
     )
     with pytest.raises(StructureError, match=r"t-1 has no structure \(unreadable\)"):
         candidate_flow(config, empty)
+
+
+@pytest.mark.parametrize(
+    ("order", "moments", "expected"),
+    [
+        (MagneticOrder.FM, [3.0, 0.1, 0.1], [3.0, 0.1, 0.1]),  # the relaxation ended otherwise
+        (MagneticOrder.NM, None, [0.0, 0.0, 0.0]),
+        (None, [3.0, 0.1, 0.1], [-2.0, 0.0, 0.0]),  # no other order was tried
+    ],
+)
+def test_what_follows_the_gate_begins_with_the_moments_of_the_lowest_order(
+    config: CampaignConfig,
+    candidate: ScreenedCandidate,
+    monkeypatch: pytest.MonkeyPatch,
+    order: MagneticOrder | None,
+    moments: list[float] | None,
+    expected: list[float],
+) -> None:
+    class Engine:
+        surrogate, static_scheme, cannot = False, "t", {}
+
+        def static_summary(self, task: StaticSummary) -> StaticSummary:
+            return task
+
+        def references(self) -> None:
+            raise EngineError("none")
+
+        def no_bands_to_come(self, static: StaticSummary) -> None:
+            pass
+
+    monkeypatch.setattr(gate_module, "engine_of", lambda _: Engine())
+    layer = mx2("1H")
+    layer.add_site_property("magmom", [-2.0, 0.0, 0.0])
+    relaxed = SimpleNamespace(structure=layer, output=SimpleNamespace(forces=None, n_steps=1), state="successful")
+    static = StaticSummary(energy_per_atom=-7.0, magnetic_order=order, atom_magnetizations=moments)
+    screened = candidate.model_dump(mode="json", exclude={"structure"})
+    response = gate_module.gate.original(config.model_dump(mode="json"), screened, mx2("1H"), relaxed, static)
+    assert response.output.relaxed_structure.site_properties["magmom"] == expected

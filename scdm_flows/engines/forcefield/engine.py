@@ -166,7 +166,7 @@ class ForceFieldEngine(PackagedReferences):
 
     def bands_maker(self) -> Maker:
         """Refused; see ``cannot``."""
-        raise EngineError(f"no bands: {self.cannot['bands']}; use the vasp engine")
+        raise EngineError(f"no bands: {self.cannot['bands']}; use an engine of DFT, gpaw or vasp")
 
     def phonons(self, candidate_id: str, campaign: str, structure: Structure) -> PhononDoc:
         """Finite displacements in an (n, m, 1) supercell, sum rules, bands and verdict in the plane."""

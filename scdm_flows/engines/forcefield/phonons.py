@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scdm_flows.analysis.phonons import phonon_supercell, restoring_forces
 from scdm_flows.config import DEFAULT_FORCE_FIELD
 from scdm_flows.documents.phonon import PhononDoc
-from scdm_flows.engines.base import PHONON_SYMPREC_ANGSTROM, phonon_document
+from scdm_flows.engines.base import layer_phonopy, phonon_document
 from scdm_flows.engines.forcefield import potentials as forcefields
 from scdm_flows.engines.forcefield.potentials import Answer, ForceField
 from scdm_flows.engines.forcefield.relaxation import one_thread
@@ -84,17 +84,14 @@ def _displaced(
     structure: Structure, displacement: float, min_length: float | None, repeats: int | None
 ) -> tuple[Any, list[Structure]] | str:
     """A ``phonopy.Phonopy``, its supercell and displaced supercells, or what is wrong."""
-    from phonopy import Phonopy
-    from pymatgen.io.phonopy import get_phonopy_structure, get_pmg_structure
+    from pymatgen.io.phonopy import get_pmg_structure
 
     if repeats is not None:
         supercell = [[repeats, 0, 0], [0, repeats, 0], [0, 0, 1]]
     else:
         supercell = phonon_supercell(structure, min_length or 0.0)
     try:
-        phonon = Phonopy(
-            get_phonopy_structure(structure), supercell, primitive_matrix=np.eye(3), symprec=PHONON_SYMPREC_ANGSTROM
-        )
+        phonon = layer_phonopy(structure, supercell)
         phonon.generate_displacements(distance=displacement)
         cells = [phonon.supercell, *(phonon.supercells_with_displacements or [])]
         return phonon, [get_pmg_structure(cell) for cell in cells]

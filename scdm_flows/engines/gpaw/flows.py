@@ -23,6 +23,7 @@ from scdm_flows.engines import engine_of
 from scdm_flows.engines.base import phonon_document
 from scdm_flows.engines.gpaw import process
 from scdm_flows.engines.gpaw.inputs import DENSITY, bands_task
+from scdm_flows.engines.gpaw.layers import symmetrised
 from scdm_flows.engines.gpaw.makers import GpawForcesMaker, GpawStiffnessMaker
 from scdm_flows.engines.vasp.inputs import corrects_dipole
 
@@ -120,7 +121,7 @@ def bands(config: dict[str, Any], candidate_id: str, structure: Structure, stati
     density = None if summary.folder is None else str(Path(summary.folder) / DENSITY)
     task = bands_task(engine.config, structure, density)
     answer = process.run(task, Path.cwd(), walltime=engine.config.walltime_s)
-    _, distances, labels = in_plane_path(structure, engine.config.band_points)
+    _, distances, labels = in_plane_path(symmetrised(structure), engine.config.band_points)  # whose path it was
     path = of_path(np.array(task["k_points"]), {"up": np.array(answer["path"])}, distances, labels)
     mesh = of_path(np.array(answer["mesh_k_points"]), {"up": np.array(answer["mesh"])})
     summary.engine_version = answer["version"]

@@ -117,6 +117,8 @@ def in_words(found: Mapping[str, Any], task: Mapping[str, Any]) -> str:
             return f"{interpreter()} has no GPAW ({message}); {INSTALL}"
         case "setup":
             return f"GPAW has no PBE setup of an element ({message}); leave the element out (generator.elements)"
+        case "relaxation":
+            return f"{message} did not relax in {task.get('steps', 0)} steps (max_relax_steps)"
         case "scf":
             steps = task.get("max_scf_steps", 0)
             again = "" if task.get("once") else f", nor in {2 * steps} with softer mixing"

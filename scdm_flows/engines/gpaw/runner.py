@@ -28,8 +28,9 @@ k_points, mesh_density  bands: (n_k, 3) fractional coordinates of the path; k-po
 strains                 stiffness: (m, 2, 2) strains of the cell in its plane
 ======================= ==============================================================================================
 
-The answer has what the task is about and ``version``; where it could not be done, ``error`` (``setup``, ``scf`` or
-``other``) and ``message``. A self-consistent cycle that does not converge is tried once more with softer mixing.
+The answer has what the task is about and ``version``; where it could not be done, ``error`` (``setup``, ``scf``,
+``relaxation`` or ``other``) and ``message``. A self-consistent cycle that does not converge is tried once more with
+softer mixing.
 """
 
 from __future__ import annotations
@@ -142,6 +143,10 @@ def static(data: dict[str, Any], *, soft: bool) -> dict[str, Any]:
     return found
 
 
+class NotRelaxed(Exception):
+    """Forces are too large after the last step; says of what."""
+
+
 def bfgs(moving: Any, data: dict[str, Any], log: str) -> Any:
     """ASE's BFGS of atoms, or of atoms and cell, that begins with the task's second derivatives where it has some."""
     from ase.optimize import BFGS
@@ -232,7 +237,8 @@ def stiffness(data: dict[str, Any], *, soft: bool) -> dict[str, Any]:
         atoms = atoms_of(data)
         atoms.set_cell(atoms.cell.array @ deformation, scale_atoms=True)
         ground_state(atoms, data, soft=soft)
-        bfgs(atoms, data, "stiffness.log").run(fmax=data["fmax"], steps=data["steps"])
+        if not bfgs(atoms, data, "stiffness.log").run(fmax=data["fmax"], steps=data["steps"]):
+            raise NotRelaxed(f"atoms of the strained cell {np.round(strain, 6).tolist()}")
         kept.append((atoms.get_stress(voigt=False)[:2, :2] * atoms.cell[2, 2]).tolist())
         with history.open("a") as file:
             file.write(json.dumps(kept[-1]) + "\n")
@@ -272,6 +278,8 @@ def answer(data: dict[str, Any]) -> dict[str, Any]:
             found |= {**task(data, soft=True), "soft_mixing": True}
     except gpaw.KohnShamConvergenceError as error:
         found |= {"error": "scf", "message": str(error)}
+    except NotRelaxed as error:
+        found |= {"error": "relaxation", "message": str(error)}
     except FileNotFoundError as error:
         found |= {"error": "setup" if "setup" in str(error).lower() else "other", "message": str(error)}
     except Exception as error:

@@ -15,7 +15,7 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from scdm_flows.config import VaspEngineConfig
 from scdm_flows.engines.base import StageCost
-from scdm_flows.engines.spin import with_spin
+from scdm_flows.engines.spin import BULK, with_spin
 from scdm_flows.engines.vasp.cost import FIRST_STEPS, FLOPS_PER_CORE, IONIC_STEPS, NEXT_STEPS, electronic_step
 from scdm_flows.engines.vasp.inputs import SlabSetGenerator, input_set
 
@@ -47,14 +47,18 @@ def bulk_input_set(config: VaspEngineConfig, stage: str) -> BulkSetGenerator:
     layers = input_set(config, stage)
     tags = {name: value for name, value in layers.config_dict["INCAR"].items() if name not in OF_LAYERS}
     made = {f.name: getattr(layers, f.name) for f in fields(layers) if f.init}
-    made["dipole"] = "off"
+    made["dipole"], made["spin"] = "off", _spin(config)
     made["config_dict"] = {**layers.config_dict, "INCAR": {**tags, "LCHARG": False}}
     return BulkSetGenerator(**made)
 
 
+def _spin(config: VaspEngineConfig) -> str:
+    return BULK if config.spin == "auto" else config.spin
+
+
 def bulk_cost(structure: Structure, config: VaspEngineConfig) -> list[StageCost]:
     """Each stage's cost, by the model of ``cost``."""
-    spins = 2 if with_spin(config.spin, structure) else 1
+    spins = 2 if with_spin(_spin(config), structure) else 1
     cell = electronic_step(structure, config)
     counts = bulk_mesh(structure, config.kpoint_spacing_per_angstrom).kpts[0]
     bare = structure.copy()

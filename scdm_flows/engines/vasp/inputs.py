@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from pymatgen.core.structure import Structure
 
 SYMPREC = 0.05  # angstrom, as for relaxed layers in the gate
-MESH_SYMPREC = 1e-3  # angstrom, of the mesh's irreducible k-points
+MESH_SYMPREC = 1e-5  # angstrom, of the mesh's irreducible k-points: VASP's own default, whose group a list must fit
 D_MOMENT, F_MOMENT, OTHER_D_MOMENT, REST_MOMENT = 5.0, 7.0, 1.0, 0.6  # Bohr magnetons; the rest is pymatgen's
 MOMENTS = {
     **dict.fromkeys(OTHER_D_METALS, OTHER_D_MOMENT),
@@ -44,6 +45,20 @@ MOMENTS = {
 GAMMA = "\\Gamma"  # as pymatgen writes it in KPOINTS
 ON_OFF = {True: "on", False: "off"}
 BAND_GAP = "band_gap_ev"  # property of a structure: what the run that left it found
+
+
+def in_blocks(structure: Structure) -> Structure:
+    """The structure with the atoms of each element together, in their order otherwise.
+
+    VASP takes each block of POSCAR for a species of its own: with A B A it would miss the operations that map the As on
+    each other. Later runs take the order of the first.
+    """
+    symbols = [site.specie for site in structure]
+    if len(list(groupby(symbols))) == len(set(symbols)):
+        return structure
+    found: Structure = structure.get_sorted_structure(key=lambda site: symbols.index(site.specie))
+    found.properties = dict(structure.properties)
+    return found
 
 
 def divisions_of(structure: Structure, spacing: float) -> tuple[int, int]:

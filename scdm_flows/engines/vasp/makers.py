@@ -20,7 +20,7 @@ from atomate2.vasp.flows.core import DoubleRelaxMaker
 from atomate2.vasp.jobs.base import BaseVaspMaker, vasp_job
 from atomate2.vasp.jobs.core import NonSCFMaker
 from atomate2.vasp.run import DEFAULT_HANDLERS
-from custodian.vasp.handlers import WalltimeHandler
+from custodian.vasp.handlers import LargeSigmaHandler, WalltimeHandler
 from jobflow.core.flow import Flow
 from monty.io import zopen
 from monty.os.path import zpath
@@ -32,7 +32,7 @@ from scdm_flows.engines.attempts import attempts
 from scdm_flows.engines.vasp.checks import layer_problems
 from scdm_flows.engines.vasp.continuing import FAIR_SECONDS, beginning
 from scdm_flows.engines.vasp.disk import converged_by_itself, local_folder, needed, take_wave_functions, tidy
-from scdm_flows.engines.vasp.inputs import BAND_GAP, SlabSetGenerator, input_set
+from scdm_flows.engines.vasp.inputs import BAND_GAP, SlabSetGenerator, in_blocks, input_set
 from scdm_flows.errors import EngineError, ProgramKilled, StructureError, Unfinished
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ def fresh_run_settings(
     """
     settings = get_settings()
     poll, monitor = settings.vasp_poll_seconds, MONITOR_SECONDS
-    handlers: list[Any] = [type(handler)() for handler in DEFAULT_HANDLERS]
+    # one that changes SIGMA would have forces of displaced cells, and energies of a hull, smeared each in its own way
+    handlers: list[Any] = [type(h)() for h in DEFAULT_HANDLERS if not isinstance(h, LargeSigmaHandler)]
     if walltime is not None:
         os.environ.pop(WALLTIME_START, None)
         monitor = min(monitor, WALLTIME_SHARE * walltime)
@@ -93,7 +94,7 @@ def run_slab(maker: Any, structure: Structure, run: Callable[[Any, Structure], R
     problems = layer_problems(structure, maker.min_vacuum) if slab else []
     if problems:
         raise StructureError("; ".join(problems))
-    maker = _executed(maker)
+    maker, structure = _executed(maker), in_blocks(structure)
     incar, known = maker.input_set_generator.config_dict["INCAR"], attempts()
     relaxes = incar.get("NSW", 0) > 0
     start = structure

@@ -20,9 +20,10 @@ from pydantic import BaseModel, Field
 from pymatgen.core.structure import Structure
 
 from scdm_flows.analysis.magnetism import lowest, orders_of
-from scdm_flows.config import VaspEngineConfig
+from scdm_flows.config import VaspEngineConfig, executed
 from scdm_flows.documents.static import StaticSummary
 from scdm_flows.engines import engine_of
+from scdm_flows.engines.vasp.disk import local_folder, tidy
 from scdm_flows.engines.vasp.makers import SlabMaker, run_slab
 from scdm_flows.errors import EngineError, ProgramKilled, Unfinished
 
@@ -90,6 +91,13 @@ class SlabOrdersMaker(Maker):
 
 @job(output_schema=StaticSummary)
 def lowest_order(engine: VaspEngineConfig, static: TaskDoc, orders: list[OrderRun]) -> StaticSummary:
-    """The lowest of a layer's magnetic orders, with its distance to the others."""
+    """The lowest of a layer's magnetic orders, with its distance to the others, whose large files go."""
     made: Any = engine_of(engine)
-    return lowest(made.static_summary(static), [run.summary for run in orders if run.summary is not None])
+    own = made.static_summary(static)
+    others = [run.summary for run in orders if run.summary is not None]
+    failed = [f"order {number}: {run.failed}" for number, run in enumerate(orders, 1) if run.failed]
+    found = lowest(own, others, failed)
+    for run in (own, *others):
+        if run.folder is not None and run.folder != found.folder:
+            tidy(local_folder(run.folder), executed(engine).keep_files)
+    return found

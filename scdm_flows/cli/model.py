@@ -50,6 +50,7 @@ def train(curated: Path, config: Path | None, start: Path | None, out: Path, for
     from scdm_flows.config import ForceFieldEngineConfig
     from scdm_flows.documents.provenance import git_commit
     from scdm_flows.engines.forcefield.energies import predict_together
+    from scdm_flows.thermo.energy_model import load_energy_model
     from scdm_flows.thermo.stability_labels import stability_labels
     from scdm_flows.thermo.table import ReferenceTable
     from scdm_models.datasets.records import read_curated
@@ -70,6 +71,7 @@ def train(curated: Path, config: Path | None, start: Path | None, out: Path, for
             table,
             partial(predict_together, config=ForceFieldEngineConfig(), processes=2),
             kept,
+            load_energy_model().id,
             partial(report, "energies of layers without DFT's"),
         )
     card = {

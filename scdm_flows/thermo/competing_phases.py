@@ -63,8 +63,10 @@ def compete(placed: Sequence[Placed], references: PhaseSystem, lower: Sequence[P
     """The places of the candidates of a chemical system.
 
     placed: its candidates; lower: all candidates below the references' hull that may compete, of the system and its
-    subsystems, (those among ``placed`` do not compete with themselves).
+    subsystems, (those among ``placed`` do not compete with themselves). A layer of an element never becomes the element's
+    reference, so it competes with nothing: else all energies of the element's compounds would be above it.
     """
+    lower = [phase for phase in lower if len(phase.fractions) > 1]
     if not lower:
         return [Place(one.e_above_hull, one.decomposition, _above_same(one.phase, references, ())) for one in placed]
     everything = PhaseSystem(references.elements, [*references.phases, *lower])
@@ -93,14 +95,20 @@ def _above_same(own: Phase, system: PhaseSystem, without: Sequence[int]) -> floa
 def points(elements: Sequence[str], references: Sequence[Phase], candidates: Sequence[Phase]) -> list[HullPoint]:
     """The phases of a chemical system with their formation energies, those on the hull marked.
 
+    Candidates of one element are on no hull, see ``compete``.
     Of more than ``MAX_POINTS`` phases, elements, candidates, those on the hull, and the lowest others are
     kept.
     """
     phases = [*references, *candidates]
-    lowest = {e: min(p.energy_per_atom for p in phases if set(p.fractions) == {e}) for e in elements}
+    lowest = {e: min(p.energy_per_atom for p in references if set(p.fractions) == {e}) for e in elements}
     x = np.array([[p.fractions.get(e, 0.0) for e in elements] for p in phases])
     formation = np.array([p.energy_per_atom for p in phases]) - x @ np.array([lowest[e] for e in elements])
-    stable = lower_hull(x, formation)
+    fit = np.array([i < len(references) or len(p.fractions) > 1 for i, p in enumerate(phases)])
+    on_hull = lower_hull(x[fit], formation[fit])
+    stable = None
+    if on_hull is not None:
+        stable = np.zeros(len(phases), dtype=bool)
+        stable[fit] = on_hull
     order = sorted(
         range(len(phases)),
         key=lambda i: (

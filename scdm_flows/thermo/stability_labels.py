@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ def stability_labels(
     table: ReferenceTable,
     predict: Predict,
     kept: Path,
+    model: str,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[float | None], dict[str, int]]:
     """Energy above hull of each layer in eV/atom, and how many came from where.
@@ -37,39 +39,49 @@ def stability_labels(
     predict
         Energies of layers, or why there is none.
     kept
-        File of JSON lines that takes every prediction as it comes; what it holds is not predicted again.
+        File of JSON lines that takes every prediction as it comes; what it holds of the same layer, table and model is
+        not predicted again.
+    model
+        Id of what predicts.
     progress
         Called with (done, total) of those that are predicted.
     """
     labels: list[float | None] = [layer.properties.get("e_hull") for layer in layers]
     counts = {"dft": sum(value is not None for value in labels), "surrogate": 0, "none": 0}
     unknown = [k for k, value in enumerate(labels) if value is None]
-    found = _read(kept, table)
-    todo = [k for k in unknown if layers[k].id not in found]
+    names = [_name(layer, table, model) for layer in layers]
+    found = _read(kept)
+    todo = [k for k in unknown if names[k] not in found]
     with kept.open("a") as file:
         file.write("\n" if file.tell() else "")  # after half a line
         for k, answer in zip(todo, predict([layers[k].structure for k in todo]), strict=True):
-            found[layers[k].id] = label = _label(layers[k].structure, answer, table)
-            file.write(json.dumps({"id": layers[k].id, "table": table.sha256, "e_above_hull": label}) + "\n")
+            found[names[k]] = label = _label(layers[k].structure, answer, table)
+            file.write(json.dumps({"id": layers[k].id, "name": names[k], "e_above_hull": label}) + "\n")
             file.flush()
             if progress is not None:
-                progress(len(found), len(unknown))
+                progress(sum(names[k] in found for k in unknown), len(unknown))
     for k in unknown:
-        labels[k] = found[layers[k].id]
+        labels[k] = found[names[k]]
         counts["none" if labels[k] is None else "surrogate"] += 1
     return labels, counts
 
 
-def _read(kept: Path, table: ReferenceTable) -> dict[str, float | None]:
-    """What a file holds that was predicted on the same table: id -> energy above hull."""
+def _name(layer: CuratedLayer, table: ReferenceTable, model: str) -> str:
+    """The same where a prediction is: of one crystal by one model on one table."""
+    text = json.dumps([layer.id, layer.crystal.to_dict(), table.sha256, model], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read(kept: Path) -> dict[str, float | None]:
+    """What a file holds: ``_name`` -> energy above hull; rows of older versions have none."""
     found: dict[str, float | None] = {}
     for line in kept.read_text().splitlines() if kept.exists() else ():
         try:
             row = json.loads(line)
         except ValueError:  # the last line of a run that was killed
             continue
-        if row["table"] == table.sha256:
-            found[row["id"]] = row["e_above_hull"]
+        if "name" in row:
+            found[row["name"]] = row["e_above_hull"]
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,14 @@ def test_duplicates_merge_within_a_formula() -> None:
     assert result.disagreements == []
     assert seen[0] == ("symmetrise", 6, 6)
     assert seen[-1][0] == "duplicates"
+
+
+def test_dfts_hull_energy_of_a_copy_is_kept() -> None:
+    """Whatever the order of the files: C2DB's layers have it, 2DMatPedia's have none on that scale."""
+    known = replace(record("c2db", H, "C2DB"), properties={"e_hull": 0.0})
+    for items in ([record("2dm", H), known], [known, record("2dm", H)]):
+        (kept,) = curate(items, processes=1).kept
+        assert kept.properties["e_hull"] == 0.0
 
 
 def test_duplicates_of_other_layer_groups_merge_too() -> None:

@@ -22,6 +22,7 @@ def honeycomb(first: int, second: int, bond: float) -> LayerCrystal:
     return LayerCrystal(78, (a, a, 120.0), (Site(first, "a", (0, 0, 0)), Site(second, "b", (1 / 3, 2 / 3, 0))))
 
 
+THIRD = (1 / 3, 2 / 3)
 # two flat hexagonal BN sheets in AA stacking, 4.5 angstrom apart
 TWO_SHEETS = LayerCrystal(
     65, (2.51, 2.51, 120.0), (Site(5, "b", (1 / 3, 2 / 3, 2.25)), Site(7, "c", (2 / 3, 1 / 3, -2.25)))
@@ -61,6 +62,17 @@ def test_sheets_that_nothing_binds_are_no_layer_until_they_are_pulled_together()
     torn = to_batch([TWO_SHEETS])
     assert not bonded_layers(torn).item()
     assert bonded_layers(settle(torn)).item()
+
+
+@pytest.mark.parametrize("half", [2.75, 3.25, 5.0])
+def test_sheets_are_no_layer_however_far_apart(half: float) -> None:
+    """Also where nothing is within reach, four times the sum of the radii."""
+    low, high = (Site(z, p, (*xy, h)) for z, p, xy, h in ((5, "b", THIRD, half), (7, "c", THIRD[::-1], -half)))
+    assert not bonded_layers(to_batch([LayerCrystal(65, (2.51, 2.51, 120.0), (low, high))])).item()
+
+
+def test_an_atom_alone_in_its_cell_is_no_layer() -> None:
+    assert not bonded_layers(to_batch([LayerCrystal(1, (12.0, 12.0, 90.0), (Site(1, "a", (0, 0, 0)),))])).item()
 
 
 def without_symmetry(structure: Structure) -> LayerCrystal:

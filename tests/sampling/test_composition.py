@@ -95,6 +95,7 @@ def test_what_cannot_be_is_refused_with_the_positions() -> None:
         ({"formula": ""}, "whole numbers|cannot be read"),
         ({"elements": "Mo,Qq"}, "'Qq' is no element"),
         ({"elements": " , "}, "names none"),
+        ({"elements": "Mo,S,Rf"}, "Rf is beyond Lr, the last element"),
         ({"formula": "MoS2", "elements": "Mo,Se"}, "outside elements"),
         ({"formula": "MoS2", "n_atoms": 4}, "multiple of the 3 atoms"),
         ({"n_atoms": 41}, "1 to 40"),

@@ -21,6 +21,7 @@ from scipy.optimize import linprog
 
 from scdm_flows.errors import ReferenceDataError
 from scdm_flows.thermo.build import elsewhere, table_rows, write_table
+from scdm_flows.thermo.competing_phases import compete, place, points
 from scdm_flows.thermo.hull import Phase, PhaseSystem, energy_above_hull
 from scdm_flows.thermo.scales import PhaseSet, chemical_potentials, convert
 from scdm_flows.thermo.sources import c2db_layers, hull_energies, published_phases
@@ -66,6 +67,21 @@ def test_a_phase_has_the_atoms_of_its_formula(formula: str, atoms: dict[str, int
     total = sum(atoms.values())
     wanted = {element: n / total for element, n in atoms.items()}
     assert Phase.from_formula("p", formula, 0.0).fractions == pytest.approx(wanted)
+
+
+def test_a_layer_of_an_element_never_becomes_its_reference() -> None:
+    """One below the bulk is below the hull by as much; it competes with nothing, and nothing lies higher for it."""
+    bulk = [Phase("B", {"B": 1.0}, 0.0, "B"), Phase("N", {"N": 1.0}, 0.0, "N")]
+    layers = [Phase("one", {"B": 1.0}, -0.05, "B2"), Phase("two", {"B": 1.0}, -0.02, "B3")]
+    nitride = Phase("nitride", {"B": 0.75, "N": 0.25}, -0.2, "B3N")
+    system = PhaseSystem(["B", "N"], bulk)
+    placed = place(system, [*layers, nitride])
+    found = compete(placed, system, [*layers, nitride])
+    assert [p.e_above_hull for p in found] == pytest.approx([-0.05, -0.02, -0.2])
+    assert [p.computed_competitors for p in found] == [(), (), ()]
+    drawn = {p.name: p for p in points(["B", "N"], bulk, [*layers, nitride])}
+    assert drawn["B"].formation_energy_per_atom == 0
+    assert {name for name, p in drawn.items() if p.stable} == {"B", "N", "nitride"}
 
 
 def test_new_stable_phase_is_negative_and_decomposes_to_its_rivals() -> None:

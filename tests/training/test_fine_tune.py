@@ -11,9 +11,10 @@ import torch
 from scdm_models.errors import DatasetError
 from scdm_models.model.batch import to_batch
 from scdm_models.model.checkpoint import Checkpoint, load_checkpoint
+from scdm_models.model.denoiser import stability_class
 from scdm_models.sampling.sampler import generate
 from scdm_models.symmetry.encoding import LayerCrystal
-from scdm_models.training.fine_tune import fine_tune, shared
+from scdm_models.training.fine_tune import _told, fine_tune, shared
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,16 @@ def test_the_same_call_writes_the_same_file_on_any_number_of_threads(
     finally:
         torch.set_num_threads(threads)
     assert ids[0] == ids[1]
+
+
+def test_classes_of_stability_are_those_of_sampling() -> None:
+    # up to 0.2 eV/atom three classes are drawn alike (skeletons.draw_skeletons); without a condition none is told
+    assert stability_class(0.2) == 2
+    torch.manual_seed(0)
+    told = torch.cat([_told(stability_class(0.2) + 1) for _ in range(50)])
+    share = torch.bincount(told, minlength=3) / len(told)
+    assert share.tolist() == pytest.approx([1 / 3] * 3, abs=0.05)
+    assert set(_told(stability_class(None) + 1).tolist()) == {-1}
 
 
 def test_a_find_repeated_is_worth_no_more(own: list[LayerCrystal]) -> None:

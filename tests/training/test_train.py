@@ -83,6 +83,33 @@ def test_the_state_of_another_training_is_refused(tmp_path: Path) -> None:
         train(crystals, ids, out, replace(config, seed=1))
 
 
+def test_a_training_of_another_length_goes_on_up_to_the_cooldown(tmp_path: Path) -> None:
+    """After it a longer one would have another learning rate behind it, and a shorter one too many epochs."""
+    (tmp_path / "c.yaml").write_text(TINY)
+    config = replace(load_train_config(tmp_path / "c.yaml"), skeleton_epochs=6, geometry_epochs=1, cooldown=0.5)
+    crystals, ids = layers(60), [f"c{k}" for k in range(60)]
+
+    def stopped(epoch: int) -> Path:
+        def kill(p: Progress) -> None:
+            if p.epoch == epoch + 1:  # the state is that of the epoch before
+                raise Killed
+
+        out = tmp_path / f"{epoch}.safetensors"
+        with pytest.raises(Killed):
+            train(crystals, ids, out, config, progress=kill, save_seconds=0)
+        return out
+
+    longer = replace(config, skeleton_epochs=8)
+    whole = train(crystals, ids, tmp_path / "whole.safetensors", longer)
+    assert train(crystals, ids, stopped(3), longer) == whole
+    out = stopped(4)
+    for epochs in (3, 8):
+        with pytest.raises(CheckpointError, match=rf"epoch 4 of skeleton's 6; with {epochs} epochs"):
+            train(crystals, ids, out, replace(config, skeleton_epochs=epochs))
+    with pytest.raises(CheckpointError, match="another configuration"):
+        train(crystals, ids, out, replace(config, validate_every=2))
+
+
 def untrained(config: NetworkConfig, seed: int, height: float = 1.0) -> Checkpoint:
     """A checkpoint of random weights. The model id does not tell those of different seeds apart."""
     torch.manual_seed(seed)

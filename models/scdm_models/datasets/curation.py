@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import spglib
 from pymatgen.core import Structure
@@ -284,10 +284,13 @@ def _reduced_counts(layer: CuratedLayer) -> tuple[tuple[int, int], ...]:
     return tuple(sorted((element, n // divisor) for element, n in counts.items()))
 
 
+E_HULL = "e_hull"  # property of C2DB's layers: DFT's energy above hull, eV/atom
+
+
 def _merge(
     layers: list[CuratedLayer], dropped: list[Dropped], processes: int, progress: _Progress | None
 ) -> list[CuratedLayer]:
-    """The first of each set of equal layers; the others go to ``dropped``.
+    """The first of each set of equal layers; the others go to ``dropped``. DFT's E_hull of one of them is kept.
 
     The symmetrised layers of a formula are compared whatever their groups are: one that was relaxed less well than
     its copy is often found in a subgroup.
@@ -299,6 +302,7 @@ def _merge(
     blocks = [several[i : i + _CHUNK] for i in range(0, len(several), _CHUNK)]
     merged: dict[int, tuple[str, ...]] = {}
     gone: set[int] = set()
+    labels: dict[int, Any] = {}
     done = 0
     jobs = [[[layers[i] for i in members] for members in block] for block in blocks]
     for block, result in zip(blocks, _map(_group_chunk, jobs, processes), strict=True):
@@ -306,6 +310,9 @@ def _merge(
             for group in groups:
                 first, *others = (members[k] for k in group)
                 merged[first] = tuple(layers[i].id for i in others)
+                known = [e for i in (first, *others) if (e := layers[i].properties.get(E_HULL)) is not None]
+                if known:
+                    labels[first] = known[0]
                 for i in others:
                     gone.add(i)
                     reason = f"the same layer as {layers[first].id} ({layers[first].source})"
@@ -313,7 +320,15 @@ def _merge(
         done += len(block)
         if progress is not None:
             progress("duplicates", done, len(several))
-    return [replace(layer, merged=merged.get(i, ())) for i, layer in enumerate(layers) if i not in gone]
+    return [
+        replace(
+            layer,
+            merged=merged.get(i, ()),
+            properties=layer.properties | ({E_HULL: labels[i]} if i in labels else {}),
+        )
+        for i, layer in enumerate(layers)
+        if i not in gone
+    ]
 
 
 def _map(function: Callable[[_In], _Out], jobs: list[_In], processes: int) -> Iterator[_Out]:

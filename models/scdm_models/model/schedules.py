@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-PLANE_SIGMA = (0.004, 0.5)  # in units of sqrt(cell area); at 0.5 the wrapped normal is flat to 1 %
+PLANE_SIGMA = (0.004, 0.5)  # in units of sqrt(cell area); at 0.5 the wrapped normal is flat to 3 %, on a few lines not
 RATIO = (0.01, 15.0)  # noise-to-signal ratio of heights and lattice; 0.01 is 0.03 angstrom of height
 
 

@@ -142,8 +142,11 @@ def _pairs(atoms: _Atoms) -> tuple[Array, Array, NDArray[np.int64]]:
     return vector, ratio, cells.astype(np.int64)
 
 
-def _gaps(atoms: _Atoms, ratio: Array, cells: NDArray[np.int64]) -> list[tuple[int, int, float]]:
-    """(site, site, length) of the bonds a spanning net needs beyond those up to ``LONGEST``; empty for one layer."""
+def _gaps(atoms: _Atoms, ratio: Array, cells: NDArray[np.int64]) -> list[tuple[int, int, float]] | None:
+    """(site, site, length) of the bonds a spanning net needs beyond those up to ``LONGEST``; empty for one layer.
+
+    None where those up to ``REACH`` make none.
+    """
     n = len(atoms.site)
     upper = np.triu(np.ones((n, n), dtype=bool))[..., None] & (ratio < REACH)
     i, j, image = np.nonzero(upper)
@@ -160,7 +163,7 @@ def _gaps(atoms: _Atoms, ratio: Array, cells: NDArray[np.int64]) -> list[tuple[i
         if net.add(a, b, tuple(shift)) and k >= bonded:
             length = float(value[k] * (atoms.radius[a] + atoms.radius[b]))
             gaps.append((int(atoms.site[a]), int(atoms.site[b]), length))
-    return gaps
+    return gaps if net.one_layer else None
 
 
 def _step(
@@ -226,7 +229,7 @@ def bonded_layers(batch: CrystalBatch) -> torch.Tensor:
         atoms = _atoms(batch, row, matrices[row])
         _, ratio, cells = _pairs(atoms)
         shortest = shortest_ratios()[atoms.element[:, None], atoms.element]
-        good.append(bool((ratio >= shortest[..., None]).all()) and not _gaps(atoms, ratio, cells))
+        good.append(bool((ratio >= shortest[..., None]).all()) and _gaps(atoms, ratio, cells) == [])
     return torch.tensor(good)
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pymatgen.core import Composition, Element
 
 from scdm_models.errors import GenerationError
+from scdm_models.model.elements import MAX_Z
 from scdm_models.symmetry.encoding import MAX_ATOMS
 from scdm_models.symmetry.tables import layer_group
 
@@ -121,6 +122,11 @@ def _numbers(symbols: Collection[str]) -> list[int]:
     unknown = ", ".join(repr(symbol) for symbol in symbols if not Element.is_valid_symbol(symbol))
     if unknown:
         raise GenerationError(f"{unknown} is no element; give symbols such as Mo,S,Se")
+    beyond = ", ".join(symbol for symbol in symbols if Element(symbol).Z > MAX_Z)
+    if beyond:
+        raise GenerationError(
+            f"{beyond} is beyond {Element.from_Z(MAX_Z)}, the last element that models know; leave out"
+        )
     return [int(Element(symbol).Z) for symbol in symbols]
 
 

@@ -67,7 +67,7 @@ def fine_tune(
     out
         File to write.
     e_above_hull
-        Condition of stability with which samples will be drawn, eV/atom; None draws without.
+        Condition of stability with which samples will be drawn, eV/atom, each class up to it alike; None: without.
     steps
         Training steps.
     pull
@@ -92,17 +92,17 @@ def fine_tune(
     torch.manual_seed(seed)
     model = copy.deepcopy(start.model)
     batch, mine = to_batch(found), to_batch(held) if held else None
-    told = stability_class(e_above_hull)
+    classes = stability_class(e_above_hull) + 1
     optimizer = torch.optim.AdamW(model.skeleton.parameters(), lr=LEARNING_RATE)
     model.train()
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * step / steps))
         index = torch.multinomial(worth, BATCH, replacement=True)
-        loss = model.skeleton_loss(batch.take(index), stability=torch.full((BATCH,), told))
+        loss = model.skeleton_loss(batch.take(index), stability=_told(classes))
         if mine is not None and pull > 0:
             index = torch.randint(len(mine), (BATCH,))
-            loss = loss + pull * model.skeleton_loss(mine.take(index), stability=torch.full((BATCH,), told))
+            loss = loss + pull * model.skeleton_loss(mine.take(index), stability=_told(classes))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.skeleton.parameters(), 1.0)
@@ -121,3 +121,8 @@ def fine_tune(
         },
     }  # fmt: skip
     return save_checkpoint(out, model, prior, card, start.prototypes)
+
+
+def _told(classes: int) -> torch.Tensor:
+    """(BATCH,) classes of stability as the sampler draws them, uniform below ``classes``; -1 where there are none."""
+    return torch.randint(classes, (BATCH,)) if classes else torch.full((BATCH,), -1)

@@ -1,7 +1,7 @@
 """Trains SCDM and UnSCDM on a curated data set: the epochs of both networks, and the checkpoint that they end in.
 
 Everything that an epoch draws comes from the seed, the phase and the epoch's number, and the state is written between
-epochs: a training that is killed and started again ends in the same checkpoint, bit for bit, on a CPU.
+epochs: a training that is killed and started again ends in the same checkpoint, bit for bit, on one thread of a CPU.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from scdm_models.symmetry.encoding import LayerCrystal, without_symmetry
 from scdm_models.training.copies import pairs
 from scdm_models.training.data_split import chemical_system, split
 from scdm_models.training.train_config import NAMES, PHASES, Phase, TrainConfig
-from scdm_models.training.train_state import TrainState, identity_of, load_state, save_state
+from scdm_models.training.train_state import TrainState, check_length, identity_of, load_state, save_state
 
 
 @dataclass
@@ -338,6 +338,7 @@ def _train_phase(
     best = {k: v.clone() for k, v in mean.state_dict().items()}
     if resumed is not None:
         state, tensors = resumed
+        check_length(state_file, state, epochs, config.cooldown)
         model.load_state_dict(_part(tensors, "model."))
         average.load_state_dict(_part(tensors, "average."))
         best = _part(tensors, "best.")
@@ -346,6 +347,7 @@ def _train_phase(
             number, key = name.split(".")
             saved["state"].setdefault(int(number), {})[key] = value
         optimizer.load_state_dict(saved)
+    state.epochs, state.cooldown = epochs, config.cooldown
     device = data.training.params.device
     # distances want all digits of a float
     mixed = torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda" and phase == "skeleton")

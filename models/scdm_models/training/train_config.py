@@ -53,7 +53,7 @@ class TrainConfig:
     seed
         Of initialisation, order and noise.
     threads
-        CPU threads.
+        CPU threads. With more than one a gradient's sums have no fixed order, and a training is not the same twice.
     device
         ``cpu``, ``cuda`` (bfloat16 where it helps) or ``auto``: cuda where there is one.
     network
@@ -74,7 +74,7 @@ class TrainConfig:
     validation_fraction: float = 0.08
     validate_every: int = 5
     seed: int = 0
-    threads: int = 2
+    threads: int = 1
     device: str = "auto"
     network: NetworkConfig = field(default_factory=NetworkConfig)
 

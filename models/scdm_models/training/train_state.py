@@ -22,7 +22,10 @@ from scdm_models.training.train_config import Phase, TrainConfig
 
 @dataclass
 class TrainState:
-    """Where a training of one network stands: the numbers, besides the tensors, that it needs to go on."""
+    """Where a training of one network stands: the numbers, besides the tensors, that it needs to go on.
+
+    epochs, cooldown: of the configuration that it was last trained with; 0 where an older version did not write them.
+    """
 
     phase: Phase
     epoch: int = 0
@@ -30,6 +33,8 @@ class TrainState:
     seconds: float = 0.0
     best: float = math.inf
     best_epoch: int = 0
+    epochs: int = 0
+    cooldown: float = 0.0
     log: list[list[Any]] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
 
@@ -46,9 +51,10 @@ def identity_of(
     """What makes two trainings the same: the data and its split, all of the configuration but machine and lengths, the
     checkpoint that they start from and which of its networks are kept.
 
-    Up to the cooldown a training does not depend on its length, so a longer or shorter one may go on from it.
+    Up to the cooldown a training does not depend on its length, so a longer or shorter one may go on from it
+    (``check_length``).
     """
-    free = ("threads", "device", "skeleton_epochs", "geometry_epochs", "cooldown", "validate_every")
+    free = ("threads", "device", "skeleton_epochs", "geometry_epochs", "cooldown")
     settings = {k: v for k, v in asdict(config).items() if k not in free}
     begun = None if start is None else [start.model_id, asdict(start.model.scales), _digest(start), kept]
     content = json.dumps([settings, by, ids, classes, [c.to_dict() for c in crystals], begun], sort_keys=True)
@@ -62,6 +68,19 @@ def _digest(start: Checkpoint) -> str:
         sha.update(f"{name}:{tuple(value.shape)}".encode())
         sha.update(value.cpu().numpy().tobytes())
     return sha.hexdigest()
+
+
+def check_length(path: Path, state: TrainState, epochs: int, cooldown: float) -> None:
+    """``CheckpointError`` where a training of another length cannot go on from a state, which is in a cooldown."""
+    if (state.epochs, state.cooldown) == (epochs, cooldown):
+        return
+    begins = min((1 - share) * n for n, share in ((state.epochs or epochs, state.cooldown), (epochs, cooldown)))
+    if state.epoch > begins:
+        raise CheckpointError(
+            f"{path} stands at epoch {state.epoch} of {state.phase}'s {state.epochs or 'unknown'}; with "
+            f"{epochs} epochs and cooldown {cooldown:g} it would have begun to cool down at epoch {begins:g}, so it is "
+            "no part of that training; give the numbers that it was begun with, or remove it to train anew"
+        )
 
 
 def save_state(

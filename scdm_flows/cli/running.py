@@ -10,6 +10,7 @@ import click
 
 from scdm_flows.cli.launchpad import initialise, launchpad_dir
 from scdm_flows.cli.progress import progress_bar
+from scdm_flows.errors import CampaignError
 
 HOURS = click.option(
     "--hours",
@@ -39,9 +40,10 @@ def run_and_build(
     Raises
     ------
     CampaignError
-        As ``run_campaign``, or if another process runs it.
+        As ``run_campaign``, or if another process or workers run it.
     """
     from scdm_flows.builders import build_all
+    from scdm_flows.campaigns.removal import who_computes
     from scdm_flows.campaigns.under_way import running
     from scdm_flows.config.settings import get_settings
     from scdm_flows.execution.jobs import quiet
@@ -50,6 +52,9 @@ def run_and_build(
 
     quiet()
     with progress_bar() as report, running(connected, config.name):
+        busy = who_computes(connected.mongo, config.name)
+        if busy is not None:
+            raise CampaignError(f"campaign {config.name!r} would be computed twice: {busy}")
         result = run_campaign(
             config,
             connected,

@@ -63,8 +63,8 @@ def compete(placed: Sequence[Placed], references: PhaseSystem, lower: Sequence[P
     """The places of the candidates of a chemical system.
 
     placed: its candidates; lower: all candidates below the references' hull that may compete, of the system and its
-    subsystems, (those among ``placed`` do not compete with themselves). A layer of an element never becomes the element's
-    reference, so it competes with nothing: else all energies of the element's compounds would be above it.
+    subsystems, (those among ``placed`` do not compete with themselves). A layer of an element never becomes the
+    element's reference, so it competes with nothing: else it would lift all compounds of the element.
     """
     lower = [phase for phase in lower if len(phase.fractions) > 1]
     if not lower:

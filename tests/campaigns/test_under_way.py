@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,8 @@ from scdm_flows.campaigns.controls import loop_key
 from scdm_flows.cli.running import run_and_build
 from scdm_flows.config import parse_config
 from scdm_flows.documents import utc_now
-from scdm_flows.errors import CampaignError
+from scdm_flows.errors import CampaignError, ScdmError
+from scdm_flows.execution.fireworks import submit
 from scdm_flows.stores import Database
 from scdm_flows.stores.names import CONTROLS
 
@@ -61,6 +63,27 @@ def test_a_campaign_is_not_run_twice_at_once() -> None:
     with pytest.raises(CampaignError, match="campaign 'c' is run by another process already"):
         run_and_build(config, database, processes=1)
     assert database.campaign("c") is None
+
+
+def test_what_a_process_runs_is_not_put_on_the_launchpad(any_database: Database) -> None:
+    mark(any_database)
+    config = parse_config({"name": "c", "generator": {"kind": "files", "paths": ["/nowhere.cif"]}})
+    with pytest.raises(CampaignError, match=r"campaign 'c' is run by another process \(process 1 on elsewhere"):
+        submit(config, any_database, launchpad=SimpleNamespace(db=any_database.mongo))
+    assert any_database.campaign("c") is None
+
+
+def test_what_workers_run_is_not_run_here() -> None:
+    database = memory_database()
+    jobs = database.mongo["fireworks"]
+    jobs.insert_one({"fw_id": 1, "name": "relax c-1", "state": "RUNNING", "spec": {"campaign": "c"}})
+    config = parse_config({"name": "c", "generator": {"kind": "files", "paths": ["/nowhere.cif"]}})
+    words = r"computed twice: 1 of its jobs run on the LaunchPad, such as relax c-1; .* gives back those of workers"
+    with pytest.raises(CampaignError, match=words):
+        run_and_build(config, database, processes=1)
+    jobs.update_one({}, {"$set": {"state": "READY"}})  # one may take over what waits
+    with pytest.raises(ScdmError, match="nowhere.cif"):
+        run_and_build(config, database, processes=1)
 
 
 def test_a_process_that_is_gone_is_not_in_the_way(any_database: Database) -> None:

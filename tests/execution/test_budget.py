@@ -110,6 +110,18 @@ def test_no_more_candidates_than_allowed_and_a_raised_budget_lets_more_past(
     assert len(set(idle_engine)) == 5
 
 
+def test_what_was_run_here_before_has_its_share(tmp_path: Path, database: Database, idle_engine: list[str]) -> None:
+    with chdir(tmp_path):
+        result = run_campaign(campaign(tmp_path, n=8, shard=3, max_candidates=4), database, processes=1)
+    assert result.computed == 4
+    more = campaign(tmp_path, n=8, shard=3, max_candidates=6)
+    assert launch.submit(more, database) == 2
+    work(launch.launchpad_of(database))
+    assert launch.submit(more, database) == 0
+    assert sum(control_of(database.mongo, "b").shares.values()) == 6
+    assert len(set(idle_engine)) == 2
+
+
 def test_shards_that_are_screened_at_the_same_moment_share_one_budget(tmp_path: Path, database: Database) -> None:
     launch.submit(campaign(tmp_path, max_candidates=25), database)
     launchpad = launch.launchpad_of(database)

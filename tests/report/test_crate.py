@@ -178,6 +178,26 @@ def test_from_dft_back_to_the_sample_through_the_promotion(promoted: Crate) -> N
     assert volume("structures/demo-000000000000.cif") == pytest.approx(1.01 * volume(sample))
 
 
+def test_ancestors_of_several_campaigns_are_there_with_their_campaigns(tmp_path: Path) -> None:
+    """As a round of a loop chooses from all rounds before."""
+    database = memory_database()
+    store_campaigns(database)
+    database.mongo["candidates"].update_one({"candidate_id": "demo-000000000002"}, {"$set": {"campaign": "earlier"}})
+    campaign = database.campaign("demo")
+    assert campaign is not None
+    earlier = campaign.model_copy(update={"name": "earlier", "config": {**campaign.config, "name": "earlier"}})
+    database.upsert(database.campaigns, [earlier.model_dump()])
+    chosen = ["demo-000000000000", "demo-000000000002"]
+    database.mongo["campaigns"].update_one({"name": "demo-gpaw"}, {"$set": {"config.generator.candidates": chosen}})
+    export(database, "demo-gpaw", tmp_path / "crate")
+    crate = Crate(tmp_path / "crate")
+    for number in (0, 1):
+        (parent,) = crate.refs(f"samples/demo-gpaw-{number:012x}.cif", "isBasedOn")
+        assert parent == f"structures/{chosen[number]}.cif"
+        assert "no longer stored" not in crate.entities[parent]["description"]
+    assert (tmp_path / "crate" / "campaigns" / "earlier.yaml").is_file()
+
+
 def test_a_parent_that_is_gone_is_remembered_and_a_failure_is_one(promoted: Crate) -> None:
     (parent,) = promoted.refs("samples/demo-gpaw-000000000002.cif", "isBasedOn")
     assert promoted.types(parent) == {"CreativeWork"}

@@ -194,10 +194,10 @@ def test_many_compositions_at_once_are_those_of_a_general_solver(elements: int, 
     asked = fractions(80)
     system = PhaseSystem(names, phases)
     found = system.place_all([dict(zip(names, row.tolist(), strict=True)) for row in asked], [0.0] * len(asked))
-    for row, place in zip(asked, found, strict=True):
+    for row, hull in zip(asked, found, strict=True):
         solved = linprog(energy, A_eq=x.T, b_eq=row, method="highs")
-        assert place.e_above_hull == pytest.approx(-solved.fun, abs=1e-9)
-        numbers, weights = [int(i) for i in place.decomposition], np.array(list(place.decomposition.values()))
+        assert hull.e_above_hull == pytest.approx(-solved.fun, abs=1e-9)
+        numbers, weights = [int(i) for i in hull.decomposition], np.array(list(hull.decomposition.values()))
         assert weights @ x[numbers] == pytest.approx(row, abs=1e-9)
         assert weights @ energy[numbers] == pytest.approx(solved.fun, abs=1e-9)
 

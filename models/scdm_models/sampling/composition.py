@@ -124,9 +124,8 @@ def _numbers(symbols: Collection[str]) -> list[int]:
         raise GenerationError(f"{unknown} is no element; give symbols such as Mo,S,Se")
     beyond = ", ".join(symbol for symbol in symbols if Element(symbol).Z > MAX_Z)
     if beyond:
-        raise GenerationError(
-            f"{beyond} is beyond {Element.from_Z(MAX_Z)}, the last element that models know; leave out"
-        )
+        last = Element.from_Z(MAX_Z)
+        raise GenerationError(f"{beyond} is beyond {last}, the last element that models know; leave it out")
     return [int(Element(symbol).Z) for symbol in symbols]
 
 

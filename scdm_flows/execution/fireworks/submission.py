@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from fireworks import LaunchPad
 
 from scdm_flows.builders import build_all
+from scdm_flows.campaigns.budget import take_candidates
 from scdm_flows.campaigns.choice import choose, needs_ranking
 from scdm_flows.campaigns.controls import control_of, refuse_cancelled
 from scdm_flows.campaigns.plan import Plan, Stored, plan
 from scdm_flows.campaigns.registration import registered
 from scdm_flows.campaigns.stored import relaxed_structure, repeats, screened, stored_of
+from scdm_flows.campaigns.under_way import who_runs
 from scdm_flows.config import CampaignConfig
 from scdm_flows.documents import StageName
+from scdm_flows.errors import CampaignError
 from scdm_flows.execution.fireworks.firetask import insert_candidates, workflow_of
 from scdm_flows.execution.fireworks.launchpad import launchpad_of
 from scdm_flows.execution.fireworks.progress import collect_failures, span
@@ -34,6 +37,7 @@ class Missing:
 
     shards: list[int]
     candidates: dict[int, list[str]]
+    accepted: dict[int, list[str]]  # all of each shard that the screen let past, whatever is open
 
 
 def submit(config: CampaignConfig, database: Database, launchpad: LaunchPad | None = None) -> int:
@@ -45,7 +49,7 @@ def submit(config: CampaignConfig, database: Database, launchpad: LaunchPad | No
     Raises
     ------
     CampaignError
-        If a campaign of this name has another configuration, or was cancelled.
+        If a campaign of this name has another configuration, was cancelled, or another process runs it.
     EngineError
         If the engine lacks what it needs.
     StoreError
@@ -53,8 +57,16 @@ def submit(config: CampaignConfig, database: Database, launchpad: LaunchPad | No
     """
     launchpad = launchpad or launchpad_of(database)
     refuse_cancelled(database, config.name)
+    run = who_runs(database.mongo, config.name)
+    if run is not None:
+        raise CampaignError(
+            f"campaign {config.name!r} is run by another process ({run}), so workers would compute the same; wait for "
+            "its end, or stop it with Ctrl-C, and submit what it has left"
+        )
     config = registered(config, database)
     missing, added = missing_work(config, database, launchpad), 0
+    for shard, accepted in sorted(missing.accepted.items()):  # what was run here has its share of the budget too
+        take_candidates(launchpad.db, config.name, shard, accepted)
     for start in range(0, len(missing.shards), AT_ONCE):
         flows = ((k, shard_flow(config, k)) for k in missing.shards[start : start + AT_ONCE])
         added += insert(launchpad, [workflow_of(flow, campaign=config.name, shard=k) for k, flow in flows])
@@ -80,6 +92,7 @@ def missing_work(config: CampaignConfig, database: Database, launchpad: LaunchPa
     return Missing(
         [k for k in now.shards if f"{config.name}:shard{k}" not in whole],
         {k: found for k, ids in stored.accepted.items() if (found := [c for c in ids if c in lacking])},
+        {k: list(ids) for k, ids in stored.accepted.items()},
     )
 
 

@@ -113,11 +113,13 @@ class _Run:
         failed_before = self.failed
         todo = [self.samples[c] for c in now.candidates]
         failed, held = self._run_candidates(todo, len(now.past))
-        before = len(now.past) - len(todo)
+        before, held_candidates = len(now.past) - len(todo), held
         if self._plan().choose and self.config.budget.phonons is not None:
-            failed += self._run_phonons()
+            failed_phonons, held_phonons = self._run_phonons()
+            failed, held = failed + failed_phonons, held + held_phonons
         failed += failed_before
-        return RunResult(len(now.past) + now.left_out, len(todo) - held, before, failed, now.left_out + held)
+        left = now.left_out + held
+        return RunResult(len(now.past) + now.left_out, len(todo) - held_candidates, before, failed, left)
 
     def _plan(self) -> Plan:
         stored = stored_of(self.config, self.database, repeated=self.repeated)
@@ -167,8 +169,8 @@ class _Run:
             self.report(step, before + self.done, total)
         return failed, held
 
-    def _run_phonons(self) -> int:
-        """Choose the best and compute their phonons; returns how many failed now."""
+    def _run_phonons(self) -> tuple[int, int]:
+        """Choose the best and compute their phonons; returns how many failed now and how many did not begin."""
         self.report("novelty, hulls and ranking", 0, 1)
         stored = stored_of(self.config, self.database, repeated=self.repeated)
         if needs_ranking(self.config, None if stored.chosen is None else list(stored.chosen)):
@@ -177,12 +179,14 @@ class _Run:
         self.report("novelty, hulls and ranking", 1, 1)
         todo = list(self._plan().phonons)
         self.report("phonon", len(best) - len(todo), len(best))
-        failed = 0
+        failed, held = 0, 0
         task = partial(run_phonons, deadline=self.deadline)
         for done, (candidate, outcome) in enumerate(self._spread(todo, task), 1):
-            failed += self._judged(candidate, outcome) is False
+            ok = self._judged(candidate, outcome)
+            failed += ok is False
+            held += ok is None
             self.report("phonon", len(best) - len(todo) + done, len(best))
-        return failed
+        return failed, held
 
     def _set_state(self, state: CampaignState) -> None:
         document = self.database.campaign(self.config.name)

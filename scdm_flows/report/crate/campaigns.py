@@ -24,6 +24,8 @@ from scdm_flows.thermo.energy_model import PACKAGED, load_energy_model_card
 if TYPE_CHECKING:
     from scdm_flows.stores.database import Database
 
+BATCH = 500  # ids of one query
+
 
 @dataclass(frozen=True)
 class Ingredient:
@@ -113,17 +115,28 @@ class Exported:
 
 
 def exported(query: CandidateDB, name: str) -> tuple[list[Exported], str | None]:
-    """The campaign and those that it was promoted from, the nearest first; and the name of a parent that is gone.
+    """The campaign and those that its candidates come from, the nearest first; and the name of one that is gone.
 
     ``CampaignError`` where there is no campaign of this name.
     """
-    found = [_exported(query.campaign(name))]
-    while (parent := found[-1].parent) is not None and parent not in {one.name for one in found}:
-        try:
-            found.append(_exported(query.campaign(parent)))
-        except CampaignError:
-            return found, parent
-    return found, None
+    found, gone = [_exported(query.campaign(name))], None
+    for one in found:  # grows
+        for parent in _parents(query, one):
+            if parent in {other.name for other in found}:
+                continue
+            try:
+                found.append(_exported(query.campaign(parent)))
+            except CampaignError:
+                gone = gone or parent
+    return found, gone
+
+
+def _parents(query: CandidateDB, one: Exported) -> list[str]:
+    """Campaigns that a campaign was promoted from; a list of candidates may be of several, as a loop's round is."""
+    named = sorted(getattr(one.config.generator, "candidates", None) or ())
+    batches = (named[start : start + BATCH] for start in range(0, len(named), BATCH))
+    of_candidates = {c.campaign for batch in batches for c in query.find(candidate_id=batch)}
+    return list(dict.fromkeys([*([one.parent] if one.parent is not None else []), *sorted(of_candidates)]))
 
 
 def _exported(document: CampaignDoc) -> Exported:

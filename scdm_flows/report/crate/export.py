@@ -22,7 +22,7 @@ from scdm_flows.documents import CampaignState, CandidateDoc, StageName
 from scdm_flows.errors import OutputError
 from scdm_flows.query import CandidateDB
 from scdm_flows.query.candidate_files import as_cif
-from scdm_flows.report.crate.campaigns import Exported, exported
+from scdm_flows.report.crate.campaigns import BATCH, Exported, exported
 from scdm_flows.report.crate.folder import Folder, Lines
 from scdm_flows.report.crate.graph import Content, describe
 from scdm_flows.report.crate.private import Private
@@ -63,7 +63,6 @@ database_description: candidates of campaign {name}, two-dimensional materials b
 entries:
   jsonl_path: {file}
 """
-_BATCH = 500  # ids of one query
 
 
 class EntryFile(Protocol):
@@ -240,8 +239,8 @@ class _Crate:
         done: set[str] = set()
         with Lines(self.folder, ANCESTORS) as lines:
             while wanted := sorted(self.parents - done):
-                for start in range(0, len(wanted), _BATCH):
-                    batch = wanted[start : start + _BATCH]
+                for start in range(0, len(wanted), BATCH):
+                    batch = wanted[start : start + BATCH]
                     for document in self.query.find(sort="candidate_id", candidate_id=batch):
                         lines.write(self._plain(document))
                         if (campaign := by_name.get(document.campaign)) is not None:

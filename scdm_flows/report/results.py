@@ -270,7 +270,9 @@ def _draws(study: Study) -> str | None:
     if kept:
         text += (
             f" Kept are {' and '.join(kept)} (`models/cards/results.json`). That is of a few hundred samples: the more "
-            "are drawn, the more repeat a skeleton, and the share falls."
+            "are drawn, the more repeat a skeleton, and the share falls. UnSCDM's skeleton is the content of its cell "
+            "alone, so that no two of its samples of one call have the same, while SCDM's may, in other groups or "
+            "positions."
         )
     return text
 

@@ -29,6 +29,7 @@ from scdm_flows.analysis.fidelity import beside_c2db
 from scdm_flows.analysis.magnetism import lowest
 from scdm_flows.analysis.phonons import in_plane_path
 from scdm_flows.analysis.stability import c2db_criteria
+from scdm_flows.analysis.symmetrise import symmetrised
 from scdm_flows.config import GpawEngineConfig, parse_config
 from scdm_flows.documents import StaticSummary
 from scdm_flows.documents.static import MagneticOrder
@@ -37,7 +38,7 @@ from scdm_flows.engines.attempts import Attempts, among
 from scdm_flows.engines.gpaw import inputs, offsets, presets, process, validate
 from scdm_flows.engines.gpaw.engine import GpawEngine
 from scdm_flows.engines.gpaw.flows import bands
-from scdm_flows.engines.gpaw.layers import geometry, structure_of, symmetrised
+from scdm_flows.engines.gpaw.layers import geometry, structure_of
 from scdm_flows.engines.gpaw.makers import GpawMaker, GpawRelaxMaker, hessian_of, history_of, task_document
 from scdm_flows.errors import EngineError, ReferenceDataError
 from scdm_flows.execution.jobs import hushed

@@ -16,6 +16,7 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.io.vasp.inputs import Incar, Kpoints
 from support.layers import mx2
 
+from scdm_flows.analysis.gate import rmsd
 from scdm_flows.config import VaspEngineConfig
 from scdm_flows.engines.vasp.bulk import bulk_input_set
 from scdm_flows.engines.vasp.engine import VaspEngine
@@ -437,6 +438,18 @@ def test_atoms_of_an_element_come_to_vasp_in_one_block() -> None:
     assert found.properties == {"mark": 1}
     poscar = VaspEngine(VaspEngineConfig()).input_files(mixed)["relax_1"]["POSCAR"]
     assert poscar.splitlines()[5:7] == ["S Mo", "2 1"]
+
+
+def test_a_relaxation_begins_with_the_symmetry_that_a_layer_nearly_has() -> None:
+    """As a force field leaves it: to 0.01 angstrom, of which VASP, to 1e-5, would see nothing."""
+    exact, rough = mx2("1H"), mx2("1H")
+    rough.perturb(0.001)
+    engine = VaspEngine(VaspEngineConfig())
+    begun = Structure.from_str(engine.input_files(rough)["relax_1"]["POSCAR"], fmt="poscar")
+    assert len(irreducible(begun, 0.2)[0]) == len(irreducible(exact, 0.2)[0]) < len(irreducible(rough, 0.2)[0])
+    assert np.allclose(begun.lattice.abc, rough.lattice.abc, atol=1e-3)
+    assert rmsd(rough, begun) < 0.002
+    assert [c.k_points for c in engine.cost(rough)] == [c.k_points for c in engine.cost(exact)]
 
 
 def test_k_points_of_a_list_fit_the_symmetry_that_vasp_finds() -> None:

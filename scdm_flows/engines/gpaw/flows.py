@@ -15,6 +15,7 @@ from pymatgen.core.structure import Structure
 from scdm_flows.analysis.bands import document_of_path, of_path
 from scdm_flows.analysis.phonons import in_plane_path, restoring_forces
 from scdm_flows.analysis.stability import c2db_criteria
+from scdm_flows.analysis.symmetrise import symmetrised
 from scdm_flows.config import CampaignConfig, GpawEngineConfig, stored_config
 from scdm_flows.documents.bands import BandsDoc, DosData
 from scdm_flows.documents.phonon import PhononDoc
@@ -23,7 +24,6 @@ from scdm_flows.engines import engine_of
 from scdm_flows.engines.base import phonon_document
 from scdm_flows.engines.gpaw import process
 from scdm_flows.engines.gpaw.inputs import DENSITY, bands_task
-from scdm_flows.engines.gpaw.layers import symmetrised
 from scdm_flows.engines.gpaw.makers import GpawForcesMaker, GpawStiffnessMaker
 from scdm_flows.engines.vasp.inputs import corrects_dipole
 

@@ -8,8 +8,9 @@ import numpy as np
 
 from scdm_flows.analysis.phonons import in_plane_path
 from scdm_flows.analysis.stiffness import strains
+from scdm_flows.analysis.symmetrise import symmetrised
 from scdm_flows.config import GpawEngineConfig
-from scdm_flows.engines.gpaw.layers import geometry, moments_of, symmetrised
+from scdm_flows.engines.gpaw.layers import geometry, moments_of
 from scdm_flows.engines.gpaw.presets import PRESETS, extra_energies
 from scdm_flows.engines.spin import F_METALS, OFTEN_MAGNETIC, OTHER_D_METALS, with_spin
 from scdm_flows.engines.vasp.inputs import corrects_dipole

@@ -22,6 +22,7 @@ from pymatgen.core import Lattice, Structure
 
 from scdm_flows.analysis.magnetism import orders_of
 from scdm_flows.analysis.stiffness import stiffness_tensor, strains
+from scdm_flows.analysis.symmetrise import symmetrised
 from scdm_flows.analysis.vacuum import vacuum_levels
 from scdm_flows.config import GpawEngineConfig, executed
 from scdm_flows.documents.static import VacuumLevels
@@ -29,7 +30,7 @@ from scdm_flows.engines.attempts import attempts
 from scdm_flows.engines.forcefield.curvature import first_guess
 from scdm_flows.engines.gpaw import process
 from scdm_flows.engines.gpaw.inputs import fmax_of, forces_task, order_task, relax_task, static_task, stiffness_task
-from scdm_flows.engines.gpaw.layers import structure_of, symmetrised
+from scdm_flows.engines.gpaw.layers import structure_of
 from scdm_flows.errors import EngineError, ProgramKilled, ScdmError, Unfinished
 
 log = logging.getLogger(__name__)

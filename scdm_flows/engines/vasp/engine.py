@@ -110,8 +110,9 @@ class VaspEngine:
     def cost(self, structure: Structure | None, n_atoms: int = 0) -> list[StageCost]:
         """See ``vasp_cost``."""
         from scdm_flows.engines.vasp.cost import cost, typical_layer
+        from scdm_flows.engines.vasp.inputs import as_begun
 
-        layer = typical_layer(n_atoms) if structure is None else structure
+        layer = typical_layer(n_atoms) if structure is None else as_begun(structure)
         return cost(layer, self.config, self.displaced(layer)[1])
 
     def input_files(self, structure: Structure) -> dict[str, dict[str, str]]:

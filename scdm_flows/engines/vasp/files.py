@@ -11,7 +11,7 @@ from scdm_flows.analysis.magnetism import orders_of
 from scdm_flows.analysis.stiffness import strains
 from scdm_flows.engines.spin import with_spin
 from scdm_flows.engines.vasp.checks import potcar_problems
-from scdm_flows.engines.vasp.inputs import in_blocks, input_set, with_moments
+from scdm_flows.engines.vasp.inputs import as_begun, input_set, with_moments
 from scdm_flows.engines.vasp.orders import without_density
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ spin-orbit coupling.
 
 def input_files(engine: VaspEngine, structure: Structure) -> dict[str, dict[str, str]]:
     """Run -> file name -> text; "" holds the note on all of them."""
-    config, structure = engine.config, in_blocks(structure)
+    config, structure = engine.config, as_begun(structure)
     without = bool(potcar_problems(config, [str(e) for e in structure.composition]))
     matrix, supercells = engine.displaced(structure)
     files: dict[str, dict[str, str]] = {}

@@ -20,6 +20,7 @@ from pymatgen.io.vasp.inputs import Incar, Kpoints
 
 from scdm_flows.analysis.magnetism import kinds_of_atoms
 from scdm_flows.analysis.phonons import in_plane_path
+from scdm_flows.analysis.symmetrise import symmetrised
 from scdm_flows.analysis.vacuum import mean_height
 from scdm_flows.config import VaspEngineConfig
 from scdm_flows.config.settings import get_settings
@@ -58,6 +59,13 @@ def in_blocks(structure: Structure) -> Structure:
         return structure
     found: Structure = structure.get_sorted_structure(key=lambda site: symbols.index(site.specie))
     found.properties = dict(structure.properties)
+    return found
+
+
+def as_begun(layer: Structure) -> Structure:
+    """What the first relaxation of a layer begins with: elements in blocks, the symmetry that it nearly has exact."""
+    found = symmetrised(in_blocks(layer))
+    found.properties = dict(layer.properties)
     return found
 
 

@@ -32,7 +32,7 @@ from scdm_flows.engines.attempts import attempts
 from scdm_flows.engines.vasp.checks import layer_problems
 from scdm_flows.engines.vasp.continuing import FAIR_SECONDS, beginning
 from scdm_flows.engines.vasp.disk import converged_by_itself, local_folder, needed, take_wave_functions, tidy
-from scdm_flows.engines.vasp.inputs import BAND_GAP, SlabSetGenerator, in_blocks, input_set
+from scdm_flows.engines.vasp.inputs import BAND_GAP, SlabSetGenerator, as_begun, in_blocks, input_set
 from scdm_flows.errors import EngineError, ProgramKilled, StructureError, Unfinished
 
 if TYPE_CHECKING:
@@ -94,9 +94,11 @@ def run_slab(maker: Any, structure: Structure, run: Callable[[Any, Structure], R
     problems = layer_problems(structure, maker.min_vacuum) if slab else []
     if problems:
         raise StructureError("; ".join(problems))
-    maker, structure = _executed(maker), in_blocks(structure)
+    maker = _executed(maker)
     incar, known = maker.input_set_generator.config_dict["INCAR"], attempts()
     relaxes = incar.get("NSW", 0) > 0
+    if maker.input_set_generator.stage.startswith("relax"):
+        structure = as_begun(structure) if slab else in_blocks(structure)
     start = structure
     if relaxes:
         fair = min(FAIR_SECONDS, OWN_SHARE * (maker.walltime or FAIR_SECONDS / OWN_SHARE))

@@ -328,11 +328,11 @@ def test_known_layers_are_stable_with_a_quadratic_flexural_branch(
     assert PhononDoc.model_validate(doc.model_dump(mode="json")) == doc
 
 
-def test_following_the_mode_of_1t_mos2_ends_in_its_stable_distortion(
+def test_following_the_mode_of_1t_mos2_lowers_its_energy(
     computed: dict[str, tuple[Structure, PhononDoc]],
 ) -> None:
-    # 1T-MoS2 is unstable at M; its distortion in the 2 x 1 cell, 1T', is lower and stable (X. Qian et al., Science 346,
-    # 1344 (2014))
+    # 1T-MoS2 is unstable at M; its distortion in the 2 x 1 cell, 1T', is lower (X. Qian et al., Science 346, 1344
+    # (2014)), and stable, which the command's own test looks at
     layer, doc = computed["1T-MoS2"]
     mode = doc.soft_mode
     assert mode is not None
@@ -345,9 +345,6 @@ def test_following_the_mode_of_1t_mos2_ends_in_its_stable_distortion(
     assert best.energy_per_atom is not None
     assert before.energy_per_atom is not None
     assert best.energy_per_atom < before.energy_per_atom - 0.02  # eV/atom, surrogate
-    (relaxed,) = phonons_together([("1T'", best.structure)], CHGNET, "t")
-    assert isinstance(relaxed, PhononDoc)
-    assert relaxed.dynamically_stable, relaxed.reason
 
 
 def test_together_as_one_by_one(computed: dict[str, tuple[Structure, PhononDoc]]) -> None:

@@ -31,8 +31,10 @@ def discoveries(names: tuple[str, ...], out: Path, below: float | None, force: b
     """
     from scdm_flows.analysis.discovery import BELOW_EV
     from scdm_flows.builders import build_all
+    from scdm_flows.builders.assemble import without_dots
     from scdm_flows.builders.novelty import entry_of
     from scdm_flows.errors import OutputError
+    from scdm_flows.execution.fireworks import collect_failures
     from scdm_flows.report.discoveries import INDEX, OTHERS, gather, read, render, together
     from scdm_flows.stores.known_sets import known_layers
 
@@ -51,6 +53,7 @@ def discoveries(names: tuple[str, ...], out: Path, below: float | None, force: b
     if names:
         with database(create=False) as connected:
             for name in names:
+                collect_failures(connected, name)
                 build_all(connected, name)
             now = gather(connected, names)
     considered = together(known, now)
@@ -60,7 +63,7 @@ def discoveries(names: tuple[str, ...], out: Path, below: float | None, force: b
     layers = known_layers()
     formulas = {one.candidate.formula for one in considered}
     known_of = {formula: [entry_of(match) for match in layers.of_formula(formula)] for formula in formulas}
-    files = render(considered, known_of, command, below)
+    files = render(considered, known_of, command, below, (layers.version, without_dots(layers.sources)))
     with output_folder(out, OTHERS, force=force) as folder:
         for name, text in files.items():
             (folder / name).write_text(text)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from scdm_flows.cli.chosen import _written
 from scdm_flows.cli.common import FORCE, database
 from scdm_flows.cli.files import check_output, make_folder, output_file, output_path
 from scdm_flows.cli.progress import progress_bar
 from scdm_flows.config import stored_config
 
 if TYPE_CHECKING:
+    from scdm_flows.query import CandidateDB
     from scdm_flows.report.results import MarkdownReport
     from scdm_flows.stores.database import Database
 
@@ -131,19 +134,26 @@ def _is_promoted(connected: Database, name: str) -> bool:
     return bool(CandidateDB(connected).campaign(name).config.get("generator", {}).get("kind") == "promoted")
 
 
-def _promotion(config: dict[str, Any]) -> str:
-    """The command that promoted a campaign; its gates, as they stand, but for the ones that are as by default."""
-    made = stored_config(config)
+def _promotion(query: CandidateDB, name: str) -> str:
+    """The command that promoted a campaign; its gates, as they stand, but for the ones that are as by default.
+
+    Of a loop's campaign that of the loop; a comment where the candidates were listed, which no command does.
+    """
+    made = stored_config(query.campaign(name).config)
     generator: Any = made.generator
+    if generator.candidates is not None:
+        loop = query.loop_of(name)
+        listed = f"# promoted from a list of {len(generator.candidates)} candidates, which no command makes"
+        return listed if loop is None else f"scdm campaign loop {loop.name}"
     engine = made.engine.model_dump(mode="json", exclude_defaults=True, exclude={"kind"})
     gates = made.gate.model_dump(mode="json", exclude_defaults=True)
     words = [f"scdm campaign promote {generator.parent} --top {generator.top} --engine {made.engine.kind}"]
-    words += [f"--where {key}={json.dumps(value)}" for key, value in generator.where.items()]
-    for option in ("within", "draw", "core_hours"):
-        value = getattr(generator, option)
-        words += [] if value is None else [f"--{option.replace('_', '-')} {value}"]
-    words += [f"--engine-option {key}={json.dumps(value)}" for key, value in engine.items()]
-    words += [f"--gate {key}={json.dumps(value)}" for key, value in gates.items()]
+    words += [f"--where {shlex.quote(text)}" for text in _written(generator.where)]
+    numbers = {option: getattr(generator, option) for option in ("within", "draw", "core_hours")}
+    numbers["node_hours"] = made.budget.node_hours
+    words += [f"--{option.replace('_', '-')} {value}" for option, value in numbers.items() if value is not None]
+    words += [f"--engine-option {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in engine.items()]
+    words += [f"--gate {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in gates.items()]
     return " ".join([*words, f"--as {made.name}"])
 
 
@@ -170,7 +180,7 @@ def write_dft(
     query = CandidateDB(connected)
     commands = {}
     for campaign in (name, *stability, *drawn):
-        commands[f"campaign {campaign}"] = _promotion(query.campaign(campaign).config)
+        commands[f"campaign {campaign}"] = _promotion(query, campaign)
         commands[f"the same, computed; it goes on where it was ({campaign})"] = f"scdm campaign run {campaign}"
         collect_failures(connected, campaign)
         build_all(connected, campaign)

@@ -63,11 +63,8 @@ def compound_results(candidates: Sequence[CandidateDoc]) -> list[CompoundResult]
 
 
 def _relaxed(candidate: CandidateDoc) -> bool:
-    return (
-        candidate.e_above_hull is not None
-        and candidate.state is not CandidateState.FAILED
-        and candidate.one_layer is not False
-    )
+    """Whether it has an energy as one layer; that a later stage failed takes nothing from it."""
+    return candidate.e_above_hull is not None and candidate.one_layer is not False
 
 
 def compounds_section(study: Study) -> Iterator[str]:

@@ -70,7 +70,7 @@ def gather(
     Raises
     ------
     CampaignError
-        If there is no such campaign, or one that is drawn was promoted from none.
+        If there is no such campaign, one was promoted from none, or one of ``drawn`` was not drawn.
     ReferenceDataError
         If ``validation`` is no file of `scdm refs gpaw`.
     """
@@ -81,10 +81,15 @@ def gather(
     rows = [] if validation is None else read_rows(validation)
     own: dict[str, list[CandidateDoc]] = {}
     for one in (name, *stability, *drawn):
-        query.campaign(one)
+        generator: Any = query.campaign(one).config.get("generator", {})
         own[one] = query.find(campaign=one)
         if not any(c.parent for c in own[one]):
             raise CampaignError(f"campaign {one} holds no promoted candidates; make it with `scdm campaign promote`")
+        if one in drawn and generator.get("draw") is None:
+            raise CampaignError(
+                f"campaign {one} was promoted by rank or from a list, and what --drawn names must be drawn by lot; "
+                "leave it out, or make one with `scdm campaign promote ... --draw SEED`"
+            )
     everything = [c for found in own.values() for c in found]
     report("documents", 1, 1)
     return DftStudy(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from scdm_flows.analysis.discovery import BELOW_EV, Demand, demands, fell, is_discovery
@@ -29,6 +29,8 @@ from scdm_flows.report.markdown import formula, picture, table
 from scdm_flows.report.results_figures import name as generator_name
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from scdm_flows.stores.database import Database
 
 INDEX = "README.md"
@@ -104,10 +106,13 @@ def gather(database: Database, names: Sequence[str]) -> list[Considered]:
 
 
 def read(files: Mapping[str, str]) -> list[Considered]:
-    """The layers of an earlier list; files: name -> text."""
+    """The layers of an earlier list; files: name -> text.
+
+    ``OTHERS`` once held candidates alone: such a layer lacks its documents, and is no discovery until it has them.
+    """
     found = [Considered.loaded(json.loads(text), name) for name, text in files.items() if name.endswith(".json")]
-    lines = files.get(OTHERS, "").splitlines()
-    return found + [Considered.loaded({"candidate": json.loads(line)}, OTHERS) for line in lines if line.strip()]
+    others = [json.loads(line) for line in files.get(OTHERS, "").splitlines() if line.strip()]
+    return found + [Considered.loaded(one if "candidate" in one else {"candidate": one}, OTHERS) for one in others]
 
 
 def together(earlier: Sequence[Considered], now: Sequence[Considered]) -> list[Considered]:
@@ -117,14 +122,19 @@ def together(earlier: Sequence[Considered], now: Sequence[Considered]) -> list[C
 
 
 def render(
-    considered: Sequence[Considered], known: Mapping[str, Sequence[KnownAs]], command: str, below: float = BELOW_EV
+    considered: Sequence[Considered],
+    known: Mapping[str, Sequence[KnownAs]],
+    command: str,
+    below: float = BELOW_EV,
+    present: tuple[str, Mapping[str, int]] | None = None,
 ) -> dict[str, str]:
     """The files of a list: name -> text.
 
     known: reduced formula -> known layers that have it; command: what made the list; below: largest E_hull of a
-    discovery, eV/atom.
+    discovery, eV/atom; present: version of the known layers there are now, and data set -> number of its layers, with
+    which those of an earlier list may not have been compared; None where that is not asked.
     """
-    asked = {one.candidate.candidate_id: demands(one.candidate, below) for one in considered}
+    asked = _asked(considered, below, present)
     found, others = list[Considered](), list[Considered]()
     for one in considered:
         (found if is_discovery(asked[one.candidate.candidate_id]) else others).append(one)
@@ -133,9 +143,62 @@ def render(
     polymorphs = {one.name: _polymorphs(one, known.get(one.candidate.formula, ()), considered) for one in found}
     for one in found:
         files |= _files(one, asked[one.candidate.candidate_id], polymorphs[one.name])
-    lines = (json.dumps(PRIVATE(one.candidate.model_dump(mode="json"))) + "\n" for one in others)
+    lines = (json.dumps(one.dumped()) + "\n" for one in others)
     files = {INDEX: _index(found, others, asked, polymorphs, command), **files, OTHERS: "".join(lines)}
     return {name: PRIVATE.text(text) if name.endswith(".md") else text for name, text in files.items()}
+
+
+def _asked(
+    considered: Sequence[Considered], below: float, present: tuple[str, Mapping[str, int]] | None
+) -> dict[str, list[Demand]]:
+    """candidate_id -> what is asked of each: of the candidate, of its documents, and beside the others of the list."""
+    asked = {}
+    for one in considered:
+        c = one.candidate
+        own, unjudged = demands(c, below), _unjudged(c, present)
+        if unjudged:
+            own = [replace(d, met=None, said=unjudged) if d.asked.startswith("new: ") else d for d in own]
+        whole = one.phonon is not None and c.campaign in one.campaigns
+        said = "yes" if whole else f"an earlier list kept none; naming campaign {c.campaign} brings them in"
+        asked[c.candidate_id] = [*own, Demand("its phonons and its campaign's settings are in this list", whole, said)]
+    layers = _layers(considered)
+    firsts: dict[int, str] = {}
+    for name in sorted(layers, key=lambda name: layers[name][1:]):
+        if is_discovery(asked[name]):
+            firsts.setdefault(layers[name][0], name)
+    for name, (layer, *_) in layers.items():
+        first = firsts.get(layer, name)
+        said = "yes" if first == name else f"the same layer as {first}"
+        asked[name].append(Demand("the first of its kind among the discoveries", first == name, said))
+    return asked
+
+
+def _layers(considered: Sequence[Considered]) -> dict[str, tuple[int, datetime, str]]:
+    """candidate_id -> number of its layer, which equal candidates of all campaigns share, when it came, and itself."""
+    groups: list[set[str]] = []
+    for one in considered:
+        c = one.candidate
+        ids = {c.candidate_id, *(same.id for same in c.known_as if same.of_campaign is not None)}
+        ids = ids.union(*(group for group in groups if group & ids))
+        groups = [*(group for group in groups if not group & ids), ids]
+    found = {}
+    for c in (one.candidate for one in considered):
+        layer = next(i for i, group in enumerate(groups) if c.candidate_id in group)
+        times = [stage.completed_at for stage in c.stages.values() if stage.completed_at is not None]
+        found[c.candidate_id] = (layer, min(times, default=c.last_updated), c.candidate_id)
+    return found
+
+
+def _unjudged(c: CandidateDoc, present: tuple[str, Mapping[str, int]] | None) -> str | None:
+    """What of the present known layers a candidate that is called new was not compared with, in words; else None."""
+    version, against = ("", {}) if c.novelty is None else (c.novelty.version, c.novelty.against)
+    if present is None or not c.novel or version == present[0]:
+        return None
+    sets = [name for name, n in present[1].items() if against.get(name) != n]
+    if against == present[1]:  # as many layers, but not the same
+        sets = list(against)
+    words = f"not judged against {' and '.join(sets)} as they are now; naming campaign {c.campaign} judges it again"
+    return words if sets else None
 
 
 def _index(
@@ -224,12 +287,11 @@ class Polymorph:
 
 def _polymorphs(one: Considered, known: Sequence[KnownAs], considered: Sequence[Considered]) -> list[Polymorph]:
     """Known layers of a discovery's formula; with an energy where a layer considered is one of them, by one scheme."""
-    computed = {
-        same.id: other.candidate.e_above_hull
-        for other in considered
-        if other.candidate.energy_scheme == one.candidate.energy_scheme and _ended(other.candidate)
-        for same in other.candidate.known_as
-    }
+    computed: dict[str, float] = {}
+    for other in (layer.candidate for layer in considered if _ended(layer.candidate)):
+        energy = other.e_above_hull
+        if energy is not None and other.energy_scheme == one.candidate.energy_scheme:
+            computed |= {same.id: min(energy, computed.get(same.id, energy)) for same in other.known_as}
     return [Polymorph(match, computed.get(match.id)) for match in known]
 
 
@@ -283,12 +345,8 @@ def _page(
 ) -> Iterator[str]:
     c, name = one.candidate, one.name
     yield f"# {formula(c.formula)}, layer group {group_of(c)}"
-    links = {
-        "all discoveries": INDEX,
-        "CIF": f"{name}.cif",
-        "everything known": f"{name}.json",
-        "rerun": f"{name}.yaml",
-    }
+    links = {"all discoveries": INDEX, "CIF": f"{name}.cif", "everything known": f"{name}.json"}
+    links["rerun"] = f"{name}.yaml"
     yield " · ".join(f"[{words}]({file})" for words, file in links.items())
     yield table(["asked", "", ""], [[d.asked, "yes" if d.met else "no", d.said] for d in asked], left=3)
     for kind, title in (("layer", "from above and from the side"), ("phonons", "phonons"), ("bands", "bands")):
@@ -355,15 +413,8 @@ def _known(polymorphs: Sequence[Polymorph]) -> Iterator[str]:
         ]
         for one in polymorphs
     ]
-    head = [
-        "layer",
-        "source",
-        "layer group",
-        "E_hull there, eV/atom",
-        "dynamically stable there",
-        "E_hull here, eV/atom",
-    ]
-    yield table(head, rows, left=2)
+    head = ["layer", "source", "layer group", "E_hull there, eV/atom", "dynamically stable there"]
+    yield table([*head, "E_hull here, eV/atom"], rows, left=2)
     yield "Here: by DFT in the same scheme, where a layer considered is this one. The discovery is another polymorph."
 
 

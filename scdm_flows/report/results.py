@@ -271,8 +271,7 @@ def _draws(study: Study) -> str | None:
         text += (
             f" Kept are {' and '.join(kept)} (`models/cards/results.json`). That is of a few hundred samples: the more "
             "are drawn, the more repeat a skeleton, and the share falls. UnSCDM's skeleton is the content of its cell "
-            "alone, so that no two of its samples of one call have the same, while SCDM's may, in other groups or "
-            "positions."
+            "alone: no two samples of a call have the same one, while SCDM's may, in other groups or positions."
         )
     return text
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from scdm_flows.analysis.fidelity import beside_c2db, compare, fidelity
 from scdm_flows.config import WINDOW_EV
-from scdm_flows.documents import CandidateDoc, CandidateState
+from scdm_flows.documents import CandidateDoc, CandidateState, PhononDoc
 from scdm_flows.documents.bands import GapKind
 from scdm_flows.query.words import above_hull, number
 from scdm_flows.report import bands, paper
@@ -123,9 +123,14 @@ def _fidelities(candidates: Sequence[CandidateDoc]) -> str:
 def _compounds(study: DftStudy, show: Any) -> Iterator[str]:
     found = compound_results(study.compounds)
     yield "## The paper's six compounds"
+    generator: Any = study.campaign.config["generator"]
+    within = generator.get("within")
+    chosen = f"promoted from campaign `{generator['parent']}`, however far above the lowest of their compound"
+    if within is not None:
+        chosen = f"those within {within:g} eV/atom of the lowest of their compound by the surrogate"
     yield (
-        f"{len(study.compounds)} prototypes, those within 0.15 eV/atom of the lowest of their compound by the "
-        "surrogate. The paper gives no coordinates, so which prototype is the paper's is not known."
+        f"{len(study.compounds)} prototypes, {chosen}. The paper gives no coordinates, so which prototype is the "
+        "paper's is not known."
     )
     pending = sum(c.state is CandidateState.PENDING for c in study.compounds)
     if pending:
@@ -151,7 +156,8 @@ def _compounds(study: DftStudy, show: Any) -> Iterator[str]:
     yield (
         f"**{len(inside)} of {len(found)} have a prototype with E_hull ≤ {WINDOW_EV:g} eV/atom by DFT; of the lowest "
         f"ones {stable} of {len(judged)} computed are dynamically stable** by C2DB's criteria (the Hessian of the "
-        "2 × 2 supercell has no eigenvalue below −0.01 eV/Å², the stiffness tensor is positive definite)."
+        f"{_supercells(study, [p for _, p in judged])}supercell has no eigenvalue below −0.01 eV/Å², the stiffness "
+        "tensor is positive definite)."
     )
     agreed = [(one.compound, said, paper.CHARACTER[one.compound]) for one in found if (said := _character(study, one))]
     if agreed:
@@ -182,6 +188,14 @@ def _compounds(study: DftStudy, show: Any) -> Iterator[str]:
         yield "\n".join(pictures)
     yield from _every_prototype(study, found)
     yield from _entries(study, found)
+
+
+def _supercells(study: DftStudy, phonons: Sequence[PhononDoc]) -> str:
+    """Their supercells in the plane, those of the engine's settings where there are no phonons yet; or nothing."""
+    repeats = study.campaign.config.get("engine", {}).get("phonon_repeats")
+    asked = set() if repeats is None else {f"{repeats} × {repeats}"}
+    sizes = {f"{p.supercell[0][0]} × {p.supercell[1][1]}" for p in phonons} or asked
+    return " or ".join(sorted(sizes)) + " " * bool(sizes)
 
 
 def _character(study: DftStudy, one: Any) -> str | None:
@@ -302,11 +316,12 @@ def _pair(candidate: CandidateDoc) -> list[str]:
     before = candidate.parent
     surrogate = None if before is None else before.e_above_hull
     both = surrogate is not None and candidate.e_above_hull is not None
+    failed = candidate.e_above_hull is None and candidate.state is CandidateState.FAILED
     return [
         formula(candidate.formula),
         generator_name(candidate.generator),
         above_hull(before),
-        "failed" if candidate.state is CandidateState.FAILED else number(candidate.e_above_hull),
+        "failed" if failed else number(candidate.e_above_hull),
         number((surrogate or 0.0) - (candidate.e_above_hull or 0.0)) if both else "–",
         number(candidate.rmsd_to_relaxed_angstrom, 2),
         magnetic_words(candidate) or "–",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,11 @@ from scdm_flows.analysis.discovery import demands, fell, is_discovery
 from scdm_flows.analysis.fidelity import MEASURED
 from scdm_flows.config import parse_config
 from scdm_flows.documents import CandidateDoc, CandidateState
-from scdm_flows.documents.novelty import KnownAs
+from scdm_flows.documents.candidate import StageRecord
+from scdm_flows.documents.novelty import CAMPAIGN, KnownAs, Novelty
 from scdm_flows.report.discoveries import INDEX, OTHERS, Considered, read, render, together
 from scdm_flows.server.pages import discoveries as discoveries_page
+from scdm_models.datasets.known import KnownLayers
 
 KNOWN = {
     "MoS2": [
@@ -46,6 +50,7 @@ DFT: dict[str, Any] = {
     "novel": True,
     "dynamically_stable": True,
 }
+ENGINE = {"kind": "gpaw", "preset": "fast"}
 
 
 def documents() -> CampaignDocuments:
@@ -64,6 +69,12 @@ def documents() -> CampaignDocuments:
 @pytest.fixture
 def discovery() -> CandidateDoc:
     return documents().candidates[0]
+
+
+def whole(candidate: CandidateDoc, **config: Any) -> Considered:
+    """A layer with its phonons and the configuration of its campaign, as ``gather`` reads it."""
+    config = {"engine": ENGINE, **config}
+    return Considered(candidate, phonon_bands(candidate.candidate_id, 2.0), campaigns={candidate.campaign: config})
 
 
 def test_a_discovery_meets_every_demand(discovery: CandidateDoc) -> None:
@@ -103,8 +114,9 @@ def test_one_demand_that_is_not_met_is_enough(
 
 def test_files_of_a_list_are_read_again(discovery: CandidateDoc) -> None:
     found = documents()
-    phonon = phonon_bands(discovery.candidate_id, 2.0)
-    considered = [Considered(c, phonon if c is found.candidates[0] else None) for c in found.candidates]
+    first, *others = found.candidates
+    considered = [whole(first), *map(Considered, others)]
+    phonon = considered[0].phonon
     files = render(considered, KNOWN, "scdm campaign discoveries demo -o list")
     name = "MoS2-000000000000"
     assert {INDEX, OTHERS, f"{name}.md", f"{name}.cif", f"{name}.json", f"{name}-phonons.svg"} <= set(files)
@@ -126,7 +138,7 @@ def test_files_of_a_list_are_read_again(discovery: CandidateDoc) -> None:
 def test_no_folder_of_the_machine_is_published(discovery: CandidateDoc) -> None:
     generator = {"kind": "files", "paths": ["/data/ada/study/drawn.jsonl"]}
     engine = {"kind": "vasp", "references": "/data/ada/refs.json"}
-    layer = Considered(discovery, campaigns={discovery.campaign: {"generator": generator, "engine": engine}})
+    layer = whole(discovery, generator=generator, engine=engine)
     other = Considered(discovery.model_copy(update={"candidate_id": "x-1", "state": CandidateState.FAILED}))
     other = Considered(other.candidate.model_copy(update={"reason": "no POTCAR in /data/ada/potcars/PBE"}))
     files = render([layer, other], KNOWN, "")
@@ -141,17 +153,93 @@ def test_known_layers_of_the_formula_are_named_and_lower_ones_said(discovery: Ca
     changed = {"candidate_id": "demo-known", "novel": False, "known_as": [match], "e_above_hull": 0.01}
     computed = Considered(discovery.model_copy(update=changed))
     name = "MoS2-000000000000"
-    files = render([Considered(discovery.model_copy(update={"e_above_hull": 0.05})), computed], KNOWN, "")
+    layer = whole(discovery.model_copy(update={"e_above_hull": 0.05}))
+    files = render([layer, computed], KNOWN, "")
     assert "`MoS2-165798ab5e33` (0.010 here)" in files[INDEX]
     assert "A known layer of its formula, `MoS2-165798ab5e33`, lies lower: 0.010 eV/atom." in files[f"{name}.md"]
     assert "| `MoS2-165798ab5e33` | C2DB | 78 | 0.000 | yes | 0.010 |" in files[f"{name}.md"]
     # one that lies higher, one of another scheme, and none at all
     for other, said in (({"e_above_hull": 0.06}, "(0.060 here)"), ({"energy_scheme": "vasp"}, "(0.000 there)")):
         higher = Considered(computed.candidate.model_copy(update=other))
-        files = render([Considered(discovery.model_copy(update={"e_above_hull": 0.05})), higher], KNOWN, "")
+        files = render([layer, higher], KNOWN, "")
         assert said in files[INDEX]
         assert "lies lower" not in files[f"{name}.md"]
-    assert "None, in C2DB as of 27 March 2022" in render([Considered(discovery)], {}, "")[f"{name}.md"]
+    # computed several times, the lowest counts; one that has failed, without an energy, does not
+    failed = {"candidate_id": "demo-zz", "e_above_hull": None, "state": CandidateState.FAILED}
+    more = [
+        Considered(computed.candidate.model_copy(update=update))
+        for update in ({"candidate_id": "demo-y", "e_above_hull": 0.02}, failed)
+    ]
+    assert "(0.010 here)" in render([layer, computed, *more], KNOWN, "")[INDEX]
+    assert "None, in C2DB as of 27 March 2022" in render([layer], {}, "")[f"{name}.md"]
+
+
+def test_a_layer_that_a_higher_threshold_lets_in_has_its_documents(discovery: CandidateDoc) -> None:
+    above = whole(discovery.model_copy(update={"e_above_hull": 0.15}))
+    files = render([above], KNOWN, "")
+    assert "0.150 eV/atom" in files[INDEX]
+    (again,) = read(files)
+    assert again.dumped() == above.dumped()
+    files = render([again], KNOWN, "", 0.2)
+    assert {"MoS2-000000000000.json", "MoS2-000000000000-phonons.svg"} <= set(files)
+    assert yaml.safe_load(files["MoS2-000000000000.yaml"])["engine"] == ENGINE
+    # a line of an earlier version, the candidate alone, is read, and is no discovery without its documents
+    old = read({OTHERS: above.candidate.model_dump_json() + "\n"})
+    assert [one.candidate.model_dump_json() for one in old] == [above.candidate.model_dump_json()]
+    for later in (old, read(render(old, KNOWN, ""))):
+        files = render(later, KNOWN, "", 0.2)
+        assert set(files) == {INDEX, OTHERS}
+        assert "an earlier list kept none; naming campaign demo brings them in" in files[INDEX]
+    # this repository's own list began with such lines
+    lines = (ROOT / "docs/discoveries" / OTHERS).read_text()
+    assert len(read({OTHERS: lines})) == len(lines.splitlines())
+
+
+def test_a_layer_of_two_campaigns_counts_once(discovery: CandidateDoc) -> None:
+    # the first to come counts: by its id "again" precedes "demo", by the time of its screening "demo" does
+    def made(name: str, campaign: str, day: int, equal: str) -> Considered:
+        stages = {"screen": StageRecord(status="passed", completed_at=datetime(2026, 1, day, tzinfo=UTC))}
+        same = KnownAs(id=equal, source=f"{CAMPAIGN}another", formula="MoS2")
+        update = {"candidate_id": name, "campaign": campaign, "known_as": [same], "stages": stages}
+        return whole(discovery.model_copy(update=update))
+
+    first, second = made("demo-1", "demo", 1, "again-1"), made("again-1", "again", 2, "demo-1")
+    files = render([second, first], {}, "")
+    assert [name for name in files if name.endswith(".json")] == ["MoS2-1.json"]
+    assert "**1 are discoveries**" in files[INDEX]
+    assert "the first of its kind among the discoveries: the same layer as demo-1 | `again-1`" in files[INDEX]
+    # one that is no discovery itself leaves the place to the other
+    unstable = Considered(first.candidate.model_copy(update={"dynamically_stable": False}))
+    assert json.loads(render([second, unstable], {}, "")["MoS2-1.json"])["candidate"]["candidate_id"] == "again-1"
+    # two that are equal through a third, which alone names them: each names the first one of a campaign
+    third = made("third-1", "third", 3, "demo-1")
+    assert "**1 are discoveries**" in render([made("x-1", "x", 4, "third-1"), first, third], {}, "")[INDEX]
+    # equal to an entry of a data set says nothing of each other
+    other = made("other-1", "other", 5, "nobody-1")
+    assert "**2 are discoveries**" in render([first, other], {}, "")[INDEX]
+
+
+@pytest.mark.parametrize(
+    ("version", "sets", "says"),
+    [
+        ("as judged", {"C2DB": 2, "mine": 1}, None),
+        ("later", {"C2DB": 2}, None),  # a set was taken away: what is new beside both is new beside one
+        ("later", {"C2DB": 2, "mine": 1, "yours": 5}, "not judged against yours as they are now"),
+        ("later", {"C2DB": 3, "mine": 1}, "not judged against C2DB as they are now"),
+        ("later", {"C2DB": 2, "mine": 1}, "not judged against C2DB and mine as they are now"),  # other layers, as many
+    ],
+)
+def test_a_layer_that_was_judged_before_a_set_was_added_is_not_called_new(
+    discovery: CandidateDoc, version: str, sets: dict[str, int], says: str | None
+) -> None:
+    judged = Novelty(structure="0" * 12, version="as judged", against={"C2DB": 2, "mine": 1})
+    text = render([whole(discovery.model_copy(update={"novelty": judged}))], {}, "", present=(version, sets))[INDEX]
+    assert ("**0 are discoveries**" in text) == (says is not None)
+    if says is not None:
+        assert f"equals no known one: {says}; naming campaign demo judges it again" in text
+    # that it is a known layer stays true
+    known = discovery.model_copy(update={"novelty": judged, "novel": False})
+    assert "is a known layer" in render([whole(known)], {}, "", present=(version, sets))[INDEX]
 
 
 def test_what_a_preset_was_measured_to_be_off_by_is_said_and_is_what_its_file_holds(discovery: CandidateDoc) -> None:
@@ -160,8 +248,8 @@ def test_what_a_preset_was_measured_to_be_off_by_is_said_and_is_what_its_file_ho
     measured = MEASURED["fast"]
     assert (measured.n, measured.bias) == (len(off), round(sum(off) / len(off), 3))
     assert measured.largest == round(max(abs(value) for value in off), 3)
-    engine = {"kind": "gpaw", "preset": "fast"}
-    layer = Considered(discovery, campaigns={discovery.campaign: {"engine": engine}})
+    engine = dict(ENGINE)
+    layer = whole(discovery, engine=engine)
     files = render([layer], KNOWN, "")
     for text in (files[INDEX], files["MoS2-000000000000.md"]):
         assert "20 layers of C2DB lie 0.008 eV/atom below C2DB's own in the mean, at most 0.021 away" in text
@@ -174,11 +262,20 @@ def test_the_command_writes_a_list_and_keeps_what_other_campaigns_gave(
 ) -> None:
     scdm = commands(capsys)
     database = memory_database()
-    documents().store(database)
-    monkeypatch.setattr("scdm_flows.builders.build_all", lambda *a, **k: None)  # there are no outputs to build from
+    found = documents()
+    known = KnownLayers.load()
+    judged = Novelty(structure="0" * 12, version=known.version, against=known.sources)
+    found.candidates[0] = found.candidates[0].model_copy(update={"novelty": judged})
+    found.store(database)
+    steps: list[tuple[str, str]] = []  # there are no outputs to build from, and no workers
+    for module, step in (("builders", "build_all"), ("execution.fireworks", "collect_failures")):
+        told = partial(lambda step, _, name: steps.append((step, name)), step)
+        monkeypatch.setattr(f"scdm_flows.{module}.{step}", told)
     monkeypatch.setattr("scdm_flows.cli.discoveries.database", lambda **k: nullcontext(database))
     out = tmp_path / "list"
     assert "1 of 6 layers are discoveries" in scdm("campaign", "discoveries", "demo", "-o", str(out))
+    # what workers failed at is known before the candidates are built
+    assert steps == [("collect_failures", "demo"), ("build_all", "demo")]
     layer = Structure.from_file(out / "MoS2-000000000000.cif")
     assert layer.matches(mx2("1H"))
     rerun = yaml.safe_load((out / "MoS2-000000000000.yaml").read_text())
@@ -189,7 +286,7 @@ def test_the_command_writes_a_list_and_keeps_what_other_campaigns_gave(
     before = {path.name: path.read_text() for path in out.iterdir()}
     scdm("campaign", "discoveries", "-o", str(out), "--force")
     assert {path.name: path.read_text() for path in out.iterdir()} == before
-    assert json.loads(before[OTHERS].splitlines()[0])["campaign"] == "demo"
+    assert json.loads(before[OTHERS].splitlines()[0])["candidate"]["campaign"] == "demo"
     # a folder of something else is left alone
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "page.md").write_text("mine")

@@ -253,9 +253,10 @@ def test_compounds_land_by_their_lowest_and_their_lowest_stable_prototype(study:
     layers = [
         _prototype("NiS2-1T", 0, 0.2, True),
         _prototype("NiS2-1H", 1, 0.1, False),
-        _prototype("NiS2-broken", 2, 0.0, True, state=CandidateState.FAILED),
+        _prototype("NiS2-broken", 2, 0.0, True, one_layer=False),
         _prototype("V2S2-GaSe-staggered", 3, 0.7, True),
-        _prototype("V2S2-FeSe", 4, 0.3, None),
+        # its energy counts though its bands failed later
+        _prototype("V2S2-FeSe", 4, 0.3, None, state=CandidateState.FAILED, reason="bands: killed"),
     ]
     nickel, vanadium = compounds.compound_results(layers)
     assert [c.source_id for c in nickel.relaxed] == ["NiS2-1H", "NiS2-1T"]

@@ -22,7 +22,11 @@ def page(query: CandidateDB) -> list[Any]:
     # what the database can be asked for; ``demands`` has the last word
     met: dict[str, Any] = {"surrogate": False, "novel": True, "bulk_compound": False, "dynamically_stable": True}
     likely = query.find(sort="e_above_hull", max_e_above_hull=BELOW_EV, **met)
-    found = [one for one in likely if is_discovery(demands(one))]
+    found: list[CandidateDoc] = []
+    for one in likely:  # one layer of several campaigns is one discovery
+        equal = {known.id for known in one.known_as if known.of_campaign is not None}
+        if is_discovery(demands(one)) and equal.isdisjoint(other.candidate_id for other in found):
+            found.append(one)
     first = query.page(sort="e_above_hull", limit=MOST_OTHERS, surrogate=False).documents
     others = [(one, lacks) for one in first if (lacks := fell(demands(one))) is not None]
     return [

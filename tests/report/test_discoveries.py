@@ -309,3 +309,11 @@ def test_the_page_shows_discoveries_and_what_others_lack() -> None:
     assert "What the others lack" in shown
     assert "demo-000000000001" in shown
     assert "demo-000000000002" not in shown  # a surrogate's
+    first = database.mongo["candidates"].find_one({"candidate_id": "demo-000000000000"}, {"_id": 0})
+    assert first is not None
+    equal = [{"id": "demo-000000000000", "source": f"{CAMPAIGN}demo", "formula": "MoS2"}]
+    again = {**first, "candidate_id": "again-0", "campaign": "again", "known_as": equal, "e_above_hull": 0.09}
+    database.mongo["candidates"].insert_one(again)
+    assert "1 discoveries" in str(discoveries_page.page(query))  # one layer of two campaigns
+    database.mongo["candidates"].update_one({"candidate_id": "again-0"}, {"$set": {"known_as": []}})
+    assert "2 discoveries" in str(discoveries_page.page(query))

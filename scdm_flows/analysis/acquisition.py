@@ -5,7 +5,8 @@ With e the predicted energy above hull, s its standard error and b the largest o
 chance       P(E <= b) = Phi((b - e) / s), times the probability of the band gap that is asked for
 improvement  E[max(0, b - E)] = (b - e) Phi(z) + s phi(z), z = (b - e) / s (D. R. Jones, M. Schonlau, W. J. Welch,
              J. Global Optim. 13, 455 (1998)), times the same
-bound        b - (e - s), how far the lower bound lies below b (P. Auer, J. Mach. Learn. Res. 3, 397 (2002))
+bound        b - (e - s), how far the lower bound lies below b (P. Auer, J. Mach. Learn. Res. 3, 397 (2002)), times the
+             same, or over it where negative
 
 The choice is greedy: the largest value comes first, and it lowers the values of those that are like it.
 """
@@ -25,6 +26,7 @@ from scdm_flows.config.loop import By
 Array = NDArray[np.float64]
 NINE_IN_TEN = 1.6449  # standard errors on both sides that hold nine in ten of a normal distribution
 SMALLEST_ERROR_EV = 1e-3
+SMALLEST_CHANCE = 1e-6
 LEAST_HOURS = 0.01  # below it a cost is overhead, and says nothing of what is worth while
 
 
@@ -106,7 +108,9 @@ def values(options: Sequence[Option], by: By, below: float) -> Array:
         density = np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
         return np.asarray(((below - e) * ndtr(z) + s * density) * _fits(options), dtype=float)
     if by == "bound":
-        return np.asarray((below - (e - s)) * _fits(options), dtype=float)
+        bound, fits = below - (e - s), np.maximum(_fits(options), SMALLEST_CHANCE)
+        # what fits least is worth least, also where nothing is worth anything
+        return np.asarray(np.where(bound < 0, bound / fits, bound * fits), dtype=float)
     if by == "rank":
         return np.array([o.score for o in options], dtype=float)
     return np.ones(len(options))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ NOT_COMPUTABLE = "that the engine cannot compute"
 HIGHER = "too far above the lowest candidate of their formula"
 TOO_DEAR = "beyond the core hours, where the choice ends"
 ASKED = ("parent", "top", "where", "within", "draw", "core_hours", "candidates")  # of the generator: what was asked for
+UNLIMITED = math.inf  # node hours
 Record = dict[str, Any]
 
 
@@ -70,7 +72,8 @@ class Asked:
     gate
         What of the parent's gate is changed, such as ``phonon_max_atoms``.
     node_hours
-        The new campaign's budget: when its jobs have used it up, no new candidate begins; no limit when absent.
+        The new campaign's budget: when its jobs have used it up, no new candidate begins; ``UNLIMITED``: no limit. When
+        absent that of the campaign where there is one, else no limit.
     candidates
         Ids of those that are wanted, in this order, instead of the best; they may be other campaigns', too.
     description
@@ -205,7 +208,7 @@ def _draft(asked: Asked, parent: CampaignDoc) -> CampaignConfig:
         },
         "screen": {**parent.config.get("screen", {}), "require_novel": False},
         "engine": dict(asked.engine),
-        "budget": {"node_hours": asked.node_hours},
+        "budget": {"node_hours": None if asked.node_hours == UNLIMITED else asked.node_hours},
     }
     return parse_config(data, origin="promotion")
 
@@ -231,10 +234,11 @@ def _refuse_another(known: CampaignConfig, draft: CampaignConfig) -> None:
 
 
 def _with_hours(stored: CampaignConfig, node_hours: float | None) -> CampaignConfig:
-    """The campaign with other node hours, where some are given; the rest of its budget stays."""
+    """The campaign with other node hours, where some are given, or none; the rest of its budget stays."""
     if node_hours is None:
         return stored
-    return stored.model_copy(update={"budget": stored.budget.model_copy(update={"node_hours": node_hours})})
+    hours = None if node_hours == UNLIMITED else node_hours
+    return stored.model_copy(update={"budget": stored.budget.model_copy(update={"node_hours": hours})})
 
 
 def _forget_beginnings(database: Database, name: str) -> None:

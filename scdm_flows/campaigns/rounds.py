@@ -19,7 +19,7 @@ from pymongo.errors import DuplicateKeyError
 from scdm_flows.campaigns.controls import loop_key
 from scdm_flows.campaigns.estimate import cores_of
 from scdm_flows.campaigns.node_hours import node_hours
-from scdm_flows.campaigns.promotion import Asked
+from scdm_flows.campaigns.promotion import UNLIMITED, Asked
 from scdm_flows.campaigns.removal import is_being_removed
 from scdm_flows.config.loop import LoopConfig, parse_loop
 from scdm_flows.documents import CandidateDoc, CandidateState, LoopDoc, LoopRound, utc_now
@@ -113,7 +113,7 @@ def register_loop(config: LoopConfig, database: Database) -> LoopDoc:
             "change; give the changed file a new name"
         )
     elif known.config != wanted:
-        known.config, known.description = wanted, config.description
+        known.config, known.description, known.ended = wanted, config.description, None
         save(database, known)
     return known
 
@@ -189,7 +189,7 @@ def asked_of(config: LoopConfig, this: LoopRound, left: float | None) -> Asked:
         top=len(this.chosen),
         engine=config.compute.engine.model_dump(mode="json"),
         name=config.computed(this.number),
-        node_hours=None if left is None else max(left / (computing_cores(config) or 1), SMALLEST_BUDGET_HOURS),
+        node_hours=UNLIMITED if left is None else max(left / (computing_cores(config) or 1), SMALLEST_BUDGET_HOURS),
         gate=config.compute.gate.model_dump(mode="json"),
         candidates=tuple(choice.candidate_id for choice in this.chosen),
         description=f"chosen in round {this.number} of the loop {config.name}, by {config.choose.by}",
@@ -205,9 +205,11 @@ def count(config: LoopConfig, database: Database, this: LoopRound, before: Seque
     ended, found = 0, []
     if this.computed is not None:
         for one in CandidateDB(database).stream(sort="candidate_id", campaign=this.computed):
-            if one.e_above_hull is None or one.state is CandidateState.PENDING:
+            if one.state is CandidateState.PENDING:
                 continue
-            ended += 1
+            if one.e_above_hull is None and one.state is not CandidateState.FAILED:
+                continue
+            ended += 1  # what failed was computed for nothing
             if is_found(config, one) and not earlier & {known.id for known in one.known_as}:
                 found.append(one.candidate_id)
     hours = round(hours_of(config, database, this.number), 6)

@@ -18,7 +18,7 @@ from scdm_flows.campaigns.promotion import why_not
 from scdm_flows.campaigns.rounds import computing_cores, hours_left, is_found
 from scdm_flows.config import FilesGeneratorConfig
 from scdm_flows.config.loop import LoopConfig
-from scdm_flows.documents import CandidateDoc, Choice, LoopDoc, LoopRound, StageName, Taught
+from scdm_flows.documents import CandidateDoc, CandidateState, Choice, LoopDoc, LoopRound, StageName, Taught
 from scdm_flows.engines.base import StageCost
 from scdm_flows.engines.forcefield.energies import predict_by
 from scdm_flows.errors import ReferenceDataError
@@ -130,6 +130,10 @@ def _pool(
     costs to compute."""
     query, draft, number = CandidateDB(database), config.computing(), len(document.rounds) + 1
     chosen = {choice.candidate_id for one in document.rounds for choice in one.chosen}
+    for one in document.rounds:  # what the budget left out may be chosen again
+        if one.finished and one.computed is not None:
+            left_out = query.stream(sort="candidate_id", campaign=one.computed, state=CandidateState.PENDING)
+            chosen -= {candidate.promoted_from for candidate in left_out}
     computed = {one.computed for one in document.rounds}
     pool: list[CandidateDoc] = []
     costs: dict[str, list[StageCost]] = {}

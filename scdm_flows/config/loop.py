@@ -117,7 +117,8 @@ class LoopConfig(Frozen):
         None,
         gt=0,
         description="wall time of all jobs by the cores of each (SCDM_VASP_RANKS of VASP's, one of all others), beyond "
-        "which nothing begins; node hours where that is not set; no limit when absent",
+        "which no round and nothing chosen begins; what a round generates and relaxes is not stopped; node hours where "
+        "that is not set; no limit when absent",
     )
 
     def campaign(self, number: int, checkpoint: str | None = None) -> CampaignConfig | None:

@@ -55,7 +55,9 @@ class LoopRound(BaseModel):
     expected_at_random: float = Field(description="of as many of the pool at random, by the same model, dimensionless")
     chosen: list[Choice] = Field(default_factory=list, description="in the order of the choice")
     finished: bool = Field(False, description="everything that was chosen has an end, or ran out of the budget")
-    ended: int | None = Field(None, description="chosen ones that have an energy above hull now")
+    ended: int | None = Field(
+        None, description="chosen ones that have an energy above hull now, or whose computation failed"
+    )
     found: int | None = Field(None, description="of these, those that are what is looked for")
     found_ids: list[str] = Field(default_factory=list, description="their candidate ids, as computed")
     core_hours: float | None = Field(

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scdm_flows.builders import build_all
-from scdm_flows.campaigns.plan import plan
+from scdm_flows.campaigns.plan import Plan, plan
 from scdm_flows.campaigns.promotion import promote
 from scdm_flows.campaigns.registration import is_same
+from scdm_flows.campaigns.removal import who_computes
 from scdm_flows.campaigns.rounds import (
     Step,
     asked_of,
@@ -27,8 +28,11 @@ from scdm_flows.campaigns.worth import choose_round, teach_round
 from scdm_flows.config import CampaignConfig, stored_config
 from scdm_flows.config.loop import LoopConfig
 from scdm_flows.documents import LoopDoc
+from scdm_flows.execution.fireworks.submission import TAKEN_OUT
 from scdm_flows.flows.campaign import shard_count
 from scdm_flows.stores.database import Database
+from scdm_flows.stores.driver_errors import store_errors
+from scdm_flows.stores.names import OUTPUTS
 
 # computes what is open of a campaign, or sees to it that workers do
 Execute = Callable[[CampaignConfig], None]
@@ -112,7 +116,7 @@ def go_on(
 def _compute(config: LoopConfig, database: Database, document: LoopDoc, execute: Execute) -> str | None:
     """Compute what the last round has chosen, and count what it found; the campaign that is still under way, or None.
 
-    A campaign whose hours are used up is over, whatever it has not begun.
+    A campaign whose hours are used up is over once what it has begun is, whatever it has not begun.
     """
     *before, this = document.rounds
     left = hours_left(config, database, this.number)
@@ -122,7 +126,7 @@ def _compute(config: LoopConfig, database: Database, document: LoopDoc, execute:
     build_all(database, name)
     document.rounds[-1] = count(config, database, this, before)
     used_up = config.core_hours is not None and spent(config, database, this.number) >= config.core_hours
-    document.rounds[-1].finished = used_up or is_over(database, name)
+    document.rounds[-1].finished = is_over(database, name) or (used_up and not _under_way(database, promotion.config))
     save(database, document)
     return None if document.rounds[-1].finished else name
 
@@ -138,6 +142,23 @@ def is_over(database: Database, name: str) -> bool:
     document = database.campaign(name)
     if document is None:
         return False
-    config = stored_config(document.config)
-    open_work = plan(config, shard_count(config)[0], stored_of(config, database))
+    open_work = _open(database, stored_config(document.config))
     return not (open_work.shards or open_work.candidates or open_work.phonons)
+
+
+def _open(database: Database, config: CampaignConfig) -> Plan:
+    """What is open of a campaign, without candidates whose jobs somebody has taken out of the queue."""
+    query = {"spec.campaign": config.name, "state": {"$in": list(TAKEN_OUT)}}
+    with store_errors(database.uri):
+        taken_out = set(database.mongo["fireworks"].distinct("spec.candidate_id", query)) - {None}
+    return plan(config, shard_count(config)[0], stored_of(config, database, set_aside=taken_out))
+
+
+def _under_way(database: Database, config: CampaignConfig) -> bool:
+    """Whether workers run jobs of a campaign, or a candidate that has begun has not ended."""
+    if who_computes(database.mongo, config.name) is not None:
+        return True
+    candidates = list(_open(database, config).candidates)
+    query = {"metadata.campaign": config.name, "metadata.candidate_id": {"$in": candidates}}
+    with store_errors(database.uri):
+        return database.mongo[OUTPUTS].find_one(query, {"_id": 1}) is not None

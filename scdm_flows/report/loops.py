@@ -42,9 +42,9 @@ ROUND_HEAD = (
 )
 FOUND_WORDS = (
     "Found is a layer that is new after its own relaxation and whose energy above hull, computed by the loop's engine, "
-    "is at most what was asked for. Core hours are wall time of all jobs, generation and surrogate included, by the "
-    "cores of each: SCDM_VASP_RANKS of VASP's, one of all others. Of a loop by VASP that ran without that setting they "
-    "are node hours."
+    "is at most what was asked for; computed are also those whose computation failed. Core hours are wall "
+    "time of all jobs, generation and surrogate included, by the cores of each: SCDM_VASP_RANKS of VASP's, one of all "
+    "others. Of a loop by VASP that ran without that setting they are node hours."
 )
 EXPECTED_WORDS = "Expected is what the energy model of the round says of its choice, and of as many chosen otherwise."
 
@@ -97,6 +97,8 @@ def came_of(one: LoopRound, computed: CandidateDoc | None) -> str:
         return "left out: the loop's budget was used up" if one.finished else "not computed yet"
     if computed.candidate_id in one.found_ids:
         return "found"
+    if one.finished and computed.state is CandidateState.PENDING:
+        return "left out: the loop's budget was used up"
     if computed.e_above_hull is None or computed.state is CandidateState.PENDING:
         return computed.reason or computed.state.value
     if computed.duplicate_of is not None:

@@ -32,6 +32,13 @@ def test_chance_and_improvement_are_what_they_are_defined_as(e: float, error: fl
     assert values(one, "bound", BELOW)[0] == pytest.approx(BELOW - of.ppf(stats.norm.cdf(-1)), abs=1e-9)
 
 
+def test_what_hardly_fits_is_worth_least_also_where_nothing_is_worth_anything() -> None:
+    far, near = option("far", 0.5, 0.1, fits=0.01), option("near", 0.2, 0.1, fits=0.99)
+    never = option("never", 0.2, 0.1, fits=0.0)
+    bound = dict(zip(("far", "near", "never"), values([far, near, never], "bound", 0.05), strict=True))
+    assert bound["near"] > bound["far"] > bound["never"]
+
+
 def test_nine_in_ten_lie_within_the_error() -> None:
     of = normal(0.3, 0.1)
     assert of.cdf(0.4) - of.cdf(0.2) == pytest.approx(0.9, abs=1e-4)

@@ -13,12 +13,13 @@ from support.documents import candidate, energies, six_candidates
 from support.layers import mx2
 from support.memory import memory_database
 
-from scdm_flows.campaigns import rounds, worth
+from scdm_flows.campaigns import promotion, rounds, worth
 from scdm_flows.campaigns.estimate import Fit
 from scdm_flows.campaigns.findings import OTHER_SCALE_EV, SAME_SCALE_EV, findings_of
-from scdm_flows.campaigns.rounds import Next, Step, is_found, next_step, register_loop, save, stored_loop
+from scdm_flows.campaigns.rounds import Next, Step, count, is_found, next_step, register_loop, save, stored_loop
+from scdm_flows.config import parse_config
 from scdm_flows.config.loop import LoopConfig, load_loop, parse_loop
-from scdm_flows.documents import CandidateDoc, LoopDoc, LoopRound, ParentRecord, StageName
+from scdm_flows.documents import CandidateDoc, CandidateState, LoopDoc, LoopRound, ParentRecord, StageName
 from scdm_flows.engines.base import StageCost
 from scdm_flows.engines.forcefield.energies import see
 from scdm_flows.errors import CampaignError, ConfigError
@@ -141,8 +142,14 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
 def test_a_loop_is_registered_once_and_may_grow() -> None:
     database = memory_database()
     register_loop(loop(), database)
+    config, known = stored_loop(database, "l")
+    known.ended = "all 3 rounds are done"
+    save(database, known)
+    register_loop(loop(), database)
+    assert stored_loop(database, "l")[1].ended == "all 3 rounds are done"
     register_loop(loop(rounds=5, core_hours=2), database)
     config, known = stored_loop(database, "l")
+    assert known.ended is None  # it goes on
     assert (config.rounds, config.core_hours, known.rounds) == (5, 2, [])
     with pytest.raises(CampaignError, match="another configuration; only rounds, core_hours"):
         register_loop(loop(choose={"n": 3}), database)
@@ -266,6 +273,29 @@ def test_core_hours_are_chosen_within_core_hours_alone(
     monkeypatch.setattr(worth, "_model", lambda *_: load_energy_model())
     worth.choose_round(config, with_outputs(config), 2, document())
     assert seen[0] == (left if left is None else pytest.approx(left))
+
+
+def test_what_failed_was_computed_for_nothing() -> None:
+    database = memory_database()
+    made = [
+        candidate(0, mx2("1H"), **energies(0.0, surrogate=False)),
+        candidate(1, mx2("1H"), state=CandidateState.FAILED, reason="relax: no end"),
+        candidate(2, mx2("1H"), state=CandidateState.PENDING),
+    ]
+    for one in made:
+        one.campaign = "l-r01-gpaw"
+    database.upsert(database.candidates, [one.model_dump() for one in made])
+    found = count(loop(), database, this(1).model_copy(update={"computed": "l-r01-gpaw"}), [])
+    assert (found.ended, found.found) == (2, 1)
+
+
+def test_a_budget_that_was_taken_out_is_one_no_longer() -> None:
+    stored = parse_config(
+        {"name": "c", "generator": {"kind": "files", "paths": ["x"]}, "budget": {"node_hours": 2, "max_candidates": 3}}
+    )
+    assert promotion._with_hours(stored, None).budget.node_hours == 2  # nothing was said
+    without = promotion._with_hours(stored, promotion.UNLIMITED).budget
+    assert (without.node_hours, without.max_candidates) == (None, 3)
 
 
 def test_what_is_found() -> None:

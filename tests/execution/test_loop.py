@@ -16,16 +16,18 @@ from support.layers import mx2
 from support.loops_demo import store_campaign
 from support.memory import memory_database
 
+from scdm_flows.builders import build_all
 from scdm_flows.campaigns import rounds
-from scdm_flows.config import CampaignConfig
+from scdm_flows.config import BudgetConfig, CampaignConfig
 from scdm_flows.config.loop import LoopConfig, parse_loop
-from scdm_flows.documents import LoopDoc
+from scdm_flows.documents import CandidateState, LoopDoc
 from scdm_flows.errors import CampaignError
 from scdm_flows.execution import fireworks as launch
 from scdm_flows.execution import jobs as execution
 from scdm_flows.execution.local.runner import run_campaign
-from scdm_flows.execution.loop import go_on
+from scdm_flows.execution.loop import go_on, is_over
 from scdm_flows.query import CandidateDB
+from scdm_flows.report.loops import came_of
 from scdm_flows.stores import Database
 from scdm_flows.stores.names import OUTPUTS
 from scdm_models.datasets.known import KnownLayers
@@ -208,6 +210,75 @@ def test_used_up_core_hours_end_it(config: LoopConfig) -> None:
     stored = database.loop("l")
     assert stored is not None
     assert told(stored) == told(document)
+
+
+def until_chosen(config: LoopConfig, database: Database) -> None:
+    """The first round has chosen, and nothing is computed for it."""
+
+    def run(campaign: CampaignConfig) -> None:
+        if campaign.name.endswith("-forcefield"):
+            raise Killed
+        run_campaign(campaign, database, processes=1)
+
+    with pytest.raises(Killed):
+        go_on(config, database, run, FOLDER)
+
+
+def test_what_the_budget_left_out_is_chosen_again_when_it_is_raised(config: LoopConfig) -> None:
+    database = memory_database()
+    until_chosen(config, database)
+    over = config.model_copy(update={"core_hours": rounds.spent(config, database, 1)})
+    document = go_on(over, database, here(database), FOLDER).document
+    (first,) = document.rounds
+    assert (len(first.chosen), first.ended, first.finished) == (2, 0, True)
+    assert document.ended == f"its {over.core_hours:g} core hours are used up"
+    (name,) = {c.state for c in CandidateDB(database).find(campaign="l-r01-forcefield")}
+    assert came_of(first, CandidateDB(database).find(campaign="l-r01-forcefield")[0]).startswith("left out")
+    assert name is CandidateState.PENDING
+    raised = go_on(config, database, here(database), FOLDER).document  # no limit any more
+    assert [len(r.chosen) for r in raised.rounds] == [2, 2, 2, 1]
+    again = {c.candidate_id for r in raised.rounds[1:] for c in r.chosen}
+    assert {c.candidate_id for c in first.chosen} <= again
+    assert sum(r.found or 0 for r in raised.rounds) == 4
+
+
+def test_a_round_is_counted_when_what_it_has_begun_has_ended(config: LoopConfig) -> None:
+    """Workers are still at it when its hours are used up."""
+    database = memory_database()
+    until_chosen(config, database)
+    limited = config.model_copy(update={"core_hours": rounds.spent(config, database, 1) + 1})
+
+    def begin(campaign: CampaignConfig) -> None:
+        """One has ended, and of the other a job of two hours."""
+        run_campaign(campaign.model_copy(update={"budget": BudgetConfig(max_candidates=1)}), database, processes=1)
+        build_all(database, campaign.name)
+        (other,) = CandidateDB(database).find(campaign=campaign.name, state="pending")
+        began = {"campaign": campaign.name, "candidate_id": other.candidate_id, "stage": "relax", "seconds": 7200.0}
+        database.mongo[OUTPUTS].insert_one({"uuid": "u", "index": 1, "output": {}, "metadata": began})
+
+    went = go_on(limited, database, begin, FOLDER)
+    assert went.waits_for == "l-r01-forcefield"
+    assert (went.document.rounds[0].finished, went.document.rounds[0].ended) == (False, 1)
+    database.mongo[OUTPUTS].delete_many({"uuid": "u"})  # it has ended otherwise
+    went = go_on(limited, database, here(database), FOLDER)
+    assert went.document.rounds[0].finished
+    assert went.document.rounds[0].ended == 2
+
+
+def test_jobs_that_somebody_has_taken_out_are_not_waited_for(config: LoopConfig) -> None:
+    database = memory_database()
+    campaign = config.campaign(1)
+    assert campaign is not None
+    run_campaign(campaign, database, processes=1)
+    assert is_over(database, campaign.name)
+    build_all(database, campaign.name)
+    one = CandidateDB(database).find(campaign=campaign.name)[0].candidate_id
+    query = {"metadata.candidate_id": one, "metadata.stage": "gate"}
+    database.mongo[OUTPUTS].delete_many(query)
+    assert not is_over(database, campaign.name)
+    spec = {"campaign": campaign.name, "candidate_id": one}
+    database.mongo["fireworks"].insert_one({"fw_id": 1, "state": "DEFUSED", "spec": spec})
+    assert is_over(database, campaign.name)
 
 
 def test_the_command(config: LoopConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

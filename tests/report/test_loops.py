@@ -69,6 +69,7 @@ def test_what_came_of_a_choice() -> None:
     assert came_of(begun, None) == "not computed yet"
     assert came_of(done, None) == "left out: the loop's budget was used up"
     assert came_of(begun, one(state=CandidateState.PENDING)) == "pending"
+    assert came_of(done, one(state=CandidateState.PENDING)) == "left out: the loop's budget was used up"
     failed = candidate(9, mx2("1H"), state=CandidateState.FAILED, reason="relax: no end")
     assert came_of(done, failed) == "relax: no end"
     assert came_of(done, one(duplicate_of="demo-1")) == "the same layer as demo-1"

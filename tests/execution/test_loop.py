@@ -251,6 +251,9 @@ def test_a_round_is_counted_when_what_it_has_begun_has_ended(config: LoopConfig)
     def begin(campaign: CampaignConfig) -> None:
         """One has ended, and of the other a job of two hours."""
         run_campaign(campaign.model_copy(update={"budget": BudgetConfig(max_candidates=1)}), database, processes=1)
+        database.mongo["campaigns"].update_one(
+            {"name": campaign.name}, {"$set": {"config.budget.max_candidates": None}}
+        )
         build_all(database, campaign.name)
         (other,) = CandidateDB(database).find(campaign=campaign.name, state="pending")
         began = {"campaign": campaign.name, "candidate_id": other.candidate_id, "stage": "relax", "seconds": 7200.0}

@@ -22,8 +22,9 @@ from scdm_flows.campaigns.node_hours import node_hours
 from scdm_flows.campaigns.promotion import UNLIMITED, Asked
 from scdm_flows.campaigns.removal import is_being_removed
 from scdm_flows.config.loop import LoopConfig, parse_loop
-from scdm_flows.documents import CandidateDoc, CandidateState, LoopDoc, LoopRound, utc_now
+from scdm_flows.documents import CandidateDoc, CandidateState, Choice, LoopDoc, LoopRound, utc_now
 from scdm_flows.documents.provenance import made_here
+from scdm_flows.documents.states import SHARD_STAGES
 from scdm_flows.errors import CampaignError
 from scdm_flows.query import CandidateDB
 from scdm_flows.stores.database import Database, plain_values
@@ -89,16 +90,12 @@ def register_loop(config: LoopConfig, database: Database) -> LoopDoc:
     CampaignError
         If there is another loop or a campaign of this name, or the loop is being removed.
     """
-    with store_errors(database.uri):
-        if is_being_removed(database.mongo, loop_key(config.name)):
-            raise CampaignError(
-                f"loop {config.name!r} is being removed; `scdm campaign remove {config.name}` completes that"
-            )
+    why = refusal(config, database)
+    if why is not None:
+        raise CampaignError(why)
     known = database.loop(config.name)
     wanted = config.model_dump(mode="json")
     if known is None:
-        if database.campaign(config.name) is not None:
-            raise CampaignError(f"a campaign is called {config.name!r}; give the loop another name")
         known = LoopDoc(
             name=config.name,
             description=config.description,
@@ -107,15 +104,28 @@ def register_loop(config: LoopConfig, database: Database) -> LoopDoc:
             provenance=made_here(config_hash=config.config_hash),
         )
         _insert(database, known)
-    elif known.config_hash != config.config_hash:
-        raise CampaignError(
-            f"loop {config.name!r} exists with another configuration; only rounds, core_hours and the description may "
-            "change; give the changed file a new name"
-        )
     elif known.config != wanted:
         known.config, known.description, known.ended = wanted, config.description, None
         save(database, known)
     return known
+
+
+def refusal(config: LoopConfig, database: Database) -> str | None:
+    """Why ``register_loop`` would refuse a loop, in words; None where it would not."""
+    name = config.name
+    with store_errors(database.uri):
+        if is_being_removed(database.mongo, loop_key(name)):
+            return f"loop {name!r} is being removed; `scdm campaign remove {name}` completes that"
+    known = database.loop(name)
+    if known is None:
+        taken = database.campaign(name) is not None
+        return f"a campaign is called {name!r}; give the loop another name" if taken else None
+    if known.config_hash == config.config_hash:
+        return None
+    return (
+        f"loop {name!r} exists with another configuration; only rounds, core_hours and the description may change; "
+        "give the changed file a new name"
+    )
 
 
 def stored_loop(database: Database, name: str) -> tuple[LoopConfig, LoopDoc]:
@@ -214,6 +224,22 @@ def count(config: LoopConfig, database: Database, this: LoopRound, before: Seque
                 found.append(one.candidate_id)
     hours = round(hours_of(config, database, this.number), 6)
     return this.model_copy(update={"ended": ended, "found": len(found), "found_ids": found, "core_hours": hours})
+
+
+def begun(query: CandidateDB, this: LoopRound, taken_out: Collection[str] = ()) -> list[Choice]:
+    """The choices of a round but those that the budget left out, which a later round may choose again.
+
+    Left out is what a finished round has not begun. taken_out: computed candidates that somebody has taken out of the
+    queue, which is no budget's doing.
+    """
+    if not this.finished or this.computed is None:
+        return this.chosen
+    came = {
+        one.promoted_from
+        for one in query.stream(campaign=this.computed)
+        if one.state is not CandidateState.PENDING or one.stages.keys() - SHARD_STAGES or one.candidate_id in taken_out
+    }
+    return [choice for choice in this.chosen if choice.candidate_id in came]
 
 
 def is_found(config: LoopConfig, one: CandidateDoc) -> bool:

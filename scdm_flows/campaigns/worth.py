@@ -5,7 +5,7 @@ And what a generator learns from: the same word on all candidates, and DFT's whe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,10 @@ from scdm_flows.analysis.acquisition import Option, chance, choose, gap_chance, 
 from scdm_flows.campaigns.estimate import Fit, fits, in_node_hours
 from scdm_flows.campaigns.findings import findings_of
 from scdm_flows.campaigns.promotion import why_not
-from scdm_flows.campaigns.rounds import computing_cores, hours_left, is_found
+from scdm_flows.campaigns.rounds import begun, computing_cores, hours_left, is_found
 from scdm_flows.config import FilesGeneratorConfig
 from scdm_flows.config.loop import LoopConfig
-from scdm_flows.documents import CandidateDoc, CandidateState, Choice, LoopDoc, LoopRound, StageName, Taught
+from scdm_flows.documents import CandidateDoc, Choice, LoopDoc, LoopRound, StageName, Taught
 from scdm_flows.engines.base import StageCost
 from scdm_flows.engines.forcefield.energies import predict_by
 from scdm_flows.errors import ReferenceDataError
@@ -31,8 +31,12 @@ from scdm_flows.thermo.table import ReferenceTable
 from scdm_models.errors import DatasetError
 
 
-def choose_round(config: LoopConfig, database: Database, number: int, document: LoopDoc) -> LoopRound:
+def choose_round(
+    config: LoopConfig, database: Database, number: int, document: LoopDoc, taken_out: Collection[str] = ()
+) -> LoopRound:
     """The choice of a round, not stored yet. Novelty, hulls and ranking must have been built since the last job.
+
+    taken_out: computed candidates that somebody has taken out of the queue.
 
     Raises
     ------
@@ -40,7 +44,9 @@ def choose_round(config: LoopConfig, database: Database, number: int, document: 
         If the surrogate's force field has no energy model.
     """
     model = _model(config, database)
-    pool, costs = _pool(config, database, document)
+    query = CandidateDB(database)
+    chosen_before = [choice for one in document.rounds for choice in begun(query, one, taken_out)]
+    pool, costs = _pool(config, database, document, {choice.candidate_id for choice in chosen_before})
     known, cores = fits(database, config.computing()) if pool else {}, computing_cores(config)
     options, documents = [], {}
     for candidate, predicted in zip(pool, predict_by(model, _relaxed(pool)), strict=True):
@@ -49,8 +55,7 @@ def choose_round(config: LoopConfig, database: Database, number: int, document: 
             options.append(_option(config, candidate, predicted, hours))
             documents[candidate.candidate_id] = candidate
     rules = config.choose
-    query = CandidateDB(database)
-    before = list(_options_before(document, query))
+    before = list(_options(chosen_before, query))
     chosen = choose(
         options,
         0 if config.compute is None else rules.n,
@@ -124,16 +129,11 @@ def _model(config: LoopConfig, database: Database) -> EnergyModel:
 
 
 def _pool(
-    config: LoopConfig, database: Database, document: LoopDoc
+    config: LoopConfig, database: Database, document: LoopDoc, chosen: Collection[str]
 ) -> tuple[list[CandidateDoc], dict[str, list[StageCost]]]:
     """New, relaxed, computable candidates of all rounds so far that none has chosen, each layer once; and what each
-    costs to compute."""
+    costs to compute. chosen: ids."""
     query, draft, number = CandidateDB(database), config.computing(), len(document.rounds) + 1
-    chosen = {choice.candidate_id for one in document.rounds for choice in one.chosen}
-    for one in document.rounds:  # what the budget left out may be chosen again
-        if one.finished and one.computed is not None:
-            left_out = query.stream(sort="candidate_id", campaign=one.computed, state=CandidateState.PENDING)
-            chosen -= {candidate.promoted_from for candidate in left_out}
     computed = {one.computed for one in document.rounds}
     pool: list[CandidateDoc] = []
     costs: dict[str, list[StageCost]] = {}
@@ -180,15 +180,14 @@ def _option(
     )
 
 
-def _options_before(document: LoopDoc, query: CandidateDB) -> Iterator[Option]:
+def _options(choices: Sequence[Choice], query: CandidateDB) -> Iterator[Option]:
     """What earlier rounds have chosen, for diversity."""
-    for one in document.rounds:
-        for choice in one.chosen:
-            candidate = query.get(choice.candidate_id)
-            yield Option(
-                choice.candidate_id, choice.e_above_hull, choice.e_above_hull_error, candidate.chemsys,
-                candidate.template or "",
-            )  # fmt: skip
+    for choice in choices:
+        candidate = query.get(choice.candidate_id)
+        yield Option(
+            choice.candidate_id, choice.e_above_hull, choice.e_above_hull_error, candidate.chemsys,
+            candidate.template or "",
+        )  # fmt: skip
 
 
 def teach_round(config: LoopConfig, database: Database, number: int, document: LoopDoc, file: Path) -> Taught:

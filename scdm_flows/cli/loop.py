@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from scdm_flows.cli.common import DRY, FORCE, JSON, USAGE, database, echo_json, 
 from scdm_flows.cli.files import check_output
 from scdm_flows.cli.report import write_page
 from scdm_flows.cli.running import HOURS, deadline_of, run_and_build, worker_config
-from scdm_flows.errors import ConfigError
+from scdm_flows.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
     from scdm_flows.config import CampaignConfig
@@ -106,14 +107,20 @@ def _submitter(connected: Database) -> Any:
 
 def _plan(config: LoopConfig, *, as_json: bool) -> None:
     """Say what a loop would do; exit code 2 where it would be refused."""
-    from scdm_flows.campaigns.registration import refusals_here
-    from scdm_flows.campaigns.rounds import NODE_HOURS, unit_of
+    from scdm_flows.campaigns.registration import obstacles, refusals_here
+    from scdm_flows.campaigns.rounds import NODE_HOURS, refusal, unit_of
     from scdm_flows.flows.campaign import shard_count
 
     first, computes = config.campaign(1), config.computing()
     assert first is not None
-    missing = refusals_here(first)
-    if config.compute is not None:
+    why, known = None, False
+    with suppress(StoreError), database(create=False, indexes=False) as connected:  # refusals_here tells of it
+        why, known = refusal(config, connected), connected.loop(config.name) is not None
+    missing = [] if why is None else [why]
+    missing += refusals_here(first)
+    if config.compute is not None and known:  # the campaign of that name is its own
+        missing += obstacles(computes)
+    elif config.compute is not None:
         missing += refusals_here(computes.model_copy(update={"name": config.computed(1)}))
     missing = list(dict.fromkeys(missing))
     total = shard_count(first)[1] if not missing else None
@@ -141,7 +148,7 @@ def _plan(config: LoopConfig, *, as_json: bool) -> None:
         click.echo(f"loop {config.name}: {config.rounds} rounds of {total} samples, {then}; nothing was written")
         if config.core_hours is not None:
             why = ": set SCDM_VASP_RANKS, and core hours are counted" if unit == NODE_HOURS else ""
-            click.echo(f"nothing begins after {config.core_hours:g} {unit}{why}")
+            click.echo(f"no round and nothing chosen begins after {config.core_hours:g} {unit}{why}")
         for line in missing:
             click.echo(f"missing: {line}", err=True)
     if missing:

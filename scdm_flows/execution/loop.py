@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from scdm_flows.campaigns.worth import choose_round, teach_round
 from scdm_flows.config import CampaignConfig, stored_config
 from scdm_flows.config.loop import LoopConfig
 from scdm_flows.documents import LoopDoc
+from scdm_flows.execution.fireworks.cancel import MARK
 from scdm_flows.execution.fireworks.submission import TAKEN_OUT
 from scdm_flows.flows.campaign import shard_count
 from scdm_flows.stores.database import Database
@@ -104,7 +105,8 @@ def go_on(
                 return Went(document, campaign.name)
         elif now.step is Step.CHOOSE:
             build_all(database)
-            document.rounds.append(choose_round(config, database, now.number, document))
+            taken_out = _taken_out(database, [one.computed for one in document.rounds])
+            document.rounds.append(choose_round(config, database, now.number, document, taken_out))
             document.ended = None
             save(database, document)
         else:
@@ -148,10 +150,17 @@ def is_over(database: Database, name: str) -> bool:
 
 def _open(database: Database, config: CampaignConfig) -> Plan:
     """What is open of a campaign, without candidates whose jobs somebody has taken out of the queue."""
-    query = {"spec.campaign": config.name, "state": {"$in": list(TAKEN_OUT)}}
-    with store_errors(database.uri):
-        taken_out = set(database.mongo["fireworks"].distinct("spec.candidate_id", query)) - {None}
+    taken_out = _taken_out(database, [config.name])
     return plan(config, shard_count(config)[0], stored_of(config, database, set_aside=taken_out))
+
+
+def _taken_out(database: Database, campaigns: Sequence[str | None]) -> set[str]:
+    """Candidates whose jobs somebody has taken out of the queue; not with a campaign that is cancelled as a whole,
+    which whoever executes it refuses.
+    """
+    query = {"spec.campaign": {"$in": list(campaigns)}, "state": {"$in": list(TAKEN_OUT)}, MARK: {"$exists": False}}
+    with store_errors(database.uri):
+        return set(database.mongo["fireworks"].distinct("spec.candidate_id", query)) - {None}
 
 
 def _under_way(database: Database, config: CampaignConfig) -> bool:

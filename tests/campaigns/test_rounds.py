@@ -11,18 +11,20 @@ from hypothesis import strategies as st
 from pymatgen.core import Structure
 from support.documents import candidate, energies, six_candidates
 from support.layers import mx2
+from support.loops_demo import chosen
 from support.memory import memory_database
 
 from scdm_flows.campaigns import promotion, rounds, worth
 from scdm_flows.campaigns.estimate import Fit
 from scdm_flows.campaigns.findings import OTHER_SCALE_EV, SAME_SCALE_EV, findings_of
-from scdm_flows.campaigns.rounds import Next, Step, count, is_found, next_step, register_loop, save, stored_loop
+from scdm_flows.campaigns.rounds import Next, Step, begun, count, is_found, next_step, register_loop, save, stored_loop
 from scdm_flows.config import parse_config
 from scdm_flows.config.loop import LoopConfig, load_loop, parse_loop
-from scdm_flows.documents import CandidateDoc, CandidateState, LoopDoc, LoopRound, ParentRecord, StageName
+from scdm_flows.documents import CandidateDoc, CandidateState, LoopDoc, LoopRound, ParentRecord, StageName, StageRecord
 from scdm_flows.engines.base import StageCost
 from scdm_flows.engines.forcefield.energies import see
 from scdm_flows.errors import CampaignError, ConfigError
+from scdm_flows.query import CandidateDB
 from scdm_flows.stores import Database
 from scdm_flows.stores.names import OUTPUTS
 from scdm_flows.thermo.energy_model import load_energy_model
@@ -289,6 +291,68 @@ def test_what_failed_was_computed_for_nothing() -> None:
     assert (found.ended, found.found) == (2, 1)
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_choice_counts_once_something_of_it_was_computed(finished: bool) -> None:
+    """What the budget left out may be chosen again, what failed may not."""
+    database = memory_database()
+    relaxed = {"screen": StageRecord(status="passed"), "relax": StageRecord(status="passed")}
+    pending = {"state": CandidateState.PENDING}
+    came: list[dict[str, Any]] = [
+        energies(0.4),
+        {"state": CandidateState.FAILED, "reason": "relax: no end"},
+        {**pending, "stages": relaxed},
+        {**pending, "stages": {"screen": relaxed["screen"]}},  # left out
+        {**pending, "stages": {"screen": relaxed["screen"]}},  # taken out of the queue by somebody
+    ]
+    made = [candidate(k, mx2("1H"), promoted_from=chosen(k).candidate_id, **fields) for k, fields in enumerate(came)]
+    for one in made:
+        one.campaign = "l-r01-gpaw"
+    database.upsert(database.candidates, [one.model_dump() for one in made])
+    first = this(1, finished=finished).model_copy(
+        update={"computed": "l-r01-gpaw", "chosen": [chosen(k) for k in range(6)]}  # the last one was not screened
+    )
+    kept = [0, 1, 2, 4] if finished else list(range(6))
+    assert begun(CandidateDB(database), first, [made[4].candidate_id]) == [chosen(k) for k in kept]
+
+
+def test_what_was_left_out_is_chosen_again_but_not_when_it_was_computed_since(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has failed since has no structure to be known by, and would be computed in every round."""
+    files = {"generator": {"kind": "files", "paths": ["/x"]}}
+    config = loop(candidates=files, compute={"engine": {"kind": "forcefield"}})
+    left_out = {"state": CandidateState.PENDING, "stages": {"screen": StageRecord(status="passed")}}
+    layer = mx2("1H")
+    documents = []
+    for campaign, fields in (
+        ("l-r01", energies(0.02, rank=1, relaxed_structure=layer.as_dict())),
+        ("l-r01-forcefield", left_out),
+        ("l-r02-forcefield", {"state": CandidateState.FAILED, "reason": "relax: no end"}),
+    ):
+        one = candidate(0, layer, promoted_from=None if campaign == "l-r01" else chosen(0).candidate_id, **fields)
+        name = f"{campaign}-{0:012x}"
+        documents.append(one.model_copy(update={"campaign": campaign, "candidate_id": name}).model_dump())
+    seen: dict[str, Any] = {}
+
+    def predict(model: Any, structures: list[Any]) -> list[str]:
+        seen["pool"] = len(structures)
+        return ["not predicted"] * len(structures)
+
+    def choose(*_: Any, before: Any = (), **__: Any) -> list[Any]:
+        seen.setdefault("before", [one.candidate_id for one in before])
+        return []
+
+    monkeypatch.setattr(worth, "_model", lambda *_: load_energy_model())
+    monkeypatch.setattr(worth, "predict_by", predict)
+    monkeypatch.setattr(worth, "choose", choose)
+    done = [this(k).model_copy(update={"computed": f"l-r0{k}-forcefield", "chosen": [chosen(0)]}) for k in (1, 2)]
+    # for diversity it counts once as well, and not against itself
+    for n, pool, before in ((1, 1, []), (2, 0, [chosen(0).candidate_id])):
+        database = memory_database()
+        database.upsert(database.candidates, documents[: n + 1])
+        seen.clear()
+        worth.choose_round(config, database, 3, document(*done[:n]))
+        assert seen == {"pool": pool, "before": before}, n
+
+
 def test_a_budget_that_was_taken_out_is_one_no_longer() -> None:
     stored = parse_config(
         {"name": "c", "generator": {"kind": "files", "paths": ["x"]}, "budget": {"node_hours": 2, "max_candidates": 3}}
@@ -296,6 +360,7 @@ def test_a_budget_that_was_taken_out_is_one_no_longer() -> None:
     assert promotion._with_hours(stored, None).budget.node_hours == 2  # nothing was said
     without = promotion._with_hours(stored, promotion.UNLIMITED).budget
     assert (without.node_hours, without.max_candidates) == (None, 3)
+    assert rounds.asked_of(loop(), this(1), None).node_hours == promotion.UNLIMITED
 
 
 def test_what_is_found() -> None:

@@ -19,7 +19,7 @@ from scdm_flows.documents import utc_now
 from scdm_flows.errors import CampaignError
 from scdm_flows.execution.loop import Went
 from scdm_flows.stores import Database
-from scdm_flows.stores.names import CONTROLS
+from scdm_flows.stores.names import CONTROLS, OUTPUTS
 
 
 @pytest.fixture
@@ -61,9 +61,13 @@ def test_a_loop_that_another_process_runs_is_refused(
 @pytest.mark.parametrize(
     ("kind", "ranks", "words"),
     [
-        ("vasp", "32", "nothing begins after 100 core hours\n"),
-        ("vasp", None, "nothing begins after 100 node hours: set SCDM_VASP_RANKS, and core hours are counted"),
-        ("gpaw", None, "nothing begins after 100 core hours\n"),
+        ("vasp", "32", "no round and nothing chosen begins after 100 core hours\n"),
+        (
+            "vasp",
+            None,
+            "no round and nothing chosen begins after 100 node hours: set SCDM_VASP_RANKS, and core hours are counted",
+        ),
+        ("gpaw", None, "no round and nothing chosen begins after 100 core hours\n"),
     ],
 )
 def test_a_plan_says_what_its_hours_are(
@@ -77,6 +81,34 @@ def test_a_plan_says_what_its_hours_are(
     Path("l.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
     plan = CliRunner().invoke(cli, ["campaign", "loop", "l.yaml", "--dry-run"])
     assert words in plan.output
+
+
+def test_a_plan_is_refused_where_the_loop_would_be(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is none where the loop would go on: the campaigns that it has made are its own."""
+    monkeypatch.setattr("scdm_flows.campaigns.registration.connect", lambda **_: database)
+    monkeypatch.setattr("scdm_flows.campaigns.registration.obstacles", lambda _: [])  # GPAW may not be installed here
+
+    def planned(**changes: Any) -> Any:
+        file = tmp_path / "l.yaml"
+        file.write_text(yaml.safe_dump(loop_config(**changes).model_dump(mode="json")))
+        return CliRunner().invoke(cli, ["campaign", "loop", str(file), "--dry-run"])
+
+    assert planned().exit_code == 0  # there is nothing yet
+    store_loop(database)
+    for name in ("l-r01", "l-r01-gpaw"):
+        database.mongo[OUTPUTS].insert_one({"uuid": name, "index": 1, "metadata": {"campaign": name}})
+    for same in ({}, {"rounds": 5, "core_hours": 2}):
+        assert planned(**same).exit_code == 0, planned(**same).output
+    for changes, words in (
+        ({"choose": {"n": 4}}, "loop 'l' exists with another configuration; only rounds, core_hours and the descr"),
+        ({"name": "l-r02"}, "a campaign is called 'l-r02'; give the loop another name"),
+    ):
+        refused = planned(**changes)
+        assert refused.exit_code == 2
+        assert f"missing: {words}" in refused.output
+    assert [one["config"] for one in database.mongo["loops"].find()] == [loop_config().model_dump(mode="json")]
 
 
 def test_a_loop_says_that_it_is_under_way(

@@ -282,6 +282,9 @@ def test_jobs_that_somebody_has_taken_out_are_not_waited_for(config: LoopConfig)
     spec = {"campaign": campaign.name, "candidate_id": one}
     database.mongo["fireworks"].insert_one({"fw_id": 1, "state": "DEFUSED", "spec": spec})
     assert is_over(database, campaign.name)
+    # `scdm campaign cancel` defuses as well, and remembers it: that campaign is to be refused, not to count as over
+    database.mongo["fireworks"].update_one({"fw_id": 1}, {"$set": {"spec.cancelled_from": "READY"}})
+    assert not is_over(database, campaign.name)
 
 
 def test_the_command(config: LoopConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -85,3 +87,38 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not Path(f"/proc/{worker}").exists()
+
+
+HALF = """
+import os, sys, time
+from pathlib import Path
+from scdm_models.processes import pool
+
+
+def half(mark):
+    frame = sys._getframe()
+    while "result_queue" not in frame.f_locals:
+        frame = frame.f_back
+    # the length of a message of 1,000 bytes, and none of them: what a worker leaves that is ended while it writes
+    os.write(frame.f_locals["result_queue"]._writer.fileno(), (1000).to_bytes(4, "big"))
+    Path(mark).touch()
+    time.sleep(600)
+
+
+if __name__ == "__main__":
+    try:
+        with pool(1) as executor:
+            executor.submit(half, sys.argv[1])
+            while not Path(sys.argv[1]).exists():
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+def test_a_worker_that_is_ended_while_it_writes_keeps_nobody_waiting(tmp_path: Path) -> None:
+    (tmp_path / "half.py").write_text(HALF)
+    command = [sys.executable, str(tmp_path / "half.py"), str(tmp_path / "mark")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "interrupted\n"

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -70,6 +71,10 @@ def pool(processes: int, begin: Callable[..., None] | None = None, *arguments: o
         for worker in multiprocessing.active_children():
             if worker not in before:
                 worker.terminate()
+        # one that ended in the middle of a message: the thread that reads it waits for the rest while anybody could
+        # write, and this process could (CPython 3.11 to 3.14)
+        results: Any = executor._result_queue
+        results._writer.close()
         raise
     finally:
         executor.shutdown(cancel_futures=True)

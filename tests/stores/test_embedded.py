@@ -95,7 +95,7 @@ def test_server_that_met_a_full_disk_is_recognised_and_started_anew(
         assert pid is not None
         # no file may grow: to the server that is a disk without space, which nobody but root could make
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
-        with pytest.raises(StoreError, match="full disk: free some space"):
+        with pytest.raises(StoreError, match="full disk, or a folder .* that was removed.*: free some space"):
             fill(database, "b")
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     state = server.status()

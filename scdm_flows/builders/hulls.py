@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
@@ -49,8 +49,9 @@ from scdm_flows.thermo.table import ReferenceTable
 logger = logging.getLogger(__name__)
 
 # part of the basis: raise it when the computation changes (5: formulas with brackets are read right, 6: candidates
-# say which competing phases are candidates, 7: and which are missing)
-ALGORITHM = 7
+# say which competing phases are candidates, 7: and which are missing, 8: layers of an element, and equal ones of other
+# campaigns, are no rivals)
+ALGORITHM = 8
 ATTEMPTS = 20
 _NEEDED = [
     "candidate_id",
@@ -62,6 +63,7 @@ _NEEDED = [
     "stages.relax.status",
     "one_layer",
     "duplicate_of",
+    "novelty.first",
     "hull_pending",
     *HULL_FIELDS,
 ]
@@ -223,7 +225,8 @@ class HullBuilder(ScdmBuilder):
         here = {c["candidate_id"] for c in members}  # a subsystem may still hold one that is of this system now
         below = [x for x in item["lower"] if x["name"] not in here]
         lower = own + [Phase.from_formula(x["name"], x["formula"], x["energy_per_atom"]) for x in below]
-        places = [] if system is None else compete(placed, system, lower)
+        equal = {c["candidate_id"]: first for c in members if (first := _group(c)) is not None}
+        places = [] if system is None else compete(placed, system, lower, equal)
         fields = {p.phase.name: _fields(p, where, item["missing"]) for p, where in zip(placed, places, strict=True)}
         drawn = [p.phase for p in placed if p.phase.name in competing]
         drawn += [phase for phase in lower if phase.name not in competing]
@@ -421,8 +424,16 @@ def pending_token(candidate: CandidateDoc | dict[str, Any]) -> str | None:
     brought = [data.get(k) for k in ("formula", "energy_scheme", "energy_per_atom", "surrogate")] + [competes(data)]
     if data.get("potentials"):
         brought.append(data["potentials"])
+    if (first := _group(data)) is not None:  # equal ones are no rivals
+        brought.append(first)
     text = json.dumps(brought)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _group(candidate: Mapping[str, Any]) -> str | None:
+    """The first of the candidates of all campaigns that are the same layer; None of one alone."""
+    first: str | None = (candidate.get("novelty") or {}).get("first")
+    return first
 
 
 def _fields(own: Placed, where: Place, missing: list[str]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Only a candidate below the references' hull can change the place of another, so 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 MAX_POINTS = 400
 MAX_DRAWN_ELEMENTS = 5
+NOTHING: Mapping[str, str] = {}
 SAME_COMPOSITION = 1e-6  # atom fractions that differ by less are one composition
 
 
@@ -59,23 +60,30 @@ def place(system: PhaseSystem, candidates: Sequence[Phase]) -> list[Placed]:
     ]
 
 
-def compete(placed: Sequence[Placed], references: PhaseSystem, lower: Sequence[Phase]) -> list[Place]:
+def compete(
+    placed: Sequence[Placed], references: PhaseSystem, lower: Sequence[Phase], equal: Mapping[str, str] = NOTHING
+) -> list[Place]:
     """The places of the candidates of a chemical system.
 
     placed: its candidates; lower: all candidates below the references' hull that may compete, of the system and its
     subsystems, (those among ``placed`` do not compete with themselves). A layer of an element never becomes the
     element's reference, so it competes with nothing: else it would lift all compounds of the element.
+
+    equal: name -> name of the group of candidates that are one layer, as of several campaigns; they are no rivals.
     """
     lower = [phase for phase in lower if len(phase.fractions) > 1]
     if not lower:
         return [Place(one.e_above_hull, one.decomposition, _above_same(one.phase, references, ())) for one in placed]
     everything = PhaseSystem(references.elements, [*references.phases, *lower])
     at = {phase.name: len(references.phases) + i for i, phase in enumerate(lower)}
-    others = [one.phase for one in placed if one.phase.name not in at]
-    among = {one.phase.name: one for one in place(everything, others)}
+    groups: dict[str, list[int]] = {}
+    for name, index in at.items():
+        groups.setdefault(equal.get(name, name), []).append(index)
+    alone = {one.phase.name: groups.get(equal.get(one.phase.name, one.phase.name), []) for one in placed}
+    among = {one.phase.name: one for one in place(everything, [p.phase for p in placed if not alone[p.phase.name]])}
     found = []
     for one in placed:
-        own, without = one.phase, [at[one.phase.name]] if one.phase.name in at else []
+        own, without = one.phase, alone[one.phase.name]
         hull = everything.place(own.fractions, own.energy_per_atom, without) if without else among[own.name]
         computed = tuple(phase.name for phase in lower if f"{phase.name} {phase.formula}" in hull.decomposition)
         same = _above_same(own, everything, without)

@@ -84,6 +84,24 @@ def test_a_layer_of_an_element_never_becomes_its_reference() -> None:
     assert {name for name, p in drawn.items() if p.stable} == {"B", "N", "nitride"}
 
 
+def test_equal_layers_of_several_campaigns_are_no_rivals() -> None:
+    """Each lies as far below the others as if it were alone; a third that is another layer competes with both."""
+    bulk = [Phase("B", {"B": 1.0}, 0.0, "B"), Phase("N", {"N": 1.0}, 0.0, "N")]
+    layers = [
+        Phase(name, {"B": 0.5, "N": 0.5}, energy, "BN") for name, energy in (("a", -0.30), ("b", -0.29), ("c", 0.1))
+    ]
+    system = PhaseSystem(["B", "N"], bulk)
+    placed, lower = place(system, layers), layers[:2]
+    assert [p.e_above_hull for p in compete(placed, system, lower)] == pytest.approx([-0.01, 0.01, 0.40])
+    found = compete(placed, system, lower, {"a": "a", "b": "a"})
+    assert [p.e_above_hull for p in found] == pytest.approx([-0.30, -0.29, 0.40])
+    assert [p.e_above_same_composition for p in found] == [None, None, pytest.approx(0.40)]
+    # one above the references' hull is no rival of its like either
+    high = [Phase("d", {"B": 0.5, "N": 0.5}, 0.05, "BN"), layers[0]]
+    found = compete(place(system, high), system, layers[:1], {"a": "a", "d": "a"})
+    assert [p.e_above_hull for p in found] == pytest.approx([0.05, -0.30])
+
+
 def test_new_stable_phase_is_negative_and_decomposes_to_its_rivals() -> None:
     # LiO at -2 between Li (0) and O (0): 2 eV/atom below the tie line
     rivals = [Phase("Li", {"Li": 1.0}, 0.0, "Li"), Phase("O", {"O": 1.0}, 0.0, "O")]

@@ -633,6 +633,25 @@ def test_duplicates_do_not_compete_with_their_first() -> None:
     assert campaign.get("a").e_above_hull == pytest.approx(2 / 3 - 0.8)
 
 
+def test_one_layer_of_two_campaigns_does_not_compete_with_itself(campaign: Campaign) -> None:
+    campaign.screen(0, screened("a", 0))
+    campaign.gate("a", -0.8)
+    campaign.build()
+    candidates = campaign.database.mongo["candidates"]
+    other = campaign.get("a").model_copy(update={"candidate_id": "again", "campaign": "d"})
+    again = {**other.model_dump(mode="json"), "energy_per_atom": -0.79, "hull_pending": "new"}
+    again["novelty"]["version"] = ""  # not judged yet
+    candidates.insert_one(again)
+    campaign.build()
+    assert [k.id for k in campaign.get("a").known_as] == ["again"]
+    assert campaign.get("a").e_above_hull == pytest.approx(2 / 3 - 0.8)
+    assert campaign.get("again").e_above_hull == pytest.approx(2 / 3 - 0.79)
+    candidates.delete_one({"candidate_id": "again"})
+    campaign.build()
+    assert campaign.get("a").known_as == []
+    assert campaign.get("a").e_above_hull == pytest.approx(2 / 3 - 0.8)
+
+
 def test_predicted_energies_compete_and_keep_their_error(campaign: Campaign) -> None:
     campaign.screen(0, screened("a", 0), screened("b", 1, layer("1T"), layer_group_generated=72))
     said = {"surrogate": True, "e_above_hull_error": 0.05, "extrapolated": True, "energy_model": "model-1"}

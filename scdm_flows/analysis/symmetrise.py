@@ -52,6 +52,7 @@ def symmetrised(structure: Structure, symprec: float = SYMPREC_ANGSTROM) -> Stru
     layer = Structure(Lattice(lattice @ stretch), structure.species, placed)
     for name, values in structure.site_properties.items():
         layer.add_site_property(name, values)
+    layer.properties = dict(structure.properties)
     return layer
 
 

@@ -137,7 +137,7 @@ def _named(query: CandidateDB, name: str, found: Mapping[str, Any]) -> Candidate
 def _alone(document: CandidateDoc, found: Mapping[str, Any]) -> CandidateDoc:
     if found:
         raise click.UsageError(
-            f"{document.candidate_id} is one candidate; filters ({' '.join(_written(found))}) go with a formula, or "
+            f"{document.candidate_id} is one candidate; filters ({' '.join(written(found))}) go with a formula, or "
             "without a name"
         )
     return document
@@ -147,14 +147,14 @@ def _best(query: CandidateDB, found: Mapping[str, Any]) -> CandidateDoc:
     """The best by rank; where none has a rank, by energy above hull."""
     best = next(iter(query.find(sort="rank", limit=1, **found)), None)
     if best is None:
-        matching = " ".join(_written(found))
+        matching = " ".join(written(found))
         raise CampaignError(f"no candidate matches {matching}; `scdm candidates list` shows what there is")
     by = "rank"
     if best.rank is None:
         best, by = query.find(sort="e_above_hull", limit=1, **found)[0], "energy above hull"
     others = query.count(**found) - 1
     if others:
-        listed = " ".join(f"--where {text}" for text in _written(found))
+        listed = " ".join(f"--where {text}" for text in written(found))
         click.echo(
             f"{best.candidate_id} is the best by {by} of {others + 1} candidates; the {others} "
             f"other{'s' * (others > 1)}: scdm candidates list {listed}",
@@ -163,7 +163,7 @@ def _best(query: CandidateDB, found: Mapping[str, Any]) -> CandidateDoc:
     return best
 
 
-def _written(found: Mapping[str, Any]) -> list[str]:
+def written(found: Mapping[str, Any]) -> list[str]:
     """The filters as ``--where`` takes them."""
     return [
         f"{name}={json.dumps(one) if isinstance(one, bool) else one}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scdm_flows.cli.chosen import _written
+from scdm_flows.cli.chosen import written
 from scdm_flows.cli.common import FORCE, database
 from scdm_flows.cli.files import check_output, make_folder, output_file, output_path
 from scdm_flows.cli.progress import progress_bar
@@ -148,7 +148,7 @@ def _promotion(query: CandidateDB, name: str) -> str:
     engine = made.engine.model_dump(mode="json", exclude_defaults=True, exclude={"kind"})
     gates = made.gate.model_dump(mode="json", exclude_defaults=True)
     words = [f"scdm campaign promote {generator.parent} --top {generator.top} --engine {made.engine.kind}"]
-    words += [f"--where {shlex.quote(text)}" for text in _written(generator.where)]
+    words += [f"--where {shlex.quote(text)}" for text in written(generator.where)]
     numbers = {option: getattr(generator, option) for option in ("within", "draw", "core_hours")}
     numbers["node_hours"] = made.budget.node_hours
     words += [f"--{option.replace('_', '-')} {value}" for option, value in numbers.items() if value is not None]

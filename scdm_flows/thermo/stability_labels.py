@@ -12,6 +12,7 @@ from pymatgen.core import Structure
 from scdm_flows.errors import ReferenceDataError
 from scdm_flows.thermo.energy_model import PredictedEnergy
 from scdm_flows.thermo.table import ReferenceTable
+from scdm_models.datasets.curation import E_HULL
 from scdm_models.datasets.records import CuratedLayer
 
 Predict = Callable[[Sequence[Structure]], Iterable[PredictedEnergy | str]]
@@ -46,20 +47,21 @@ def stability_labels(
     progress
         Called with (done, total) of those that are predicted.
     """
-    labels: list[float | None] = [layer.properties.get("e_hull") for layer in layers]
+    labels: list[float | None] = [layer.properties.get(E_HULL) for layer in layers]
     counts = {"dft": sum(value is not None for value in labels), "surrogate": 0, "none": 0}
     unknown = [k for k, value in enumerate(labels) if value is None]
-    names = [_name(layer, table, model) for layer in layers]
+    names = {k: _name(layers[k], table, model) for k in unknown}
     found = _read(kept)
     todo = [k for k in unknown if names[k] not in found]
     with kept.open("a") as file:
         file.write("\n" if file.tell() else "")  # after half a line
-        for k, answer in zip(todo, predict([layers[k].structure for k in todo]), strict=True):
+        answers = predict([layers[k].structure for k in todo])
+        for done, (k, answer) in enumerate(zip(todo, answers, strict=True), len(unknown) - len(todo) + 1):
             found[names[k]] = label = _label(layers[k].structure, answer, table)
             file.write(json.dumps({"id": layers[k].id, "name": names[k], "e_above_hull": label}) + "\n")
             file.flush()
             if progress is not None:
-                progress(sum(names[k] in found for k in unknown), len(unknown))
+                progress(done, len(unknown))
     for k in unknown:
         labels[k] = found[names[k]]
         counts["none" if labels[k] is None else "surrogate"] += 1

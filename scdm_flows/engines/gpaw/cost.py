@@ -6,17 +6,15 @@ presets on one core of a machine of 2024. How many steps runs take is assumed, s
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import spglib
 
-from scdm_flows.analysis.magnetism import orders_of
 from scdm_flows.analysis.stiffness import strains
 from scdm_flows.config import GpawEngineConfig
 from scdm_flows.engines.base import StageCost
-from scdm_flows.engines.gpaw.inputs import static_task
+from scdm_flows.engines.gpaw.inputs import orders_ahead
 from scdm_flows.engines.gpaw.layers import geometry
 from scdm_flows.engines.gpaw.presets import PRESETS
 from scdm_flows.engines.spin import with_spin
@@ -50,17 +48,6 @@ def _run(structure: Structure, config: GpawEngineConfig, density: float) -> tupl
     return k_points, bands, SECONDS * bands * waves * spins
 
 
-def _orders(structure: Structure, config: GpawEngineConfig, stage: Callable[..., StageCost]) -> list[StageCost]:
-    """Other magnetic orders of the static run, if atoms keep the moments that they begin with."""
-    moments = static_task(config, structure)["moments"]
-    if moments is None or "afm" not in config.magnetism.orderings:
-        return []
-    begun = structure.copy()
-    begun.add_site_property("magmom", moments)
-    orders = orders_of(begun, config.magnetism.max_orderings)
-    return [stage("static_orders", len(orders), max(orders, key=len), ORDER_SCF_STEPS)] if orders else []
-
-
 def cost(structure: Structure, config: GpawEngineConfig, displaced: list[Structure]) -> list[StageCost]:
     """Each stage's cost in order; displaced: the displaced supercells of the phonons."""
     density = PRESETS[config.preset].kpoint_density
@@ -74,10 +61,12 @@ def cost(structure: Structure, config: GpawEngineConfig, displaced: list[Structu
     found = [
         stage("relax", 1, structure, SCF_STEPS * GEOMETRIES),
         stage("static", 1, structure, SCF_STEPS),
-        *_orders(structure, config, stage),
         stage("bands", 1, structure, FIXED_STEPS, PRESETS[config.preset].mesh_density, config.band_points),
         stage("stiffness", len(strains(structure, config.strain)), structure, SCF_STEPS * GEOMETRIES_OF_A_STRAIN),
     ]
+    orders = orders_ahead(config, structure)
+    if orders:
+        found.insert(2, stage("static_orders", len(orders), max(orders, key=len), ORDER_SCF_STEPS))
     if displaced:
         found.append(stage("phonon", len(displaced) + 1, displaced[0], SCF_STEPS))  # and the undisplaced one
     return found

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scdm_flows.analysis.bands import is_magnetic
-from scdm_flows.analysis.magnetism import lowest, orders_of
+from scdm_flows.analysis.magnetism import lowest
 from scdm_flows.config import GpawEngineConfig
 from scdm_flows.documents.bands import GapKind
 from scdm_flows.documents.static import StaticSummary
@@ -120,11 +120,8 @@ class GpawEngine(PackagedReferences):
             "bands": inputs.bands_task(self.config, structure),
             "stiffness": inputs.stiffness_task(self.config, structure),
         }
-        if "afm" in self.config.magnetism.orderings:
-            begun = structure.copy()  # with the moments that the relaxation begins with
-            begun.add_site_property("magmom", tasks["static"]["moments"] or [0.0] * len(structure))
-            for number, order in enumerate(orders_of(begun, self.config.magnetism.max_orderings), 1):
-                tasks[f"static_order_{number}"] = inputs.order_task(self.config, order, structure)
+        for number, order in enumerate(inputs.orders_ahead(self.config, structure), 1):
+            tasks[f"static_order_{number}"] = inputs.order_task(self.config, order, structure)
         dipole = bool(tasks["static"]["dipole"])
         tasks["phonon_undisplaced"] = inputs.forces_task(self.config, self.at_rest(structure), dipole=dipole)
         width = len(str(len(supercells)))

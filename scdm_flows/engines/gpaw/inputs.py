@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scdm_flows.analysis.magnetism import orders_of
 from scdm_flows.analysis.phonons import in_plane_path
 from scdm_flows.analysis.stiffness import strains
 from scdm_flows.analysis.symmetrise import symmetrised
@@ -30,16 +31,10 @@ STATIC_FORCES, RELAX_FORCES, PHONON_FORCES = 0.02, 0.01, 1e-3  # eV/angstrom, of
 def task(config: GpawEngineConfig, name: str, structure: Structure, **more: Any) -> dict[str, Any]:
     """The part of every input that is the same. structure: taken as it is; more: what the task has besides."""
     preset = PRESETS[config.preset]
-    spin = with_spin(config.spin, structure)
-    wanted = {
-        **dict.fromkeys(OTHER_D_METALS, D_MOMENT),
-        **dict.fromkeys((*OFTEN_MAGNETIC, *F_METALS), METAL_MOMENT),
-        **config.initial_moments,
-    }
     return {
         "task": name,
         **geometry(structure),
-        "moments": moments_of(structure, wanted, OTHER_MOMENT) if spin else None,
+        "moments": initial_moments(config, structure),
         "cutoff": preset.cutoff_ev,
         "kpoint_density": preset.kpoint_density,
         "smearing": config.smearing_ev,
@@ -48,6 +43,26 @@ def task(config: GpawEngineConfig, name: str, structure: Structure, **more: Any)
         "dipole": corrects_dipole(config.dipole_correction, structure),
         **more,
     }
+
+
+def initial_moments(config: GpawEngineConfig, structure: Structure) -> list[float] | None:
+    """(n,) Bohr magnetons that a run begins with; None for one without spin."""
+    wanted = {
+        **dict.fromkeys(OTHER_D_METALS, D_MOMENT),
+        **dict.fromkeys((*OFTEN_MAGNETIC, *F_METALS), METAL_MOMENT),
+        **config.initial_moments,
+    }
+    return moments_of(structure, wanted, OTHER_MOMENT) if with_spin(config.spin, structure) else None
+
+
+def orders_ahead(config: GpawEngineConfig, structure: Structure) -> list[Structure]:
+    """The orders that the static run compares beside its own, if atoms keep the moments that they begin with."""
+    moments = initial_moments(config, structure)
+    if moments is None or "afm" not in config.magnetism.orderings:
+        return []
+    begun = structure.copy()
+    begun.add_site_property("magmom", moments)
+    return orders_of(begun, config.magnetism.max_orderings)
 
 
 def fmax_of(config: GpawEngineConfig) -> float:

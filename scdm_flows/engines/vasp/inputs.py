@@ -58,15 +58,12 @@ def in_blocks(structure: Structure) -> Structure:
     if len(list(groupby(symbols))) == len(set(symbols)):
         return structure
     found: Structure = structure.get_sorted_structure(key=lambda site: symbols.index(site.specie))
-    found.properties = dict(structure.properties)
     return found
 
 
 def as_begun(layer: Structure) -> Structure:
     """What the first relaxation of a layer begins with: elements in blocks, the symmetry that it nearly has exact."""
-    found = symmetrised(in_blocks(layer))
-    found.properties = dict(layer.properties)
-    return found
+    return symmetrised(in_blocks(layer))
 
 
 def divisions_of(structure: Structure, spacing: float) -> tuple[int, int]:

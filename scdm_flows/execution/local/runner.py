@@ -113,13 +113,12 @@ class _Run:
         failed_before = self.failed
         todo = [self.samples[c] for c in now.candidates]
         failed, held = self._run_candidates(todo, len(now.past))
-        before, held_candidates = len(now.past) - len(todo), held
+        before, computed = len(now.past) - len(todo), len(todo) - held
         if self._plan().choose and self.config.budget.phonons is not None:
             failed_phonons, held_phonons = self._run_phonons()
             failed, held = failed + failed_phonons, held + held_phonons
         failed += failed_before
-        left = now.left_out + held
-        return RunResult(len(now.past) + now.left_out, len(todo) - held_candidates, before, failed, left)
+        return RunResult(len(now.past) + now.left_out, computed, before, failed, now.left_out + held)
 
     def _plan(self) -> Plan:
         stored = stored_of(self.config, self.database, repeated=self.repeated)

@@ -7,6 +7,7 @@ which may hold anything. Models and files of reference phases go by their sha256
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -134,9 +135,14 @@ def exported(query: CandidateDB, name: str) -> tuple[list[Exported], str | None]
 def _parents(query: CandidateDB, one: Exported) -> list[str]:
     """Campaigns that a campaign was promoted from; a list of candidates may be of several, as a loop's round is."""
     named = sorted(getattr(one.config.generator, "candidates", None) or ())
-    batches = (named[start : start + BATCH] for start in range(0, len(named), BATCH))
-    of_candidates = {c.campaign for batch in batches for c in query.find(candidate_id=batch)}
+    of_candidates = {candidate.campaign for candidate in candidates_of(query, named)}
     return list(dict.fromkeys([*([one.parent] if one.parent is not None else []), *sorted(of_candidates)]))
+
+
+def candidates_of(query: CandidateDB, ids: Sequence[str]) -> Iterator[CandidateDoc]:
+    """The candidates of many ids, in their order within each request."""
+    for start in range(0, len(ids), BATCH):
+        yield from query.find(sort="candidate_id", candidate_id=ids[start : start + BATCH])
 
 
 def _exported(document: CampaignDoc) -> Exported:

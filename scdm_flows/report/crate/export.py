@@ -22,7 +22,7 @@ from scdm_flows.documents import CampaignState, CandidateDoc, StageName
 from scdm_flows.errors import OutputError
 from scdm_flows.query import CandidateDB
 from scdm_flows.query.candidate_files import as_cif
-from scdm_flows.report.crate.campaigns import BATCH, Exported, exported
+from scdm_flows.report.crate.campaigns import Exported, candidates_of, exported
 from scdm_flows.report.crate.folder import Folder, Lines
 from scdm_flows.report.crate.graph import Content, describe
 from scdm_flows.report.crate.private import Private
@@ -239,12 +239,10 @@ class _Crate:
         done: set[str] = set()
         with Lines(self.folder, ANCESTORS) as lines:
             while wanted := sorted(self.parents - done):
-                for start in range(0, len(wanted), BATCH):
-                    batch = wanted[start : start + BATCH]
-                    for document in self.query.find(sort="candidate_id", candidate_id=batch):
-                        lines.write(self._plain(document))
-                        if (campaign := by_name.get(document.campaign)) is not None:
-                            self._note(document, campaign)
+                for document in candidates_of(self.query, wanted):
+                    lines.write(self._plain(document))
+                    if (campaign := by_name.get(document.campaign)) is not None:
+                        self._note(document, campaign)
                 done |= set(wanted)
             self.counts.promoted_from = lines.count
         if gone := len(done) - self.counts.promoted_from:
